@@ -1,0 +1,1 @@
+"""gradtool: the truth about gradients saved to disk."""

@@ -1,0 +1,161 @@
+"""What a checkpoint is once its headers are read: tensors as byte ranges of files.
+
+A `TensorSpec` is in normal form: its extents hold exactly the elements from the first one
+it touches to the last, so that a view's storage offset is part of the extent.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Literal
+
+from gradtool.core.dtypes import DTYPES, DType
+
+SectionKind = Literal["gradients", "weights", "optimizer"]
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A file as it was when its headers were read; readers compare before they trust it."""
+
+    path: str
+    device: int
+    inode: int
+    size: int
+    mtime_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """A contiguous byte range: `nbytes` bytes of `file` from byte `offset`."""
+
+    file: SourceFile
+    offset: int
+    nbytes: int
+
+    @property
+    def end(self) -> int:
+        """The byte after the last one."""
+        return self.offset + self.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Stream:
+    """Bytes that are no range of a file: `nbytes` of them, in order, from a named opener.
+
+    `opener` is a key of `storage.streams.OPENERS`, `args` what it is called with; both are
+    plain values, so that a stream can be opened in another process.
+    """
+
+    opener: str
+    args: tuple[object, ...]
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor: its name, type and shape, and where its elements are.
+
+    Attributes:
+        name: unique in its checkpoint; nested keys joined by dots.
+        section: the recognised top-level key that it lies under, or "".
+        shape: sizes; () for a scalar.
+        extents: the bytes from the first element touched to the last, in order, each extent
+            a whole number of elements. Empty for a streamed tensor.
+        strides: in elements; None for C order without gaps.
+        stream: the source of a tensor that is no byte range; always in C or Fortran order.
+        big_endian: byte order of the stored elements.
+        alias_of: the first tensor that names the very same stored elements, if any.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int, ...]
+    extents: tuple[Extent, ...] = ()
+    strides: tuple[int, ...] | None = None
+    stream: Stream | None = None
+    big_endian: bool = False
+    section: str = ""
+    alias_of: str | None = None
+
+    @property
+    def numel(self) -> int:
+        """Number of elements that the shape names."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read for it."""
+        if self.stream is not None:
+            return self.stream.nbytes
+        return sum(extent.nbytes for extent in self.extents)
+
+
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A stored tensor that is not measured, and why. `dtype` may be a foreign name."""
+
+    name: str
+    dtype: str
+    reason: str
+    section: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Seal:
+    """A stored CRC-32: `crc32` over `covers`, written at each file offset in `places`.
+
+    `record` is the archive's name for what is covered. A stored CRC of 0 is no seal: torch
+    writes it where checksums are switched off.
+    """
+
+    record: str
+    covers: Extent
+    crc32: int
+    places: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A catalogue of what lies at `path`.
+
+    Attributes:
+        path: as the user gave it.
+        format: the format's name in `formats.FORMATS`.
+        files: every file that was read for the catalogue.
+        tensors: in file order.
+        skipped: stored tensors that no norm is made of (integers, scales), in file order.
+        section_kinds: what each recognised section holds.
+        seals: checksums over tensor data.
+        metadata: the format's own string map, safetensors' `__metadata__` say.
+        notes: what was assumed while reading, one sentence each.
+    """
+
+    path: str
+    format: str
+    files: tuple[SourceFile, ...]
+    tensors: tuple[TensorSpec, ...]
+    skipped: tuple[Skipped, ...] = ()
+    section_kinds: dict[str, SectionKind] = field(default_factory=dict)
+    seals: tuple[Seal, ...] = ()
+    metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all files together, in bytes."""
+        return sum(file.size for file in self.files)
+
+
+def skip_reason(dtype: DType) -> str | None:
+    """Why a tensor of that type is listed but not measured; None for one that is measured."""
+    if dtype.is_measured:
+        return None
+    return {"scale": "scale dtype", "sub-byte": "sub-byte dtype"}.get(dtype.kind, dtype.kind)
+
+
+def hides_magnitude(skipped: Skipped) -> bool:
+    """Whether a skipped tensor may belong to a gradient, so that totals are lower bounds."""
+    dtype = DTYPES.get(skipped.dtype)
+    return dtype is None or dtype.kind in ("scale", "sub-byte")

@@ -1,0 +1,117 @@
+"""Every error that gradtool raises on purpose.
+
+    GradtoolError                  exit code
+    ├── UsageError                     2      a bad option, pattern or choice
+    └── InputError                     3      a file that cannot give its tensors
+        ├── FileAccessError                   missing, unreadable, not a regular file
+        ├── UnknownFormatError                content that no format recognises
+        ├── UnsupportedFormatError            recognised, and outside what gradtool reads
+        ├── CorruptFileError                  truncated, contradicting itself, ambiguous
+        ├── FileChangedError                  changed or shrank while it was read
+        └── EmptyDumpError                    readable, and holds no gradient tensor
+
+Each carries one line that says what, where and what to do; none is ever raised for a
+condition inside gradtool itself, which surfaces as an ordinary traceback and exit code 4.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "CorruptFileError",
+    "EmptyDumpError",
+    "FileAccessError",
+    "FileChangedError",
+    "GradtoolError",
+    "InputError",
+    "UnknownFormatError",
+    "UnsupportedFormatError",
+    "UsageError",
+]
+
+
+class GradtoolError(Exception):
+    """Base of all errors that are the caller's to handle.
+
+    `exit_code` is what the command line exits with, `hint` what the reader can do about it.
+    """
+
+    exit_code: ClassVar[int] = 4
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.hint = hint
+
+    def __str__(self) -> str:
+        message = str(self.args[0])
+        return f"{message}; {self.hint}" if self.hint else message
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Keyword-only arguments would be lost on the way back from a worker process.
+        return (_rebuild, (type(self), self.args, self.__dict__))
+
+
+class UsageError(GradtoolError):
+    """The request itself is wrong: an option, a pattern, a combination."""
+
+    exit_code = 2
+
+
+class InputError(GradtoolError):
+    """A path does not give its tensors.
+
+    `path` is the file, `tensor` the tensor's or archive record's name and `byte` the offset
+    in the file where the trouble lies, each where it is known.
+    """
+
+    exit_code = 3
+
+    def __init__(
+        self,
+        path: str,
+        problem: str,
+        *,
+        tensor: str | None = None,
+        byte: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        where = f"{path}: {tensor!r}" if tensor is not None else path
+        at = f" (at byte {byte})" if byte is not None else ""
+        super().__init__(f"{where}: {problem}{at}", hint=hint)
+        self.path = path
+        self.tensor = tensor
+        self.byte = byte
+
+
+class FileAccessError(InputError):
+    """The file is missing, may not be read, or is no regular file."""
+
+
+class UnknownFormatError(InputError):
+    """No format recognises the content."""
+
+
+class UnsupportedFormatError(InputError):
+    """The content is recognised as something that gradtool does not read."""
+
+
+class CorruptFileError(InputError):
+    """The file is truncated, contradicts itself or can be read in two ways."""
+
+
+class FileChangedError(InputError):
+    """The file changed or shrank while it was being read: no figure is given for it."""
+
+
+class EmptyDumpError(InputError):
+    """The file is sound and holds no gradient tensor at all."""
+
+
+def _rebuild(
+    cls: type[GradtoolError], args: tuple[object, ...], state: dict[str, object]
+) -> GradtoolError:
+    error = cls.__new__(cls)
+    error.args = args
+    error.__dict__.update(state)
+    return error

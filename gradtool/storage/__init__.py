@@ -1,0 +1,1 @@
+"""Bytes in, bytes out: files opened once, checked, read in bounded pieces."""
