@@ -1,1 +1,64 @@
-"""gradtool: the truth about gradients saved to disk."""
+"""gradtool tells the truth about gradients saved to disk.
+
+    >>> import gradtool
+    >>> measurement = gradtool.measure("run/grads.safetensors")
+    >>> measurement.total.stats.norm
+
+Names are resolved on first use, so that `gradtool --help` loads no array library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from gradtool.api import measure as measure
+    from gradtool.core.measurement import Measurement as Measurement
+    from gradtool.core.measurement import Summary as Summary
+    from gradtool.core.measurement import TensorMeasurement as TensorMeasurement
+    from gradtool.core.stats import TensorStats as TensorStats
+    from gradtool.errors import CorruptFileError as CorruptFileError
+    from gradtool.errors import EmptyDumpError as EmptyDumpError
+    from gradtool.errors import FileAccessError as FileAccessError
+    from gradtool.errors import FileChangedError as FileChangedError
+    from gradtool.errors import GradtoolError as GradtoolError
+    from gradtool.errors import InputError as InputError
+    from gradtool.errors import UnknownFormatError as UnknownFormatError
+    from gradtool.errors import UnsupportedFormatError as UnsupportedFormatError
+    from gradtool.errors import UsageError as UsageError
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "gradtool.api": ("measure",),
+    "gradtool.core.measurement": ("Measurement", "Summary", "TensorMeasurement"),
+    "gradtool.core.stats": ("TensorStats",),
+    "gradtool.errors": (
+        "CorruptFileError",
+        "EmptyDumpError",
+        "FileAccessError",
+        "FileChangedError",
+        "GradtoolError",
+        "InputError",
+        "UnknownFormatError",
+        "UnsupportedFormatError",
+        "UsageError",
+    ),
+}
+
+__all__ = [  # noqa: PLE0604 - drawn from the one table of names
+    *(name for names in _HOMES.values() for name in names),
+    "__version__",
+]
+
+
+def __getattr__(name: str) -> object:
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

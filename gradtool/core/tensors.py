@@ -152,7 +152,7 @@ def skip_reason(dtype: DType) -> str | None:
     """Why a tensor of that type is listed but not measured; None for one that is measured."""
     if dtype.is_measured:
         return None
-    return {"scale": "scale dtype", "sub-byte": "sub-byte dtype"}.get(dtype.kind, dtype.kind)
+    return f"{dtype.kind} dtype" if dtype.kind in ("scale", "sub-byte") else dtype.kind
 
 
 def hides_magnitude(skipped: Skipped) -> bool:

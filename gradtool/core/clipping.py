@@ -1,0 +1,24 @@
+"""The equations of clipping by norm."""
+
+from __future__ import annotations
+
+import math
+
+TORCH_EPS = 1e-6
+"""What torch, MLX, Megatron and DeepSpeed add to the norm; optax and TensorFlow add nothing."""
+
+
+def clip_coef(total_norm: float, max_norm: float, eps: float = TORCH_EPS) -> float:
+    """The factor that brings gradients of norm `total_norm` down to `max_norm`.
+
+        clip_coef = min(1, max_norm / (total_norm + eps))
+
+    Source: torch/nn/utils/clip_grad.py, `clip_grads_with_norm_`. A norm of 0 needs no
+    scaling (with `eps` 0 the equation would divide by it). NaN where `total_norm` is NaN,
+    0.0 where it is infinite: what torch multiplies gradients by when told to go on.
+    """
+    if math.isnan(total_norm):
+        return math.nan
+    if total_norm + eps <= 0.0 or math.isinf(max_norm):
+        return 1.0
+    return min(1.0, max_norm / (total_norm + eps))

@@ -1,0 +1,167 @@
+"""What measuring a checkpoint gives; every figure of every report is read off here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from gradtool.core.clipping import TORCH_EPS, clip_coef
+from gradtool.core.dtypes import DTYPES, DType, promote
+from gradtool.core.names import group_namer
+from gradtool.core.stats import TensorStats, merge, norm_of
+from gradtool.core.strides import unravel
+from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
+
+
+@dataclass(frozen=True, slots=True)
+class TensorMeasurement:
+    """One tensor's figures.
+
+    Attributes:
+        spec: what and where the tensor is.
+        stats: over the elements that its shape names.
+        owned: over the stored elements that no earlier tensor names: what it adds to the
+            total, so that shared storage counts once. None where it shares all of them.
+        owned_in_section: the same among the tensors of its section.
+    """
+
+    spec: TensorSpec
+    stats: TensorStats
+    owned: TensorStats | None
+    owned_in_section: TensorStats | None
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.spec.name
+
+    @property
+    def native_norm(self) -> float | None:
+        """The norm rounded to the dtype in which torch returns it; None where torch has none."""
+        dtype = self.spec.dtype.norm_dtype
+        return None if dtype is None else dtype.round(self.stats.norm)
+
+    @property
+    def first_nonfinite(self) -> tuple[int, ...] | None:
+        """Index of the first NaN or Inf in C order, or None."""
+        first = self.stats.first_nonfinite
+        return None if first is None else unravel(first, self.spec.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """Figures of a set of tensors: the total, a section or a group.
+
+    Attributes:
+        name: of the section or group; "" for the total and for tensors under no section.
+        kind: what a recognised section holds, None otherwise.
+        tensors: number of stored tensors, whatever number of names they have.
+        stats: over their stored elements, each counted once.
+        native_norm: norm of the tensors' native norms, rounded to `native_dtype`: what torch
+            sees with sums that do not drift. None where torch has no norm for a dtype.
+        native_dtype: the promoted dtype of those norms.
+        lower_bound: whether gradients may be missing, in a dtype that is skipped.
+    """
+
+    name: str
+    kind: SectionKind | None
+    tensors: int
+    stats: TensorStats
+    native_norm: float | None
+    native_dtype: DType | None
+    lower_bound: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """A complete measurement of what lies at `path`; none exists for half-read files.
+
+    Attributes:
+        path: as the user gave it.
+        format: name of the format.
+        files: number of files read.
+        nbytes: their size together, in bytes.
+        norm_type: p.
+        backend: what computed it, "numpy".
+        loss_scale: what every element was divided by before anything else.
+        tensors: in file order, aliases included.
+        sections: one for each section that occurs, in file order.
+        total: over all sections; None where they hold different kinds of things.
+        skipped: stored tensors that were not measured, and why.
+        notes: what was assumed or deserves a warning, one sentence each.
+        elapsed_s: seconds from opening to the last figure.
+    """
+
+    path: str
+    format: str
+    files: int
+    nbytes: int
+    norm_type: float
+    backend: str
+    loss_scale: float
+    tensors: tuple[TensorMeasurement, ...]
+    sections: tuple[Summary, ...]
+    total: Summary | None
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    elapsed_s: float
+
+    def grouped(self, group_by: str) -> tuple[Summary, ...]:
+        """Figures rolled up by dotted prefix, in order of first occurrence.
+
+        `group_by` is a depth such as "2" or a pattern such as "layers.#"; see
+        `core.names.group_namer`. Raises UsageError where it is neither.
+        """
+        group_of = group_namer(group_by)
+        members: dict[str, list[TensorMeasurement]] = {}
+        for tensor in self.tensors:
+            members.setdefault(group_of(tensor.name), []).append(tensor)
+        skipped: dict[str, list[Skipped]] = {}
+        for item in self.skipped:
+            skipped.setdefault(group_of(item.name), []).append(item)
+        return tuple(
+            summarize(name, None, tensors, skipped.get(name, ()), self.norm_type)
+            for name, tensors in members.items()
+        )
+
+    def clip_coef(self, max_norm: float, eps: float = TORCH_EPS) -> float | None:
+        """What clipping to `max_norm` would multiply by; None where there is no one total."""
+        return None if self.total is None else clip_coef(self.total.stats.norm, max_norm, eps)
+
+
+def _owned_in_section(tensor: TensorMeasurement) -> TensorStats | None:
+    return tensor.owned_in_section
+
+
+def summarize(
+    name: str,
+    kind: SectionKind | None,
+    tensors: Sequence[TensorMeasurement],
+    skipped: Iterable[Skipped],
+    norm_type: float,
+    owned: Callable[[TensorMeasurement], TensorStats | None] = _owned_in_section,
+) -> Summary:
+    """The figures of a set of tensors, each stored element counted once."""
+    parts = [(tensor, part) for tensor in tensors if (part := owned(tensor)) is not None]
+    native_norm, native_dtype = _native_norm([tensor for tensor, _ in parts], norm_type)
+    return Summary(
+        name=name,
+        kind=kind,
+        tensors=len(parts),
+        stats=merge([part for _, part in parts], norm_type),
+        native_norm=native_norm,
+        native_dtype=native_dtype,
+        lower_bound=any(map(hides_magnitude, skipped)),
+    )
+
+
+def _native_norm(
+    tensors: Sequence[TensorMeasurement], norm_type: float
+) -> tuple[float | None, DType | None]:
+    dtypes = {tensor.spec.dtype.name: tensor.spec.dtype.norm_dtype for tensor in tensors}
+    known = [dtype for dtype in dtypes.values() if dtype is not None]
+    if not known or len(known) < len(dtypes):
+        return None, None
+    promoted = promote(known) or DTYPES["F32"]
+    norms = [norm for tensor in tensors if (norm := tensor.native_norm) is not None]
+    return promoted.round(norm_of(norms, norm_type)), promoted

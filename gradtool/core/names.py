@@ -1,0 +1,73 @@
+"""Names of tensors: their natural order, filters over them, and groups by prefix."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from fnmatch import translate
+
+from gradtool.errors import UsageError
+
+_DIGITS = re.compile(r"(\d+)")
+
+UNGROUPED = "(other)"
+"""The group of the names that a group pattern does not match."""
+
+
+def natural_key(name: str) -> tuple[tuple[str, int], ...]:
+    """A sort key by which `layers.9` comes before `layers.10`."""
+    parts = _DIGITS.split(name)
+    numbers = [int(digits) for digits in parts[1::2]]
+    return tuple(zip(parts[::2], [*numbers, -1], strict=True))
+
+
+def name_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """A test for names matched by any glob of `include` (all, if empty) and none of `exclude`.
+
+    `*` also matches dots, as the shell's does not match slashes: `*.bias` is any bias.
+    """
+    wanted, unwanted = _any_glob(include or ["*"]), _any_glob(exclude)
+    return lambda name: bool(wanted(name)) and not unwanted(name)
+
+
+def _any_glob(globs: Iterable[str]) -> Callable[[str], bool]:
+    patterns = [re.compile(translate(glob)) for glob in globs]
+    return lambda name: any(pattern.match(name) for pattern in patterns)
+
+
+def group_namer(group_by: str) -> Callable[[str], str]:
+    """A function from a tensor's name to its group's.
+
+    `group_by` is a depth (the number of dotted components that make a group) or a pattern of
+    dotted components: a literal matches itself, `*` any component, `#` a number, which is
+    folded. The group is the name up to the end of the first match, so that `layers.#` makes
+    one group of all layers, `layers.*` one of each and `layers.#.*` one of each kind of
+    block over all layers. Raises UsageError for an empty or zero-depth request.
+    """
+    if group_by.isascii() and group_by.isdigit():
+        depth = int(group_by)
+        if depth == 0:
+            raise UsageError("--group-by needs a depth of at least 1")
+        return lambda name: ".".join(name.split(".")[:depth])
+    wanted = group_by.split(".")
+    if not all(wanted):
+        raise UsageError(
+            f"--group-by {group_by!r} is no pattern: it has an empty component",
+            hint="give a depth such as 2 or a pattern such as 'layers.#'",
+        )
+    return lambda name: _group(name.split("."), wanted)
+
+
+def _group(components: list[str], wanted: list[str]) -> str:
+    for start in range(len(components) - len(wanted) + 1):
+        found = components[start : start + len(wanted)]
+        if all(map(_matches, found, wanted)):
+            folded = [
+                "#" if want == "#" else part for part, want in zip(found, wanted, strict=True)
+            ]
+            return ".".join([*components[:start], *folded])
+    return UNGROUPED
+
+
+def _matches(component: str, wanted: str) -> bool:
+    return wanted in ("*", component) or (wanted == "#" and component.isdigit())

@@ -1,0 +1,208 @@
+"""Statistics of a set of elements that merge exactly, and the norms made of them.
+
+    total_norm = ( sum over all elements |g|^p )^(1/p)
+
+The sum is kept as `power_sum * scale**p`, with the powers taken of `|g| / scale`, so that
+no intermediate power overflows or underflows whatever p and the magnitudes are (the idea of
+LAPACK's `?lassq` and of Blue, 1978). Non-finite elements are counted and left out of it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+SAFE_EXPONENT = 400
+"""Binary exponents of |g|^p up to which neither 2^60 powers overflow nor one underflows."""
+
+LARGEST_EXACT_POWER = 512
+"""Up to this |p| a power of two as scale keeps every power in range; beyond, the peak does."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStats:
+    """What one pass over the elements of a tensor, or of any part of a set, finds.
+
+    Attributes:
+        norm_type: p, any float but NaN.
+        numel: elements counted, non-finite ones included.
+        power_sum: sum of (|g| / scale)^p over the finite elements, for p < 0 over the
+            non-zero ones; 0.0 for infinite p, the number of non-zeros for p = 0.
+        scale: positive; 1.0 unless powers of the plain magnitudes could leave the range.
+        max_abs: largest finite magnitude; 0.0 where there is none.
+        min_abs: smallest finite non-zero magnitude, sought for p < 0 only; else infinity.
+        nan, posinf, neginf, zeros: counts of elements.
+        first_nonfinite: C-order position of the first NaN or Inf in its tensor; None where
+            there is none. Of a set of several tensors it means nothing.
+    """
+
+    norm_type: float
+    numel: int = 0
+    power_sum: float = 0.0
+    scale: float = 1.0
+    max_abs: float = 0.0
+    min_abs: float = math.inf
+    nan: int = 0
+    posinf: int = 0
+    neginf: int = 0
+    zeros: int = 0
+    first_nonfinite: int | None = None
+
+    @property
+    def nonfinite(self) -> int:
+        """Number of NaN and Inf elements."""
+        return self.nan + self.posinf + self.neginf
+
+    @property
+    def norm(self) -> float:
+        """The norm by the rules of IEEE and torch.
+
+        Any NaN makes it NaN; an Inf makes it infinite for p > 0 and adds nothing for p < 0;
+        for p = 0 both are non-zero elements.
+        """
+        if self.norm_type == 0.0:
+            return self.power_sum + self.nonfinite
+        if self.nan:
+            return math.nan
+        infinities = self.posinf + self.neginf
+        if infinities and (self.norm_type > 0.0 or infinities == self.numel):
+            return math.inf
+        return self.finite_norm
+
+    @property
+    def finite_norm(self) -> float:
+        """The norm of the finite elements; 0.0 where there is none."""
+        p = self.norm_type
+        if self.numel == self.nonfinite:
+            return 0.0
+        if p == math.inf:
+            return self.max_abs
+        if p == 0.0:
+            return self.power_sum
+        if p < 0.0 and self.zeros:
+            return 0.0
+        return self.min_abs if p == -math.inf else _root(self.power_sum, p, self.scale)
+
+    def divided(self, divisor: float) -> TensorStats:
+        """The statistics of the same elements divided by `divisor`, a positive number."""
+        if divisor == 1.0:
+            return self
+        return replace(
+            self,
+            scale=self.scale / divisor,
+            max_abs=self.max_abs / divisor,
+            min_abs=self.min_abs / divisor,
+        )
+
+    def repeated(self, times: int) -> TensorStats:
+        """The statistics of a view that names each of the elements `times` times."""
+        if times == 1:
+            return self
+        return replace(
+            self,
+            numel=self.numel * times,
+            power_sum=self.power_sum * times,
+            nan=self.nan * times,
+            posinf=self.posinf * times,
+            neginf=self.neginf * times,
+            zeros=self.zeros * times,
+        )
+
+
+def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
+    """The statistics of all parts together; of none, those of no element.
+
+    Any grouping gives the same counts, and sums within one rounding a call: parts are added
+    with `math.fsum`, which loses nothing.
+    """
+    if len(parts) == 1:
+        return parts[0]
+    firsts = [part.first_nonfinite for part in parts if part.first_nonfinite is not None]
+    power_sum, scale = _add_powers(parts, norm_type)
+    return TensorStats(
+        norm_type=norm_type,
+        numel=sum(part.numel for part in parts),
+        power_sum=power_sum,
+        scale=scale,
+        max_abs=max((part.max_abs for part in parts), default=0.0),
+        min_abs=min((part.min_abs for part in parts), default=math.inf),
+        nan=sum(part.nan for part in parts),
+        posinf=sum(part.posinf for part in parts),
+        neginf=sum(part.neginf for part in parts),
+        zeros=sum(part.zeros for part in parts),
+        first_nonfinite=min(firsts, default=None),
+    )
+
+
+def power_scale(peak: float, norm_type: float) -> float:
+    """The scale for powers of magnitudes of which `peak` has the largest power.
+
+    `peak` is the largest magnitude for p > 0 and the smallest non-zero one for p < 0. A
+    power of two wherever that is enough, so that dividing by it is exact.
+    """
+    if peak == 0.0 or math.isinf(peak) or math.isinf(norm_type):
+        return 1.0
+    exponent = math.frexp(peak)[1] - 1
+    if abs(exponent * norm_type) <= SAFE_EXPONENT and abs(norm_type) <= SAFE_EXPONENT:
+        return 1.0
+    return math.ldexp(1.0, exponent) if abs(norm_type) <= LARGEST_EXACT_POWER else peak
+
+
+def norm_of(values: Sequence[float], norm_type: float) -> float:
+    """The norm of plain non-negative numbers, by the same rules and with the same care."""
+    p = norm_type
+    finite = [value for value in values if math.isfinite(value)]
+    nonzero = [value for value in finite if value]
+    max_abs, min_abs = max(finite, default=0.0), min(nonzero, default=math.inf)
+    scale = power_scale(max_abs if p > 0.0 else min_abs, p)
+    infinite_p = math.isinf(p)
+    return TensorStats(
+        norm_type=p,
+        numel=len(values),
+        power_sum=0.0 if infinite_p else math.fsum(_power(v / scale, p) for v in nonzero),
+        scale=scale,
+        max_abs=max_abs,
+        min_abs=min_abs,
+        nan=sum(map(math.isnan, values)),
+        posinf=sum(map(math.isinf, values)),
+        zeros=len(finite) - len(nonzero),
+    ).norm
+
+
+def _add_powers(parts: Sequence[TensorStats], p: float) -> tuple[float, float]:
+    """Sum of the parts' powers, over the scale whose power is the largest of theirs."""
+    scales = {part.scale for part in parts if part.power_sum}
+    if not scales:
+        return 0.0, 1.0
+    if len(scales) == 1 or p == 0.0:
+        return math.fsum(part.power_sum for part in parts), scales.pop()
+    scale = max(scales) if p > 0.0 else min(scales)
+    factors = {other: _power(other / scale, p) for other in scales}
+    return math.fsum(
+        part.power_sum * factors[part.scale] for part in parts if part.power_sum
+    ), scale
+
+
+def _power(ratio: float, p: float) -> float:
+    """ratio**p, 0.0 where it is too small to count."""
+    return 0.0 if ratio == 0.0 or math.isinf(ratio) else math.pow(ratio, p)
+
+
+def _root(power_sum: float, p: float, scale: float) -> float:
+    """power_sum**(1/p) * scale, without overflow on the way where the result has none."""
+    if power_sum == 0.0:
+        return 0.0
+    if p == 2.0:
+        return math.sqrt(power_sum) * scale
+    log2_root = math.log2(power_sum) / p
+    if abs(log2_root) < SAFE_EXPONENT:
+        return math.pow(power_sum, 1.0 / p) * scale
+    if math.isinf(log2_root):
+        return math.inf if log2_root > 0.0 else 0.0
+    mantissa, exponent = math.frexp(scale)
+    whole = math.floor(log2_root)
+    try:
+        return math.ldexp(mantissa * math.pow(2.0, log2_root - whole), exponent + whole)
+    except OverflowError:
+        return math.inf

@@ -1,0 +1,1 @@
+"""Measuring: a catalogue of tensors, a backend and an executor give a `Measurement`."""

@@ -1,0 +1,104 @@
+"""How NumPy reads the stored bits of each measured dtype.
+
+The bits of an IEEE number without its sign bit order numbers by magnitude: their largest
+value is the largest magnitude, 0 is zero, and everything from the bits of infinity on is not
+finite. Integer kernels on them are the cheapest way to all three, for every width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from gradtool.core.dtypes import DType
+
+Array = NDArray[Any]
+Float64 = NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """One real IEEE type.
+
+    `word` is the unsigned integer of its width, `magnitude` the mask that drops the sign,
+    `infinity` the word of +Inf, and `decode(words, out)` writes the values exactly as float64.
+    """
+
+    word: np.dtype[Any]
+    magnitude: int
+    infinity: int
+    decode: Callable[[Array, Float64], None]
+
+    def value(self, word: int) -> float:
+        """The number that `word` stands for."""
+        out = np.empty(1)
+        self.decode(np.array([word], self.word), out)
+        return float(out[0])
+
+
+def _decode_f16(words: Array, out: Float64) -> None:
+    # By table: conversions of half precision are slow in NumPy, and bit tricks through
+    # float32 are slow on subnormals, of which real float16 gradients are full.
+    np.take(_f16_values(), words, out=out, mode="clip")
+
+
+@cache
+def _f16_values() -> Float64:
+    return np.arange(1 << 16, dtype=np.uint16).view(np.float16).astype(np.float64)
+
+
+def _decode_bf16(words: Array, out: Float64) -> None:
+    # bfloat16 is the upper half of a float32.
+    np.copyto(out, np.left_shift(words, 16, dtype=np.uint32).view(np.float32))
+
+
+def _decode_f32(words: Array, out: Float64) -> None:
+    np.copyto(out, words.view(np.float32))
+
+
+def _decode_f64(words: Array, out: Float64) -> None:
+    np.copyto(out, words.view(np.float64))
+
+
+F64: Final = Encoding(np.dtype(np.uint64), (1 << 63) - 1, 0x7FF << 52, _decode_f64)
+
+_F32: Final = Encoding(np.dtype(np.uint32), 0x7FFFFFFF, 0x7F800000, _decode_f32)
+
+_ENCODINGS: Final[dict[str, Encoding]] = {
+    "F16": Encoding(np.dtype(np.uint16), 0x7FFF, 0x7C00, _decode_f16),
+    "BF16": Encoding(np.dtype(np.uint16), 0x7FFF, 0x7F80, _decode_bf16),
+    "F32": _F32,
+    "F64": F64,
+}
+
+_FP8: Final[dict[str, DTypeLike]] = {
+    "F8_E5M2": ml_dtypes.float8_e5m2,
+    "F8_E4M3": ml_dtypes.float8_e4m3fn,
+    "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz,
+    "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
+}
+
+
+def real_words(raw: Array, dtype: DType, *, big_endian: bool) -> tuple[Array, Encoding]:
+    """Raw bytes of a real dtype as words in native byte order, and how to read them.
+
+    fp8 kinds differ in what their top codes mean; a table widens each to float32, exactly.
+    """
+    if dtype.name in _FP8:
+        return np.take(_fp8_words(dtype.name), raw, mode="clip"), _F32
+    encoding = _ENCODINGS[dtype.name]
+    stored = encoding.word.newbyteorder(">" if big_endian else "<")
+    return raw.view(stored).astype(encoding.word, copy=False), encoding
+
+
+@cache
+def _fp8_words(name: str) -> NDArray[np.uint32]:
+    codes = np.arange(1 << 8, dtype=np.uint8)
+    with np.errstate(invalid="ignore"):
+        return codes.view(_FP8[name]).astype(np.float32).view(np.uint32)

@@ -1,0 +1,185 @@
+"""The CPU backend: statistics of blocks of elements with NumPy.
+
+Sums of squares are float64 dot products over rows of `ROW` elements, added exactly. A row is
+short enough that no BLAS splits it over threads, so the digits do not depend on their number,
+and that even an unvectorised sum of it is within 5e-13 of the truth.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Final
+
+import numpy as np
+
+from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.stats import TensorStats, power_scale
+from gradtool.engine.numpy_encodings import F64, Array, Encoding, Float64, real_words
+
+NAME: Final = "numpy"
+
+ROW: Final = 4096
+
+MAX_ELEMENTS: Final = 1 << 16
+"""Elements in a block: words, float64 values and magnitudes of one fit a core's cache."""
+
+
+def stats(
+    raw: Array, dtype: DType, counts: Sequence[int], norm_type: float, *, big_endian: bool = False
+) -> list[TensorStats]:
+    """Statistics of the segments that lie one after another in `raw`.
+
+    Args:
+        raw: bytes (uint8) of all segments, aligned to the element size.
+        dtype: their type.
+        counts: elements in each segment, none of them 0.
+        norm_type: p.
+        big_endian: byte order of the elements.
+
+    `first_nonfinite` counts from the start of its segment.
+    """
+    # NaN, Inf and numbers too small to count are what the data may hold, not mistakes: they
+    # are told apart by their bits, and floating-point warnings about them would say nothing.
+    with np.errstate(all="ignore"):
+        if dtype.component is None:
+            words, encoding = real_words(raw, dtype, big_endian=big_endian)
+            values = np.empty(len(words))
+            encoding.decode(words, values)
+            return _segments(words, values, encoding, counts, norm_type)
+        values, halved = _magnitudes(raw, DTYPES[dtype.component], big_endian=big_endian)
+        found = _segments(values.view(F64.word), values, F64, counts, norm_type)
+        return [segment.divided(0.5) for segment in found] if halved else found
+
+
+def nonfinite_positions(raw: Array, dtype: DType, *, big_endian: bool = False) -> Array:
+    """Positions of the NaN and Inf among the elements in `raw`."""
+    part = dtype if dtype.component is None else DTYPES[dtype.component]
+    words, encoding = real_words(raw, part, big_endian=big_endian)
+    bad = (words & encoding.word.type(encoding.magnitude)) >= encoding.infinity
+    return np.flatnonzero(bad if part is dtype else bad.reshape(-1, 2).any(axis=1))
+
+
+def _segments(
+    words: Array, values: Float64, encoding: Encoding, counts: Sequence[int], p: float
+) -> list[TensorStats]:
+    magnitudes = np.bitwise_and(words, encoding.word.type(encoding.magnitude))
+    if len(counts) > 1 and p == 2.0:
+        return _many_squares(magnitudes, values, encoding, counts)
+    found, start = [], 0
+    for count in counts:
+        part = slice(start, start + count)
+        found.append(_segment(magnitudes[part], values[part], encoding, p))
+        start += count
+    return found
+
+
+def _segment(magnitudes: Array, values: Float64, encoding: Encoding, p: float) -> TensorStats:
+    peak = int(magnitudes.max())
+    if peak >= encoding.infinity:
+        return _nonfinite_segment(magnitudes, values, encoding, p)
+    count = len(magnitudes)
+    zeros = count - int(np.count_nonzero(magnitudes))
+    max_abs = encoding.value(peak)
+    min_abs = math.inf
+    if p < 0.0 and zeros < count:
+        nonzero = magnitudes if zeros == 0 else magnitudes[magnitudes > 0]
+        min_abs = encoding.value(int(nonzero.min()))
+        values = values[magnitudes > 0]
+    scale = power_scale(max_abs if p > 0.0 else min_abs, p)
+    if zeros == count or math.isinf(p):
+        power_sum = 0.0
+    elif p == 0.0:
+        power_sum = float(count - zeros)
+    else:
+        power_sum = _power_sum(values, p, scale)
+    return TensorStats(p, count, power_sum, scale, max_abs, min_abs, zeros=zeros)
+
+
+def _nonfinite_segment(
+    magnitudes: Array, values: Float64, encoding: Encoding, p: float
+) -> TensorStats:
+    """The finite elements' statistics, with the others counted and the first one located."""
+    finite = magnitudes < encoding.infinity
+    bad = values[~finite]
+    rest = TensorStats(p)
+    if len(bad) < len(values):
+        rest = _segment(magnitudes[finite], values[finite], encoding, p)
+    return TensorStats(
+        norm_type=p,
+        numel=len(values),
+        power_sum=rest.power_sum,
+        scale=rest.scale,
+        max_abs=rest.max_abs,
+        min_abs=rest.min_abs,
+        nan=int(np.count_nonzero(np.isnan(bad))),
+        posinf=int(np.count_nonzero(bad == math.inf)),
+        neginf=int(np.count_nonzero(bad == -math.inf)),
+        zeros=rest.zeros,
+        first_nonfinite=int(np.argmin(finite)),
+    )
+
+
+def _many_squares(
+    magnitudes: Array, values: Float64, encoding: Encoding, counts: Sequence[int]
+) -> list[TensorStats]:
+    """The common case of p = 2 over many small tensors, without a call for each of them."""
+    ends = np.cumsum(counts, dtype=np.intp)
+    starts = ends - counts
+    peaks = np.maximum.reduceat(magnitudes, starts)
+    max_abs = np.empty(len(peaks))
+    encoding.decode(peaks, max_abs)
+    sums = np.add.reduceat(np.square(values), starts).tolist()
+    zeros = [0] * len(counts)
+    if np.count_nonzero(magnitudes) < len(magnitudes):
+        zeros = np.add.reduceat(magnitudes == 0, starts, dtype=np.intp).tolist()
+    found = []
+    for i, peak in enumerate(max_abs.tolist()):
+        if not math.isfinite(peak) or power_scale(peak, 2.0) != 1.0:
+            part = slice(int(starts[i]), int(ends[i]))
+            found.append(_segment(magnitudes[part], values[part], encoding, 2.0))
+        else:
+            found.append(TensorStats(2.0, counts[i], sums[i], 1.0, peak, zeros=zeros[i]))
+    return found
+
+
+def _power_sum(values: Float64, p: float, scale: float) -> float:
+    """Sum of |v / scale|^p over finite values, for p < 0 over non-zero ones."""
+    # Terms that underflow are too small to count; for p < 0 a quotient may overflow, and its
+    # power is then 0.
+    if scale != 1.0:
+        values = values / scale
+    if p == 2.0:
+        return _sum_of_squares(values)
+    powers = np.abs(values)
+    if p != 1.0:
+        np.power(powers, p, out=powers)
+    return math.fsum(_rows_then_rest(powers, lambda rows: rows.sum(axis=-1)))
+
+
+def _sum_of_squares(values: Float64) -> float:
+    return math.fsum(_rows_then_rest(values, lambda rows: np.vecdot(rows, rows)))
+
+
+def _rows_then_rest(values: Float64, reduce: Any) -> list[float]:
+    whole = len(values) - len(values) % ROW
+    sums: list[float] = reduce(values[:whole].reshape(-1, ROW)).tolist()
+    return [*sums, float(reduce(values[whole:]))]
+
+
+def _magnitudes(raw: Array, part: DType, *, big_endian: bool) -> tuple[Float64, bool]:
+    """|z| of complex elements, and whether they were halved to be representable.
+
+    NaN where either part is NaN, else infinite where either is: C's `hypot` would call a NaN
+    beside an Inf infinite.
+    """
+    words, encoding = real_words(raw, part, big_endian=big_endian)
+    parts = np.empty(len(words))
+    encoding.decode(words, parts)
+    real, imaginary = parts[::2], parts[1::2]
+    sizes = np.hypot(real, imaginary)
+    halved = bool(np.any(np.isinf(sizes) & np.isfinite(real) & np.isfinite(imaginary)))
+    if halved:
+        sizes = np.hypot(real / 2.0, imaginary / 2.0)
+    sizes[np.isnan(real) | np.isnan(imaginary)] = math.nan
+    return sizes, halved

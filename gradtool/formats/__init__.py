@@ -1,0 +1,114 @@
+"""From a path to a `Checkpoint`: each layout is one module, each row of FORMATS one layout.
+
+Files are recognised by what they hold, never by their names alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final
+
+from gradtool.core.dtypes import DType
+from gradtool.core.tensors import Checkpoint
+from gradtool.errors import UnknownFormatError, UnsupportedFormatError
+from gradtool.formats import directory, npy, npz, safetensors, sharded_index, torch_zip
+from gradtool.formats._foreign import foreign_layout
+from gradtool.storage.reader import Source, open_source
+from gradtool.storage.zip import Entry, read_directory
+
+HEAD_BYTES: Final = 512
+"""What is read of a file to recognise it: a tar archive's mark ends at byte 262."""
+
+
+class Candidate:
+    """An open file that is to be recognised; a zip archive's directory is read once."""
+
+    def __init__(self, source: Source, raw_dtype: DType | None) -> None:
+        self.source = source
+        self.raw_dtype = raw_dtype
+        self.head = source.read(0, min(source.file.size, HEAD_BYTES))
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The archive's entries; none where the file is no zip archive."""
+        return read_directory(self.source) if self.head[:2] == b"PK" else ()
+
+    def has_entry(self, ending: str) -> bool:
+        """Whether an entry's name ends so."""
+        return any(entry.name.endswith(ending) for entry in self.entries)
+
+
+@dataclass(frozen=True, slots=True)
+class Format:
+    """A layout of a single file: its name, how to tell it, how to read its catalogue."""
+
+    name: str
+    recognises: Callable[[Candidate], bool]
+    open: Callable[[Candidate], Checkpoint]
+
+
+FORMATS: Final = (
+    Format(
+        "safetensors",
+        lambda file: safetensors.recognises(file.head),
+        lambda file: safetensors.open_safetensors(file.source),
+    ),
+    Format(
+        "npy",
+        lambda file: npy.recognises(file.head),
+        lambda file: npy.open_npy(file.source, file.raw_dtype),
+    ),
+    Format(
+        "torch",
+        lambda file: file.has_entry("/data.pkl") or file.has_entry("/version"),
+        lambda file: torch_zip.open_torch_zip(file.source, file.entries),
+    ),
+    Format(
+        "npz",
+        lambda file: file.has_entry(".npy") or (file.head[:2] == b"PK" and not file.entries),
+        lambda file: npz.open_npz(file.source, file.entries, file.raw_dtype),
+    ),
+)
+
+
+def open_checkpoint(path: str, raw_dtype: DType | None = None) -> Checkpoint:
+    """The catalogue of whatever lies at `path`: a file, a directory or an index file.
+
+    `raw_dtype` says what NumPy's nameless `V2` elements are. Headers are read, tensor data is
+    not, and nothing found there is run. Raises InputError.
+    """
+
+    def open_file(name: str) -> Checkpoint | None:
+        return _open_file(name, raw_dtype)
+
+    if os.path.isdir(path):
+        return directory.open_directory(path, open_file)
+    if sharded_index.is_index_name(path):
+        return sharded_index.open_index(path, open_file)
+    checkpoint = open_file(path)
+    if checkpoint is None:
+        raise UnknownFormatError(
+            path,
+            "is in no format that gradtool knows",
+            hint="it reads safetensors, torch (zip), npz and npy files, and directories of them",
+        )
+    return checkpoint
+
+
+def _open_file(path: str, raw_dtype: DType | None) -> Checkpoint | None:
+    """The catalogue of one file; None where its content says nothing to any format."""
+    with open_source(path) as source:
+        candidate = Candidate(source, raw_dtype)
+        for layout in FORMATS:
+            if layout.recognises(candidate):
+                checkpoint = layout.open(candidate)
+                source.check_unchanged()
+                return checkpoint
+        # Last: a mark may be short, and two of its bytes mean little inside another format.
+        foreign = foreign_layout(candidate.head)
+        if foreign is not None:
+            raise UnsupportedFormatError(path, foreign)
+    return None

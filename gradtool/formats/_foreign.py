@@ -1,0 +1,39 @@
+"""Content that gradtool recognises and does not read, so that errors can name it."""
+
+from __future__ import annotations
+
+from typing import Final
+
+_MARKS: Final = (
+    (
+        0,
+        b"version https://git-lfs",
+        "is a Git LFS pointer, not the file itself: run `git lfs pull`",
+    ),
+    (
+        0,
+        bytes.fromhex("80028a0a6cfc9c46f9206aa850"),
+        "is in torch's format from before 1.6: load it and save it again with a current torch",
+    ),
+    (257, b"ustar", "is a tar archive: unpack it, or save it again with a current torch"),
+    (0, b"GGUF", "is a GGUF model, which holds no gradients"),
+    (0, b"\x89HDF\r\n\x1a\n", "is an HDF5 file, which gradtool does not read"),
+    (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),
+    (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it first"),
+    (0, b"<!DOCTYPE", "is a web page: the download failed"),
+    (0, b"<html", "is a web page: the download failed"),
+    *(
+        (0, bytes((0x80, protocol)), "is a bare pickle, which could run code when loaded")
+        for protocol in range(2, 6)
+    ),
+)
+
+
+def foreign_layout(head: bytes) -> str | None:
+    """What a file that starts with `head` is, in words; None where it may be a checkpoint."""
+    if not head:
+        return "is empty: 0 bytes"
+    for offset, mark, words in _MARKS:
+        if head[offset : offset + len(mark)].lower() == mark.lower():
+            return words
+    return None

@@ -1,0 +1,139 @@
+"""safetensors: 8 bytes of header length, a JSON header, then the tensors without gaps.
+
+The rules are those of the reference reader (safetensors/src/tensor.rs); where it accepts what
+the specification forbids (duplicate keys, leading spaces, unknown fields) this one refuses.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Final
+
+from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.sections import sections_of_flat_names
+from gradtool.core.tensors import Checkpoint, Extent, Skipped, TensorSpec, skip_reason
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.formats._json import parse_object
+from gradtool.storage.reader import Source
+
+MAX_HEADER_BYTES: Final = 100_000_000
+"""The reference reader's limit."""
+
+MAX_DIMENSIONS: Final = 64
+
+_METADATA: Final = "__metadata__"
+
+_Entry = tuple[str, DType, tuple[int, ...], int, int]
+
+
+def recognises(head: bytes) -> bool:
+    """Whether a file that starts with `head` (16 bytes or more) can be one."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
+
+
+def open_safetensors(source: Source) -> Checkpoint:
+    """The catalogue of a safetensors file; CorruptFileError naming tensor and byte."""
+    header_nbytes = int.from_bytes(source.read(0, 8), "little")
+    if 8 + header_nbytes > source.file.size:
+        raise CorruptFileError(
+            source.path,
+            f"its header claims {header_nbytes} bytes, the file has {source.file.size}: truncated",
+            byte=0,
+        )
+    header = parse_object(source.read(8, header_nbytes), source.path, "its header")
+    metadata = _metadata(source.path, header.pop(_METADATA, {}))
+    entries = [_entry(source.path, name, fields) for name, fields in header.items()]
+    entries.sort(key=lambda entry: entry[3:])
+    data_start = 8 + header_nbytes
+    _check_tiling(source, entries, data_start)
+    sections = sections_of_flat_names(header)
+    tensors, skipped = [], []
+    for name, dtype, shape, begin, end in entries:
+        head = name.split(".", 1)[0] if sections else ""
+        section = head if head in sections else ""
+        reason = skip_reason(dtype)
+        if reason is not None:
+            skipped.append(Skipped(name, dtype.name, reason, section))
+            continue
+        extents = (Extent(source.file, data_start + begin, end - begin),) if end > begin else ()
+        tensors.append(TensorSpec(name, dtype, shape, extents, section=section))
+    return Checkpoint(
+        path=source.path,
+        format="safetensors",
+        files=(source.file,),
+        tensors=tuple(tensors),
+        skipped=tuple(skipped),
+        section_kinds=sections,
+        metadata=metadata,
+    )
+
+
+def _metadata(path: str, found: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        raise CorruptFileError(path, f"{_METADATA} is no map of strings")
+    return found
+
+
+def _entry(path: str, name: str, fields: Any) -> _Entry:
+    """One header entry, checked for itself: (name, dtype, shape, begin, end)."""
+
+    def broken(problem: str) -> CorruptFileError:
+        return CorruptFileError(path, problem, tensor=name)
+
+    if not name.isprintable() and not _encodable(name):
+        raise broken("its name is no valid Unicode")
+    if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
+        raise broken("its header entry needs dtype, shape and data_offsets, and nothing else")
+    dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
+    if dtype is None:
+        raise UnsupportedFormatError(path, f"unknown dtype {fields['dtype']!r}", tensor=name)
+    shape, offsets = fields["shape"], fields["data_offsets"]
+    if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
+        raise broken(f"shape is no list of at most {MAX_DIMENSIONS} sizes")
+    if not _are_sizes(offsets) or len(offsets) != 2:
+        raise broken("data_offsets are no pair of offsets")
+    begin, end = offsets
+    bits = math.prod(shape) * dtype.bits
+    if bits != 8 * (end - begin):
+        raise broken(
+            f"{dtype.name} of shape {shape} takes {bits / 8:g} bytes, "
+            f"its data_offsets span {end - begin}"
+        )
+    return name, dtype, tuple(shape), begin, end
+
+
+def _are_sizes(found: Any) -> bool:
+    # bool is an int to Python and a type error to JSON.
+    return isinstance(found, list) and all(type(size) is int and size >= 0 for size in found)
+
+
+def _encodable(name: str) -> bool:
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _check_tiling(source: Source, entries: list[_Entry], data_start: int) -> None:
+    """Refuse data that leaves holes, overlaps, or ends elsewhere than the file does."""
+    reached = 0
+    for name, _, _, begin, end in entries:
+        if begin != reached:
+            problem = "overlap another tensor's" if begin < reached else "follow a hole"
+            raise CorruptFileError(
+                source.path,
+                f"its bytes {begin} to {end} {problem}: the data so far ends at {reached}",
+                tensor=name,
+                byte=data_start + begin,
+            )
+        reached = end
+    if data_start + reached != source.file.size:
+        last = entries[-1][0] if entries else None
+        missing = data_start + reached - source.file.size
+        problem = (
+            f"the tensors end {missing} bytes after the file: truncated"
+            if missing > 0
+            else f"{-missing} bytes after the last tensor belong to none"
+        )
+        raise CorruptFileError(source.path, problem, tensor=last, byte=source.file.size)

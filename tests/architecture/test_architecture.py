@@ -1,0 +1,128 @@
+"""The house as it was drawn: sizes, tables, exports, and what may not be loaded."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gradtool
+from gradtool import errors
+from gradtool.formats import FORMATS
+from gradtool.report import REPORTERS
+
+PACKAGE = Path(gradtool.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def test_modules_stay_under_300_lines() -> None:
+    long = {str(m.relative_to(PACKAGE)): n for m in MODULES if (n := _lines(m)) > 300}
+    assert long == {}
+
+
+def test_functions_fit_a_screen() -> None:
+    long = [
+        f"{module.relative_to(PACKAGE)}:{node.name}"
+        for module in MODULES
+        for node in ast.walk(ast.parse(module.read_text()))
+        if isinstance(node, ast.FunctionDef) and _body_lines(node) > 50
+    ]
+    assert long == []
+
+
+def test_no_module_is_called_by_what_it_is_not() -> None:
+    vague = {"utils", "common", "helpers", "base", "manager"}
+    assert [m for m in MODULES if m.stem in vague] == []
+
+
+def test_the_table_of_formats_lists_the_modules_of_single_files() -> None:
+    elsewhere = {"__init__", "directory", "sharded_index"}
+    modules = {m.stem for m in (PACKAGE / "formats").glob("*.py") if not m.stem.startswith("_")}
+    assert {"torch" if m == "torch_zip" else m for m in modules - elsewhere} == {
+        row.name for row in FORMATS
+    }
+
+
+def test_the_table_of_reporters_lists_modules_that_exist() -> None:
+    modules = {m.stem for m in (PACKAGE / "report").glob("*.py")}
+    assert set(REPORTERS) <= modules
+
+
+def test_every_public_name_resolves_and_is_listed() -> None:
+    for name in gradtool.__all__:
+        assert getattr(gradtool, name) is not None
+    public = {e for e in errors.__all__ if e != "InputError"}
+    assert public | {"InputError"} <= set(gradtool.__all__)
+    with pytest.raises(AttributeError):
+        _ = gradtool.nothing
+
+
+def test_every_error_is_drawn_in_the_tree() -> None:
+    assert errors.__doc__ is not None
+    for name in errors.__all__:
+        assert name in errors.__doc__
+
+
+def test_errors_survive_the_way_back_from_a_worker_process() -> None:
+    import pickle  # noqa: PLC0415, S403 - what concurrent.futures does with results
+
+    error = gradtool.CorruptFileError("a.pt", "is cut", tensor="w", byte=7, hint="save it again")
+    back = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
+    assert (str(back), back.path, back.tensor, back.byte) == (str(error), "a.pt", "w", 7)
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    assert [m for m in MODULES if not ast.get_docstring(ast.parse(m.read_text()))] == []
+
+
+@pytest.mark.parametrize("statement", ["import gradtool.api", "import gradtool.cli.app"])
+def test_no_framework_is_imported(statement: str) -> None:
+    assert _loaded(statement).isdisjoint({"torch", "mlx", "jax"})
+
+
+def test_the_check_for_imports_can_fail() -> None:
+    assert "torch" in _loaded("import torch, gradtool.api")
+
+
+def test_help_needs_no_array_library() -> None:
+    assert "numpy" not in _loaded("import gradtool, gradtool.cli.app")
+
+
+def test_nothing_in_the_package_imports_what_runs_files() -> None:
+    for module in MODULES:
+        for node in ast.walk(ast.parse(module.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom):
+                names = [node.module or ""]
+            assert not {n.split(".")[0] for n in names} & {"pickle", "torch", "marshal", "shelve"}
+
+
+def test_every_module_can_be_imported_first() -> None:
+    for module in MODULES:
+        if module.stem == "__main__":
+            continue
+        name = ".".join(module.relative_to(PACKAGE.parent).with_suffix("").parts)
+        importlib.import_module(name.removesuffix(".__init__"))
+
+
+def _loaded(statement: str) -> set[str]:
+    code = f"{statement}; import sys; print(*sys.modules)"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    return {name.split(".")[0] for name in run.stdout.split()}
+
+
+def _lines(module: Path) -> int:
+    return len(module.read_text().splitlines())
+
+
+def _body_lines(function: ast.FunctionDef) -> int:
+    """Lines of the function without its docstring, which may be as long as it needs."""
+    docstring = 0
+    first = function.body[0]
+    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        docstring = (first.end_lineno or 0) - first.lineno + 1
+    return (function.end_lineno or 0) - function.lineno + 1 - docstring

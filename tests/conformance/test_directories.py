@@ -1,0 +1,168 @@
+"""Sharded checkpoints and plain directories."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import gradtool
+
+ONES = {name: np.ones(n, np.float32) for name, n in (("a", 4), ("b", 5), ("c", 16))}
+
+
+def sharded(directory: Path, weight_map: dict[str, Any] | None = None) -> Path:
+    directory.mkdir(exist_ok=True)
+    save_file({"a": ONES["a"], "b": ONES["b"]}, directory / "model-00001-of-00002.safetensors")
+    save_file({"c": ONES["c"]}, directory / "model-00002-of-00002.safetensors")
+    default = {
+        "a": "model-00001-of-00002.safetensors",
+        "b": "model-00001-of-00002.safetensors",
+        "c": "model-00002-of-00002.safetensors",
+    }
+    index = {"metadata": {"total_size": 100}, "weight_map": weight_map or default}
+    path = directory / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    return path
+
+
+def norm(path: Path) -> float:
+    total = gradtool.measure(path).total
+    assert total is not None
+    return total.stats.norm
+
+
+def test_an_index_and_its_directory_are_the_same_checkpoint(tmp_path: Path) -> None:
+    index = sharded(tmp_path / "run")
+    by_index, by_directory = gradtool.measure(index), gradtool.measure(tmp_path / "run")
+    assert by_index.tensors == by_directory.tensors
+    assert by_index.total == by_directory.total
+    assert norm(index) == 5.0
+    assert by_directory.format == "sharded"
+    assert by_directory.files == 3
+
+
+def test_shards_may_be_symbolic_links(tmp_path: Path) -> None:
+    sharded(tmp_path / "blobs")
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in (tmp_path / "blobs").iterdir():
+        (snapshot / file.name).symlink_to(file)
+    assert norm(snapshot) == 5.0
+
+
+def test_shards_of_torch_files_are_read_alike(tmp_path: Path) -> None:
+    names = ["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"]
+    torch.save({"a": torch.ones(4)}, tmp_path / names[0])
+    torch.save({"b": torch.ones(5)}, tmp_path / names[1])
+    index = {"weight_map": {"a": names[0], "b": names[1]}}
+    (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
+    assert norm(tmp_path) == 3.0
+
+
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("weight_map", "words"),
+    [
+        ({"a": "../outside.safetensors"}, "'../outside.safetensors', which is no plain file name"),
+        ({"a": "/etc/passwd"}, "no plain file name"),
+        ({"a": ".."}, "no plain file name"),
+        ({"a": ""}, "no plain file name"),
+        ({"a": "x\0y"}, "no plain file name"),
+        ({"a": 3}, "no plain file name"),
+        ({"a": "gone.safetensors"}, "shard 'gone.safetensors' is missing"),
+        ({"a": FIRST, "b": FIRST, "c": FIRST}, "'c': is not in its shard"),
+        ({"a": FIRST, "b": SECOND, "c": SECOND}, f"{FIRST!r} has it"),
+        ({"a": FIRST, "d": FIRST}, "no shard has it"),
+        (["a"], "no weight_map"),
+    ],
+)
+def test_an_index_that_lies_is_refused(weight_map: Any, words: str, tmp_path: Path) -> None:
+    index = sharded(tmp_path / "run", weight_map)
+    with pytest.raises(gradtool.InputError) as caught:
+        gradtool.measure(index)
+    assert words in str(caught.value)
+    assert str(index) in str(caught.value)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
+    index = sharded(tmp_path)
+    save_file({"c": ONES["c"], "a": ONES["a"]}, tmp_path / SECOND)
+    with pytest.raises(gradtool.CorruptFileError, match="'a': is in two shards"):
+        gradtool.measure(index)
+
+
+def test_a_tensor_that_the_index_forgets_is_measured_and_noted(tmp_path: Path) -> None:
+    index = sharded(tmp_path, {"a": FIRST, "c": SECOND})
+    assert norm(index) == 5.0
+    assert gradtool.measure(index).notes == ("1 tensors of the shards are not in the index",)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {"a": 1, "a": 2}}', "{}", "\xff"])
+def test_an_index_that_is_none_is_refused(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(gradtool.CorruptFileError, match="the index"):
+        gradtool.measure(path)
+
+
+def test_files_with_names_of_their_own_keep_them(tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "one.safetensors")
+    np.savez(tmp_path / "two.npz", b=ONES["b"])
+    torch.save({"c": torch.ones(16)}, tmp_path / "three.pt")
+    (tmp_path / "notes.txt").write_text("hello")
+    (tmp_path / "trainer_state.json").write_text("{}")
+    (tmp_path / ".hidden.pt").write_text("not read")
+    measurement = gradtool.measure(tmp_path)
+    assert sorted(t.name for t in measurement.tensors) == ["a", "b", "c"]
+    assert norm(tmp_path) == 5.0
+    assert measurement.format == "directory"
+
+
+def test_files_that_use_the_same_names_prefix_them(tmp_path: Path) -> None:
+    for rank in (0, 1, 10, 2):
+        torch.save({"w": torch.ones(4)}, tmp_path / f"grads_rank_{rank}.pt")
+    measurement = gradtool.measure(tmp_path)
+    assert [t.name for t in measurement.tensors] == [
+        f"grads_rank_{rank}.w" for rank in (0, 1, 2, 10)
+    ]
+    assert any("prefixed" in note for note in measurement.notes)
+
+
+def test_a_trainers_directory_is_told_apart_by_its_file_names(tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "model.safetensors")
+    layer = torch.nn.Linear(3, 3)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    layer(torch.ones(3)).sum().backward()
+    optimizer.step()
+    torch.save(optimizer.state_dict(), tmp_path / "optimizer.pt")
+    torch.save({"cpu": torch.get_rng_state()}, tmp_path / "rng_state.pth")
+    measurement = gradtool.measure(tmp_path)
+    assert measurement.total is None
+    assert {s.kind for s in measurement.sections} == {"weights", "optimizer"}
+
+
+def test_a_broken_file_among_good_ones_is_an_error(tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "good.safetensors")
+    (tmp_path / "bad.pt").write_bytes(b"PK\x03\x04 no archive")
+    with pytest.raises(gradtool.CorruptFileError, match=r"bad\.pt"):
+        gradtool.measure(tmp_path)
+    (tmp_path / "bad.pt").write_bytes(b"nothing known")
+    with pytest.raises(gradtool.UnknownFormatError, match=r"bad\.pt"):
+        gradtool.measure(tmp_path)
+
+
+def test_a_directory_without_tensors_is_an_empty_dump(tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    with pytest.raises(gradtool.EmptyDumpError, match="holds no tensor file"):
+        gradtool.measure(tmp_path)
+    (tmp_path / ".metadata").write_bytes(b"")
+    with pytest.raises(gradtool.UnsupportedFormatError, match="distributed checkpoint"):
+        gradtool.measure(tmp_path)

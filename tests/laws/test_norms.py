@@ -1,0 +1,215 @@
+"""Laws of numbers: the truth, whatever the dtype, the magnitudes and p."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dumps import NUMPY_TYPES, measured, stored
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from oracle import close, exact_norm
+
+from gradtool.core.measurement import Measurement
+
+POWERS = [2.0, 1.0, 3.0, 0.5, 0.1, 64.0, -1.0, -2.0, -64.0, math.inf, -math.inf, 0.0]
+BEYOND = [0.01, 300.0, 500.0, 1000.0, 1e6, -700.0]
+
+
+@st.composite
+def words(draw: st.DrawFn) -> tuple[str, NDArray[Any]]:
+    """Elements of any dtype, drawn as bits so that every magnitude and NaN occurs."""
+    dtype = draw(st.sampled_from(sorted(NUMPY_TYPES)))
+    kind = np.dtype(NUMPY_TYPES[dtype])
+    count = draw(st.integers(1, 40))
+    raw = draw(st.binary(min_size=count * kind.itemsize, max_size=count * kind.itemsize))
+    return dtype, np.frombuffer(raw, kind)
+
+
+def magnitudes(array: NDArray[Any]) -> list[float]:
+    """|g| of each element, one at a time in Python."""
+    if array.dtype.kind == "c":
+        return [_abs(complex(z)) for z in array.reshape(-1)]
+    return [abs(float(g)) for g in array.reshape(-1)]
+
+
+def _abs(z: complex) -> float:
+    if math.isnan(z.real) or math.isnan(z.imag):
+        return math.nan
+    return math.hypot(z.real, z.imag)
+
+
+def total(measurement: Measurement) -> Any:
+    assert measurement.total is not None
+    return measurement.total.stats
+
+
+@pytest.mark.parametrize("p", POWERS + BEYOND)
+@given(drawn=words())
+def test_a_norm_is_the_exact_one(p: float, drawn: tuple[str, Any], scratch: Path) -> None:
+    dtype, array = drawn
+    stats = total(measured(stored(scratch, dtype, [array]), p))
+    finite = [m for m in magnitudes(array) if math.isfinite(m)]
+    if dtype == "C128" and any(math.isinf(m) for m in magnitudes(array)):
+        return  # some |z| of finite parts exceed float64; the law for those is below
+    true = exact_norm(finite, p)
+    if 0.0 < true < 2.3e-308 or math.isinf(true):
+        return  # outside the contract: not a normal float64
+    assert close(stats.finite_norm, true, 1e-12 if p in POWERS else 1e-9)
+
+
+@given(drawn=words(), p=st.sampled_from(POWERS))
+def test_counts_are_those_of_a_plain_loop(drawn: tuple[str, Any], p: float, scratch: Path) -> None:
+    dtype, array = drawn
+    stats = total(measured(stored(scratch, dtype, [array]), p))
+    parts = [complex(g) for g in array]
+    nan = [math.isnan(z.real) or math.isnan(z.imag) for z in parts]
+    infinite = [
+        not n and (math.isinf(z.real) or math.isinf(z.imag))
+        for n, z in zip(nan, parts, strict=True)
+    ]
+    negative = [
+        i and array.dtype.kind != "c" and z.real < 0 for i, z in zip(infinite, parts, strict=True)
+    ]
+    assert stats.nan == sum(nan)
+    assert stats.neginf == sum(negative)
+    assert stats.posinf == sum(infinite) - sum(negative)
+    assert stats.zeros == sum(z == 0 for z in parts)
+    bad = [i for i in range(len(parts)) if nan[i] or infinite[i]]
+    assert stats.first_nonfinite == (bad[0] if bad else None)
+
+
+@given(drawn=words())
+def test_the_largest_magnitude_is_a_finite_elements_own(
+    drawn: tuple[str, Any], scratch: Path
+) -> None:
+    dtype, array = drawn
+    finite = [m for m in magnitudes(array) if math.isfinite(m)]
+    if dtype == "C128":
+        finite = [m for m, z in zip(magnitudes(array), array, strict=True) if np.isfinite(z)]
+    found = total(measured(stored(scratch, dtype, [array]))).max_abs
+    assert close(found, max(finite, default=0.0), 1e-15)
+
+
+# Sums that lucky rounding hides from random data: constants, values near 1, powers far apart.
+AWKWARD = {
+    "thirds": np.full(300_000, 1 / 3),
+    "tenths": np.full(1_000_003, 0.1),
+    "near one": 1.0 + np.arange(300_000) / 3e9,
+    "one large among many small": np.concatenate([[1e8], np.full(300_000, 1.1e-4)]),
+    "powers far apart": np.ldexp(1.1, np.arange(300_000) % 120 - 60),
+}
+
+
+@pytest.mark.parametrize("case", AWKWARD)
+@pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
+def test_long_sums_do_not_drift(case: str, dtype: str, tmp_path: Path) -> None:
+    with np.errstate(over="ignore"):
+        array = AWKWARD[case].astype(NUMPY_TYPES[dtype])
+    array = array[np.isfinite(array.astype(np.float64))]
+    exact = array.astype(np.float64)
+    stats = total(measured(stored(tmp_path, dtype, [array])))
+    assert close(stats.norm, math.sqrt(math.fsum(x * x for x in exact.tolist())), 1e-13)
+    stats = total(measured(stored(tmp_path, dtype, [array]), 1.0))
+    assert close(stats.norm, math.fsum(exact.tolist()), 1e-13)
+
+
+OVERFLOWS = [
+    ("F16", [6e4, 6e4], math.sqrt(2) * 60000.0),
+    ("F16", [100.0] * 1_000_000, 1e5),
+    ("F32", [float(np.float32(1e20))] * 4, 2.0 * float(np.float32(1e20))),
+    ("F64", [1e200] * 4, 2e200),
+    ("F64", [1e-200] * 4, 2e-200),
+    ("F64", [5e-324] * (1 << 20), 5e-324 * 1024),
+    ("F32", [float(np.float32(1e-23))] * 4, 2.0 * float(np.float32(1e-23))),
+    ("BF16", [1.0] * 1000, math.sqrt(1000)),
+]
+
+
+@pytest.mark.parametrize(("dtype", "values", "norm"), OVERFLOWS)
+def test_squares_neither_overflow_nor_underflow(
+    dtype: str, values: list[float], norm: float, tmp_path: Path
+) -> None:
+    array = np.array(values).astype(NUMPY_TYPES[dtype])
+    assert close(total(measured(stored(tmp_path, dtype, [array]))).norm, norm, 1e-15)
+
+
+def test_a_norm_beyond_float64_is_infinite_and_its_elements_still_finite(tmp_path: Path) -> None:
+    real = total(measured(stored(tmp_path, "F64", [np.full(4, 1.7e308)])))
+    assert (real.norm, real.finite_norm, real.nonfinite) == (math.inf, math.inf, 0)
+    both = total(measured(stored(tmp_path, "C128", [np.array([1.5e308 + 1.5e308j])])))
+    assert (both.norm, both.nonfinite) == (math.inf, 0)
+
+
+RULES = [
+    # values, p, norm, finite_norm
+    ([3.0, -4.0], 2.0, 5.0, 5.0),
+    ([3.0, math.nan, 4.0], 2.0, math.nan, 5.0),
+    ([3.0, math.inf, 4.0], 2.0, math.inf, 5.0),
+    ([3.0, -math.inf, 4.0], -1.0, 12 / 7, 12 / 7),
+    ([3.0, -math.inf, 4.0], -math.inf, 3.0, 3.0),
+    ([3.0, math.nan, 4.0], -math.inf, math.nan, 3.0),
+    ([0.0, 3.0, 4.0], -1.0, 0.0, 0.0),
+    ([0.0, 3.0, 4.0], -math.inf, 0.0, 0.0),
+    ([0.0, 3.0, math.nan, math.inf], 0.0, 3.0, 1.0),
+    ([math.inf, -math.inf], -2.0, math.inf, 0.0),
+    ([math.inf, math.nan], 2.0, math.nan, 0.0),
+    ([0.0, -0.0], 2.0, 0.0, 0.0),
+    ([0.0, -0.0], -2.0, 0.0, 0.0),
+    ([], -2.0, 0.0, 0.0),
+    ([], math.inf, 0.0, 0.0),
+]
+
+
+@pytest.mark.parametrize(("values", "p", "norm", "finite_norm"), RULES)
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64", "C64"])
+def test_nonfinite_elements_are_counted_and_the_norm_follows_ieee(
+    dtype: str, values: list[float], p: float, norm: float, finite_norm: float, tmp_path: Path
+) -> None:
+    array = np.array(values).astype(NUMPY_TYPES[dtype])
+    stats = total(measured(stored(tmp_path, dtype, [array]), p))
+    assert stats.norm == pytest.approx(norm, rel=1e-15, nan_ok=True)
+    assert stats.finite_norm == pytest.approx(finite_norm, rel=1e-15)
+
+
+@given(
+    values=st.lists(st.floats(-(2.0**99), 2.0**99, width=32), min_size=1, max_size=30),
+    exponent=st.integers(-20, 20),
+    p=st.sampled_from([2.0, 1.0, 3.0, 0.5, -1.0, math.inf, -math.inf]),
+)
+def test_dividing_by_a_loss_scale_divides_the_norm(
+    values: list[float], exponent: int, p: float, scratch: Path
+) -> None:
+    specs = stored(scratch, "F32", [np.array(values, np.float32)])
+    plain = total(measured(specs, p))
+    scaled = total(measured(specs, p, loss_scale=2.0**exponent))
+    assert close(scaled.norm, plain.norm / 2.0**exponent, 1e-15)
+    assert scaled.max_abs == plain.max_abs / 2.0**exponent
+
+
+@pytest.mark.parametrize(
+    ("dtype", "arrays", "native"),
+    [
+        ("F16", [[6e4, 6e4]], math.inf),
+        ("F32", [[3.0, 4.0]], 5.0),
+        # Each norm is rounded to bfloat16 (31.62 -> 31.625), then the norm of those.
+        ("BF16", [[1.0] * 1000, [1.0] * 1000], 44.75),
+        ("F8_E4M3", [[1.0]], None),
+        ("C64", [[3 + 4j]], 5.0),
+        ("F16", [[1e-4] * 10, [math.nan]], math.nan),
+    ],
+)
+def test_the_native_norm_is_the_norm_of_rounded_norms_rounded(
+    dtype: str, arrays: list[list[float]], native: float | None, tmp_path: Path
+) -> None:
+    specs = stored(tmp_path, dtype, [np.array(a).astype(NUMPY_TYPES[dtype]) for a in arrays])
+    found = measured(specs).total
+    assert found is not None
+    if native is None:
+        assert found.native_norm is None
+    else:
+        assert found.native_norm == pytest.approx(native, rel=0, nan_ok=True)

@@ -1,0 +1,176 @@
+"""How data is cut, ordered, stored and scheduled changes nothing."""
+
+from __future__ import annotations
+
+import math
+import os
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from dumps import NUMPY_TYPES, measured, stored, write_safetensors
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import close, exact_norm
+
+import gradtool
+from gradtool.core.measurement import Measurement
+from gradtool.core.stats import TensorStats, merge
+from gradtool.core.strides import contiguous_strides
+from gradtool.core.tensors import Extent
+
+RNG = np.random.default_rng(0)
+
+
+def figures(measurement: Measurement) -> list[object]:
+    return [
+        (t.name, t.stats, t.owned, t.native_norm, t.first_nonfinite) for t in measurement.tensors
+    ] + [measurement.total]
+
+
+def some_gradients() -> list[np.ndarray]:
+    sizes = [1, 7, 1000, 65_536, 65_537, 200_001, 3, 3_000_000]
+    arrays = [
+        (RNG.standard_normal(n) * 10.0 ** RNG.integers(-6, 3)).astype(np.float32) for n in sizes
+    ]
+    arrays[5][123_456] = math.nan
+    arrays[6][1] = -math.inf
+    return arrays
+
+
+@pytest.mark.parametrize("p", [2.0, 3.0, -1.0, math.inf])
+def test_the_number_of_threads_changes_no_bit(p: float, tmp_path: Path) -> None:
+    specs = stored(tmp_path, "F32", some_gradients())
+    results = []
+    for threads in (1, 2, 5):
+        with ThreadPoolExecutor(threads) as executor:
+            results.append(figures(measured(specs, p, executor)))
+    assert results[0] == results[1] == results[2]
+
+
+def test_worker_processes_find_the_same(tmp_path: Path) -> None:
+    specs = stored(tmp_path, "F32", some_gradients())
+    view = replace(specs[3], name="view", shape=(100, 3), strides=(7, 2))
+    view = replace(view, extents=(Extent(specs[3].extents[0].file, 0, 4 * (99 * 7 + 2 * 2 + 1)),))
+    with ProcessPoolExecutor(2) as processes:
+        assert figures(measured([*specs, view], 2.0, processes)) == figures(
+            measured([*specs, view])
+        )
+
+
+def test_the_threads_of_a_blas_change_no_bit(tmp_path: Path) -> None:
+    path = write_safetensors(
+        tmp_path / "x.safetensors", {"x": ("F64", RNG.standard_normal(1_000_000))}
+    )
+    code = f"import gradtool; print(repr(gradtool.measure({str(path)!r}).total.stats.norm))"
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for threads in ("1", "2", "4")
+    }
+    assert len(found) == 1
+
+
+@given(
+    parts=st.integers(1, 5),
+    sizes=st.lists(st.integers(0, 300), min_size=1, max_size=8),
+    p=st.sampled_from([2.0, 1.0, 0.5, -1.0, 64.0, math.inf, 0.0]),
+    dtype=st.sampled_from(["F16", "BF16", "F32", "F64"]),
+    spread=st.sampled_from([0, 4, 30]),
+    seed=st.integers(0, 99),
+)
+def test_cutting_tensors_over_files_changes_no_norm(
+    parts: int, sizes: list[int], p: float, dtype: str, spread: int, seed: int, scratch: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    with np.errstate(over="ignore"):
+        arrays = [
+            (rng.standard_normal(n) * 2.0 ** rng.integers(-spread, spread + 1, n)).astype(
+                NUMPY_TYPES[dtype]
+            )
+            for n in sizes
+        ]
+    values = [float(x) for a in arrays for x in a if math.isfinite(float(x))]
+    sharded = measured(stored(scratch, dtype, arrays, parts), p).total
+    reverse = measured(stored(scratch, dtype, arrays[::-1]), p).total
+    assert sharded is not None
+    assert reverse is not None
+    assert close(sharded.stats.finite_norm, exact_norm(values, p))
+    assert close(reverse.stats.finite_norm, exact_norm(values, p))
+    assert sharded.stats.zeros == reverse.stats.zeros
+
+
+def test_an_index_counts_from_the_start_of_the_tensor_in_whichever_part_it_lies(
+    tmp_path: Path,
+) -> None:
+    array = np.ones((300, 1000), np.float32)
+    array[271, 828] = math.nan
+    array[299, 0] = math.inf
+    for parts in (1, 3, 7):
+        (tensor,) = measured(stored(tmp_path, "F32", [array], parts)).tensors
+        assert tensor.first_nonfinite == (271, 828)
+
+
+@given(
+    st.lists(st.tuples(st.floats(1e-320, 1e308), st.integers(0, 3)), min_size=2, max_size=12),
+    st.sampled_from([2.0, 0.5, 64.0, -3.0, 700.0]),
+    st.integers(1, 11),
+)
+def test_merging_is_associative_up_to_rounding(
+    elements: list[tuple[float, int]], p: float, at: int
+) -> None:
+    parts = [
+        TensorStats(p, 1 + zeros, 1.0, value, value, value, zeros=zeros)
+        for value, zeros in elements
+    ]
+    at = min(at, len(parts) - 1)
+    whole = merge(parts, p)
+    split = merge([merge(parts[:at], p), TensorStats(p), merge(parts[at:], p)], p)
+    assert replace(whole, power_sum=0.0) == replace(split, power_sum=0.0)
+    if math.isfinite(whole.finite_norm) and whole.finite_norm > 1e-300:
+        assert close(split.finite_norm, whole.finite_norm, 1e-14)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/status").exists(),
+    reason="the peak of one process is read from Linux's /proc: ru_maxrss includes its parent's",
+)
+def test_memory_does_not_grow_with_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "sparse.safetensors"
+    nbytes = 1 << 30
+    header = b'{"x":{"dtype":"F32","shape":[%d],"data_offsets":[0,%d]}}' % (nbytes // 4, nbytes)
+    with path.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        file.truncate(8 + len(header) + nbytes)
+    code = (
+        "import gradtool;"
+        f"m = gradtool.measure({str(path)!r}, threads=2);"
+        "assert m.total.stats.zeros == 1 << 28;"
+        "print(open('/proc/self/status').read())"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True)
+    peak_kib = next(int(ln.split()[1]) for ln in run.stdout.splitlines() if "VmHWM" in ln)
+    assert peak_kib < 100 * 1024
+
+
+def test_measuring_says_how_far_it_is(tmp_path: Path) -> None:
+    path = write_safetensors(
+        tmp_path / "x.safetensors", {"x": ("F32", np.ones(6_000_000, np.float32))}
+    )
+    seen: list[tuple[int, int]] = []
+    gradtool.measure(path, progress=lambda done, todo: seen.append((done, todo)))
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    assert seen[-1] == (24_000_000, 24_000_000)
+    assert len(seen) > 1
+
+
+def test_c_order_strides_are_torchs() -> None:
+    assert contiguous_strides((4, 3, 2)) == (6, 2, 1)

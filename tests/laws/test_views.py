@@ -1,0 +1,176 @@
+"""Views: what a shape names is what is measured, and shared elements count once."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from dumps import measured, stored
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.lib.stride_tricks import as_strided
+from numpy.typing import NDArray
+from oracle import close, exact_norm
+
+from gradtool.core.strides import is_contiguous, is_dense, overlaps_itself, span
+from gradtool.core.tensors import Extent, TensorSpec
+from gradtool.engine import views, work
+
+STORAGE = 5000
+
+
+def storage(seed: int, *, bad: int = 0) -> NDArray[np.float64]:
+    rng = np.random.default_rng(seed)
+    array = rng.standard_normal(STORAGE)
+    array[rng.integers(0, STORAGE, STORAGE // 10)] = 0.0
+    array[rng.integers(0, STORAGE, bad)] = math.nan
+    return array
+
+
+def view_of(
+    whole: TensorSpec, name: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> TensorSpec:
+    """The tensor that torch would call `torch.as_strided(storage, shape, strides, offset)`."""
+    (extent,) = whole.extents
+    nbytes = span(shape, strides) * 8
+    extents = (Extent(extent.file, extent.offset + offset * 8, nbytes),) if nbytes else ()
+    kept = None if is_contiguous(shape, strides) else strides
+    return replace(whole, name=name, shape=shape, strides=kept, extents=extents)
+
+
+def as_view(
+    array: NDArray[Any], offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
+) -> NDArray[Any]:
+    return as_strided(array[offset:], shape, tuple(8 * stride for stride in strides))
+
+
+def first_bad(view: NDArray[Any]) -> tuple[int, ...] | None:
+    found = np.argwhere(~np.isfinite(view))
+    return tuple(map(int, found[0])) if len(found) else None
+
+
+@st.composite
+def layouts(draw: st.DrawFn) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
+    """(offset, shape, strides) of any view that stays inside the storage."""
+    ndim = draw(st.integers(0, 4))
+    shape = tuple(draw(st.integers(0, 7)) for _ in range(ndim))
+    strides = tuple(draw(st.sampled_from([0, 1, 2, 3, 7, 8, 21, 50, 150])) for _ in range(ndim))
+    room = STORAGE - span(shape, strides)
+    return draw(st.integers(0, max(room - 1, 0))), shape, strides
+
+
+@given(layout=layouts(), seed=st.integers(0, 50), bad=st.sampled_from([0, 0, 600]))
+def test_a_view_is_measured_as_numpy_walks_it(
+    layout: tuple[int, tuple[int, ...], tuple[int, ...]], seed: int, bad: int, scratch: Path
+) -> None:
+    array = storage(seed, bad=bad)
+    (whole,) = stored(scratch, "F64", [array])
+    (tensor,) = measured([view_of(whole, "view", *layout)]).tensors
+    view = as_view(array, *layout)
+    values = [float(x) for x in view.reshape(-1)]
+    assert tensor.stats.numel == len(values)
+    assert tensor.stats.nan == sum(map(math.isnan, values))
+    assert tensor.stats.zeros == sum(x == 0 for x in values)
+    assert close(tensor.stats.finite_norm, exact_norm(filter(math.isfinite, values), 2.0))
+    assert tensor.first_nonfinite == first_bad(view)
+
+
+@given(pieces=st.lists(layouts(), min_size=1, max_size=5), seed=st.integers(0, 50))
+def test_totals_count_each_stored_element_once(
+    pieces: list[tuple[int, tuple[int, ...], tuple[int, ...]]], seed: int, scratch: Path
+) -> None:
+    array = storage(seed)
+    (whole,) = stored(scratch, "F64", [array])
+    specs = [view_of(whole, f"v{i}", *piece) for i, piece in enumerate(pieces)]
+    total = measured(specs).total
+    named = np.zeros(STORAGE, bool)
+    for piece in pieces:
+        named[as_view(np.arange(STORAGE), *piece).reshape(-1)] = True
+    assert total is not None
+    assert total.stats.numel == int(named.sum())
+    assert close(total.stats.norm, exact_norm(array[named].tolist(), 2.0))
+
+
+@pytest.mark.parametrize("shape", [(3, 5, 7), (40, 1, 2)])
+def test_a_transposed_alias_has_its_own_first_index(shape: tuple[int, ...], tmp_path: Path) -> None:
+    array = np.ones(math.prod(shape))
+    array[[11, 30]] = math.nan
+    (whole,) = stored(tmp_path, "F64", [array.reshape(shape)])
+    strides = (1, shape[0], shape[0] * shape[1])
+    specs = [whole, view_of(whole, "t", 0, shape, strides)]
+    plain, turned = measured(specs).tensors
+    assert (plain.spec.alias_of, turned.spec.alias_of) == (None, "t.0")
+    assert turned.owned is None
+    assert plain.first_nonfinite == first_bad(array.reshape(shape))
+    assert turned.first_nonfinite == first_bad(as_view(array, 0, shape, strides))
+
+
+def test_leaving_the_first_name_out_makes_the_second_the_owner(tmp_path: Path) -> None:
+    (whole,) = stored(tmp_path, "F64", [np.ones(9)])
+    alias = replace(whole, name="alias", alias_of=whole.name)
+    (tensor,) = measured([alias]).tensors
+    assert tensor.spec.alias_of is None
+    assert tensor.owned is not None
+
+
+def test_a_section_counts_what_another_section_shares_with_it(tmp_path: Path) -> None:
+    (whole,) = stored(tmp_path, "F64", [np.ones(9)])
+    found = measured([replace(whole, section="a"), replace(whole, name="other", section="b")])
+    assert [section.stats.norm for section in found.sections] == [3.0, 3.0]
+    assert [section.tensors for section in found.sections] == [1, 1]
+    assert found.total is not None
+    assert found.total.stats.norm == 3.0
+    assert found.total.tensors == 1
+
+
+def test_an_expanded_view_names_an_element_often_and_stores_it_once(tmp_path: Path) -> None:
+    (whole,) = stored(tmp_path, "F64", [np.array([3.0, math.inf])])
+    found = measured([view_of(whole, "wide", 0, (100, 2, 4), (0, 1, 0))])
+    (tensor,) = found.tensors
+    assert (tensor.stats.numel, tensor.stats.posinf, tensor.stats.finite_norm) == (800, 400, 60.0)
+    assert tensor.first_nonfinite == (0, 1, 0)
+    assert found.total is not None
+    assert (found.total.stats.numel, found.total.stats.finite_norm) == (2, 3.0)
+    assert any("'wide' names 800 elements, of which 2" in note for note in found.notes)
+
+
+def test_a_view_longer_than_a_block_is_walked_in_steps(tmp_path: Path) -> None:
+    array = np.arange(1_000_000.0)
+    array[777_777] = math.nan
+    (whole,) = stored(tmp_path, "F64", [array])
+    assert array.size // 3 > views.STEP
+    (tensor,) = measured([view_of(whole, "v", 0, (333_333,), (3,))]).tensors
+    assert tensor.first_nonfinite == (259_259,)
+    expected = [x for x in array[: 3 * 333_333 : 3].tolist() if not math.isnan(x)]
+    assert close(tensor.stats.finite_norm, math.sqrt(math.fsum(x * x for x in expected)))
+
+
+def test_far_apart_elements_are_read_in_bounded_stretches(tmp_path: Path) -> None:
+    array = np.arange(3_000_000.0)
+    (whole,) = stored(tmp_path, "F64", [array])
+    (tensor,) = measured([view_of(whole, "column", 5, (3,), (1_000_000,))]).tensors
+    assert close(tensor.stats.norm, exact_norm([5.0, 1_000_005.0, 2_000_005.0], 2.0))
+    assert work.BLOCK_ELEMENTS < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides", "dense", "overlaps"),
+    [
+        ((2, 3), (3, 1), True, False),
+        ((2, 3), (1, 2), True, False),
+        ((2, 3), (4, 1), False, False),
+        ((2, 3), (0, 1), True, False),
+        ((2, 3), (1, 1), False, True),
+        ((1, 3), (99, 1), True, False),
+        ((), (), True, False),
+    ],
+)
+def test_layouts_are_told_apart(
+    shape: tuple[int, ...], strides: tuple[int, ...], dense: bool, overlaps: bool
+) -> None:
+    assert is_dense(shape, strides) is dense
+    assert overlaps_itself(shape, strides) is overlaps
