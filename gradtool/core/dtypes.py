@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, Literal
 
-Kind = Literal["float", "complex", "integer", "bool", "scale", "sub-byte"]
+Kind = Literal["float", "complex", "integer", "bool", "scale", "sub-byte", "text"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,7 @@ class DType:
         exponent = max(math.frexp(value)[1] - 1, self.min_exponent)
         quantum = math.ldexp(1.0, exponent - self.precision + 1)
         rounded = round(value / quantum) * quantum
-        return math.copysign(math.inf, value) if abs(rounded) > self.max_finite else rounded
+        return math.copysign(math.inf if abs(rounded) > self.max_finite else rounded, value)
 
 
 def _floating(name: str, bits: int, precision: int, max_exponent: int) -> DType:

@@ -23,23 +23,20 @@ class TensorMeasurement:
         owned: over the stored elements that no earlier tensor names: what it adds to the
             total, so that shared storage counts once. None where it shares all of them.
         owned_in_section: the same among the tensors of its section.
+        native_norm: the norm rounded to the dtype in which torch returns it; None where
+            torch has none.
     """
 
     spec: TensorSpec
     stats: TensorStats
     owned: TensorStats | None
     owned_in_section: TensorStats | None
+    native_norm: float | None
 
     @property
     def name(self) -> str:
         """The tensor's name."""
         return self.spec.name
-
-    @property
-    def native_norm(self) -> float | None:
-        """The norm rounded to the dtype in which torch returns it; None where torch has none."""
-        dtype = self.spec.dtype.norm_dtype
-        return None if dtype is None else dtype.round(self.stats.norm)
 
     @property
     def first_nonfinite(self) -> tuple[int, ...] | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from gradtool.core.dtypes import DTYPES, DType
 
@@ -147,15 +147,28 @@ class Checkpoint:
         """Size of all files together, in bytes."""
         return sum(file.size for file in self.files)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all stored tensors, skipped ones included."""
+        return (*(spec.name for spec in self.tensors), *(item.name for item in self.skipped))
+
+
+TEXT: Final = "text or dates"
+"""Why an array is skipped that holds no numbers: no gradient can hide in it."""
+
 
 def skip_reason(dtype: DType) -> str | None:
     """Why a tensor of that type is listed but not measured; None for one that is measured."""
     if dtype.is_measured:
         return None
+    if dtype.kind == "text":
+        return TEXT
     return f"{dtype.kind} dtype" if dtype.kind in ("scale", "sub-byte") else dtype.kind
 
 
 def hides_magnitude(skipped: Skipped) -> bool:
     """Whether a skipped tensor may belong to a gradient, so that totals are lower bounds."""
     dtype = DTYPES.get(skipped.dtype)
-    return dtype is None or dtype.kind in ("scale", "sub-byte")
+    if dtype is None:
+        return skipped.reason != TEXT
+    return dtype.kind in ("scale", "sub-byte")

@@ -127,12 +127,15 @@ class _Selection:
         """One measurement for each tensor, from the statistics of all targets."""
         for spec, holders in zip(self.specs, self.holders, strict=True):
             times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
+            stats = found[holders.named].repeated(times)
             owned, in_section = holders.owned, holders.owned_in_section
+            native = spec.dtype.norm_dtype
             yield TensorMeasurement(
                 spec=spec,
-                stats=found[holders.named].repeated(times),
+                stats=stats,
                 owned=None if owned is None else found[owned],
                 owned_in_section=None if in_section is None else found[in_section],
+                native_norm=None if native is None else native.round(stats.norm),
             )
 
 

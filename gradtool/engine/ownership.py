@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from gradtool.core.strides import distinct_axes, is_dense
 from gradtool.core.tensors import TensorSpec
+from gradtool.errors import CorruptFileError
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +30,10 @@ SOLE = Claim()
 
 
 def claims(specs: Sequence[TensorSpec]) -> list[Claim]:
-    """One claim for each tensor, in order; almost always that nothing is shared."""
+    """One claim for each tensor, in order; almost always that nothing is shared.
+
+    Raises CorruptFileError where two tensors read the same bytes as different dtypes.
+    """
     found = [SOLE] * len(specs)
     for cluster in _clusters(specs):
         first_with: dict[object, int] = {}
@@ -41,6 +45,8 @@ def claims(specs: Sequence[TensorSpec]) -> list[Claim]:
                 continue
             first_with[elements] = index
             earlier = tuple(other for other in owners if _touch(specs[other], specs[index]))
+            for other in earlier:
+                _refuse_two_types(specs[other], specs[index])
             found[index] = Claim(earlier=earlier)
             owners.append(index)
     return found
@@ -70,8 +76,19 @@ def _clusters(specs: Sequence[TensorSpec]) -> list[list[int]]:
 def _elements(spec: TensorSpec) -> object:
     """A key that is equal for tensors of the very same stored elements."""
     if spec.strides is None or is_dense(spec.shape, spec.strides):
-        return spec.extents
-    return (spec.extents, tuple(distinct_axes(spec.shape, spec.strides)))
+        return (spec.dtype.name, spec.extents)
+    return (spec.dtype.name, spec.extents, tuple(distinct_axes(spec.shape, spec.strides)))
+
+
+def _refuse_two_types(one: TensorSpec, other: TensorSpec) -> None:
+    """torch.save refuses to write such views: which elements they share has no answer."""
+    if one.dtype is not other.dtype:
+        raise CorruptFileError(
+            other.extents[0].file.path,
+            f"shares bytes with {one.name!r} as {other.dtype.name} and {one.dtype.name}",
+            tensor=other.name,
+            byte=other.extents[0].offset,
+        )
 
 
 def _touch(one: TensorSpec, other: TensorSpec) -> bool:

@@ -52,7 +52,7 @@ def open_directory(path: str, open_file: OpenFile) -> Checkpoint:
         raise _nothing_found(path)
     if len(parts) == 1 and is_index_name(parts[0][1].path):
         return replace(parts[0][1], path=path)
-    counts = Counter(item.name for _, part in parts for item in (*part.tensors, *part.skipped))
+    counts = Counter(name for _, part in parts for name in part.names)
     clash = any(count > 1 for count in counts.values())
     placed = [_placed(name, part, prefix=clash) for name, part in parts]
     kinds: dict[str, SectionKind] = {}

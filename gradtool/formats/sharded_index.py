@@ -83,12 +83,12 @@ def _check_names(
     """Refuse tensors that lie elsewhere than the index says; note those that it forgets."""
     home: dict[str, str] = {}
     for name, shard in shards:
-        for item in (*shard.tensors, *shard.skipped):
-            if item.name in home:
+        for tensor in shard.names:
+            if tensor in home:
                 raise CorruptFileError(
-                    path, f"is in two shards, {home[item.name]!r} and {name!r}", tensor=item.name
+                    path, f"is in two shards, {home[tensor]!r} and {name!r}", tensor=tensor
                 )
-            home[item.name] = name
+            home[tensor] = name
     for tensor, name in weight_map.items():
         if home.get(tensor) != name:
             where = f"{home[tensor]!r} has it" if tensor in home else "no shard has it"

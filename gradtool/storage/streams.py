@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gradtool.core.tensors import Stream
-from gradtool.storage.zip import inflate
+from gradtool.storage.inflate import inflate
 
 OPENERS: Final[dict[str, Callable[..., Iterator[memoryview]]]] = {"inflate": inflate}
 

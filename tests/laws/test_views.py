@@ -16,9 +16,11 @@ from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from oracle import close, exact_norm
 
+from gradtool.core.dtypes import DTYPES
 from gradtool.core.strides import is_contiguous, is_dense, overlaps_itself, span
 from gradtool.core.tensors import Extent, TensorSpec
 from gradtool.engine import views, work
+from gradtool.errors import CorruptFileError
 
 STORAGE = 5000
 
@@ -174,3 +176,12 @@ def test_layouts_are_told_apart(
 ) -> None:
     assert is_dense(shape, strides) is dense
     assert overlaps_itself(shape, strides) is overlaps
+
+
+def test_one_storage_under_two_dtypes_is_refused(tmp_path: Path) -> None:
+    (whole,) = stored(tmp_path, "F64", [np.ones(8)])
+    other = replace(whole, name="halves", dtype=DTYPES["F32"], shape=(16,))
+    with pytest.raises(
+        CorruptFileError, match=r"'halves': shares bytes with 't\.0' as F32 and F64"
+    ):
+        measured([whole, other])
