@@ -1,0 +1,134 @@
+"""The data: a dump like GPT-2 large's in three types, and two of very many small tensors.
+
+    python benchmarks/dumps.py DIRECTORY SIZE_GIB
+
+makes what is not there yet and prints what is where, a name and a path to a line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import torch
+from safetensors.numpy import save_file
+
+WIDTH, VOCABULARY, CONTEXT = 1280, 50257, 1024
+SMALL_TENSORS, SMALL_ELEMENTS = 100_000, 1_000
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+BLOCK = {
+    "ln_1.weight": (WIDTH,),
+    "ln_1.bias": (WIDTH,),
+    "attn.c_attn.weight": (WIDTH, 3 * WIDTH),
+    "attn.c_attn.bias": (3 * WIDTH,),
+    "attn.c_proj.weight": (WIDTH, WIDTH),
+    "attn.c_proj.bias": (WIDTH,),
+    "ln_2.weight": (WIDTH,),
+    "ln_2.bias": (WIDTH,),
+    "mlp.c_fc.weight": (WIDTH, 4 * WIDTH),
+    "mlp.c_fc.bias": (4 * WIDTH,),
+    "mlp.c_proj.weight": (4 * WIDTH, WIDTH),
+    "mlp.c_proj.bias": (WIDTH,),
+}
+
+
+def large_shapes(size_gib: float) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a model whose float32 dump is about `size_gib` large."""
+    shapes: dict[str, tuple[int, ...]] = {
+        "wte.weight": (VOCABULARY, WIDTH),
+        "wpe.weight": (CONTEXT, WIDTH),
+        "ln_f.weight": (WIDTH,),
+        "ln_f.bias": (WIDTH,),
+    }
+    rest = size_gib * 2**30 / 4 - sum(map(np.prod, shapes.values()))
+    layers = max(1, round(rest / sum(map(np.prod, BLOCK.values()))))
+    for layer in range(layers):
+        shapes |= {f"h.{layer}.{name}": shape for name, shape in BLOCK.items()}
+    return shapes
+
+
+def normal(shapes: dict[str, tuple[int, ...]], seed: int) -> Arrays:
+    """Normal values, each tensor with its own scale around 1e-3."""
+    random = np.random.default_rng(seed)
+    arrays: Arrays = {}
+    for name, shape in shapes.items():
+        scale = np.float32(1e-3 * random.lognormal(sigma=0.5))
+        arrays[name] = random.standard_normal(shape, dtype=np.float32) * scale
+    return arrays
+
+
+def save_safetensors(arrays: dict[str, npt.NDArray[np.generic]], path: Path) -> None:
+    """Write with safetensors' own writer, under another name until complete."""
+    partial = path.with_suffix(".partial")
+    save_file(arrays, partial)
+    os.replace(partial, path)
+
+
+def make_large(directory: Path, size_gib: float) -> None:
+    """float32, float16 and bfloat16 copies of the same numbers."""
+    paths = large_paths(directory, size_gib)
+    if all(path.exists() for path in paths.values()):
+        return
+    arrays = normal(large_shapes(size_gib), seed=0)
+    for name, path in paths.items():
+        dtype = np.dtype(getattr(ml_dtypes, name, None) or name)
+        converted = {key: array.astype(dtype, copy=False) for key, array in arrays.items()}
+        save_safetensors(converted, path)
+
+
+def make_many(directory: Path) -> None:
+    """100,000 tensors of 1,000 elements."""
+    paths = many_paths(directory)
+    if all(path.exists() for path in paths.values()):
+        return
+    shapes = {f"layers.{n // 10}.w{n % 10}": (SMALL_ELEMENTS,) for n in range(SMALL_TENSORS)}
+    arrays = normal(shapes, seed=1)
+    save_safetensors(dict(arrays), paths["many"])
+    partial = paths["many_torch"].with_suffix(".partial")
+    torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, partial)
+    os.replace(partial, paths["many_torch"])
+
+
+def make_small(directory: Path) -> None:
+    """A file that costs nothing but the start."""
+    shapes = {f"layers.{n}.weight": (32, 32) for n in range(10)}
+    save_safetensors(dict(normal(shapes, seed=2)), small_path(directory))
+
+
+def large_paths(directory: Path, size_gib: float) -> dict[str, Path]:
+    """Where the large dumps are, by type."""
+    return {
+        name: directory / f"large_{size_gib:g}gib_{name}.safetensors"
+        for name in ("float32", "float16", "bfloat16")
+    }
+
+
+def many_paths(directory: Path) -> dict[str, Path]:
+    """Where the dumps of many tensors are, in safetensors and in a torch zip."""
+    return {"many": directory / "many.safetensors", "many_torch": directory / "many.pt"}
+
+
+def small_path(directory: Path) -> Path:
+    """Where the small dump is."""
+    return directory / "small.safetensors"
+
+
+def main() -> None:
+    """Make what is missing and print what is where, a name and a path to a line."""
+    directory, size_gib = Path(sys.argv[1]), float(sys.argv[2])
+    make_large(directory, size_gib)
+    make_many(directory)
+    make_small(directory)
+    paths = large_paths(directory, size_gib) | many_paths(directory)
+    for name, path in (paths | {"small": small_path(directory)}).items():
+        print(name, path, sep="\t")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,68 @@
+"""What others would run: short scripts, each a whole process that prints its norm last.
+
+Arguments are the dump and p; the one that clips takes the dump and the bound.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+TORCH = """
+import sys, torch
+from safetensors.torch import load_file
+grads = load_file(sys.argv[1])
+print(torch.nn.utils.get_total_norm(list(grads.values()), float(sys.argv[2])).item())
+"""
+
+TORCH_ZIP = """
+import sys, torch
+grads = torch.load(sys.argv[1])
+print(torch.nn.utils.get_total_norm(list(grads.values()), float(sys.argv[2])).item())
+"""
+
+MLX = """
+import sys
+import mlx.core as mx
+from mlx.optimizers import clip_grad_norm
+_, norm = clip_grad_norm(mx.load(sys.argv[1]), 1.0)  # lazy: nothing is clipped
+print(norm.item())
+"""
+
+TORCH_CLIP = """
+import sys, torch
+from safetensors.torch import load_file
+grads = load_file(sys.argv[1])
+holders = []
+for grad in grads.values():
+    holders.append(torch.empty_like(grad))
+    holders[-1].grad = grad
+torch.nn.utils.clip_grad_norm_(holders, float(sys.argv[2]))
+print(max(grad.abs().max().item() for grad in grads.values()))
+"""
+
+START = "import numpy, typer, rich.table"
+
+
+def script(source: str, *arguments: object) -> list[str]:
+    """The command that runs one of the scripts."""
+    return [sys.executable, "-c", source, *map(str, arguments)]
+
+
+def gradtool(*arguments: object) -> list[str]:
+    """A gradtool command."""
+    return [sys.executable, "-m", "gradtool", *map(str, arguments)]
+
+
+def inspect(path: object, p: object = 2) -> list[str]:
+    """The gradtool command that the peers are held against."""
+    return gradtool("inspect", path, "-f", "json", "-p", p, "--quiet", "--no-progress")
+
+
+def has_mlx() -> bool:
+    """Whether MLX is installed and starts on this machine."""
+    if importlib.util.find_spec("mlx") is None:
+        return False
+    trial = [sys.executable, "-c", "import mlx.core"]
+    return subprocess.run(trial, capture_output=True, check=False).returncode == 0

@@ -1,0 +1,156 @@
+"""gradtool beside its peers, in one run on the same page-cached files.
+
+    python benchmarks/run.py [--dir DIR] [--runs N] [--size-gb 2]
+
+needs gradtool's `test` extra; MLX joins if it is installed. See README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+
+import peers
+from timing import Contender, Group, figure, json_norm, last_number, show
+
+HERE = Path(__file__).resolve().parent
+
+
+def default_directory() -> Path:
+    """Where dumps stay from one run to the next."""
+    return Path(tempfile.gettempdir()) / "gradtool-bench"
+
+
+def paths_of(directory: Path, size_gib: float) -> dict[str, Path]:
+    """The dumps, made if they are not there, by what is in them."""
+    listed = subprocess.run(
+        [sys.executable, HERE / "dumps.py", directory, str(size_gib)],
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    lines = (line.split("\t") for line in listed.stdout.splitlines())
+    return {name: Path(path) for name, path in lines}
+
+
+def exact_norm(path: Path, p: float = 2) -> float:
+    """The exact p-norm, from a process of its own."""
+    command = [sys.executable, str(HERE / "exact.py"), str(path), str(p)]
+    return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def large(path: Path, dtype: str, *, mlx: bool) -> Group:
+    """`inspect` of one large dump."""
+    contenders = [
+        Contender("gradtool inspect", peers.inspect(path), json_norm),
+        Contender("torch script", peers.script(peers.TORCH, path, 2), last_number),
+        Contender(
+            "cat > /dev/null", ["sh", "-c", f"exec cat {shlex.quote(str(path))} > /dev/null"]
+        ),
+    ]
+    if mlx:
+        contenders.append(Contender("mlx script", peers.script(peers.MLX, path), last_number))
+    size = path.stat().st_size
+    title = f"{size / 1e9:.2f} GB {dtype} safetensors"
+    return Group(title, path, contenders, exact_norm(path))
+
+
+def many(path: Path, name: str, source: str) -> Group:
+    """`inspect` of 100,000 small tensors."""
+    contenders = [
+        Contender("gradtool inspect", peers.inspect(path), json_norm),
+        Contender("torch script", peers.script(source, path, 2), last_number),
+    ]
+    title = f"100,000 tensors of 1,000 float32 elements, {name}"
+    return Group(title, path, contenders, exact_norm(path))
+
+
+def start_up(path: Path) -> Group:
+    """What nothing costs."""
+    contenders = [
+        Contender("gradtool --version", peers.gradtool("--version")),
+        Contender("gradtool --help", peers.gradtool("--help")),
+        Contender("gradtool inspect small", peers.inspect(path)),
+        Contender(f"python -c '{peers.START}'", peers.script(peers.START)),
+    ]
+    return Group("start-up", path, contenders)
+
+
+def limit(what: str, value: float, bound: float, unit: str = "") -> str:
+    """One line: a figure, its bound, and whether it is reached."""
+    if math.isnan(value):
+        verdict = "not measured"
+    elif value <= bound:
+        verdict = "reached"
+    else:
+        verdict = f"missed by {value - bound:.3g}{unit}"
+    wanted = figure(bound, ".3g")
+    return f"  {what}: {figure(value, '.3g')}{unit}, at most {wanted}{unit}: {verdict}"
+
+
+def large_limits(groups: dict[str, Group]) -> Iterable[str]:
+    """The limits on large dumps."""
+    base = groups["float32"]
+    ours, cat = base["gradtool inspect"], base["cat > /dev/null"]
+    ratio = base.ratio("gradtool inspect", "torch script")
+    yield limit("inspect by torch script", ratio, 0.25)
+    yield limit("inspect, against 2 x cat + 0.3 s", ours.seconds, 2 * cat.seconds + 0.3, " s")
+    for name, group in groups.items():
+        one = group["gradtool inspect"]
+        yield limit(f"peak memory of inspect, {name}", one.peak_bytes / 1e6, 200, " MB")
+        if group is not base:
+            per_element = one.seconds / ours.seconds
+            yield limit(f"{name} by float32, per element", per_element, 2)
+        yield limit(f"error of the norm, {name}", abs(one.error_against(group.exact)), 1e-12)
+
+
+def small_limits(start: Group, tensors: dict[str, Group]) -> Iterable[str]:
+    """The limits on start-up and on many tensors."""
+    version, usage, small, bare = (one.seconds for one in start.contenders)
+    yield limit("--version beyond bare imports", version - bare, 0.08, " s")
+    yield limit("--help beyond bare imports", usage - bare, 0.08, " s")
+    yield limit("inspect of a small file by bare imports", small / bare, 2)
+    for name, bound in (("safetensors", 3), ("torch zip", 6)):
+        seconds = tensors[name]["gradtool inspect"].seconds
+        yield limit(f"100,000 tensors, {name}", seconds, bound, " s")
+
+
+def compare(directory: Path, runs: int, size_gib: float) -> None:
+    """Make the data, time everything, print tables and verdicts."""
+    paths = paths_of(directory, size_gib)
+    mlx = peers.has_mlx()
+    if not mlx:
+        print("MLX does not start here: left out")
+    big = {name: large(paths[name], name, mlx=mlx) for name in ("float32", "float16", "bfloat16")}
+    tensors = {
+        "safetensors": many(paths["many"], "safetensors", peers.TORCH),
+        "torch zip": many(paths["many_torch"], "torch zip", peers.TORCH_ZIP),
+    }
+    start = start_up(paths["small"])
+    for group in (start, *tensors.values(), *big.values()):
+        group.run(runs)
+        show(group)
+    limits = [*small_limits(start, tensors), *large_limits(big)]
+    print("\nlimits of the design", *limits, sep="\n")
+
+
+def main() -> None:
+    """Read the options."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    default = default_directory()
+    parser.add_argument("--dir", type=Path, default=default, help=f"keeps the dumps ({default})")
+    parser.add_argument("--runs", type=int, default=5, help="runs of each command (5)")
+    parser.add_argument("--size-gb", type=float, default=2, help="GiB of the float32 dump (2)")
+    options = parser.parse_args()
+    options.dir.mkdir(parents=True, exist_ok=True)
+    compare(options.dir, options.runs, options.size_gb)
+
+
+if __name__ == "__main__":
+    main()
