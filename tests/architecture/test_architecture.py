@@ -68,7 +68,7 @@ def test_every_error_is_drawn_in_the_tree() -> None:
 
 
 def test_errors_survive_the_way_back_from_a_worker_process() -> None:
-    import pickle  # noqa: PLC0415, S403 - what concurrent.futures does with results
+    import pickle  # noqa: PLC0415 - what concurrent.futures does with results
 
     error = gradtool.CorruptFileError("a.pt", "is cut", tensor="w", byte=7, hint="save it again")
     back = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
