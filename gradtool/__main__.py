@@ -1,0 +1,21 @@
+"""`python -m gradtool`, and what the `gradtool` command starts."""
+
+from __future__ import annotations
+
+import gc
+
+from gradtool.cli.app import app
+
+_OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
+
+
+def main() -> None:
+    """Run the command line and exit."""
+    # A catalogue is millions of new objects and no garbage: looking for some among them at
+    # Python's usual pace takes a quarter of the time.
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    app(prog_name="gradtool")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""From what a pickle claims about a tensor to a `TensorSpec` whose every byte exists.
+
+All numbers of a pickle are claims: each is checked here, with integers that do not wrap,
+against what the archive holds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from gradtool.core.dtypes import DType
+from gradtool.core.strides import (
+    contiguous_strides,
+    is_contiguous,
+    is_dense,
+    overlaps_itself,
+    repetitions,
+    span,
+)
+from gradtool.core.tensors import Extent, Skipped, TensorSpec
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.formats._stand_ins import (
+    ArrayRef,
+    ArrayScalar,
+    ArrayType,
+    Bytes,
+    MetaRef,
+    Storage,
+    TensorRef,
+    TextBytes,
+)
+from gradtool.formats._torch_dtypes import ElementType, numpy_type, storage_type, torch_type
+from gradtool.formats._walk import Found
+
+_MAX_DIMENSIONS: Final = 64
+_MAX_REPEATED_NUMEL: Final = 1 << 20
+_LIMIT: Final = 1 << 63
+
+Place = tuple[object, ...]
+
+
+@dataclass(slots=True)
+class SpecBuilder:
+    """Makes the catalogue's entries of one file, in order.
+
+    Attributes:
+        path: the file's, for errors.
+        pickle: where the pickle lies, with the NumPy arrays inside it.
+        record_of: the bytes of the storage with a key; None if there is no such record.
+        big_endian: byte order of all storages.
+    """
+
+    path: str
+    pickle: Extent
+    record_of: Callable[[str], Extent | None]
+    big_endian: bool
+    tensors: list[TensorSpec] = field(default_factory=list)
+    skipped: list[Skipped] = field(default_factory=list)
+    _negated: int = 0
+    _names: set[str] = field(default_factory=set)
+    _first_at: dict[Place, str] = field(default_factory=dict)
+    _storages: dict[str, tuple[str, object, Extent]] = field(default_factory=dict)
+
+    def add(self, found: Found) -> None:
+        """List one more tensor, as measured or as skipped.
+
+        Raises:
+            CorruptFileError: its bytes are not there, or its numbers are none.
+            UnsupportedFormatError: its type is unknown, its name or storage is used twice.
+        """
+        if found.name in self._names:
+            problem = "two tensors come by this name, one of them by a key that contains a dot"
+            raise UnsupportedFormatError(self.path, problem, tensor=found.name)
+        self._names.add(found.name)
+        match found.leaf:
+            case TensorRef() as tensor:
+                self._add_tensor(found, tensor)
+            case Storage() as storage:
+                whole = TensorRef(storage, 0, (storage.numel,), (1,))
+                self._add_tensor(found, whole)
+            case ArrayRef() as array:
+                self._add_array(found, array)
+            case ArrayScalar(dtype=dtype):
+                element = numpy_type(dtype.description)
+                name = element.name if element else dtype.description
+                self._skip(found, name, "NumPy scalar")
+            case MetaRef(dtype=dtype_name):
+                # Under the foreign name: a gradient that was lost is no integer.
+                self._skip(found, dtype_name, "meta tensor, no data")
+
+    def notes(self) -> tuple[str, ...]:
+        """What a reader should know of the tensors, one sentence each."""
+        count = self._negated
+        return (f"{count} tensors are stored negated: infinities change sign",) if count else ()
+
+    def _add_tensor(self, found: Found, tensor: TensorRef) -> None:
+        element = self._element_type(found, tensor)
+        stored = self._stored(found, tensor.storage)
+        ndim = len(tensor.shape)
+        if ndim != len(tensor.strides) or ndim > _MAX_DIMENSIONS:
+            problem = f"{ndim} sizes and {len(tensor.strides)} strides"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        claims = (*tensor.shape, *tensor.strides, tensor.storage_offset)
+        *_, offset = numbers = self._integers(found, claims, "shape, strides or offset")
+        shape, strides = numbers[:ndim], numbers[ndim:-1]
+        in_order = is_contiguous(shape, strides)
+        nbytes = (math.prod(shape) if in_order else span(shape, strides)) * element.itemsize
+        start = offset * element.itemsize
+        if nbytes and start + nbytes > stored.nbytes:
+            problem = f"reaches byte {start + nbytes} of a storage of {stored.nbytes} bytes"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        if element.dtype is None:
+            self._skip(found, element.name, element.reason)
+            return
+        if not in_order:
+            self._refuse_repeats(found, shape, strides, stored.nbytes)
+        self._negated += tensor.negated
+        extent = Extent(stored.file, stored.offset + start, nbytes)
+        steps = None if in_order else strides
+        self._list(found, element.dtype, shape, steps, extent, self.big_endian)
+
+    def _element_type(self, found: Found, tensor: TensorRef) -> ElementType:
+        class_name = tensor.storage.class_name
+        element = torch_type(tensor.dtype) if tensor.dtype else storage_type(class_name)
+        if element is None:
+            problem = f"gradtool does not know the type {tensor.dtype or class_name:.80}"
+            raise UnsupportedFormatError(self.path, problem, tensor=found.name)
+        return element
+
+    def _stored(self, found: Found, storage: Storage) -> Extent:
+        """The record of a storage, which must hold what each mention of it claims."""
+        known = self._storages.get(storage.key)
+        if known and known[:2] == (storage.class_name, storage.numel):
+            return known[2]
+        if known:
+            problem = f"two tensors disagree on type or size of storage {storage.key!r:.80}"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        element = storage_type(storage.class_name)
+        if element is None:
+            problem = f"gradtool does not know the storage {storage.class_name:.80}"
+            raise UnsupportedFormatError(self.path, problem, tensor=found.name)
+        (numel,) = self._integers(found, (storage.numel,), "size of its storage")
+        record = self.record_of(storage.key)
+        if record is None:
+            problem = f"the archive holds no record of its storage {storage.key!r:.80}"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        if record.nbytes != numel * element.itemsize:
+            problem = (
+                f"the pickle says {numel * element.itemsize} bytes of storage {storage.key!r:.80}, "
+                f"the archive holds {record.nbytes}"
+            )
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        self._storages[storage.key] = (storage.class_name, numel, record)
+        return record
+
+    def _integers(self, found: Found, claims: tuple[object, ...], what: str) -> tuple[int, ...]:
+        numbers = [claim for claim in claims if type(claim) is int and 0 <= claim < _LIMIT]
+        if len(numbers) != len(claims):
+            problem = f"{what}: a number is negative, beyond 2^63 or no integer"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        return tuple(numbers)
+
+    def _refuse_repeats(
+        self, found: Found, shape: Sequence[int], strides: Sequence[int], nbytes: int
+    ) -> None:
+        numel = math.prod(shape)
+        if numel <= _MAX_REPEATED_NUMEL:
+            return
+        if repetitions(shape, strides) > 1 or overlaps_itself(shape, strides):
+            problem = f"repeats a {nbytes}-byte storage to make {numel} elements"
+            raise UnsupportedFormatError(self.path, problem, tensor=found.name)
+
+    def _add_array(self, found: Found, array: ArrayRef) -> None:
+        match array.state:
+            case (int(), tuple() as shape, ArrayType() as dtype, fortran, data) if (
+                len(shape) <= _MAX_DIMENSIONS
+            ):
+                pass
+            case _:
+                problem = "a NumPy array without a shape, a type or data"
+                raise CorruptFileError(self.path, problem, tensor=found.name)
+        sizes = self._integers(found, shape, "shape")
+        element = numpy_type(dtype.description)
+        if element is None or element.dtype is None:
+            name, reason = (element.name, element.reason) if element else (dtype.description, "")
+            self._skip(found, name, reason or "NumPy type that holds no gradients")
+        elif isinstance(data, TextBytes):
+            # NumPy's name for the type, which hides no magnitude: this may be a gradient.
+            self._skip(found, dtype.description, "NumPy array stored as text inside the pickle")
+        elif not isinstance(data, Bytes):
+            problem = "a NumPy array without bytes"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        elif data.nbytes != math.prod(sizes) * element.itemsize:
+            needs = math.prod(sizes) * element.itemsize
+            problem = f"a NumPy array that promises {needs} bytes and holds {data.nbytes}"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        else:
+            strides = (
+                contiguous_strides(sizes[::-1])[::-1] if fortran else contiguous_strides(sizes)
+            )
+            extent = Extent(self.pickle.file, self.pickle.offset + data.start, data.nbytes)
+            big_endian = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
+            self._list(found, element.dtype, sizes, strides, extent, big_endian)
+
+    def _list(
+        self,
+        found: Found,
+        dtype: DType,
+        shape: tuple[int, ...],
+        strides: tuple[int, ...] | None,
+        extent: Extent,
+        big_endian: bool,
+    ) -> None:
+        """List a measured tensor; `strides` is None for C order without gaps."""
+        alias_of = None
+        if extent.nbytes:
+            where: Place = (dtype.name, extent.offset, extent.nbytes)
+            gapless = strides is None or _names_each_once(shape, strides)
+            place = where if gapless else (*where, shape, strides)
+            alias_of = self._first_at.setdefault(place, found.name)
+        self.tensors.append(
+            TensorSpec(
+                name=found.name,
+                dtype=dtype,
+                shape=shape,
+                extents=(extent,) if extent.nbytes else (),
+                strides=strides,
+                big_endian=big_endian,
+                section=found.section,
+                alias_of=None if alias_of == found.name else alias_of,
+            )
+        )
+
+    def _skip(self, found: Found, dtype_name: str, reason: str) -> None:
+        self.skipped.append(Skipped(found.name, dtype_name, reason, found.section))
+
+
+def _names_each_once(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether a view names each element between its first and its last exactly once."""
+    return repetitions(shape, strides) == 1 and is_dense(shape, strides)

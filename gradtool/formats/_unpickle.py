@@ -1,0 +1,144 @@
+"""An inert interpreter of the few pickle opcodes that checkpoints use.
+
+It is no `pickle.Unpickler` with some doors locked: that one allocates what a file asks for
+before it looks, and sets attributes on whatever it is handed. Here nothing is imported, called
+or copied; unknown objects become stand-ins, and every opcode costs time and memory in
+proportion to its own bytes, so that only a walk over the result can be expensive.
+
+Opcodes: pickletools.py of CPython, protocols 2 to 5, without those that only protocols 0 and 1
+write (INST, PERSID, text numbers), extension registries and out-of-band buffers.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Final, NoReturn
+
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.formats import _opcodes as op
+from gradtool.formats._stand_ins import MalformedPickleError, Unordered, UnsupportedPickleError
+
+
+def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int = 0) -> object:
+    """What the pickle `data` describes, in plain containers, scalars and stand-ins.
+
+    `path`, `record` and `offset` (of the pickle's first byte in the file) go into errors.
+
+    Raises:
+        CorruptFileError: truncated, contradicting itself or the pickle language.
+        UnsupportedFormatError: an opcode, protocol or key that no checkpoint needs.
+    """
+    machine = op.Machine(data)
+    at = 0
+    try:
+        if data[:1] != b"\x80":
+            raise MalformedPickleError("does not begin with a pickle protocol")
+        while at >= 0:
+            at = _DISPATCH[data[at]](machine, at + 1)
+    except MalformedPickleError as error:
+        problem = f"pickle opcode {_opcode_name(data, at)}: {error}"
+        raise CorruptFileError(path, problem, tensor=record, byte=offset + at) from error
+    except UnsupportedPickleError as error:
+        problem = f"pickle opcode {_opcode_name(data, at)}: {error}"
+        raise UnsupportedFormatError(path, problem, tensor=record, byte=offset + at) from error
+    except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+        why = _WHY_FAILED[type(error)] if at < len(data) else "missing: the pickle is truncated"
+        problem = f"pickle opcode {_opcode_name(data, at)}: {why}"
+        raise CorruptFileError(path, problem, tensor=record, byte=offset + at) from error
+    return machine.stack[0]
+
+
+_WHY_FAILED: Final[dict[type, str]] = {
+    IndexError: "takes a value or an operand that is not there",
+    KeyError: "refers to a memo entry that was never made",
+    struct.error: "is cut off by the end of the pickle",
+    UnicodeDecodeError: "holds text that is not UTF-8",
+}
+
+
+def _refuse(vm: op.Machine, at: int) -> NoReturn:
+    if vm.data[at - 1] in _FOREIGN:
+        raise UnsupportedPickleError("not allowed: no checkpoint needs it")
+    raise MalformedPickleError("no such opcode")
+
+
+_OPERATIONS: Final[dict[int, tuple[str, op.Operation]]] = {
+    0x80: ("PROTO", op.proto),
+    0x95: ("FRAME", op.frame),
+    ord("."): ("STOP", op.stop),
+    ord("N"): ("NONE", op.push(None)),
+    0x88: ("NEWTRUE", op.push(True)),
+    0x89: ("NEWFALSE", op.push(False)),
+    ord("K"): ("BININT1", op.push_number(op.u8, 1)),
+    ord("M"): ("BININT2", op.push_number(op.u16, 2)),
+    ord("J"): ("BININT", op.push_number(op.i32, 4)),
+    ord("G"): ("BINFLOAT", op.push_number(op.f64, 8)),
+    0x8A: ("LONG1", op.push_long(op.u8, 1)),
+    0x8B: ("LONG4", op.push_long(op.u32, 4)),
+    ord("U"): ("SHORT_BINSTRING", op.push_text(op.u8, 1)),
+    0x8C: ("SHORT_BINUNICODE", op.push_text(op.u8, 1)),
+    ord("X"): ("BINUNICODE", op.push_text(op.u32, 4)),
+    0x8D: ("BINUNICODE8", op.push_text(op.u64, 8)),
+    ord("C"): ("SHORT_BINBYTES", op.push_bytes(op.u8, 1)),
+    ord("B"): ("BINBYTES", op.push_bytes(op.u32, 4)),
+    0x8E: ("BINBYTES8", op.push_bytes(op.u64, 8)),
+    0x96: ("BYTEARRAY8", op.push_bytes(op.u64, 8)),
+    ord("]"): ("EMPTY_LIST", op.push_new(list)),
+    ord("}"): ("EMPTY_DICT", op.push_new(dict)),
+    0x8F: ("EMPTY_SET", op.push_new(Unordered)),
+    ord(")"): ("EMPTY_TUPLE", op.push(())),
+    ord("("): ("MARK", op.mark),
+    ord("t"): ("TUPLE", op.close_tuple),
+    0x85: ("TUPLE1", op.make_tuple1),
+    0x86: ("TUPLE2", op.make_tuple2),
+    0x87: ("TUPLE3", op.make_tuple3),
+    ord("a"): ("APPEND", op.append),
+    ord("e"): ("APPENDS", op.appends),
+    ord("s"): ("SETITEM", op.setitem),
+    ord("u"): ("SETITEMS", op.setitems),
+    0x90: ("ADDITEMS", op.additems),
+    0x91: ("FROZENSET", op.close_frozenset),
+    ord("q"): ("BINPUT", op.binput),
+    ord("r"): ("LONG_BINPUT", op.long_binput),
+    0x94: ("MEMOIZE", op.memoize),
+    ord("h"): ("BINGET", op.binget),
+    ord("j"): ("LONG_BINGET", op.long_binget),
+    ord("c"): ("GLOBAL", op.push_global),
+    0x93: ("STACK_GLOBAL", op.push_stack_global),
+    ord("R"): ("REDUCE", op.reduce),
+    0x81: ("NEWOBJ", op.reduce),
+    0x92: ("NEWOBJ_EX", op.newobj_ex),
+    ord("b"): ("BUILD", op.build),
+    ord("Q"): ("BINPERSID", op.binpersid),
+}
+_FOREIGN: Final[dict[int, str]] = {
+    ord("0"): "POP",
+    ord("1"): "POP_MARK",
+    ord("2"): "DUP",
+    ord("F"): "FLOAT",
+    ord("I"): "INT",
+    ord("L"): "LONG",
+    ord("P"): "PERSID",
+    ord("S"): "STRING",
+    ord("T"): "BINSTRING",
+    ord("V"): "UNICODE",
+    ord("d"): "DICT",
+    ord("g"): "GET",
+    ord("i"): "INST",
+    ord("l"): "LIST",
+    ord("o"): "OBJ",
+    ord("p"): "PUT",
+    0x82: "EXT1",
+    0x83: "EXT2",
+    0x84: "EXT4",
+    0x97: "NEXT_BUFFER",
+    0x98: "READONLY_BUFFER",
+}
+_DISPATCH: Final = [_OPERATIONS[code][1] if code in _OPERATIONS else _refuse for code in range(256)]
+
+
+def _opcode_name(data: bytes, at: int) -> str:
+    if at >= len(data):
+        return "STOP"
+    code = data[at]
+    return _OPERATIONS[code][0] if code in _OPERATIONS else _FOREIGN.get(code, f"0x{code:02x}")

@@ -1,0 +1,222 @@
+"""The tensors in an unpickled object, each under the dotted path that leads to it.
+
+Keys of dicts, positions in lists and attributes of unknown objects are the parts of a name;
+the tables in which `torch.nn.Module` keeps parameters, buffers and children add nothing, so
+that a pickled module's tensors are called what its `state_dict` calls them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple, get_args
+
+from gradtool.core.sections import SECTION_KINDS
+from gradtool.core.tensors import SectionKind
+from gradtool.errors import UnsupportedFormatError
+from gradtool.formats._stand_ins import (
+    ArrayRef,
+    ArrayScalar,
+    Attributed,
+    MetaRef,
+    Opaque,
+    SparseRef,
+    StandIn,
+    Storage,
+    TensorRef,
+    describe,
+)
+
+_MAX_DEPTH: Final = 200
+# A walk may cost, in items, containers and characters of names, this many times the pickle's
+# bytes; an object that many names lead to is walked for each, and could be led to by any number.
+_EXPANSION: Final = 4
+_FREE_COST: Final = 1 << 20
+_COST_OF_NODE: Final = 16
+
+_MODULE_TABLES: Final = frozenset({"_parameters", "_buffers", "_modules"})
+_OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
+
+Leaf = TensorRef | MetaRef | ArrayRef | ArrayScalar | Storage
+_BRANCHES: Final = (dict, list, tuple, Opaque, SparseRef)
+_WALKED: Final = (*_BRANCHES, *get_args(Leaf))
+
+
+class Found(NamedTuple):
+    """Something that holds elements, or would: its name, its section and what is known of it."""
+
+    name: str
+    section: str
+    leaf: Leaf
+
+
+@dataclass(slots=True)
+class Walk:
+    """What a walk over an unpickled object finds, in the order of the pickle.
+
+    Attributes:
+        path: the file's, for errors and for the name of a tensor that has none.
+        budget: what the walk may still cost.
+        found: everything that holds elements.
+        section_kinds: what the recognised top-level keys hold, where anything was found there.
+        shards: how many DTensors were found, of which a file holds one rank's part.
+        sparse: how many sparse tensors, and `uncoalesced` how many with repeated indices.
+    """
+
+    path: str
+    budget: int
+    found: list[Found] = field(default_factory=list)
+    section_kinds: dict[str, SectionKind] = field(default_factory=dict)
+    shards: int = 0
+    sparse: int = 0
+    uncoalesced: int = 0
+    _section: str = ""
+    _open: set[int] = field(default_factory=set)
+
+    def visit_root(self, root: object) -> None:
+        """Find all tensors, and the sections among the top-level keys."""
+        if not isinstance(root, dict):
+            self.visit(root, "")
+            return
+        is_optimizer = root.keys() >= _OPTIMIZER_KEYS
+        for key, value in self._children(root):
+            kind = SECTION_KINDS.get(key)
+            if is_optimizer and key in _OPTIMIZER_KEYS:
+                kind = "optimizer"
+            # A section holds tensors; a parameter may well be called `weights`.
+            self._section = key if kind and isinstance(value, _BRANCHES) else ""
+            before = len(self.found)
+            self.visit(value, key)
+            if kind and self._section and len(self.found) > before:
+                self.section_kinds[key] = kind
+
+    def visit(self, value: object, name: str) -> None:
+        """Find the tensors in `value`, which `name` leads to."""
+        self._spend(_COST_OF_NODE + len(name))
+        if isinstance(value, Leaf) and _objects(value) is None:
+            self.found.append(Found(name or self._stem(), self._section, value))
+        if id(value) in self._open:
+            return  # a cycle: all it leads to has been named by a shorter way
+        if len(self._open) == _MAX_DEPTH:
+            raise self._refusal(f"nests too deeply: more than {_MAX_DEPTH} levels", name)
+        self._open.add(id(value))
+        self._count(value)
+        for key, child in self._children(value):
+            self.visit(child, f"{name}.{key}" if name and key else name or key)
+        self._open.discard(id(value))
+
+    def _children(self, value: object) -> Iterator[tuple[str, object]]:
+        """What in `value` may hold tensors, each with the part that it adds to a name."""
+        match value:
+            case dict():
+                yield from self._entries(value)
+                if isinstance(value, Attributed):
+                    yield from self._attributes(value.state)
+            case list() | tuple():
+                yield from self._numbered(value)
+            case SparseRef(values=values, indices=indices, state=state):
+                yield from self._entries({"": values, **indices})
+                yield from self._attributes(state)
+            case TensorRef(state=state) | MetaRef(state=state):
+                yield from self._attributes(state)
+            case ArrayRef():
+                yield from self._numbered(_objects(value) or ())
+            case Opaque():
+                local = _local_tensor(value)
+                yield from self._parts(value) if local is None else [("", local)]
+
+    def _parts(self, value: Opaque) -> Iterator[tuple[str, object]]:
+        for key, attribute in self._attributes(value.state):
+            yield "" if key in _MODULE_TABLES else key, attribute
+        yield from self._entries(value.entries or {})
+        yield from self._numbered(value.items or ())
+        for position, argument in self._numbered(value.args):
+            yield f"args.{position}", argument
+
+    def _attributes(self, state: object) -> Iterator[tuple[str, object]]:
+        """The attributes in what `__getstate__` gave: a dict, a pair of dicts, or anything."""
+        match state:
+            case dict():
+                yield from self._entries(state)
+            case (dict() | None as attributes, dict() | None as slots):
+                yield from self._entries(attributes or {})
+                yield from self._entries(slots or {})
+            case _ if isinstance(state, _WALKED):
+                yield "state", state
+
+    def _entries(self, mapping: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
+        self._spend(len(mapping))
+        for position, (key, value) in enumerate(mapping.items()):
+            if isinstance(value, _WALKED):
+                yield _text(key, position), value
+
+    def _numbered(self, items: Sequence[object]) -> Iterator[tuple[str, object]]:
+        self._spend(len(items))
+        for position, item in enumerate(items):
+            if isinstance(item, _WALKED):
+                yield str(position), item
+
+    def notes(self) -> tuple[str, ...]:
+        """What was taken for granted, one sentence each."""
+        said = (
+            (self.shards, "DTensors are measured by the part that this file holds"),
+            (self.sparse, "sparse tensors are measured by their stored values"),
+            (self.uncoalesced, "of these may name an index twice: their norm is another"),
+        )
+        return tuple(f"{count} {sentence}" for count, sentence in said if count)
+
+    def _stem(self) -> str:
+        return os.path.splitext(os.path.basename(self.path))[0]
+
+    def _count(self, value: object) -> None:
+        if isinstance(value, SparseRef):
+            self.sparse += 1
+            self.uncoalesced += not value.coalesced
+        elif _local_tensor(value) is not None:
+            self.shards += 1
+
+    def _spend(self, cost: int) -> None:
+        self.budget -= cost
+        if self.budget < 0:
+            raise self._refusal("the pickle expands far beyond its size", None)
+
+    def _refusal(self, problem: str, name: str | None) -> UnsupportedFormatError:
+        return UnsupportedFormatError(self.path, problem, tensor=name and name[:80])
+
+
+def walk(root: object, path: str, pickle_nbytes: int) -> Walk:
+    """All tensors in `root`, the object that a pickle of `pickle_nbytes` bytes described.
+
+    Raises:
+        UnsupportedFormatError: nested too deeply, or far larger than what describes it.
+    """
+    walked = Walk(path, _EXPANSION * pickle_nbytes + _FREE_COST)
+    walked.visit_root(root)
+    return walked
+
+
+def _text(key: object, position: int) -> str:
+    """The part of a name that a key is, without surrogates, which no output takes."""
+    if isinstance(key, str):
+        return key if key.isascii() else key.encode("utf-8", "backslashreplace").decode()
+    return f"{describe(key)}#{position}" if isinstance(key, StandIn) else str(key)
+
+
+def _local_tensor(value: object) -> object:
+    """The part of a DTensor that this file holds; None for anything else."""
+    if not isinstance(value, Opaque) or not value.name.endswith(".DTensor"):
+        return None
+    parts = value.state if isinstance(value.state, tuple) else (value.state,)
+    for attributes in parts[:2]:
+        if isinstance(attributes, dict) and "_local_tensor" in attributes:
+            return attributes["_local_tensor"]
+    return None
+
+
+def _objects(value: object) -> list[object] | None:
+    """The elements of a NumPy array of Python objects; None for anything else."""
+    match value:
+        case ArrayRef(state=(_, _, _, _, list() as objects)):
+            return objects
+    return None
