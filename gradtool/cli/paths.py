@@ -1,0 +1,50 @@
+"""What the PATHs on a command line stand for, and doing something with each of them."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Callable, Iterable
+from itertools import chain
+from typing import TypeVar
+
+from gradtool.cli.console import say
+from gradtool.core.names import natural_key
+from gradtool.errors import GradtoolError
+
+Result = TypeVar("Result")
+
+
+def expand(path: str) -> list[str]:
+    """What `path` names: itself if there is such a thing, else what it matches as a glob.
+
+    Quoted globs reach gradtool unexpanded, so that neither the shell's rules nor its limit on
+    arguments matter. One that matches nothing stands for itself, a file that does not exist.
+    """
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return [path]
+    return sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
+
+
+def is_among(output: str, paths: Iterable[str]) -> bool:
+    """Whether writing to `output` would destroy one of `paths`, under whatever name."""
+    return os.path.exists(output) and any(
+        os.path.exists(path) and os.path.samefile(output, path)
+        for path in chain.from_iterable(map(expand, paths))
+    )
+
+
+def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[Result], int]:
+    """Do `work` with every path, whatever happens to the others.
+
+    Each failure is said on stderr. Returns the results and the highest exit code.
+    """
+    results: list[Result] = []
+    exit_code = 0
+    for path in chain.from_iterable(map(expand, paths)):
+        try:
+            results.append(work(path))
+        except GradtoolError as error:
+            say(f"error: {error}")
+            exit_code = max(exit_code, error.exit_code)
+    return results, exit_code

@@ -1,0 +1,78 @@
+"""A progress bar for work that takes a while."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from gradtool.cli.options import Color
+from gradtool.report.escaping import visible
+from gradtool.report.layout import shortened
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
+
+PATIENCE_S = 1.0
+WIDEST_LABEL = 30
+
+
+class ByteProgress:
+    """Bytes done, rate and time left on stderr, if it is a terminal and work takes over 1 s.
+
+    A context manager; call it with the bytes done and the bytes there are. What it drew is
+    gone when it is left.
+    """
+
+    def __init__(self, path: str, *, enabled: bool, color: Color) -> None:
+        # A path would leave no room for the figures.
+        name = os.path.basename(os.path.normpath(path))
+        self._label = shortened(visible(name), WIDEST_LABEL)
+        self._color = color
+        self._enabled = enabled and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
+        self._started = time.monotonic()
+        self._bar: tuple[Progress, TaskID] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._bar is not None:
+            self._bar[0].stop()
+
+    def __call__(self, done_bytes: int, total_bytes: int) -> None:
+        """Show how far the work is."""
+        if not self._enabled:
+            return
+        if self._bar is None:
+            if time.monotonic() - self._started < PATIENCE_S:
+                return
+            self._bar = _start_bar(self._label, self._color)
+        progress, task = self._bar
+        progress.update(task, completed=done_bytes, total=total_bytes)
+
+
+def _start_bar(label: str, color: Color) -> tuple[Progress, TaskID]:
+    # Most runs end before anything is worth drawing.
+    from rich import console, markup, progress  # noqa: PLC0415
+
+    bar = progress.Progress(
+        progress.TextColumn(markup.escape(label)),
+        progress.BarColumn(bar_width=None),
+        progress.DownloadColumn(),
+        progress.TransferSpeedColumn(),
+        progress.TimeRemainingColumn(),
+        console=console.Console(stderr=True, no_color=color is Color.NEVER or None),
+        expand=True,
+        transient=True,
+    )
+    task = bar.add_task("", total=None)
+    bar.start()
+    return bar, task

@@ -1,0 +1,58 @@
+"""What of a measurement is reported, and in which order."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from gradtool.core.clipping import TORCH_EPS
+from gradtool.core.measurement import Measurement, TensorMeasurement
+from gradtool.core.names import natural_key
+from gradtool.report.model import ClipPreview, InspectReport
+
+
+def _by_norm(tensor: TensorMeasurement) -> tuple[bool, float]:
+    return (False, 0.0) if math.isnan(tensor.norm) else (True, -tensor.norm)
+
+
+ORDERS: Final[dict[str, Callable[[TensorMeasurement], Any] | None]] = {
+    "file": None,
+    "name": lambda tensor: natural_key(tensor.name),
+    "norm": _by_norm,
+    "max": lambda tensor: -tensor.stats.max_abs,
+    "nonfinite": lambda tensor: -tensor.stats.nonfinite,
+}
+"""What to sort by, per order; None leaves file order. The most alarming come first."""
+
+
+def arrange(
+    tensors: Sequence[TensorMeasurement], order: str, top: int | None = None
+) -> tuple[TensorMeasurement, ...]:
+    """`tensors`, which are in file order, in `order`, the first `top` of them if given.
+
+    Equal keys keep file order.
+    """
+    key = ORDERS[order]
+    return tuple((sorted(tensors, key=key) if key else tensors)[:top])
+
+
+def report_on(
+    measurement: Measurement,
+    *,
+    order: str = "name",
+    top: int | None = None,
+    group_by: str | None = None,
+    max_norm: float | None = None,
+    eps: float = TORCH_EPS,
+) -> InspectReport:
+    """The report of `measurement`: which tensors, which roll-up, which clipping to preview."""
+    clip = None
+    if max_norm is not None:
+        clip = ClipPreview(max_norm, eps, measurement.clip_coef(max_norm, eps))
+    return InspectReport(
+        measurement,
+        rows=arrange(measurement.tensors, order, top),
+        groups=() if group_by is None else measurement.grouped(group_by),
+        clip=clip,
+    )

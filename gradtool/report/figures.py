@@ -1,0 +1,76 @@
+"""Single figures as text."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def number(value: float) -> str:
+    """All digits that matter: reading the text back gives the very same number."""
+    return "NaN" if math.isnan(value) else repr(value)
+
+
+def significant(value: float, digits: int) -> str:
+    """`digits` significant digits, trailing zeros kept so that a column compares at a glance."""
+    if not math.isfinite(value):
+        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+    return "0" if value == 0.0 else f"{value:#.{digits}g}".removesuffix(".")
+
+
+def precise(value: float) -> str:
+    """Twelve significant digits, all that a norm is certain of."""
+    return f"{value:.12g}" if math.isfinite(value) else significant(value, 12)
+
+
+def short(value: float) -> str:
+    """A setting as the user would write it: 1, 0.5, 1e-06."""
+    text = f"{value:.12g}"
+    return text if float(text) == value or math.isnan(value) else repr(value)
+
+
+def counted(count: int, noun: str) -> str:
+    """`1 tensor`, `1,234 tensors`."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def tally(count: int) -> str:
+    """A count in a column where most are 0 and the others must stand out."""
+    return f"{count:,}" if count else "-"
+
+
+def share(part: int, whole: int) -> str:
+    """A percentage that says 100 only where it is all, and nothing where it is none."""
+    if part == 0:
+        return "-"
+    if part == whole:
+        return "100%"
+    percent = f"{100.0 * part / whole:.1f}%"
+    return {"0.0%": "<0.1%", "100.0%": ">99.9%"}.get(percent, percent)
+
+
+def byte_size(nbytes: int) -> str:
+    """`999 bytes`, `2.1 GB`: powers of 1000, as disks are sold and `ls -h --si` counts."""
+    if nbytes < 1000:
+        return counted(nbytes, "byte")
+    size = float(nbytes)
+    for unit in ("kB", "MB", "GB", "TB", "PB"):
+        size /= 1000
+        if size < 999.95:
+            return f"{size:.1f} {unit}"
+    return f"{size:,.1f} PB"
+
+
+def dimensions(shape: Sequence[int]) -> str:
+    """`50257x1280`."""
+    return "x".join(map(str, shape)) or "scalar"
+
+
+def index_text(index: Sequence[int]) -> str:
+    """`[5, 7]`."""
+    return str(list(index))
+
+
+def norm_name(norm_type: float) -> str:
+    """`L2 norm`, `Linf norm`."""
+    return f"L{short(norm_type)} norm"

@@ -1,0 +1,138 @@
+"""Tables before they have a look: which columns say something, and the text in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Generic, Literal, TypeAlias, TypeVar
+
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.stats import TensorStats
+from gradtool.report.escaping import visible
+from gradtool.report.figures import dimensions, norm_name, share, significant, tally
+
+CELL_DIGITS = 5
+
+Mood: TypeAlias = Literal["plain", "alarming", "minor"]
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """The cells of a row, and whether it deserves more or less attention than others."""
+
+    cells: tuple[str, ...]
+    mood: Mood = "plain"
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table: headers, which columns are numbers (to be aligned right), rows."""
+
+    headers: tuple[str, ...]
+    numeric: tuple[bool, ...]
+    rows: tuple[Row, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Column(Generic[Item]):
+    header: str
+    cell: Callable[[Item], str]
+    numeric: bool = True
+
+
+def tensor_grid(measurement: Measurement, tensors: Sequence[TensorMeasurement]) -> Grid:
+    """A row for each of `tensors`, which are some of `measurement`'s."""
+    columns: list[_Column[TensorMeasurement]] = [_Column("name", _label, numeric=False)]
+    if len(dtypes(measurement)) > 1:
+        columns.append(_Column("dtype", lambda tensor: tensor.spec.dtype.name, numeric=False))
+    columns.append(_Column("shape", lambda tensor: dimensions(tensor.spec.shape), numeric=False))
+    columns.extend(_figures(measurement, tensors, lambda tensor: tensor.stats))
+    return _fill(columns, tensors, _tensor_mood)
+
+
+def section_grid(measurement: Measurement) -> Grid:
+    """A row for each section, named as what it is."""
+    sections = measurement.sections
+    columns: list[_Column[Summary]] = [
+        _Column("section", lambda section: visible(section.name) or "(other)", numeric=False),
+        _Column("holds", lambda section: section.kind or "", numeric=False),
+        *_sizes(),
+        *_figures(measurement, sections, lambda section: section.stats),
+    ]
+    return _fill(columns, sections, lambda section: _stats_mood(section.stats))
+
+
+def group_grid(measurement: Measurement, groups: Sequence[Summary]) -> Grid:
+    """A row for each group of a roll-up."""
+    columns: list[_Column[Summary]] = [
+        _Column("group", lambda group: visible(group.name), numeric=False),
+        *_sizes(),
+        *_figures(measurement, groups, lambda group: group.stats),
+    ]
+    return _fill(columns, groups, lambda group: _stats_mood(group.stats))
+
+
+def dtypes(measurement: Measurement) -> tuple[str, ...]:
+    """Names of the dtypes that occur, in file order."""
+    return tuple(dict.fromkeys(tensor.spec.dtype.name for tensor in measurement.tensors))
+
+
+def magnitude_name(measurement: Measurement) -> str:
+    """`max |g|`, unless something else than gradients is known to be among the tensors."""
+    foreign = any(section.kind in ("weights", "optimizer") for section in measurement.sections)
+    return "max |x|" if foreign else "max |g|"
+
+
+def _sizes() -> tuple[_Column[Summary], ...]:
+    return (
+        _Column("tensors", lambda summary: f"{summary.tensors:,}"),
+        _Column("elements", lambda summary: f"{summary.stats.numel:,}"),
+    )
+
+
+def _figures(
+    measurement: Measurement, items: Sequence[Item], stats_of: Callable[[Item], TensorStats]
+) -> Iterator[_Column[Item]]:
+    def column(header: str, cell: Callable[[TensorStats], str]) -> _Column[Item]:
+        return _Column(header, lambda item: cell(stats_of(item)))
+
+    def occurs(count: Callable[[TensorStats], int]) -> bool:
+        return any(count(stats_of(item)) for item in items)
+
+    yield column(
+        norm_name(measurement.norm_type), lambda stats: significant(stats.norm, CELL_DIGITS)
+    )
+    yield column(magnitude_name(measurement), lambda stats: significant(stats.max_abs, CELL_DIGITS))
+    if occurs(lambda stats: stats.zeros):
+        yield column("zeros", lambda stats: share(stats.zeros, stats.numel))
+    if occurs(lambda stats: stats.nan):
+        yield column("NaN", lambda stats: tally(stats.nan))
+    if occurs(lambda stats: stats.posinf):
+        yield column("+Inf", lambda stats: tally(stats.posinf))
+    if occurs(lambda stats: stats.neginf):
+        yield column("-Inf", lambda stats: tally(stats.neginf))
+
+
+def _fill(
+    columns: Sequence[_Column[Item]], items: Sequence[Item], mood: Callable[[Item], Mood]
+) -> Grid:
+    cells = [column.cell for column in columns]
+    return Grid(
+        headers=tuple(column.header for column in columns),
+        numeric=tuple(column.numeric for column in columns),
+        rows=tuple(Row(tuple(cell(item) for cell in cells), mood(item)) for item in items),
+    )
+
+
+def _label(tensor: TensorMeasurement) -> str:
+    alias_of = tensor.spec.alias_of
+    return visible(tensor.name if alias_of is None else f"{tensor.name} = {alias_of}")
+
+
+def _tensor_mood(tensor: TensorMeasurement) -> Mood:
+    return "minor" if tensor.spec.alias_of is not None else _stats_mood(tensor.stats)
+
+
+def _stats_mood(stats: TensorStats) -> Mood:
+    return "alarming" if stats.nonfinite else "plain"

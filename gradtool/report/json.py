@@ -1,0 +1,131 @@
+"""Reports for programs, schema `gradtool.inspect/1`: strict JSON, one line for each tensor."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final
+
+from gradtool import __version__
+from gradtool.core.measurement import Summary, TensorMeasurement
+from gradtool.core.tensors import Skipped
+from gradtool.report.model import InspectReport, Style
+
+SCHEMA: Final = "gradtool.inspect/1"
+
+# One encoder for all calls: `json.dumps` with options builds another for each.
+_encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+
+
+def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG001
+    """All reports as one JSON object."""
+    texts = ",\n".join(_object(_report(report)) for report in reports)
+    return f'{{"schema": "{SCHEMA}", "gradtool": "{__version__}", "reports": [\n{texts}\n]}}\n'
+
+
+def _object(fields: Mapping[str, object]) -> str:
+    """One field a line, and for an iterator one item a line.
+
+    The standard library indents either everything or nothing, and indents in slow Python.
+    """
+    return "{" + ",\n ".join(f'"{key}": {_value(value)}' for key, value in fields.items()) + "}"
+
+
+def _value(value: object) -> str:
+    if not isinstance(value, Iterator):
+        return _encode(value)
+    lines = ",\n  ".join(map(_encode, value))
+    return f"[\n  {lines}]" if lines else "[]"
+
+
+def _report(report: InspectReport) -> dict[str, object]:
+    measurement, clip = report.measurement, report.clip
+    total = measurement.total
+    return {
+        "path": measurement.path,
+        "format": measurement.format,
+        "files": measurement.files,
+        "bytes": measurement.nbytes,
+        "norm_type": _number(measurement.norm_type),
+        "backend": measurement.backend,
+        "loss_scale": measurement.loss_scale,
+        "total": None if total is None else _figures(total),
+        "sections": (
+            {"name": section.name, "kind": section.kind, **_figures(section)}
+            for section in measurement.sections
+        ),
+        "clip": None
+        if clip is None
+        else {
+            "max_norm": _number(clip.max_norm),
+            "eps": clip.eps,
+            "clip_coef": _optional(clip.clip_coef),
+        },
+        "tensors": map(_tensor, report.rows),
+        "groups": ({"name": group.name, **_figures(group)} for group in report.groups),
+        "skipped": map(_skipped, measurement.skipped),
+        "notes": iter(measurement.notes),
+        "elapsed_s": round(measurement.elapsed_s, 6),
+    }
+
+
+def _figures(summary: Summary) -> dict[str, object]:
+    stats = summary.stats
+    return {
+        "tensors": summary.tensors,
+        "numel": stats.numel,
+        "norm": _number(stats.norm),
+        "finite_norm": _number(stats.finite_norm),
+        "native_norm": _optional(summary.native_norm),
+        "native_dtype": None if summary.native_dtype is None else summary.native_dtype.name,
+        "max_abs": _number(stats.max_abs),
+        "nan": stats.nan,
+        "posinf": stats.posinf,
+        "neginf": stats.neginf,
+        "zeros": stats.zeros,
+        "lower_bound": summary.lower_bound,
+    }
+
+
+def _tensor(tensor: TensorMeasurement) -> dict[str, object]:
+    spec, stats = tensor.spec, tensor.stats
+    return {
+        "name": spec.name,
+        "section": spec.section,
+        "dtype": spec.dtype.name,
+        "shape": spec.shape,
+        "numel": stats.numel,
+        "norm": _number(tensor.norm),
+        "finite_norm": _number(tensor.finite_norm),
+        "native_norm": _optional(tensor.native_norm),
+        "max_abs": _number(stats.max_abs),
+        "nan": stats.nan,
+        "posinf": stats.posinf,
+        "neginf": stats.neginf,
+        "zeros": stats.zeros,
+        "first_nonfinite": tensor.first_nonfinite,
+        "alias_of": spec.alias_of,
+    }
+
+
+def _skipped(skipped: Skipped) -> dict[str, object]:
+    return {
+        "name": skipped.name,
+        "section": skipped.section,
+        "dtype": skipped.dtype,
+        "reason": skipped.reason,
+    }
+
+
+def _optional(value: float | None) -> float | str | None:
+    return None if value is None else _number(value)
+
+
+def _number(value: float) -> float | str:
+    """JSON has no name for what is not finite; JavaScript's are what readers expect."""
+    if math.isfinite(value):
+        return value
+    if math.isnan(value):
+        return "NaN"
+    return "Infinity" if value > 0 else "-Infinity"

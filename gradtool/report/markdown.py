@@ -1,0 +1,99 @@
+"""Reports for pull requests and job summaries: GitHub's Markdown."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from gradtool.core.measurement import TensorMeasurement
+from gradtool.report.brackets import brackets
+from gradtool.report.escaping import visible
+from gradtool.report.grid import Grid, group_grid, section_grid, tensor_grid
+from gradtool.report.model import InspectReport, Style
+from gradtool.report.words import (
+    diagnoses,
+    holdings,
+    nonfinite_counts,
+    nonfinite_heading,
+    origin,
+    skipped_summary,
+    totals,
+)
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&@])")
+
+
+def render(reports: Sequence[InspectReport], style: Style) -> str:
+    """A heading, tables and lists for each report."""
+    return "\n".join("\n".join(_lines(report, style)) + "\n" for report in reports)
+
+
+def escaped(text: str) -> str:
+    """`text` as Markdown that shows exactly it: no emphasis, link, mention, HTML or cell."""
+    return _SPECIAL.sub(r"\\\1", text)
+
+
+def _lines(report: InspectReport, style: Style) -> Iterator[str]:
+    measurement = report.measurement
+    yield f"### {escaped(visible(measurement.path))}"
+    yield ""
+    yield escaped(f"{origin(measurement)}: {holdings(measurement)}")
+    yield ""
+    yield from (f"- **{escaped(label)}**: {escaped(value)}" for label, value in totals(report))
+    yield from (f"- ⚠ {escaped(text)}" for text in diagnoses(measurement))
+    if not style.quiet:
+        yield from _remarks(report, style)
+    for grid in _grids(report, style):
+        yield ""
+        yield from _table(grid)
+    if (shown := style.shown(report)) and len(shown) < len(measurement.tensors):
+        yield ""
+        yield f"{len(measurement.tensors) - len(shown):,} more tensors are not listed."
+    yield from _nonfinite(report)
+
+
+def _remarks(report: InspectReport, style: Style) -> Iterator[str]:
+    measurement = report.measurement
+    for line in skipped_summary(measurement.skipped, show_all=style.show_all):
+        yield f"- skipped {escaped(line)}"
+    yield from (f"- {escaped(visible(note))}" for note in measurement.notes)
+
+
+def _grids(report: InspectReport, style: Style) -> Iterator[Grid]:
+    measurement = report.measurement
+    if len(measurement.sections) > 1:
+        yield section_grid(measurement)
+    if report.groups:
+        yield group_grid(measurement, report.groups)
+    if tensors := style.shown(report):
+        yield tensor_grid(measurement, tensors)
+
+
+def _table(grid: Grid) -> Iterator[str]:
+    yield _row(grid.headers)
+    yield _row(["---:" if numeric else ":---" for numeric in grid.numeric], escape=str)
+    for row in grid.rows:
+        yield _row(row.cells)
+
+
+def _row(cells: Sequence[str], escape: Callable[[str], str] = escaped) -> str:
+    return f"| {' | '.join(map(escape, cells))} |"
+
+
+def _nonfinite(report: InspectReport) -> Iterator[str]:
+    heading = nonfinite_heading(report.measurement)
+    if heading is None:
+        return
+    yield ""
+    yield f"**Non-finite**: {escaped(heading)}"
+    yield ""
+    yield _row(["tensor", "non-finite", "finite before", "finite after"])
+    yield "| :--- | :--- | :--- | :--- |"
+    for bracket in brackets(report.measurement.tensors):
+        around = _neighbour(bracket.before), _neighbour(bracket.after)
+        for tensor in bracket.nonfinite:
+            yield _row([visible(tensor.name), nonfinite_counts(tensor), *around])
+
+
+def _neighbour(tensor: TensorMeasurement | None) -> str:
+    return "none" if tensor is None else visible(tensor.name)

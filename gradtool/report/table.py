@@ -1,0 +1,116 @@
+"""Reports for people at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from gradtool.core.measurement import TensorMeasurement
+from gradtool.report.brackets import Bracket, brackets
+from gradtool.report.escaping import visible
+from gradtool.report.figures import counted
+from gradtool.report.grid import Grid, Row, group_grid, section_grid, tensor_grid
+from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
+from gradtool.report.model import InspectReport, Style
+from gradtool.report.words import (
+    diagnoses,
+    holdings,
+    nonfinite_counts,
+    nonfinite_heading,
+    origin,
+    skipped_summary,
+    totals,
+)
+
+LABEL_WIDTH = 13
+RUNS = 10
+TENSORS_OF_RUN = 8
+
+
+def render(reports: Sequence[InspectReport], style: Style) -> str:
+    """The reports one after the other, an empty line between them."""
+    painter = Painter(colour=style.colour)
+    texts = ("\n".join(_lines(report, style, painter)) + "\n" for report in reports)
+    return "\n".join(texts)
+
+
+def _lines(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
+    measurement = report.measurement
+    title = f"({origin(measurement)}): {holdings(measurement)}"
+    path = visible(measurement.path)
+    first, *others = paragraph(f"{path} {title}", style.width, "  ")
+    yield first.replace(path, painter.paint(path, HEADER), 1)
+    yield from others
+    yield ""
+    yield from _grids(report, style, painter)
+    yield from _labelled(totals(report), style, painter)
+    yield from _remarks(report, style, painter)
+    yield from _nonfinite(report, style, painter)
+
+
+def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
+    measurement = report.measurement
+    if tensors := style.shown(report):
+        yield from grid_lines(tensor_grid(measurement, tensors), style.width, painter)
+        if left_out := len(measurement.tensors) - len(tensors):
+            yield painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"])
+        yield ""
+    if report.groups:
+        yield from grid_lines(group_grid(measurement, report.groups), style.width, painter)
+        yield ""
+    if len(measurement.sections) > 1:
+        yield from grid_lines(section_grid(measurement), style.width, painter)
+        yield ""
+
+
+def _labelled(pairs: Iterator[tuple[str, str]], style: Style, painter: Painter) -> Iterator[str]:
+    for label, value in pairs:
+        first, *others = paragraph(
+            f"{label:<{LABEL_WIDTH}} {value}", style.width, " " * (LABEL_WIDTH + 1)
+        )
+        yield painter.paint(first[:LABEL_WIDTH], HEADER) + first[LABEL_WIDTH:]
+        yield from others
+
+
+def _remarks(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
+    measurement = report.measurement
+    if not style.quiet:
+        skipped = skipped_summary(measurement.skipped, show_all=style.show_all)
+        yield from _labelled((("skipped", line) for line in skipped), style, painter)
+        notes = (("note", visible(note)) for note in measurement.notes)
+        yield from _labelled(notes, style, painter)
+    for text in diagnoses(measurement):
+        yield ""
+        for line in paragraph(text, style.width, "  "):
+            yield painter.paint(line, MOODS["alarming"])
+
+
+def _nonfinite(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
+    heading = nonfinite_heading(report.measurement)
+    if heading is None:
+        return
+    runs = list(brackets(report.measurement.tensors))
+    shown = runs if style.show_all else runs[:RUNS]
+    rows = tuple(row for run in shown for row in _bracket_rows(run, style))
+    yield ""
+    yield painter.paint(f"non-finite: {heading}", HEADER)
+    _, *lines = grid_lines(Grid(("", ""), (False, False), rows), style.width, painter)
+    yield from lines
+    if len(shown) < len(runs):
+        left_out = counted(len(runs) - len(shown), "more run")
+        yield painter.paint(f"… {left_out} of non-finite tensors (--all shows them)", HEADER)
+
+
+def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
+    yield _neighbour(bracket.before, "(start of file)")
+    shown = bracket.nonfinite if style.show_all else bracket.nonfinite[:TENSORS_OF_RUN]
+    for tensor in shown:
+        yield Row((f"  {visible(tensor.name)}", nonfinite_counts(tensor)), "alarming")
+    if left_out := len(bracket.nonfinite) - len(shown):
+        yield Row((f"  … {left_out:,} more", "--all shows them"), "alarming")
+    yield _neighbour(bracket.after, "(end of file)")
+
+
+def _neighbour(tensor: TensorMeasurement | None, edge: str) -> Row:
+    if tensor is None:
+        return Row((edge, ""), "minor")
+    return Row((visible(tensor.name), "finite"), "minor")

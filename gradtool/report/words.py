@@ -1,0 +1,139 @@
+"""What there is to say about a measurement in sentences; plain text, no look."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.stats import TensorStats
+from gradtool.core.tensors import Skipped
+from gradtool.report.escaping import visible
+from gradtool.report.figures import (
+    byte_size,
+    counted,
+    index_text,
+    norm_name,
+    precise,
+    share,
+    short,
+)
+from gradtool.report.grid import dtypes, magnitude_name
+from gradtool.report.model import ClipPreview, InspectReport
+
+_NOUNS = {"gradients": "gradient", "weights": "weight", "optimizer": "optimizer state"}
+_SKIPPED_NAMES = 3
+
+
+def origin(measurement: Measurement) -> str:
+    """`safetensors, 1 file, 2.1 GB`."""
+    files = counted(measurement.files, "file")
+    return f"{measurement.format}, {files}, {byte_size(measurement.nbytes)}"
+
+
+def holdings(measurement: Measurement) -> str:
+    """`290 tensors in F32`, `48 weights and 96 optimizer states in F32, BF16`."""
+    counts: Counter[str] = Counter()
+    for section in measurement.sections:
+        counts[_NOUNS[section.kind] if section.kind else "tensor"] += section.tensors
+    kinds = [counted(count, noun) for noun, count in counts.items()] or ["no tensors"]
+    listed = " and ".join([", ".join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)
+    return f"{listed} in {', '.join(dtypes(measurement))}" if measurement.tensors else listed
+
+
+def totals(report: InspectReport) -> Iterator[tuple[str, str]]:
+    """Label and value of what is known about all tensors together."""
+    measurement = report.measurement
+    if (total := measurement.total) is not None:
+        yield from _total(measurement, total)
+    else:
+        yield "total", "none: the sections hold different things; choose one with --section"
+    if measurement.loss_scale != 1.0:
+        yield "loss scale", f"every element was divided by {short(measurement.loss_scale)}"
+    if report.clip is not None:
+        yield "clip", _clip(report.clip, total)
+
+
+def _total(measurement: Measurement, total: Summary) -> Iterator[tuple[str, str]]:
+    stats = total.stats
+    bound = " (a lower bound: see skipped)" if total.lower_bound else ""
+    yield "total", f"{counted(total.tensors, 'tensor')}, {counted(stats.numel, 'element')}"
+    yield norm_name(measurement.norm_type), precise(stats.norm) + bound
+    if stats.nonfinite:
+        yield "finite norm", f"{precise(stats.finite_norm)} without NaN and Inf"
+    if total.native_norm is not None and total.native_dtype is not None:
+        yield "native norm", f"{precise(total.native_norm)} in {total.native_dtype.name}"
+    yield magnitude_name(measurement), precise(stats.max_abs)
+    if stats.zeros:
+        yield "zeros", f"{stats.zeros:,} ({share(stats.zeros, stats.numel)})"
+
+
+def _clip(clip: ClipPreview, total: Summary | None) -> str:
+    asked = f"max_norm {short(clip.max_norm)}, eps {short(clip.eps)}"
+    if clip.clip_coef is None or total is None:
+        return f"{asked}: no one norm to clip by; choose with --section"
+    outcome = f"{asked}: clip_coef {precise(clip.clip_coef)}"
+    if total.stats.nan:
+        return f"{outcome}: torch would make every element NaN; gradtool refuses"
+    if total.stats.nonfinite:
+        return f"{outcome}: torch would make Inf NaN, all others 0; gradtool refuses"
+    return f"{outcome}, nothing changes" if clip.clip_coef == 1.0 else outcome
+
+
+def diagnoses(measurement: Measurement) -> Iterator[str]:
+    """What the norms tell about training that figures alone do not say."""
+    total = measurement.total
+    for summary in measurement.sections if total is None else (total,):
+        where = f"{visible(summary.name)}: " if total is None else ""
+        if summary.kind in (None, "gradients"):
+            yield from (where + text for text in _native_trouble(summary))
+        yield from (where + text for text in _range_trouble(summary.stats))
+
+
+def _native_trouble(summary: Summary) -> Iterator[str]:
+    norm, native = summary.stats.norm, summary.native_norm
+    if native is None or summary.native_dtype is None or not math.isfinite(norm):
+        return
+    seen = f"native norm: {precise(native)} in {summary.native_dtype.name}, "
+    seen += f"true norm {precise(norm)}: torch's clip_grad_norm_ would have seen"
+    if math.isinf(native):
+        yield f"{seen} an infinite norm and zeroed every gradient"
+    elif native == 0.0 and norm > 0.0:
+        yield f"{seen} a norm of 0 and clipped nothing"
+
+
+def _range_trouble(stats: TensorStats) -> Iterator[str]:
+    if stats.norm == math.inf and not stats.nonfinite:
+        yield "the norm is larger than any float64, although every element is finite"
+    elif stats.norm == 0.0 and stats.max_abs > 0.0 and stats.norm_type > 0.0:
+        yield "the norm is smaller than any float64, although not every element is zero"
+
+
+def nonfinite_counts(tensor: TensorMeasurement) -> str:
+    """`17 NaN, 2 +Inf, first at [5, 7]`."""
+    stats = tensor.stats
+    counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
+    said = [f"{count:,} {kind}" for count, kind in counts if count]
+    if tensor.first_nonfinite:
+        said.append(f"first at {index_text(tensor.first_nonfinite)}")
+    return ", ".join(said)
+
+
+def nonfinite_heading(measurement: Measurement) -> str | None:
+    """`2 of 290 tensors, in file order`; None where all elements are finite."""
+    stored = [tensor for tensor in measurement.tensors if tensor.spec.alias_of is None]
+    bad = sum(tensor.stats.nonfinite > 0 for tensor in stored)
+    return f"{bad:,} of {counted(len(stored), 'tensor')}, in file order" if bad else None
+
+
+def skipped_summary(skipped: Sequence[Skipped], *, show_all: bool) -> Iterator[str]:
+    """One line for each reason: how many and which, `2 integer: step, rng.position`."""
+    names: dict[str, list[str]] = {}
+    for item in skipped:
+        reason = f"{item.reason} ({item.dtype})" if item.dtype else item.reason
+        names.setdefault(reason, []).append(visible(item.name))
+    for reason, members in names.items():
+        listed = members if show_all else members[:_SKIPPED_NAMES]
+        more = f" and {len(members) - len(listed):,} more" if members[len(listed) :] else ""
+        yield f"{len(members):,} {visible(reason)}: {', '.join(listed)}{more}"

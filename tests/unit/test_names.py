@@ -1,0 +1,81 @@
+"""Laws of names: natural order, filters, groups."""
+
+from fnmatch import fnmatchcase
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gradtool.core.names import UNGROUPED, group_namer, name_filter, natural_key
+from gradtool.errors import UsageError
+
+NUMBERS = st.integers(min_value=0, max_value=10**9)
+COMPONENTS = st.one_of(st.sampled_from(["layers", "mlp", "weight", "h"]), NUMBERS.map(str))
+NAMES = st.lists(COMPONENTS, min_size=1, max_size=5).map(".".join)
+GLOBS = st.text(alphabet="abw.*?[]!0", max_size=6)
+
+
+@given(NUMBERS, NUMBERS)
+def test_numbers_order_names_as_numbers_do(one: int, other: int) -> None:
+    keys = natural_key(f"h.{one}.w"), natural_key(f"h.{other}.w")
+    assert (keys[0] < keys[1]) == (one < other)
+
+
+@given(st.lists(st.text(max_size=8)))
+def test_any_names_can_be_ordered(names: list[str]) -> None:
+    ordered = sorted(names, key=natural_key)
+    assert sorted(ordered) == sorted(names)
+
+
+def test_layers_come_in_the_order_of_their_numbers() -> None:
+    names = [f"layers.{layer}.{part}" for layer in (10, 9, 100, 1) for part in ("w", "b")]
+    assert sorted(names, key=natural_key) == [
+        f"layers.{layer}.{part}" for layer in (1, 9, 10, 100) for part in ("b", "w")
+    ]
+
+
+@given(NAMES, st.lists(GLOBS, max_size=3), st.lists(GLOBS, max_size=3))
+def test_filters_are_any_include_and_no_exclude(
+    name: str, include: list[str], exclude: list[str]
+) -> None:
+    included = not include or any(fnmatchcase(name, glob) for glob in include)
+    excluded = any(fnmatchcase(name, glob) for glob in exclude)
+    assert name_filter(include, exclude)(name) == (included and not excluded)
+
+
+def test_a_star_matches_dots_too() -> None:
+    assert name_filter(["*.bias"], [])("layers.0.mlp.bias")
+    assert not name_filter(["*.bias"], ["layers.0.*"])("layers.0.mlp.bias")
+
+
+@given(NAMES, st.integers(min_value=1, max_value=7))
+def test_a_depth_groups_by_that_many_components(name: str, depth: int) -> None:
+    group = group_namer(str(depth))(name)
+    assert f"{name}.".startswith(f"{group}.")
+    assert group.count(".") + 1 == min(depth, name.count(".") + 1)
+
+
+@given(NAMES)
+def test_grouping_twice_is_grouping_once(name: str) -> None:
+    by_depth = group_namer("2")
+    assert by_depth(by_depth(name)) == by_depth(name)
+
+
+@given(NUMBERS, NUMBERS)
+def test_a_hash_folds_numbers_and_a_star_keeps_them(one: int, other: int) -> None:
+    names = f"model.layers.{one}.mlp.w", f"model.layers.{other}.attn.w"
+    assert set(map(group_namer("layers.#"), names)) == {"model.layers.#"}
+    apart = set(map(group_namer("layers.*"), names))
+    assert apart == {f"model.layers.{one}", f"model.layers.{other}"}
+
+
+def test_a_pattern_leaves_what_it_does_not_match_in_one_group() -> None:
+    group_of = group_namer("layers.#.*")
+    assert group_of("layers.3.mlp.w") == "layers.#.mlp"
+    assert group_of("embed.w") == group_of("layers.norm.w") == UNGROUPED
+
+
+@pytest.mark.parametrize("request_", ["0", "00", "", "layers..#", ".a", "a."])
+def test_a_request_for_no_group_is_refused(request_: str) -> None:
+    with pytest.raises(UsageError):
+        group_namer(request_)

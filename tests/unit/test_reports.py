@@ -1,0 +1,302 @@
+"""Laws of reports: what is in them, and what can never get out of them."""
+
+import csv
+import io
+import json
+import math
+import re
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from safetensors.numpy import save_file
+
+import gradtool
+from gradtool.cli.options import Order, ReportFormat
+from gradtool.core.dtypes import DTYPES
+from gradtool.core.measurement import Measurement, TensorMeasurement, summarize
+from gradtool.core.stats import TensorStats
+from gradtool.core.tensors import Skipped, TensorSpec
+from gradtool.report import REPORTERS
+from gradtool.report.arrangement import ORDERS, arrange, report_on
+from gradtool.report.brackets import brackets
+from gradtool.report.escaping import visible
+from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
+
+EVIL = 'a|b,"c"\x1b[31m\u202egnp.\ud800[bold]`_*<i>\n\\|中'
+SCHEMA = json.loads(
+    (files("gradtool.report") / "schemas" / "inspect-1.schema.json").read_text("utf-8")
+)
+
+
+def tensor(name: str, *, nan: int = 0, alias_of: str | None = None) -> TensorMeasurement:
+    spec = TensorSpec(name, DTYPES["F32"], (2, 5), alias_of=alias_of)
+    stats = TensorStats(2.0, 10, 10.0, nan=nan, max_abs=1.5, first_nonfinite=7 if nan else None)
+    return TensorMeasurement(
+        spec,
+        stats,
+        owned=stats,
+        owned_in_section=stats,
+        norm=stats.norm,
+        native_norm=spec.dtype.round(stats.norm),
+    )
+
+
+def report_of(*tensors: TensorMeasurement, skipped: tuple[Skipped, ...] = ()) -> InspectReport:
+    total = summarize("", None, tensors, skipped, 2.0)
+    measurement = Measurement(
+        path="dump.safetensors",
+        format="safetensors",
+        files=1,
+        nbytes=1234,
+        norm_type=2.0,
+        backend="numpy",
+        loss_scale=1.0,
+        tensors=tensors,
+        sections=(total,),
+        total=total,
+        skipped=skipped,
+        notes=("a note",),
+        elapsed_s=0.25,
+    )
+    return report_on(measurement, order="file", group_by="1", max_norm=1.0)
+
+
+def render(name: str, *reports: InspectReport, **style: Any) -> str:
+    return REPORTERS[name](reports, Style(**style))
+
+
+def strict_json(text: str) -> Any:
+    def refuse(constant: str) -> None:
+        raise AssertionError(constant)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def ungrouped(report: InspectReport) -> InspectReport:
+    return InspectReport(report.measurement, report.rows)
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> str:
+    path = str(tmp_path / "dump.safetensors")
+    tensors = {
+        "layers.10.w": np.full((2, 3), 3.0, np.float16),
+        "layers.9.w": np.array([1.0, np.inf, -np.inf, np.nan, 0.0], np.float32),
+        "empty": np.zeros((0, 4), np.float32),
+        "scalar": np.array(2.0, np.float64),
+        "step": np.array([7]),
+    }
+    save_file(tensors, path)
+    return path
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1.0, 0.0, math.inf, -math.inf, -1.0])
+def test_json_of_a_real_dump_obeys_the_schema(dump: str, norm_type: float) -> None:
+    measurement = gradtool.measure(dump, norm_type=norm_type)
+    report = report_on(measurement, group_by="layers.#", max_norm=math.inf, eps=0.0)
+    result = strict_json(render("json", report))
+    jsonschema.Draft202012Validator(SCHEMA).validate(result)
+    assert result["gradtool"] == gradtool.__version__
+    (written,) = result["reports"]
+    assert {entry["name"] for entry in written["tensors"]} | {"step"} == {
+        "layers.10.w", "layers.9.w", "empty", "scalar", "step"
+    }  # fmt: skip
+    assert [entry["name"] for entry in written["skipped"]] == ["step"]
+
+
+def test_the_schema_refuses_what_reports_never_hold(dump: str) -> None:
+    measurement = gradtool.measure(dump)
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    result = strict_json(render("json", report_on(measurement)))
+    assert validator.is_valid(result)
+    for key, wrong in (("norm_type", "NaN"), ("bytes", -1), ("total", {}), ("tensors", [{}])):
+        report = {**result["reports"][0], key: wrong}
+        assert not validator.is_valid({**result, "reports": [report]}), key
+    assert validator.is_valid({**result, "added": 1}), "fields may be added"
+
+
+def test_json_says_nonfinite_numbers_in_strings() -> None:
+    result = strict_json(render("json", report_of(tensor("a"), tensor("b", nan=3))))
+    first, second = result["reports"][0]["tensors"]
+    assert (first["norm"], second["norm"]) == (math.sqrt(10.0), "NaN")
+    assert second["first_nonfinite"] == [1, 2]
+    assert result["reports"][0]["clip"]["clip_coef"] == "NaN"
+
+
+def test_json_keeps_every_name_exactly() -> None:
+    result = strict_json(render("json", report_of(tensor(EVIL))))
+    assert result["reports"][0]["tensors"][0]["name"] == EVIL
+
+
+def test_json_without_one_total_has_null_there(dump: str) -> None:
+    whole = gradtool.measure(dump)
+    parts = Measurement(
+        **{field: getattr(whole, field) for field in Measurement.__slots__} | {"total": None}
+    )
+    report = report_on(parts, max_norm=1.0)
+    result = strict_json(render("json", report))
+    jsonschema.Draft202012Validator(SCHEMA).validate(result)
+    assert result["reports"][0]["total"] is None
+    assert result["reports"][0]["clip"]["clip_coef"] is None
+    assert "choose one with --section" in render("table", report)
+
+
+def test_csv_is_read_back_by_a_csv_reader() -> None:
+    report = report_of(tensor('quote " and, comma'), tensor("b", nan=3, alias_of="a"))
+    text = render("csv", report, report)
+    assert text.count("\r\n") == 5
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["name"] for row in rows] == ['quote " and, comma', "b"] * 2
+    assert float(rows[0]["norm"]) == math.sqrt(10.0)
+    assert (rows[1]["norm"], rows[1]["first_nonfinite"]) == ("NaN", "[1, 2]")
+    assert (rows[1]["shape"], rows[1]["alias_of"]) == ("2x5", "a")
+    assert rows[0]["path"] == "dump.safetensors"
+
+
+def test_markdown_rows_have_as_many_cells_as_their_header() -> None:
+    lines = render("markdown", report_of(tensor("a|b"), tensor("`c`|\\|", nan=1))).splitlines()
+    tables = [line for line in lines if line.startswith("|")]
+    assert tables
+    widths: list[int] = []
+    for line, following in zip(tables, [*tables[1:], ""], strict=True):
+        cells = len(re.findall(r"(?<!\\)\|", line))
+        if re.match(r"\| :?---", following):
+            widths.append(cells)
+        assert cells == widths[-1]
+
+
+def test_markdown_says_names_literally() -> None:
+    text = render("markdown", ungrouped(report_of(tensor("__init__<img>@someone"))))
+    assert r"\_\_init\_\_\<img\>\@someone" in text
+
+
+@pytest.mark.parametrize("name", ["table", "markdown", "csv"])
+def test_no_report_acts_on_a_terminal(name: str) -> None:
+    report = report_of(tensor(EVIL, nan=2), skipped=(Skipped(EVIL, EVIL, EVIL),))
+    text = render(name, report, show_all=True)
+    assert all(char.isprintable() or char in "\r\n" for char in text)
+    assert "\\x1b" in text.replace("\\\\", "\\")
+    text.encode()
+
+
+@given(st.text(alphabet=st.characters()))
+def test_visible_text_is_printable_and_stays_as_it_is(text: str) -> None:
+    shown = visible(text)
+    assert shown.isprintable()
+    assert visible(shown) == shown
+    assert not text.isprintable() or shown == text
+
+
+@st.composite
+def files_of_tensors(draw: st.DrawFn) -> list[TensorMeasurement]:
+    kinds = draw(st.lists(st.sampled_from(["finite", "nonfinite", "alias"]), max_size=12))
+    return [
+        tensor(str(at), nan=int(kind == "nonfinite"), alias_of="0" if kind == "alias" else None)
+        for at, kind in enumerate(kinds)
+    ]
+
+
+@given(files_of_tensors())
+def test_brackets_are_the_nearest_finite_tensors_of_each_nonfinite_one(
+    tensors: list[TensorMeasurement],
+) -> None:
+    def nearest(candidates: Iterator[TensorMeasurement]) -> TensorMeasurement | None:
+        return next((t for t in candidates if not t.stats.nonfinite and not t.spec.alias_of), None)
+
+    found = {
+        faulty.name: (bracket.before, bracket.after)
+        for bracket in brackets(tensors)
+        for faulty in bracket.nonfinite
+    }
+    assert found == {
+        faulty.name: (nearest(reversed(tensors[:at])), nearest(iter(tensors[at:])))
+        for at, faulty in enumerate(tensors)
+        if faulty.stats.nonfinite
+    }
+
+
+def test_the_table_brackets_the_faulty_layer() -> None:
+    report = report_of(tensor("h.0"), tensor("h.1", nan=4), tensor("h.2", nan=1), tensor("h.3"))
+    lines = [" ".join(line.split()) for line in render("table", report).splitlines()]
+    at = lines.index("non-finite: 2 of 4 tensors, in file order")
+    assert lines[at + 1 :] == [
+        "h.0 finite",
+        "h.1 4 NaN, first at [1, 2]",
+        "h.2 1 NaN, first at [1, 2]",
+        "h.3 finite",
+    ]
+
+
+@pytest.mark.parametrize("width", [64, 80, 120, 200])
+@pytest.mark.parametrize(
+    "name", ["a" * 300, "model.layers.17." + "w" * 90, "中" * 70], ids=["long", "layer", "wide"]
+)
+def test_long_names_never_cost_a_figure(width: int, name: str) -> None:
+    report = ungrouped(report_of(tensor(name), tensor("b", nan=12345)))
+    lines = render("table", report, width=width).splitlines()
+    assert all(cell_len(line) <= width for line in lines)
+    assert sum(line.split()[-4:] == ["2x5", "3.1623", "1.5000", "-"] for line in lines) == 1
+    assert any("17." in line for line in lines) == ("17." in name)
+
+
+def test_without_a_width_names_are_whole() -> None:
+    assert "n" * 500 in render("table", ungrouped(report_of(tensor("n" * 500))))
+
+
+def test_people_are_shown_a_screen_of_rows_unless_they_ask_for_all() -> None:
+    report = ungrouped(report_of(*(tensor(f"t{at}") for at in range(DEFAULT_ROWS + 3))))
+    assert f"t{DEFAULT_ROWS}" not in render("table", report)
+    assert "… 3 more (--all shows them)" in render("table", report)
+    assert f"t{DEFAULT_ROWS + 2}" in render("table", report, show_all=True)
+    assert "t0" not in render("table", report, quiet=True)
+
+
+def test_overflow_in_the_native_dtype_is_said_in_words(tmp_path: Path) -> None:
+    path = str(tmp_path / "overflow.safetensors")
+    save_file({"w": np.full(2, 6e4, np.float16)}, path)
+    measurement = gradtool.measure(path)
+    text = render("table", report_on(measurement))
+    assert "native norm: Infinity in F16, true norm 84852.8" in text
+    assert "an infinite norm and zeroed every gradient" in text
+
+
+def test_weights_and_moments_are_never_called_gradients(tmp_path: Path) -> None:
+    path = str(tmp_path / "training.safetensors")
+    names = ("model.w", "optimizer.exp_avg")
+    save_file({name: np.full(2, 6e4, np.float16) for name in names}, path)
+    measurement = gradtool.measure(path)
+    for name in ("table", "markdown"):
+        text = render(name, report_on(measurement))
+        assert "1 weight and 1 optimizer state in F16" in text
+        assert "gradient" not in text
+        assert "|g|" not in text
+
+
+def test_colour_is_there_only_when_asked_for() -> None:
+    report = report_of(tensor("a", nan=1))
+    plain, coloured = render("table", report), render("table", report, colour=True)
+    assert "\x1b" not in plain
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
+
+
+@given(files_of_tensors(), st.sampled_from(sorted(ORDERS)))
+def test_every_order_lists_the_same_tensors(tensors: list[TensorMeasurement], order: str) -> None:
+    arranged = arrange(tensors, order)
+    assert sorted(t.name for t in arranged) == sorted(t.name for t in tensors)
+    assert arrange(tensors, order, top=2) == arranged[:2]
+    if order in ("norm", "nonfinite"):
+        faulty = [bool(t.stats.nonfinite) for t in arranged]
+        assert faulty == sorted(faulty, reverse=True)
+
+
+def test_the_command_line_knows_every_format_and_order() -> None:
+    assert list(ReportFormat) == list(REPORTERS)
+    assert list(Order) == list(ORDERS)
