@@ -2,7 +2,7 @@
 
     >>> import gradtool
     >>> measurement = gradtool.measure("run/grads.safetensors")
-    >>> measurement.total.stats.norm
+    >>> measurement.total.norm
 
 Names are resolved on first use, so that `gradtool --help` loads no array library.
 """

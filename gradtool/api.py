@@ -100,9 +100,10 @@ def _select(
     if not tensors:
         sections = sorted({spec.section for spec in checkpoint.tensors})
         if section is not None and section not in sections:
+            names = ", ".join(repr(name) for name in sections if name)
             raise UsageError(
                 f"{checkpoint.path}: has no section {section!r}",
-                hint="its sections are " + ", ".join(map(repr, sections)),
+                hint=f"its sections are {names}" if names else "it has no sections",
             )
         raise UsageError(f"{checkpoint.path}: no tensor matches the filters")
     skipped = tuple(

@@ -11,7 +11,7 @@ from gradtool.cli.progress import ByteProgress
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.names import group_namer
 from gradtool.errors import UsageError
-from gradtool.report import REPORTERS
+from gradtool.report import reporter
 from gradtool.report.arrangement import report_on
 from gradtool.report.model import InspectReport
 
@@ -76,7 +76,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
     reports, exit_code = for_each(paths, report)
     if reports:
         style = console.style(color, output, quiet=quiet, show_all=show_all or top is not None)
-        console.write_result(REPORTERS[report_format](reports, style), output)
+        console.write_result(reporter(report_format)(reports, style), output)
     raise typer.Exit(exit_code)
 
 

@@ -23,6 +23,7 @@ class TensorMeasurement:
         owned: over the stored elements that no earlier tensor names: what it adds to the
             total, so that shared storage counts once. None where it shares all of them.
         owned_in_section: the same among the tensors of its section.
+        norm: by the rules of IEEE and torch, see `TensorStats.norm`.
         native_norm: the norm rounded to the dtype in which torch returns it; None where
             torch has none.
     """
@@ -31,12 +32,18 @@ class TensorMeasurement:
     stats: TensorStats
     owned: TensorStats | None
     owned_in_section: TensorStats | None
+    norm: float
     native_norm: float | None
 
     @property
     def name(self) -> str:
         """The tensor's name."""
         return self.spec.name
+
+    @property
+    def finite_norm(self) -> float:
+        """The norm of the finite elements."""
+        return self.stats.finite_norm if self.stats.nonfinite else self.norm
 
     @property
     def first_nonfinite(self) -> tuple[int, ...] | None:
@@ -67,6 +74,16 @@ class Summary:
     native_norm: float | None
     native_dtype: DType | None
     lower_bound: bool
+
+    @property
+    def norm(self) -> float:
+        """The norm over all of them; see `TensorStats.norm`."""
+        return self.stats.norm
+
+    @property
+    def finite_norm(self) -> float:
+        """The norm of the finite elements."""
+        return self.stats.finite_norm
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,13 @@ UNGROUPED = "(other)"
 """The group of the names that a group pattern does not match."""
 
 
-def natural_key(name: str) -> tuple[tuple[str, int], ...]:
+def natural_key(name: str) -> tuple[tuple[str, int, str], ...]:
     """A sort key by which `layers.9` comes before `layers.10`."""
     parts = _DIGITS.split(name)
-    numbers = [int(digits) for digits in parts[1::2]]
-    return tuple(zip(parts[::2], [*numbers, -1], strict=True))
+    # A number as its length and digits: names may hold more digits than `int` would read.
+    numbers = [digits.lstrip("0") for digits in parts[1::2]]
+    lengths = map(len, numbers)
+    return (*zip(parts[::2], lengths, numbers, strict=False), (parts[-1], -1, ""))
 
 
 def name_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:

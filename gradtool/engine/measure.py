@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.stats import TensorStats, merge
@@ -59,8 +60,7 @@ def measure(
     return _measurement(checkpoint, tensors, norm_type, loss_scale, started)
 
 
-@dataclass(frozen=True, slots=True)
-class _Holders:
+class _Holders(NamedTuple):
     """Which targets hold a tensor's figures: all of it, and what it alone adds to sums."""
 
     named: int
@@ -128,6 +128,7 @@ class _Selection:
         for spec, holders in zip(self.specs, self.holders, strict=True):
             times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
             stats = found[holders.named].repeated(times)
+            norm = stats.norm
             owned, in_section = holders.owned, holders.owned_in_section
             native = spec.dtype.norm_dtype
             yield TensorMeasurement(
@@ -135,7 +136,8 @@ class _Selection:
                 stats=stats,
                 owned=None if owned is None else found[owned],
                 owned_in_section=None if in_section is None else found[in_section],
-                native_norm=None if native is None else native.round(stats.norm),
+                norm=norm,
+                native_norm=None if native is None else native.round(norm),
             )
 
 

@@ -7,6 +7,7 @@ finite. Integer kernels on them are the cheapest way to all three, for every wid
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -20,6 +21,23 @@ from gradtool.core.dtypes import DType
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
+
+
+_held = threading.local()
+
+
+def scratch(name: str, dtype: DTypeLike, count: int) -> Array:
+    """An array of this thread's own for `count` elements, its content that of the last use.
+
+    Temporary arrays of this size would go back to the system each time, and come again page
+    by page.
+    """
+    held: Array | None = getattr(_held, name, None)
+    nbytes = count * np.dtype(dtype).itemsize
+    if held is None or len(held) < nbytes:
+        held = np.empty(nbytes, np.uint8)
+        setattr(_held, name, held)
+    return held[:nbytes].view(dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +63,9 @@ class Encoding:
 def _decode_f16(words: Array, out: Float64) -> None:
     # By table: conversions of half precision are slow in NumPy, and bit tricks through
     # float32 are slow on subnormals, of which real float16 gradients are full.
-    np.take(_f16_values(), words, out=out, mode="clip")
+    indices = scratch("indices", np.intp, len(words))
+    np.copyto(indices, words)
+    np.take(_f16_values(), indices, out=out, mode="clip")
 
 
 @cache
@@ -55,7 +75,9 @@ def _f16_values() -> Float64:
 
 def _decode_bf16(words: Array, out: Float64) -> None:
     # bfloat16 is the upper half of a float32.
-    np.copyto(out, np.left_shift(words, 16, dtype=np.uint32).view(np.float32))
+    wide = scratch("wide", np.uint32, len(words))
+    np.left_shift(words, 16, out=wide, dtype=np.uint32)
+    np.copyto(out, wide.view(np.float32))
 
 
 def _decode_f32(words: Array, out: Float64) -> None:

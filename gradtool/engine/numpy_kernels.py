@@ -15,7 +15,7 @@ import numpy as np
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.stats import TensorStats, power_scale
-from gradtool.engine.numpy_encodings import F64, Array, Encoding, Float64, real_words
+from gradtool.engine.numpy_encodings import F64, Array, Encoding, Float64, real_words, scratch
 
 NAME: Final = "numpy"
 
@@ -44,7 +44,7 @@ def stats(
     with np.errstate(all="ignore"):
         if dtype.component is None:
             words, encoding = real_words(raw, dtype, big_endian=big_endian)
-            values = np.empty(len(words))
+            values = scratch("values", np.float64, len(words))
             encoding.decode(words, values)
             return _segments(words, values, encoding, counts, norm_type)
         values, halved = _magnitudes(raw, DTYPES[dtype.component], big_endian=big_endian)
@@ -63,7 +63,8 @@ def nonfinite_positions(raw: Array, dtype: DType, *, big_endian: bool = False) -
 def _segments(
     words: Array, values: Float64, encoding: Encoding, counts: Sequence[int], p: float
 ) -> list[TensorStats]:
-    magnitudes = np.bitwise_and(words, encoding.word.type(encoding.magnitude))
+    magnitudes = scratch("magnitudes", encoding.word, len(words))
+    np.bitwise_and(words, encoding.word.type(encoding.magnitude), out=magnitudes)
     if len(counts) > 1 and p == 2.0:
         return _many_squares(magnitudes, values, encoding, counts)
     found, start = [], 0
@@ -129,7 +130,8 @@ def _many_squares(
     peaks = np.maximum.reduceat(magnitudes, starts)
     max_abs = np.empty(len(peaks))
     encoding.decode(peaks, max_abs)
-    sums = np.add.reduceat(np.square(values), starts).tolist()
+    squares = np.square(values, out=scratch("squares", np.float64, len(values)))
+    sums = np.add.reduceat(squares, starts).tolist()
     zeros = [0] * len(counts)
     if np.count_nonzero(magnitudes) < len(magnitudes):
         zeros = np.add.reduceat(magnitudes == 0, starts, dtype=np.intp).tolist()

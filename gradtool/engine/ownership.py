@@ -62,15 +62,16 @@ def _clusters(specs: Sequence[TensorSpec]) -> list[list[int]]:
     ]
     ranges.sort()
     clusters: list[list[int]] = []
+    linked: list[int] = []
     file, end = -1, 0
     for at, start, stop, index in ranges:
-        if at == file and start < end:
-            clusters[-1].append(index)
-        else:
-            clusters.append([index])
-            end = 0
-        file, end = at, max(end, stop)
-    return [cluster for cluster in clusters if len(set(cluster)) > 1]
+        if at != file or start >= end:
+            if len(linked) > 1:
+                clusters.append(linked)
+            linked, file, end = [], at, 0
+        linked.append(index)
+        end = max(end, stop)
+    return [cluster for cluster in (*clusters, linked) if len(set(cluster)) > 1]
 
 
 def _elements(spec: TensorSpec) -> object:

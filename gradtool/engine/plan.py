@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, NamedTuple
 
 from gradtool.core.dtypes import DType
 from gradtool.core.strides import contiguous_strides, is_dense, repetitions
@@ -51,8 +51,7 @@ class Target:
     earlier: tuple[tuple[int, Layout], ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
+class Piece(NamedTuple):
     """Consecutive elements of one target: `nbytes` bytes at `offset` of the task's file.
 
     `first` is the position of its first element in the tensor's stored order.
@@ -148,26 +147,26 @@ def _read_tasks(targets: Sequence[Target]) -> Iterator[ReadTask]:
     task: ReadTask | None = None
     for extent, index, first in _extents_in_file_order(targets):
         spec = targets[index].spec
-        layout = layout_of(spec)
-        for offset in range(0, extent.nbytes, BLOCK_ELEMENTS * spec.dtype.itemsize):
-            nbytes = min(BLOCK_ELEMENTS * spec.dtype.itemsize, extent.nbytes - offset)
+        itemsize, layout = spec.dtype.itemsize, layout_of(spec)
+        for start in range(0, extent.nbytes, BLOCK_ELEMENTS * itemsize):
+            nbytes = min(BLOCK_ELEMENTS * itemsize, extent.nbytes - start)
             if task is None or task.file is not extent.file or task.nbytes + nbytes > TASK_BYTES:
                 if task is not None:
                     yield task
                 task = ReadTask(extent.file)
-            piece = Piece(
-                index, first + offset // spec.dtype.itemsize, extent.offset + offset, nbytes
-            )
             if not task.blocks or not _joins(task.blocks[-1], spec, layout, nbytes):
                 task.blocks.append(Block(spec.dtype, spec.big_endian, layout))
-            task.blocks[-1].pieces.append(piece)
-            task.blocks[-1].nbytes += nbytes
+            block = task.blocks[-1]
+            block.pieces.append(
+                Piece(index, first + start // itemsize, extent.offset + start, nbytes)
+            )
+            block.nbytes += nbytes
             task.nbytes += nbytes
     if task is not None:
         yield task
 
 
-def _extents_in_file_order(targets: Sequence[Target]) -> list[tuple[Extent, int, int]]:
+def _extents_in_file_order(targets: Sequence[Target]) -> Iterator[tuple[Extent, int, int]]:
     """(extent, target, position of its first element), so that disks read forwards."""
     order: dict[str, int] = {}
     found = []
@@ -176,10 +175,12 @@ def _extents_in_file_order(targets: Sequence[Target]) -> list[tuple[Extent, int,
             continue
         first = 0
         for extent in target.spec.extents:
-            order.setdefault(extent.file.path, len(order))
-            found.append((extent, index, first))
+            file = order.setdefault(extent.file.path, len(order))
+            found.append((file, extent.offset, index, first, extent))
             first += extent.nbytes // target.spec.dtype.itemsize
-    return sorted(found, key=lambda item: (order[item[0].file.path], item[0].offset, item[1]))
+    found.sort()
+    for _, _, index, first, extent in found:
+        yield extent, index, first
 
 
 def _joins(block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int) -> bool:

@@ -75,8 +75,8 @@ def _figures(summary: Summary) -> dict[str, object]:
     return {
         "tensors": summary.tensors,
         "numel": stats.numel,
-        "norm": _number(stats.norm),
-        "finite_norm": _number(stats.finite_norm),
+        "norm": _number(summary.norm),
+        "finite_norm": _number(summary.finite_norm),
         "native_norm": _optional(summary.native_norm),
         "native_dtype": None if summary.native_dtype is None else summary.native_dtype.name,
         "max_abs": _number(stats.max_abs),

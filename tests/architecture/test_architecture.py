@@ -13,7 +13,7 @@ import pytest
 import gradtool
 from gradtool import errors
 from gradtool.formats import FORMATS
-from gradtool.report import REPORTERS
+from gradtool.report import REPORTERS, reporter
 
 PACKAGE = Path(gradtool.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -50,6 +50,7 @@ def test_the_table_of_formats_lists_the_modules_of_single_files() -> None:
 def test_the_table_of_reporters_lists_modules_that_exist() -> None:
     modules = {m.stem for m in (PACKAGE / "report").glob("*.py")}
     assert set(REPORTERS) <= modules
+    assert all(callable(reporter(name)) for name in REPORTERS)
 
 
 def test_every_public_name_resolves_and_is_listed() -> None:

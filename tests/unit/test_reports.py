@@ -24,7 +24,7 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement, TensorMeasurement, summarize
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
-from gradtool.report import REPORTERS
+from gradtool.report import REPORTERS, reporter
 from gradtool.report.arrangement import ORDERS, arrange, report_on
 from gradtool.report.brackets import brackets
 from gradtool.report.escaping import visible
@@ -70,7 +70,7 @@ def report_of(*tensors: TensorMeasurement, skipped: tuple[Skipped, ...] = ()) ->
 
 
 def render(name: str, *reports: InspectReport, **style: Any) -> str:
-    return REPORTERS[name](reports, Style(**style))
+    return reporter(name)(reports, Style(**style))
 
 
 def strict_json(text: str) -> Any:
