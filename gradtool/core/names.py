@@ -8,19 +8,21 @@ from fnmatch import translate
 
 from gradtool.errors import UsageError
 
-_DIGITS = re.compile(r"(\d+)")
+_DIGITS = re.compile(r"\d+")
 
 UNGROUPED = "(other)"
 """The group of the names that a group pattern does not match."""
 
 
-def natural_key(name: str) -> tuple[tuple[str, int, str], ...]:
+def natural_key(name: str) -> str:
     """A sort key by which `layers.9` comes before `layers.10`."""
-    parts = _DIGITS.split(name)
-    # A number as its length and digits: names may hold more digits than `int` would read.
-    numbers = [digits.lstrip("0") for digits in parts[1::2]]
-    lengths = map(len, numbers)
-    return (*zip(parts[::2], lengths, numbers, strict=False), (parts[-1], -1, ""))
+    return _DIGITS.sub(_with_length, name)
+
+
+def _with_length(digits: re.Match[str]) -> str:
+    # Longer numbers are larger; names may hold more digits than `int` would read.
+    number = digits[0].lstrip("0")
+    return f"{len(number):08d}{number}"
 
 
 def name_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:

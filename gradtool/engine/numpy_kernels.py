@@ -135,14 +135,24 @@ def _many_squares(
     zeros = [0] * len(counts)
     if np.count_nonzero(magnitudes) < len(magnitudes):
         zeros = np.add.reduceat(magnitudes == 0, starts, dtype=np.intp).tolist()
-    found = []
-    for i, peak in enumerate(max_abs.tolist()):
-        if not math.isfinite(peak) or power_scale(peak, 2.0) != 1.0:
-            part = slice(int(starts[i]), int(ends[i]))
-            found.append(_segment(magnitudes[part], values[part], encoding, 2.0))
-        else:
-            found.append(TensorStats(2.0, counts[i], sums[i], 1.0, peak, zeros=zeros[i]))
-    return found
+    largest = max_abs.tolist()
+    if _are_safe_to_square(largest):
+        rows = zip(counts, sums, largest, zeros, strict=True)
+        return [
+            TensorStats(2.0, count, power_sum, 1.0, peak, zeros=none)
+            for count, power_sum, peak, none in rows
+        ]
+    return [
+        _segment(magnitudes[start:end], values[start:end], encoding, 2.0)
+        for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
+    ]
+
+
+def _are_safe_to_square(peaks: list[float]) -> bool:
+    """Whether all are finite and need no scale; those between two that need none do not either."""
+    nonzero = [peak for peak in peaks if peak]
+    extremes = (min(nonzero, default=1.0), max(peaks))
+    return all(map(math.isfinite, peaks)) and {power_scale(x, 2.0) for x in extremes} == {1.0}
 
 
 def _power_sum(values: Float64, p: float, scale: float) -> float:

@@ -28,6 +28,7 @@ def _object(fields: Mapping[str, object]) -> str:
     """One field a line, and for an iterator one item a line.
 
     The standard library indents either everything or nothing, and indents in slow Python.
+    Items that are text already are JSON.
     """
     return "{" + ",\n ".join(f'"{key}": {_value(value)}' for key, value in fields.items()) + "}"
 
@@ -35,7 +36,7 @@ def _object(fields: Mapping[str, object]) -> str:
 def _value(value: object) -> str:
     if not isinstance(value, Iterator):
         return _encode(value)
-    lines = ",\n  ".join(map(_encode, value))
+    lines = ",\n  ".join(item if isinstance(item, str) else _encode(item) for item in value)
     return f"[\n  {lines}]" if lines else "[]"
 
 
@@ -65,7 +66,7 @@ def _report(report: InspectReport) -> dict[str, object]:
         "tensors": map(_tensor, report.rows),
         "groups": ({"name": group.name, **_figures(group)} for group in report.groups),
         "skipped": map(_skipped, measurement.skipped),
-        "notes": iter(measurement.notes),
+        "notes": list(measurement.notes),
         "elapsed_s": round(measurement.elapsed_s, 6),
     }
 
@@ -88,25 +89,23 @@ def _figures(summary: Summary) -> dict[str, object]:
     }
 
 
-def _tensor(tensor: TensorMeasurement) -> dict[str, object]:
+def _tensor(tensor: TensorMeasurement) -> str:
+    """A tensor's line. Spelled out, because a hundred thousand of them are most of a report."""
     spec, stats = tensor.spec, tensor.stats
-    return {
-        "name": spec.name,
-        "section": spec.section,
-        "dtype": spec.dtype.name,
-        "shape": spec.shape,
-        "numel": stats.numel,
-        "norm": _number(tensor.norm),
-        "finite_norm": _number(tensor.finite_norm),
-        "native_norm": _optional(tensor.native_norm),
-        "max_abs": _number(stats.max_abs),
-        "nan": stats.nan,
-        "posinf": stats.posinf,
-        "neginf": stats.neginf,
-        "zeros": stats.zeros,
-        "first_nonfinite": tensor.first_nonfinite,
-        "alias_of": spec.alias_of,
-    }
+    first = tensor.first_nonfinite
+    return (
+        f'{{"name": {_encode(spec.name)}, "section": {_encode(spec.section)}, '
+        f'"dtype": "{spec.dtype.name}", "shape": {list(spec.shape)}, "numel": {stats.numel}, '
+        f'"norm": {_spelled(tensor.norm)}, "finite_norm": {_spelled(tensor.finite_norm)}, '
+        f'"native_norm": {_spelled(tensor.native_norm)}, "max_abs": {_spelled(stats.max_abs)}, '
+        f'"nan": {stats.nan}, "posinf": {stats.posinf}, "neginf": {stats.neginf}, '
+        f'"zeros": {stats.zeros}, "first_nonfinite": {"null" if first is None else list(first)}, '
+        f'"alias_of": {_encode(spec.alias_of)}}}'
+    )
+
+
+def _spelled(value: float | None) -> str:
+    return repr(value) if value is not None and math.isfinite(value) else _encode(_optional(value))
 
 
 def _skipped(skipped: Skipped) -> dict[str, object]:
