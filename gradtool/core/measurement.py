@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
-from gradtool.core.names import group_namer
+from gradtool.core.names import UNGROUPED, group_namer
 from gradtool.core.stats import TensorStats, merge, norm_of
 from gradtool.core.strides import unravel
 from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
@@ -124,18 +124,24 @@ class Measurement:
         """Figures rolled up by dotted prefix, in order of first occurrence.
 
         `group_by` is a depth such as "2" or a pattern such as "layers.#"; see
-        `core.names.group_namer`. Raises UsageError where it is neither.
+        `core.names.group_namer`. No group mixes sections. Raises UsageError where it is
+        neither.
         """
         group_of = group_namer(group_by)
-        members: dict[str, list[TensorMeasurement]] = {}
+
+        def place(name: str, section: str) -> tuple[str, str]:
+            group = group_of(name)
+            return section, f"{section}.{group}" if section and group == UNGROUPED else group
+
+        members: dict[tuple[str, str], list[TensorMeasurement]] = {}
         for tensor in self.tensors:
-            members.setdefault(group_of(tensor.name), []).append(tensor)
-        skipped: dict[str, list[Skipped]] = {}
+            members.setdefault(place(tensor.name, tensor.spec.section), []).append(tensor)
+        skipped: dict[tuple[str, str], list[Skipped]] = {}
         for item in self.skipped:
-            skipped.setdefault(group_of(item.name), []).append(item)
+            skipped.setdefault(place(item.name, item.section), []).append(item)
         return tuple(
-            summarize(name, None, tensors, skipped.get(name, ()), self.norm_type)
-            for name, tensors in members.items()
+            summarize(at[1], None, tensors, skipped.get(at, ()), self.norm_type)
+            for at, tensors in members.items()
         )
 
     def clip_coef(self, max_norm: float, eps: float = TORCH_EPS) -> float | None:

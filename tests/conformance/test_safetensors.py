@@ -125,3 +125,17 @@ def test_sections_need_two_kinds_of_first_components(tmp_path: Path) -> None:
     chosen = gradtool.measure(training, section="model")
     assert chosen.total is not None
     assert chosen.total.stats.norm == 1.0
+
+
+def test_no_group_mixes_sections(tmp_path: Path) -> None:
+    names = ("model.a", "model.layers.0.b", "optimizer.a", "optimizer.layers.0.b", "c")
+    one = np.ones(1, np.float32)
+    path = write_safetensors(tmp_path / "t.safetensors", {name: ("F32", one) for name in names})
+    groups = gradtool.measure(path).grouped("layers.#")
+    assert {group.name: group.tensors for group in groups} == {
+        "model.(other)": 1,
+        "model.layers.#": 1,
+        "optimizer.(other)": 1,
+        "optimizer.layers.#": 1,
+        "(other)": 1,
+    }
