@@ -20,6 +20,12 @@ LARGEST_EXACT_POWER = 512
 """Up to this |p| a power of two as scale keeps every power in range; beyond, the peak does."""
 
 
+_SMALLEST_NORMAL = 2.0**-1022
+
+MOST_PARTS = 1024
+"""Parts of one tensor that are kept apart before they are merged."""
+
+
 @dataclass(frozen=True, slots=True)
 class TensorStats:
     """What one pass over the elements of a tensor, or of any part of a set, finds.
@@ -82,15 +88,22 @@ class TensorStats:
             return self.power_sum
         if p < 0.0 and self.zeros:
             return 0.0
+        if self.numel - self.nonfinite - self.zeros == 1:
+            return self.max_abs  # one element is its own norm, however extreme p is
         return self.min_abs if p == -math.inf else _root(self.power_sum, p, self.scale)
 
     def divided(self, divisor: float) -> TensorStats:
         """The statistics of the same elements divided by `divisor`, a positive number."""
         if divisor == 1.0:
             return self
+        scale, power_sum = self.scale / divisor, self.power_sum
+        if not _SMALLEST_NORMAL <= scale < math.inf:
+            # The norm may be normal where the scale is not: divide the sum instead.
+            scale, power_sum = self.scale, self.power_sum * math.pow(divisor, -self.norm_type)
         return replace(
             self,
-            scale=self.scale / divisor,
+            power_sum=power_sum,
+            scale=scale,
             max_abs=self.max_abs / divisor,
             min_abs=self.min_abs / divisor,
         )
@@ -133,6 +146,11 @@ def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
         zeros=sum(part.zeros for part in parts),
         first_nonfinite=min(firsts, default=None),
     )
+
+
+def folded(parts: list[TensorStats], norm_type: float) -> list[TensorStats]:
+    """The same parts, merged where there are many: memory stays constant, roundings few."""
+    return [merge(parts, norm_type)] if len(parts) >= MOST_PARTS else parts
 
 
 def power_scale(peak: float, norm_type: float) -> float:

@@ -3,27 +3,26 @@
 from __future__ import annotations
 
 import time
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
-from gradtool.core.stats import TensorStats, merge
-from gradtool.core.strides import overlaps_itself, repetitions
-from gradtool.core.tensors import Checkpoint, Seal, TensorSpec
+from gradtool.core.stats import TensorStats, folded, merge
+from gradtool.core.strides import repetitions
+from gradtool.core.tensors import Checkpoint, Extent, Seal, TensorSpec
 from gradtool.engine.numpy_kernels import NAME as BACKEND
-from gradtool.engine.ownership import SOLE, Claim, claims
-from gradtool.engine.plan import Target, Task, plan
-from gradtool.engine.views import layout_of_target
-from gradtool.engine.work import Result, run
+from gradtool.engine.plan import Task, plan
+from gradtool.engine.sharing import Sharing, find_sharing
+from gradtool.engine.work import NAMED, OWNED, OWNED_IN_SECTION, Result, Target, run
+
+MOST_NOTES = 3
+"""Notes of one kind, before the rest is only counted."""
 
 Progress = Callable[[int, int], None]
 """Called with bytes done and bytes to do, from the thread that called `measure`."""
-
-_FOLD = 1 << 10
-"""Parts of one tensor kept before they are merged."""
 
 
 def measure(
@@ -50,160 +49,91 @@ def measure(
     Raises InputError where a file changed, shrank or fails its checksum.
     """
     started = time.perf_counter()
-    selection = _Selection.of(checkpoint.tensors)
+    specs = checkpoint.tensors
+    sharing = find_sharing(specs)
     seals = _seals_of(checkpoint) if verify else []
-    results = _run_all(
-        selection.targets, seals, norm_type, executor=executor, window=window, progress=progress
-    )
-    found = [stats.divided(loss_scale) for stats in results]
-    tensors = tuple(selection.assemble(found))
+    tasks = plan(specs, sharing, seals)
+    todo = sum(spec.nbytes for spec in specs) + sum(seal.covers.nbytes for seal in seals)
+    found = _run_all(tasks, norm_type, executor, window, _Report(progress, todo))
+    tensors = tuple(_assemble(specs, sharing, found, norm_type, loss_scale))
     return _measurement(checkpoint, tensors, norm_type, loss_scale, started)
 
 
-class _Holders(NamedTuple):
-    """Which targets hold a tensor's figures: all of it, and what it alone adds to sums."""
-
-    named: int
-    owned: int | None
-    owned_in_section: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class _Selection:
-    """The tensors to measure, what is to be measured for them, and where each finds it."""
-
-    specs: list[TensorSpec]
-    targets: list[Target]
-    holders: list[_Holders]
-
-    @classmethod
-    def of(cls, specs: Sequence[TensorSpec]) -> _Selection:
-        """Tensors that share nothing are one target each; the few others are told apart."""
-        everywhere = claims(specs)
-        in_section = _claims_by_section(specs, everywhere)
-        selection = cls([], [], [])
-        shared: dict[Target, int] = {}
-        for spec, claim, section_claim in zip(specs, everywhere, in_section, strict=True):
-            alias_of = None if claim.alias_of is None else specs[claim.alias_of].name
-            same = spec.alias_of == alias_of
-            selection.specs.append(spec if same else replace(spec, alias_of=alias_of))
-            if claim is SOLE and not _overlaps_itself(spec):
-                at = len(selection.targets)
-                selection.targets.append(Target(spec))
-                selection.holders.append(_Holders(at, at, at))
-            else:
-                holders = _Holders(
-                    selection._hold(Target(_anonymous(spec)), shared),
-                    selection._hold_owned(spec, claim, specs, shared),
-                    selection._hold_owned(spec, section_claim, specs, shared),
-                )
-                selection.holders.append(holders)
-        return selection
-
-    def _hold(self, target: Target, shared: dict[Target, int]) -> int:
-        if target not in shared:
-            shared[target] = len(self.targets)
-            self.targets.append(target)
-        return shared[target]
-
-    def _hold_owned(
-        self,
-        spec: TensorSpec,
-        claim: Claim,
-        specs: Sequence[TensorSpec],
-        shared: dict[Target, int],
-    ) -> int | None:
-        """Where to find what `spec` is the first to name; None for a whole alias."""
-        if claim.alias_of is not None:
-            return None
-        base = spec.extents[0].offset if spec.extents else 0
-        earlier = tuple(
-            (specs[other].extents[0].offset - base, layout_of_target(Target(specs[other])))
-            for other in claim.earlier
+def _assemble(
+    specs: Sequence[TensorSpec],
+    sharing: Sharing,
+    found: dict[Target, TensorStats],
+    norm_type: float,
+    loss_scale: float,
+) -> Iterator[TensorMeasurement]:
+    """One measurement for each tensor; what no task reported has no elements."""
+    nothing = TensorStats(norm_type)
+    clustered = {index for cluster in sharing.clusters for index in cluster}
+    for index, spec in enumerate(specs):
+        at = sharing.same_as.get(index, index)
+        named = found.get((at, NAMED), nothing).divided(loss_scale)
+        owned = owned_in_section = named
+        if at in clustered:
+            owned = found.get((at, OWNED), nothing).divided(loss_scale)
+            in_section = found.get((at, OWNED_IN_SECTION))
+            owned_in_section = owned if in_section is None else in_section.divided(loss_scale)
+        first = sharing.alias_of.get(index)
+        alias_of = None if first is None else specs[first].name
+        times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
+        stats = named.repeated(times)
+        norm, native = stats.norm, spec.dtype.norm_dtype
+        yield TensorMeasurement(
+            spec=spec if spec.alias_of == alias_of else replace(spec, alias_of=alias_of),
+            stats=stats,
+            owned=None if first is not None else owned,
+            owned_in_section=None if index in sharing.alias_in_section else owned_in_section,
+            norm=norm,
+            native_norm=None if native is None else native.round(norm),
         )
-        return self._hold(Target(_anonymous(spec), _overlaps_itself(spec), earlier), shared)
-
-    def assemble(self, found: Sequence[TensorStats]) -> Iterator[TensorMeasurement]:
-        """One measurement for each tensor, from the statistics of all targets."""
-        for spec, holders in zip(self.specs, self.holders, strict=True):
-            times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
-            stats = found[holders.named].repeated(times)
-            norm = stats.norm
-            owned, in_section = holders.owned, holders.owned_in_section
-            native = spec.dtype.norm_dtype
-            yield TensorMeasurement(
-                spec=spec,
-                stats=stats,
-                owned=None if owned is None else found[owned],
-                owned_in_section=None if in_section is None else found[in_section],
-                norm=norm,
-                native_norm=None if native is None else native.round(norm),
-            )
-
-
-def _anonymous(spec: TensorSpec) -> TensorSpec:
-    """The elements of `spec` without its names, so that aliases are measured once."""
-    return replace(spec, name="", section="", alias_of=None)
-
-
-def _overlaps_itself(spec: TensorSpec) -> bool:
-    return spec.strides is not None and overlaps_itself(spec.shape, spec.strides)
-
-
-def _claims_by_section(specs: Sequence[TensorSpec], everywhere: list[Claim]) -> list[Claim]:
-    """Claims among the tensors of one section only, for the sections' own totals."""
-    if all(claim is SOLE for claim in everywhere):
-        return everywhere
-    found = list(everywhere)
-    for section in {spec.section for spec in specs}:
-        members = [index for index, spec in enumerate(specs) if spec.section == section]
-        within = claims([specs[index] for index in members])
-        for index, claim in zip(members, within, strict=True):
-            found[index] = Claim(
-                alias_of=None if claim.alias_of is None else members[claim.alias_of],
-                earlier=tuple(members[other] for other in claim.earlier),
-            )
-    return found
 
 
 def _seals_of(checkpoint: Checkpoint) -> list[Seal]:
     """The seals over bytes of the chosen tensors."""
-    chosen = {
-        (extent.file, extent.offset) for spec in checkpoint.tensors for extent in spec.extents
-    }
-    return [
-        seal
-        for seal in checkpoint.seals
-        if any(
-            file == seal.covers.file and seal.covers.offset <= offset < seal.covers.end
-            for file, offset in chosen
-        )
-    ]
+    chosen: dict[str, list[int]] = {}
+    for spec in checkpoint.tensors:
+        for extent in spec.extents:
+            chosen.setdefault(extent.file.path, []).append(extent.offset)
+    for offsets in chosen.values():
+        offsets.sort()
+
+    def is_chosen(covers: Extent) -> bool:
+        offsets = chosen.get(covers.file.path, [])
+        return bisect_left(offsets, covers.offset) < bisect_left(offsets, covers.end)
+
+    return [seal for seal in checkpoint.seals if is_chosen(seal.covers)]
+
+
+class _Report:
+    """Tells an observer how far the work is."""
+
+    def __init__(self, progress: Progress | None, todo: int) -> None:
+        self._progress = progress
+        self._todo = todo
+        self._done = 0
+
+    def advance(self, nbytes: int) -> None:
+        self._done = min(self._done + nbytes, self._todo)
+        if self._progress is not None:
+            self._progress(self._done, self._todo)
 
 
 def _run_all(
-    targets: Sequence[Target],
-    seals: Iterable[Seal],
-    norm_type: float,
-    *,
-    executor: Executor,
-    window: int,
-    progress: Progress | None,
-) -> list[TensorStats]:
-    """The statistics of each target, merged in the order of the plan."""
-    seals = list(seals)
-    todo = sum(t.spec.nbytes for t in targets) + sum(seal.covers.nbytes for seal in seals)
-    done = 0
-    parts: list[list[TensorStats]] = [[] for _ in targets]
-    for task, result in _in_order(plan(targets, seals), norm_type, executor, window):
+    tasks: Iterable[Task], norm_type: float, executor: Executor, window: int, report: _Report
+) -> dict[Target, TensorStats]:
+    """The statistics of each target, merged in the order of the tasks."""
+    parts: dict[Target, list[TensorStats]] = {}
+    for task, result in _in_order(tasks, norm_type, executor, window):
         for target, stats in result:
-            parts[target].append(stats)
-            if len(parts[target]) > _FOLD:
-                parts[target] = [merge(parts[target], norm_type)]
-        done += task.nbytes
-        if progress is not None:
-            progress(done, todo)
-    return [merge(part, norm_type) for part in parts]
+            kept = parts.setdefault(target, [])
+            kept.append(stats)
+            parts[target] = folded(kept, norm_type)
+        report.advance(task.nbytes)
+    return {target: merge(stats, norm_type) for target, stats in parts.items()}
 
 
 def _in_order(
@@ -276,9 +206,16 @@ def _summaries(
 
 
 def _sharing_notes(tensors: Iterable[TensorMeasurement]) -> Iterator[str]:
-    for tensor in tensors:
-        if tensor.owned is not None and tensor.owned.numel != tensor.stats.numel:
-            yield (
-                f"{tensor.name!r} names {tensor.stats.numel} elements, of which "
-                f"{tensor.owned.numel} are stored for it alone; totals count those"
-            )
+    partial = [
+        tensor
+        for tensor in tensors
+        if tensor.owned is not None and tensor.owned.numel != tensor.stats.numel
+    ]
+    for tensor in partial[:MOST_NOTES]:
+        yield (
+            f"{tensor.name!r} names {tensor.stats.numel} elements, of which "
+            f"{tensor.owned.numel if tensor.owned else 0} are stored for it alone; "
+            "totals count those"
+        )
+    if len(partial) > MOST_NOTES:
+        yield f"{len(partial) - MOST_NOTES} more tensors share elements with others or repeat them"

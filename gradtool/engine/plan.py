@@ -11,8 +11,10 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from gradtool.core.dtypes import DType
-from gradtool.core.strides import contiguous_strides, is_dense, repetitions
+from gradtool.core.strides import contiguous_strides
 from gradtool.core.tensors import Extent, Seal, SourceFile, Stream, TensorSpec
+from gradtool.engine.sharing import Sharing
+from gradtool.engine.views import Layout
 
 TASK_BYTES: Final = 8 << 20
 """Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""
@@ -20,35 +22,14 @@ TASK_BYTES: Final = 8 << 20
 BLOCK_ELEMENTS: Final = 1 << 16
 """Elements that a backend gets in one call."""
 
+WINDOW_ELEMENTS: Final = 1 << 19
+"""Elements of a cluster that are resolved at a time: many views may name few of them each."""
+
 BLOCK_PIECES: Final = 1 << 10
 """Tensors that a backend gets in one call."""
 
 GAP_BYTES: Final = 1 << 10
 """Bytes between two pieces that are cheaper to read over than to skip with another call."""
-
-
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Shape and strides of a tensor whose elements are not in C order."""
-
-    shape: tuple[int, ...]
-    strides: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """What a result is about: the elements of one tensor, or those that it alone names.
-
-    Attributes:
-        spec: the tensor.
-        distinct: count each stored element once, however often the view names it.
-        earlier: views on the same storage whose elements are left out, as (byte offset of
-            the first element, layout), by tensors that come before.
-    """
-
-    spec: TensorSpec
-    distinct: bool = False
-    earlier: tuple[tuple[int, Layout], ...] = ()
 
 
 class Piece(NamedTuple):
@@ -96,13 +77,35 @@ class StreamTask:
 
 
 @dataclass(frozen=True, slots=True)
-class ScatterTask:
-    """Elements `start` to `stop` of a view with gaps, in the order that `views` walks it."""
+class Member:
+    """A tensor of a cluster.
 
-    index: int
-    target: Target
-    start: int
-    stop: int
+    Attributes:
+        target: what its results are about.
+        scopes: the sets in which it counts the elements that no member before it names: 0 for
+            the total, others for sections.
+        first: its first element, counted from the first one of the task.
+        layout: how it goes on from there.
+        span: elements from its first to its last.
+    """
+
+    target: int
+    scopes: tuple[int, ...]
+    first: int
+    layout: Layout
+    span: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTask:
+    """Views of one storage, over a range of `count` elements from byte `offset` of a file."""
+
+    file: SourceFile
+    dtype: DType
+    big_endian: bool
+    offset: int
+    count: int
+    members: tuple[Member, ...]
     nbytes: int
 
 
@@ -114,20 +117,25 @@ class SealTask:
     nbytes: int
 
 
-Task = ReadTask | StreamTask | ScatterTask | SealTask
+Task = ReadTask | StreamTask | ClusterTask | SealTask
 
 
-def plan(targets: Sequence[Target], seals: Iterable[Seal]) -> Iterator[Task]:
-    """Every task that measures `targets` and verifies `seals`, in file order."""
-    yield from _read_tasks(targets)
-    for index, target in enumerate(targets):
-        spec = target.spec
+def plan(specs: Sequence[TensorSpec], sharing: Sharing, seals: Iterable[Seal]) -> Iterator[Task]:
+    """Every task that measures `specs` and verifies `seals`.
+
+    A target is a tensor's position in `specs`.
+    """
+    clustered = {index for cluster in sharing.clusters for index in cluster}
+    plain = [i for i in range(len(specs)) if i not in clustered and i not in sharing.same_as]
+    yield from _read_tasks(specs, plain)
+    for index in plain:
+        spec = specs[index]
         if spec.stream is not None:
             yield StreamTask(
                 index, spec.stream, spec.dtype, spec.big_endian, layout_of(spec), spec.nbytes
             )
-        elif is_scattered(target):
-            yield from _scatter_tasks(index, target)
+    for cluster in sharing.clusters:
+        yield from _cluster_tasks(specs, cluster)
     for seal in seals:
         yield SealTask(seal, seal.covers.nbytes)
 
@@ -137,16 +145,10 @@ def layout_of(spec: TensorSpec) -> Layout | None:
     return None if spec.strides is None else Layout(spec.shape, spec.strides)
 
 
-def is_scattered(target: Target) -> bool:
-    """Whether the elements are not simply all those in the tensor's extents."""
-    spec = target.spec
-    return bool(target.earlier) or not (spec.strides is None or is_dense(spec.shape, spec.strides))
-
-
-def _read_tasks(targets: Sequence[Target]) -> Iterator[ReadTask]:
+def _read_tasks(specs: Sequence[TensorSpec], plain: Iterable[int]) -> Iterator[ReadTask]:
     task: ReadTask | None = None
-    for extent, index, first in _extents_in_file_order(targets):
-        spec = targets[index].spec
+    for extent, index, first in _extents_in_file_order(specs, plain):
+        spec = specs[index]
         itemsize, layout = spec.dtype.itemsize, layout_of(spec)
         for start in range(0, extent.nbytes, BLOCK_ELEMENTS * itemsize):
             nbytes = min(BLOCK_ELEMENTS * itemsize, extent.nbytes - start)
@@ -166,18 +168,19 @@ def _read_tasks(targets: Sequence[Target]) -> Iterator[ReadTask]:
         yield task
 
 
-def _extents_in_file_order(targets: Sequence[Target]) -> Iterator[tuple[Extent, int, int]]:
+def _extents_in_file_order(
+    specs: Sequence[TensorSpec], plain: Iterable[int]
+) -> Iterator[tuple[Extent, int, int]]:
     """(extent, target, position of its first element), so that disks read forwards."""
     order: dict[str, int] = {}
     found = []
-    for index, target in enumerate(targets):
-        if is_scattered(target):
-            continue
+    for index in plain:
+        spec = specs[index]
         first = 0
-        for extent in target.spec.extents:
+        for extent in spec.extents:
             file = order.setdefault(extent.file.path, len(order))
             found.append((file, extent.offset, index, first, extent))
-            first += extent.nbytes // target.spec.dtype.itemsize
+            first += extent.nbytes // spec.dtype.itemsize
     found.sort()
     for _, _, index, first, extent in found:
         yield extent, index, first
@@ -194,17 +197,35 @@ def _joins(block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int) -
     )
 
 
-def _scatter_tasks(index: int, target: Target) -> Iterator[ScatterTask]:
-    spec = target.spec
-    walked = walked_elements(target)
-    step = TASK_BYTES // spec.dtype.itemsize
-    for start in range(0, walked, step):
-        stop = min(start + step, walked)
-        yield ScatterTask(index, target, start, stop, spec.nbytes * (stop - start) // walked)
+def _cluster_tasks(specs: Sequence[TensorSpec], cluster: Sequence[int]) -> Iterator[ClusterTask]:
+    """A cluster's range of the file in steps, each with the members that reach into it."""
+    extents = [specs[index].extents[0] for index in cluster]
+    dtype = specs[cluster[0]].dtype
+    start, end = min(e.offset for e in extents), max(e.end for e in extents)
+    sections = {name: i for i, name in enumerate({specs[i].section: None for i in cluster}, 1)}
+    waiting = sorted(cluster, key=lambda index: -specs[index].extents[0].offset)
+    active: list[int] = []
+    for offset in range(start, end, TASK_BYTES):
+        stop = min(offset + TASK_BYTES, end)
+        while waiting and specs[waiting[-1]].extents[0].offset < stop:
+            active.append(waiting.pop())
+        active = sorted(index for index in active if specs[index].extents[0].end > offset)
+        members = tuple(
+            _member(index, specs[index], offset, sections if len(sections) > 1 else {})
+            for index in active
+        )
+        count = (stop - offset) // dtype.itemsize
+        big_endian = specs[cluster[0]].big_endian
+        yield ClusterTask(extents[0].file, dtype, big_endian, offset, count, members, stop - offset)
 
 
-def walked_elements(target: Target) -> int:
-    """Number of indices that a walk over a scattered target visits."""
-    spec = target.spec
-    strides = spec.strides or contiguous_strides(spec.shape)
-    return spec.numel // repetitions(spec.shape, strides) if spec.numel else 0
+def _member(index: int, spec: TensorSpec, offset: int, sections: dict[str, int]) -> Member:
+    (extent,) = spec.extents
+    itemsize = spec.dtype.itemsize
+    return Member(
+        target=index,
+        scopes=(0, sections[spec.section]) if sections else (0,),
+        first=(extent.offset - offset) // itemsize,
+        layout=Layout(spec.shape, spec.strides or contiguous_strides(spec.shape)),
+        span=extent.nbytes // itemsize,
+    )

@@ -1,110 +1,94 @@
-"""Walking views with gaps: which stored elements they name, a bounded number at a time."""
+"""Walking views: which stored elements they name, and at which index, within a range."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradtool.core.strides import contiguous_strides, distinct_axes, overlaps_itself
-from gradtool.engine.plan import Layout, Target
+from gradtool.core.strides import contiguous_strides, overlaps_itself
 
 Int64 = NDArray[np.int64]
 
-STEP = 1 << 16
-"""Indices resolved at a time."""
 
+@dataclass(frozen=True)
+class Layout:
+    """Shape and strides, in elements, of a tensor; storage offsets count from its first one."""
 
-@dataclass(frozen=True, slots=True)
-class _Axis:
-    """One axis that reaches other elements: strides in storage and in C order."""
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
 
-    stride: int
-    size: int
-    c_stride: int
+    @property
+    def overlaps_itself(self) -> bool:
+        """Whether two indices may name one element, other than by expansion."""
+        return overlaps_itself(self.shape, self.strides)
 
+    @cached_property
+    def _axes(self) -> list[tuple[int, int, int]]:
+        """(stride, size, stride in C order) of each axis that reaches other elements.
 
-def _axes(layout: Layout) -> list[_Axis]:
-    c_strides = contiguous_strides(layout.shape)
-    axes = [
-        _Axis(stride, size, c_stride)
-        for size, stride, c_stride in zip(layout.shape, layout.strides, c_strides, strict=True)
-        if size != 1 and stride != 0
-    ]
-    # Storage order makes reads run forwards; where indices collide only C order tells which
-    # of them comes first.
-    if overlaps_itself(layout.shape, layout.strides):
-        return axes
-    return sorted(axes, key=lambda axis: -axis.stride)
+        Largest stride first, so that walking the last axis fastest runs forwards in storage.
+        """
+        c_strides = contiguous_strides(self.shape)
+        axes = zip(self.strides, self.shape, c_strides, strict=True)
+        return sorted((axis for axis in axes if axis[0] and axis[1] != 1), reverse=True)
 
+    @cached_property
+    def _colliding(self) -> tuple[Int64, Int64]:
+        """Offsets and positions of a view that overlaps itself, by offset.
 
-def layout_of_target(target: Target) -> Layout:
-    """The layout of any target, C-ordered ones included."""
-    spec = target.spec
-    return Layout(spec.shape, spec.strides or contiguous_strides(spec.shape))
+        Such views are held whole: the formats keep them small.
+        """
+        offsets, positions = self._at(np.arange(self._count, dtype=np.int64))
+        order = np.lexsort((positions, offsets))
+        return offsets[order], positions[order]
 
+    @property
+    def _count(self) -> int:
+        return math.prod(size for _, size, _ in self._axes)
 
-def walk(target: Target, start: int, stop: int) -> Iterator[tuple[Int64, Int64]]:
-    """(storage offsets, C-order positions) of a target's elements, each at most STEP long.
+    def between(self, low: int, high: int) -> tuple[Int64, Int64]:
+        """The elements at offsets from `low` to before `high`: offsets, C-order positions.
 
-    Offsets are in elements from the first one of the tensor. `start` and `stop` count the
-    indices of the walk: all of them over the whole walk name each element of the target.
-    """
-    layout = layout_of_target(target)
-    axes = _axes(layout)
-    itemsize = target.spec.dtype.itemsize
-    once = target.distinct and overlaps_itself(layout.shape, layout.strides)
-    for low in range(start, stop, STEP):
-        at = np.arange(low, min(low + STEP, stop), dtype=np.int64)
-        offsets, positions = np.zeros_like(at), np.zeros_like(at)
-        for axis in reversed(axes):
-            at, index = np.divmod(at, axis.size)
-            offsets += index * axis.stride
-            positions += index * axis.c_stride
-        keep = np.ones(len(offsets), dtype=bool)
-        if once:
-            keep &= _first_visits(layout, offsets, low)
-        for byte, view in target.earlier:
-            keep &= ~_names(view, offsets - byte // itemsize)
-        yield offsets[keep], positions[keep]
+        Offsets ascend; an expanded element comes once, at its first position.
+        """
+        if self.overlaps_itself:
+            offsets, positions = self._colliding
+            part = slice(*np.searchsorted(offsets, (low, high)))
+            return offsets[part], positions[part]
+        start, stop = self._rank(low), self._rank(high)
+        return self._at(np.arange(start, stop, dtype=np.int64))
 
+    def first_position(self, offsets: Int64) -> int:
+        """The smallest C-order position among the elements at `offsets` of a dense view."""
+        positions = np.zeros_like(offsets)
+        for stride, _, c_stride in self._axes:
+            index, offsets = np.divmod(offsets, stride)
+            positions += index * c_stride
+        return int(positions.min())
 
-def first_position(layout: Layout, offsets: Int64) -> int:
-    """The smallest C-order position among the elements at `offsets` of a dense layout."""
-    positions = np.zeros_like(offsets)
-    for axis in _axes(layout):
-        index, offsets = np.divmod(offsets, axis.stride)
-        positions += index * axis.c_stride
-    return int(positions.min())
+    def _at(self, walked: Int64) -> tuple[Int64, Int64]:
+        """Offsets and positions of the elements at these places of the walk."""
+        offsets, positions = np.zeros_like(walked), np.zeros_like(walked)
+        for stride, size, c_stride in reversed(self._axes):
+            walked, index = np.divmod(walked, size)
+            offsets += index * stride
+            positions += index * c_stride
+        return offsets, positions
 
-
-def _names(layout: Layout, offsets: Int64) -> NDArray[np.bool_]:
-    """Which of the offsets, counted from the view's first element, the view names."""
-    if overlaps_itself(layout.shape, layout.strides):
-        return np.isin(offsets, _all_offsets(layout))
-    named: NDArray[np.bool_] = offsets >= 0
-    rest = offsets
-    for stride, size in distinct_axes(layout.shape, layout.strides):
-        index, rest = np.divmod(rest, stride)
-        named &= index < size
-    named &= rest == 0
-    return named
-
-
-def _first_visits(layout: Layout, offsets: Int64, low: int) -> NDArray[np.bool_]:
-    """Which visits of the walk, from index `low` on, are the first to their element."""
-    first = np.unique(_all_offsets(layout), return_index=True)[1]
-    visits = np.zeros(len(offsets), dtype=bool)
-    visits[first[(first >= low) & (first < low + len(offsets))] - low] = True
-    return visits
-
-
-def _all_offsets(layout: Layout) -> Int64:
-    """Every offset of a view that overlaps itself; the formats keep those small."""
-    axes = _axes(layout)
-    offsets = np.zeros((), dtype=np.int64)
-    for axis in axes:
-        offsets = offsets[..., None] + np.arange(axis.size, dtype=np.int64) * axis.stride
-    return offsets.reshape(-1)
+    def _rank(self, bound: int) -> int:
+        """How many elements lie at offsets below `bound`."""
+        if bound <= 0:
+            return 0
+        rank, inner = 0, self._count
+        for stride, size, _ in self._axes:
+            inner //= size
+            index = (bound - 1) // stride
+            if index >= size:
+                return rank + size * inner
+            rank += index * inner
+            bound -= index * stride
+        return rank + 1

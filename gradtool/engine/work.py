@@ -14,56 +14,62 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from gradtool.core.dtypes import DType
-from gradtool.core.stats import TensorStats, merge
+from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.engine import numpy_kernels as backend
 from gradtool.engine.plan import (
     BLOCK_ELEMENTS,
     GAP_BYTES,
+    WINDOW_ELEMENTS,
     Block,
+    ClusterTask,
     Piece,
     ReadTask,
-    ScatterTask,
     SealTask,
     StreamTask,
     Task,
 )
-from gradtool.engine.views import first_position, walk
+from gradtool.engine.views import Int64
 from gradtool.errors import CorruptFileError
 from gradtool.storage.reader import Source, reopen_source
 from gradtool.storage.streams import open_stream
 
 Bytes = NDArray[np.uint8]
-Result = list[tuple[int, TensorStats]]
+
+NAMED, OWNED, OWNED_IN_SECTION = range(3)
+"""What statistics are over: the elements that a tensor names, and those that it names first."""
+
+Target = tuple[int, int]
+"""A tensor's position in the plan, and one of the above."""
+
+Result = list[tuple[Target, TensorStats]]
 
 _scratch = threading.local()
 
 
 def run(task: Task, norm_type: float) -> Result:
-    """The statistics that `task` finds, as (target, statistics) pairs in file order."""
+    """The statistics that `task` finds, as (target, statistics) pairs."""
     match task:
         case ReadTask():
             return _run_reads(task, norm_type)
         case StreamTask():
             return _run_stream(task, norm_type)
-        case ScatterTask():
-            return _run_scatter(task, norm_type)
+        case ClusterTask():
+            return _run_cluster(task, norm_type)
         case SealTask():
             return _run_seal(task)
 
 
 def _run_reads(task: ReadTask, p: float) -> Result:
-    found: dict[int, list[TensorStats]] = {}
+    found: Result = []
     with reopen_source(task.file) as source:
         for block in task.blocks:
             raw = _read_block(source, block)
             counts = [piece.nbytes // block.dtype.itemsize for piece in block.pieces]
             results = backend.stats(raw, block.dtype, counts, p, big_endian=block.big_endian)
             for piece, stats in zip(block.pieces, results, strict=True):
-                located = _locate(stats, raw, block, piece)
-                found.setdefault(piece.target, []).append(located)
+                found.append(((piece.target, NAMED), _locate(stats, raw, block, piece)))
         source.check_unchanged()
-    return [(target, merge(parts, p)) for target, parts in found.items()]
+    return _merged(found, p)
 
 
 def _locate(stats: TensorStats, raw: Bytes, block: Block, piece: Piece) -> TensorStats:
@@ -73,7 +79,7 @@ def _locate(stats: TensorStats, raw: Bytes, block: Block, piece: Piece) -> Tenso
     if block.layout is None:
         return replace(stats, first_nonfinite=piece.first + stats.first_nonfinite)
     positions = backend.nonfinite_positions(raw, block.dtype, big_endian=block.big_endian)
-    return replace(stats, first_nonfinite=first_position(block.layout, positions + piece.first))
+    return replace(stats, first_nonfinite=block.layout.first_position(positions + piece.first))
 
 
 def _read_block(source: Source, block: Block) -> Bytes:
@@ -124,50 +130,79 @@ def _run_stream(task: StreamTask, p: float) -> Result:
         (stats,) = backend.stats(raw, task.dtype, [count], p, big_endian=task.big_endian)
         block = Block(task.dtype, task.big_endian, task.layout)
         parts.append(_locate(stats, raw, block, Piece(task.target, done, 0, len(raw))))
-        parts = [merge(parts, p)] if len(parts) > _FOLD else parts
+        parts = folded(parts, p)
         done += count
-    return [(task.target, merge(parts, p))]
+    return [((task.target, NAMED), merge(parts, p))]
 
 
-_FOLD = 1 << 10
-"""Parts kept before they are merged: memory stays constant, roundings stay few."""
-
-
-def _run_scatter(task: ScatterTask, p: float) -> Result:
-    spec = task.target.spec
-    parts = [TensorStats(p)]
-    (extent,) = spec.extents
-    with reopen_source(extent.file) as source:
-        for offsets, positions in walk(task.target, task.start, task.stop):
-            if len(offsets) == 0:
-                continue
-            raw = _gather(source, extent.offset, offsets, spec.dtype)
-            (stats,) = backend.stats(raw, spec.dtype, [len(offsets)], p, big_endian=spec.big_endian)
-            if stats.first_nonfinite is not None:
-                bad = backend.nonfinite_positions(raw, spec.dtype, big_endian=spec.big_endian)
-                stats = replace(stats, first_nonfinite=int(positions[bad].min()))
-            parts.append(stats)
+def _run_cluster(task: ClusterTask, p: float) -> Result:
+    """Window by window: what each member names there, and what it is the first to name."""
+    found: Result = []
+    with reopen_source(task.file) as source:
+        for start in range(0, task.count, WINDOW_ELEMENTS):
+            stop = min(start + WINDOW_ELEMENTS, task.count)
+            raw: Bytes | None = None
+            claimed: dict[int, NDArray[np.bool_]] = {}
+            for member in task.members:
+                if member.first >= stop or member.first + member.span <= start:
+                    continue
+                low, high = start - member.first, stop - member.first
+                offsets, positions = member.layout.between(low, high)
+                if len(offsets) == 0:
+                    continue
+                if raw is None:
+                    raw = _read_window(source, task, start, stop)
+                at = offsets - low
+                named = _stats_at(task, raw, at, positions, p)
+                found.append(((member.target, NAMED), named))
+                for scope, role in zip(member.scopes, (OWNED, OWNED_IN_SECTION), strict=False):
+                    fresh = _claim(claimed, scope, at, stop - start)
+                    whole = len(fresh) == len(at)
+                    owned = named if whole else _stats_at(task, raw, fresh, None, p)
+                    found.append(((member.target, role), owned))
         source.check_unchanged()
-    return [(task.index, merge(parts, p))]
+    return _merged(found, p)
 
 
-def _gather(source: Source, base: int, offsets: NDArray[np.int64], dtype: DType) -> Bytes:
-    """The elements at `offsets`, read in stretches of at most a block."""
-    item = dtype.itemsize
-    gathered = np.empty((len(offsets), item), np.uint8)
-    order = np.argsort(offsets, kind="stable")
-    ordered = offsets[order]
-    start = 0
-    while start < len(ordered):
-        low = int(ordered[start])
-        stop = int(np.searchsorted(ordered, low + BLOCK_ELEMENTS))
-        nbytes = (int(ordered[stop - 1]) - low + 1) * item
-        span = _buffer("span", nbytes)
-        source.read_into(base + low * item, span)
-        elements = np.frombuffer(span, np.uint8).reshape(-1, item)
-        gathered[order[start:stop]] = elements[ordered[start:stop] - low]
-        start = stop
-    return gathered.reshape(-1)
+def _read_window(source: Source, task: ClusterTask, start: int, stop: int) -> Bytes:
+    """The window's elements, a row of bytes each."""
+    item = task.dtype.itemsize
+    buffer = _buffer("span", (stop - start) * item)
+    source.read_into(task.offset + start * item, buffer)
+    return np.frombuffer(buffer, np.uint8).reshape(-1, item)
+
+
+def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, at: Int64, count: int) -> Int64:
+    """The elements that nobody in `scope` has claimed so far, each once; they are now."""
+    if scope not in claimed:
+        claimed[scope] = np.zeros(count, dtype=bool)
+    taken = claimed[scope]
+    fresh: Int64 = at[~taken[at]]
+    taken[fresh] = True
+    # Views that overlap themselves name an element several times in a row.
+    repeats: NDArray[np.bool_] = np.diff(fresh, prepend=-1) == 0
+    return fresh[~repeats]
+
+
+def _stats_at(
+    task: ClusterTask, raw: Bytes, at: Int64, positions: Int64 | None, p: float
+) -> TensorStats:
+    """Statistics of the elements at places `at`, which have `positions` in their tensor."""
+    if len(at) == 0:
+        return TensorStats(p)
+    chosen = raw[at].reshape(-1)
+    (stats,) = backend.stats(chosen, task.dtype, [len(at)], p, big_endian=task.big_endian)
+    if stats.first_nonfinite is None or positions is None:
+        return stats
+    bad = backend.nonfinite_positions(chosen, task.dtype, big_endian=task.big_endian)
+    return replace(stats, first_nonfinite=int(positions[bad].min()))
+
+
+def _merged(found: Result, p: float) -> Result:
+    parts: dict[Target, list[TensorStats]] = {}
+    for target, stats in found:
+        parts.setdefault(target, []).append(stats)
+    return [(target, merge(stats, p)) for target, stats in parts.items()]
 
 
 def _run_seal(task: SealTask) -> Result:

@@ -130,7 +130,7 @@ def test_sections_need_two_kinds_of_first_components(tmp_path: Path) -> None:
 def test_no_group_mixes_sections(tmp_path: Path) -> None:
     names = ("model.a", "model.layers.0.b", "optimizer.a", "optimizer.layers.0.b", "c")
     one = np.ones(1, np.float32)
-    path = write_safetensors(tmp_path / "t.safetensors", {name: ("F32", one) for name in names})
+    path = write_safetensors(tmp_path / "t.safetensors", dict.fromkeys(names, ("F32", one)))
     groups = gradtool.measure(path).grouped("layers.#")
     assert {group.name: group.tensors for group in groups} == {
         "model.(other)": 1,

@@ -19,7 +19,7 @@ from oracle import close, exact_norm
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.strides import is_contiguous, is_dense, overlaps_itself, span
 from gradtool.core.tensors import Extent, TensorSpec
-from gradtool.engine import views, work
+from gradtool.engine import plan
 from gradtool.errors import CorruptFileError
 
 STORAGE = 5000
@@ -141,22 +141,22 @@ def test_an_expanded_view_names_an_element_often_and_stores_it_once(tmp_path: Pa
 
 
 def test_a_view_longer_than_a_block_is_walked_in_steps(tmp_path: Path) -> None:
-    array = np.arange(1_000_000.0)
+    array = np.arange(1_200_000.0)
     array[777_777] = math.nan
     (whole,) = stored(tmp_path, "F64", [array])
-    assert array.size // 3 > views.STEP
-    (tensor,) = measured([view_of(whole, "v", 0, (333_333,), (3,))]).tensors
+    assert array.size > plan.TASK_BYTES // 8
+    (tensor,) = measured([view_of(whole, "v", 0, (400_000,), (3,))]).tensors
     assert tensor.first_nonfinite == (259_259,)
-    expected = [x for x in array[: 3 * 333_333 : 3].tolist() if not math.isnan(x)]
+    expected = [x for x in array[::3].tolist() if not math.isnan(x)]
     assert close(tensor.stats.finite_norm, math.sqrt(math.fsum(x * x for x in expected)))
 
 
-def test_far_apart_elements_are_read_in_bounded_stretches(tmp_path: Path) -> None:
+def test_far_apart_elements_are_found(tmp_path: Path) -> None:
     array = np.arange(3_000_000.0)
     (whole,) = stored(tmp_path, "F64", [array])
     (tensor,) = measured([view_of(whole, "column", 5, (3,), (1_000_000,))]).tensors
     assert close(tensor.stats.norm, exact_norm([5.0, 1_000_005.0, 2_000_005.0], 2.0))
-    assert work.BLOCK_ELEMENTS < 1_000_000
+    assert plan.BLOCK_ELEMENTS < 1_000_000
 
 
 @pytest.mark.parametrize(
@@ -185,3 +185,18 @@ def test_one_storage_under_two_dtypes_is_refused(tmp_path: Path) -> None:
         CorruptFileError, match=r"'halves': shares bytes with 't\.0' as F32 and F64"
     ):
         measured([whole, other])
+
+
+def test_many_views_of_one_storage_cost_what_they_name(tmp_path: Path) -> None:
+    array = np.random.default_rng(0).standard_normal(100_000)
+    (whole,) = stored(tmp_path, "F64", [array])
+    sliding = [view_of(whole, f"s{i}", i, (500,), (1,)) for i in range(3000)]
+    columns = [view_of(whole, f"c{i}", i, (500,), (200,)) for i in range(200)]
+    found = measured([*sliding, *columns])
+    assert found.total is not None
+    assert found.total.stats.numel == 100_000
+    assert close(found.total.norm, math.sqrt(math.fsum(x * x for x in array.tolist())))
+    for i in (0, 1, 2999):
+        assert close(found.tensors[i].norm, exact_norm(array[i : i + 500].tolist(), 2.0))
+    assert close(found.tensors[3007].norm, exact_norm(array[7::200].tolist(), 2.0))
+    assert len(found.notes) < 10
