@@ -23,11 +23,11 @@ _WINDOW_PER_THREAD = 3
 
 
 def measure(
-    path: str | os.PathLike[str],
+    path: str | bytes | os.PathLike[str],
     *,
     norm_type: float = 2.0,
-    include: Sequence[str] = (),
-    exclude: Sequence[str] = (),
+    include: str | Sequence[str] = (),
+    exclude: str | Sequence[str] = (),
     section: str | None = None,
     loss_scale: float = 1.0,
     raw_dtype: str | None = None,
@@ -45,8 +45,8 @@ def measure(
     Args:
         path: a file (safetensors, torch zip, npz, npy), a directory of them or an index file.
         norm_type: p, any float but NaN; `math.inf` gives the largest magnitude.
-        include: globs over tensor names, `*` matching dots too; all tensors, if empty.
-        exclude: globs of names to leave out; they win.
+        include: a glob or globs over tensor names, `*` matching dots too; empty for all.
+        exclude: a glob or globs of names to leave out; they win.
         section: measure only the tensors of that section, "" for those under none.
         loss_scale: gradients were saved multiplied by it: divide all figures' elements.
         raw_dtype: what NumPy's nameless `V2` elements are, "BF16" say.
@@ -68,9 +68,10 @@ def measure(
         0.0 < loss_scale < math.inf, f"loss_scale must be positive and finite, not {loss_scale}"
     )
     _require(threads is None or threads >= 1, f"threads must be at least 1, not {threads}")
-    _require(raw_dtype is None or raw_dtype in DTYPES, f"raw_dtype {raw_dtype!r} is no known dtype")
-    checkpoint = open_checkpoint(os.fspath(path), DTYPES[raw_dtype] if raw_dtype else None)
-    checkpoint = _select(checkpoint, include, exclude, section)
+    raw = DTYPES.get(raw_dtype.upper()) if raw_dtype else None
+    _require(not raw_dtype or raw is not None, f"raw_dtype {raw_dtype!r} is no known dtype")
+    checkpoint = open_checkpoint(os.fsdecode(path), raw)
+    checkpoint = _select(checkpoint, _globs(include), _globs(exclude), section)
     workers = threads or min(_available_cores(), MAX_THREADS)
     with ThreadPoolExecutor(workers, thread_name_prefix="gradtool") as executor:
         try:
@@ -78,7 +79,7 @@ def measure(
                 checkpoint,
                 executor=executor,
                 window=workers * _WINDOW_PER_THREAD,
-                norm_type=float(norm_type),
+                norm_type=float(norm_type) + 0.0,  # -0 is 0
                 loss_scale=float(loss_scale),
                 verify=verify,
                 progress=progress,
@@ -117,6 +118,10 @@ def _why_empty(checkpoint: Checkpoint) -> str:
         return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
     reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
     return f"holds no gradient: all {len(checkpoint.skipped)} tensors are skipped ({reasons})"
+
+
+def _globs(patterns: str | Sequence[str]) -> Sequence[str]:
+    return (patterns,) if isinstance(patterns, str) else patterns
 
 
 def _require(condition: bool, problem: str) -> None:

@@ -15,6 +15,7 @@ from gradtool.cli.console import say
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130
+_PYDANTIC_PREFIX = "Value error, "
 BUG = 4
 
 
@@ -53,7 +54,7 @@ class CommandLine(TyperGroup):
 
 def _refuse(error: typer.TyperException) -> int:
     """Say what is wrong with the command line and where to look it up."""
-    say(f"error: {error.format_message()}")
+    say(f"error: {error.format_message().replace(_PYDANTIC_PREFIX, '')}")
     ctx: typer.Context | None = getattr(error, "ctx", None)
     if ctx is not None:
         say(f"try '{ctx.command_path} --help'")

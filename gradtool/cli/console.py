@@ -19,7 +19,7 @@ def say(message: str) -> None:
 
 def style(color: Color, output: str | None, *, quiet: bool, show_all: bool) -> Style:
     """How results look where they go: nothing is cut to a width but on a terminal."""
-    shown = output is None and sys.stdout.isatty()
+    shown = output is None and sys.stdout is not None and sys.stdout.isatty()
     return Style(
         width=shutil.get_terminal_size().columns if shown else None,
         colour=color is Color.ALWAYS or (color is Color.AUTO and shown and _wants_colour()),
@@ -42,6 +42,8 @@ def write_result(text: str, output: str | None) -> None:
     if output is not None:
         _write_file(text.encode("utf-8", "backslashreplace"), output)
         return
+    if sys.stdout is None:  # closed by whoever started this
+        raise FileAccessError("standard output", "is closed")
     try:
         sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
         sys.stdout.flush()

@@ -53,6 +53,8 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Exits 0 whatever the gradients are like, and 3 if a PATH could not be read.
     """
     _check(paths, output, group_by, top, show_all=show_all)
+    if max_norm is not None and norm_type <= 0.0:
+        raise UsageError("--max-norm needs a --norm-type above 0: no scaling reaches a count")
 
     def report(path: str) -> InspectReport:
         with ByteProgress(path, enabled=not (quiet or no_progress), color=color) as progress:

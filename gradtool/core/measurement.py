@@ -11,6 +11,7 @@ from gradtool.core.names import UNGROUPED, group_namer
 from gradtool.core.stats import TensorStats, merge, norm_of
 from gradtool.core.strides import unravel
 from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
+from gradtool.errors import UsageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +137,8 @@ class Measurement:
         members: dict[tuple[str, str], list[TensorMeasurement]] = {}
         for tensor in self.tensors:
             members.setdefault(place(tensor.name, tensor.spec.section), []).append(tensor)
+        if all(name.endswith(UNGROUPED) for _, name in members):
+            raise UsageError(f"--group-by {group_by!r} matches no tensor of {self.path}")
         skipped: dict[tuple[str, str], list[Skipped]] = {}
         for item in self.skipped:
             skipped.setdefault(place(item.name, item.section), []).append(item)
@@ -145,7 +148,12 @@ class Measurement:
         )
 
     def clip_coef(self, max_norm: float, eps: float = TORCH_EPS) -> float | None:
-        """What clipping to `max_norm` would multiply by; None where there is no one total."""
+        """What clipping to `max_norm` would multiply by; None where there is no one total.
+
+        Raises UsageError for p <= 0: no scaling reaches a norm that counts, or a smallest one.
+        """
+        if self.norm_type <= 0.0:
+            raise UsageError(f"gradients cannot be clipped by a norm of order {self.norm_type:g}")
         return None if self.total is None else clip_coef(self.total.stats.norm, max_norm, eps)
 
 

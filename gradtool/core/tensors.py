@@ -154,7 +154,8 @@ class Checkpoint:
 
 
 TEXT: Final = "text or dates"
-"""Why an array is skipped that holds no numbers: no gradient can hide in it."""
+SCALAR: Final = "NumPy scalar"
+"""Why an array is skipped that holds no numbers, or that is a plain number: no gradient."""
 
 
 def skip_reason(dtype: DType) -> str | None:
@@ -168,7 +169,7 @@ def skip_reason(dtype: DType) -> str | None:
 
 def hides_magnitude(skipped: Skipped) -> bool:
     """Whether a skipped tensor may belong to a gradient, so that totals are lower bounds."""
+    if skipped.reason in (TEXT, SCALAR):
+        return False
     dtype = DTYPES.get(skipped.dtype)
-    if dtype is None:
-        return skipped.reason != TEXT
-    return dtype.kind in ("scale", "sub-byte")
+    return dtype is None or dtype.kind not in ("integer", "bool")

@@ -100,6 +100,10 @@ def open_checkpoint(path: str, raw_dtype: DType | None = None) -> Checkpoint:
 
 def _open_file(path: str, raw_dtype: DType | None) -> Checkpoint | None:
     """The catalogue of one file; None where its content says nothing to any format."""
+    if path.endswith(".distcp"):
+        raise UnsupportedFormatError(
+            path, "is a shard of a torch distributed checkpoint (DCP), which gradtool does not read"
+        )
     with open_source(path) as source:
         candidate = Candidate(source, raw_dtype)
         for layout in FORMATS:

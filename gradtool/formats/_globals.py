@@ -194,6 +194,9 @@ def _mapping(entries: object = None) -> object:
     return entries if isinstance(entries, dict) else Opaque("collections.OrderedDict", (entries,))
 
 
+_TEXT_ENCODINGS: Final = frozenset({"ascii", "latin-1", "latin1", "utf-8"})
+
+
 def _default_mapping(_factory: object = None) -> Attributed:
     return Attributed()
 
@@ -202,10 +205,14 @@ def _sequence(items: object = None) -> object:
     return Unordered() if items is None else items
 
 
-def _bytes(data: object = None, _encoding: object = None) -> object:
+def _bytes(data: object = None, encoding: object = "latin1") -> object:
     if data is None:
         return Bytes(0, 0)
-    return TextBytes(data) if type(data) is str else data
+    if type(data) is not str:
+        return data
+    if encoding not in _TEXT_ENCODINGS:
+        raise UnsupportedPickleError(f"bytes as text in encoding {str(encoding)[:20]!r}")
+    return TextBytes(data, str(encoding))
 
 
 def _name(value: object, what: str) -> str:

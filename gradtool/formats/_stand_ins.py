@@ -57,6 +57,7 @@ class TextBytes(StandIn):
     """A bytes object that protocol 2 wrote as text, one character a byte."""
 
     text: str
+    encoding: str
 
 
 class Unordered(list[object]):

@@ -20,7 +20,7 @@ from gradtool.core.strides import (
     repetitions,
     span,
 )
-from gradtool.core.tensors import Extent, Skipped, TensorSpec
+from gradtool.core.tensors import SCALAR, TEXT, Extent, Skipped, Stream, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats._stand_ins import (
     ArrayRef,
@@ -28,6 +28,7 @@ from gradtool.formats._stand_ins import (
     ArrayType,
     Bytes,
     MetaRef,
+    SparseRef,
     Storage,
     TensorRef,
     TextBytes,
@@ -38,6 +39,7 @@ from gradtool.formats._walk import Found
 _MAX_DIMENSIONS: Final = 64
 _MAX_REPEATED_NUMEL: Final = 1 << 20
 _LIMIT: Final = 1 << 63
+_TEXT_KINDS: Final = frozenset("USMm")  # NumPy's letters for text, bytes, dates and spans
 
 Place = tuple[object, ...]
 
@@ -72,7 +74,7 @@ class SpecBuilder:
             UnsupportedFormatError: its type is unknown, its name or storage is used twice.
         """
         if found.name in self._names:
-            problem = "two tensors come by this name, one of them by a key that contains a dot"
+            problem = "two tensors come by this name: their keys differ in dots or in type only"
             raise UnsupportedFormatError(self.path, problem, tensor=found.name)
         self._names.add(found.name)
         match found.leaf:
@@ -86,7 +88,12 @@ class SpecBuilder:
             case ArrayScalar(dtype=dtype):
                 element = numpy_type(dtype.description)
                 name = element.name if element else dtype.description
-                self._skip(found, name, "NumPy scalar")
+                self._skip(found, name, SCALAR)
+            case SparseRef(values=values):
+                dtype_name = "sparse"
+                if isinstance(values, TensorRef):
+                    dtype_name = self._element_type(found, values).name
+                self._skip(found, dtype_name, "uncoalesced sparse tensor: save its coalesce()")
             case MetaRef(dtype=dtype_name):
                 # Under the foreign name: a gradient that was lost is no integer.
                 self._skip(found, dtype_name, "meta tensor, no data")
@@ -186,24 +193,50 @@ class SpecBuilder:
         element = numpy_type(dtype.description)
         if element is None or element.dtype is None:
             name, reason = (element.name, element.reason) if element else (dtype.description, "")
-            self._skip(found, name, reason or "NumPy type that holds no gradients")
+            is_text = dtype.description[:1] in _TEXT_KINDS
+            self._skip(
+                found, name, TEXT if is_text else reason or "NumPy type that holds no gradients"
+            )
+            return
+        place = self._array_data(found, data, math.prod(sizes) * element.itemsize)
+        strides = contiguous_strides(sizes[::-1])[::-1] if fortran else contiguous_strides(sizes)
+        steps = None if is_contiguous(sizes, strides) else strides
+        big_endian = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
+        if isinstance(place, Extent):
+            self._list(found, element.dtype, sizes, steps, place, big_endian)
+            return
+        self.tensors.append(
+            TensorSpec(
+                name=found.name,
+                dtype=element.dtype,
+                shape=sizes,
+                strides=steps,
+                stream=place,
+                big_endian=big_endian,
+                section=found.section,
+            )
+        )
+
+    def _array_data(self, found: Found, data: object, needs: int) -> Extent | Stream:
+        """Where an array's bytes are: in the pickle as they are, or only as encoded text."""
+        if isinstance(data, Bytes):
+            place: Extent | Stream = Extent(
+                self.pickle.file, self.pickle.offset + data.start, data.nbytes
+            )
         elif isinstance(data, TextBytes):
-            # NumPy's name for the type, which hides no magnitude: this may be a gradient.
-            self._skip(found, dtype.description, "NumPy array stored as text inside the pickle")
-        elif not isinstance(data, Bytes):
+            try:
+                decoded = data.text.encode(data.encoding)
+            except UnicodeEncodeError as error:
+                problem = "a NumPy array whose text is no bytes"
+                raise CorruptFileError(self.path, problem, tensor=found.name) from error
+            place = Stream("in_memory", (decoded,), len(decoded))
+        else:
             problem = "a NumPy array without bytes"
             raise CorruptFileError(self.path, problem, tensor=found.name)
-        elif data.nbytes != math.prod(sizes) * element.itemsize:
-            needs = math.prod(sizes) * element.itemsize
-            problem = f"a NumPy array that promises {needs} bytes and holds {data.nbytes}"
+        if place.nbytes != needs:
+            problem = f"a NumPy array that promises {needs} bytes and holds {place.nbytes}"
             raise CorruptFileError(self.path, problem, tensor=found.name)
-        else:
-            strides = (
-                contiguous_strides(sizes[::-1])[::-1] if fortran else contiguous_strides(sizes)
-            )
-            extent = Extent(self.pickle.file, self.pickle.offset + data.start, data.nbytes)
-            big_endian = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
-            self._list(found, element.dtype, sizes, strides, extent, big_endian)
+        return place if needs else Extent(self.pickle.file, self.pickle.offset, 0)
 
     def _list(
         self,

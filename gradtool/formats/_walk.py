@@ -48,7 +48,7 @@ class Found(NamedTuple):
 
     name: str
     section: str
-    leaf: Leaf
+    leaf: Leaf | SparseRef
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class Walk:
         found: everything that holds elements.
         section_kinds: what the recognised top-level keys hold, where anything was found there.
         shards: how many DTensors were found, of which a file holds one rank's part.
-        sparse: how many sparse tensors, and `uncoalesced` how many with repeated indices.
+        sparse: how many sparse tensors were found that name each index once.
     """
 
     path: str
@@ -70,7 +70,6 @@ class Walk:
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
     shards: int = 0
     sparse: int = 0
-    uncoalesced: int = 0
     _section: str = ""
     _open: set[int] = field(default_factory=set)
 
@@ -80,12 +79,14 @@ class Walk:
             self.visit(root, "")
             return
         is_optimizer = root.keys() >= _OPTIMIZER_KEYS
+        several = len({SECTION_KINDS[key] for key in root if key in SECTION_KINDS}) > 1
         for key, value in self._children(root):
             kind = SECTION_KINDS.get(key)
             if is_optimizer and key in _OPTIMIZER_KEYS:
                 kind = "optimizer"
-            # A section holds tensors; a parameter may well be called `weights`.
-            self._section = key if kind and isinstance(value, _BRANCHES) else ""
+            # A section holds tensors; a lone parameter may well be called `weights`.
+            is_section = kind and (several or isinstance(value, _BRANCHES))
+            self._section = key if is_section else ""
             before = len(self.found)
             self.visit(value, key)
             if kind and self._section and len(self.found) > before:
@@ -94,6 +95,9 @@ class Walk:
     def visit(self, value: object, name: str) -> None:
         """Find the tensors in `value`, which `name` leads to."""
         self._spend(_COST_OF_NODE + len(name))
+        if isinstance(value, SparseRef) and not value.coalesced:
+            self.found.append(Found(name or self._stem(), self._section, value))
+            return
         if isinstance(value, Leaf) and _objects(value) is None:
             self.found.append(Found(name or self._stem(), self._section, value))
         if id(value) in self._open:
@@ -162,7 +166,6 @@ class Walk:
         said = (
             (self.shards, "DTensors are measured by the part that this file holds"),
             (self.sparse, "sparse tensors are measured by their stored values"),
-            (self.uncoalesced, "of these may name an index twice: their norm is another"),
         )
         return tuple(f"{count} {sentence}" for count, sentence in said if count)
 
@@ -172,7 +175,6 @@ class Walk:
     def _count(self, value: object) -> None:
         if isinstance(value, SparseRef):
             self.sparse += 1
-            self.uncoalesced += not value.coalesced
         elif _local_tensor(value) is not None:
             self.shards += 1
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from gradtool.core.names import natural_key
@@ -23,7 +23,7 @@ from gradtool.errors import (
 from gradtool.formats.sharded_index import OpenFile, is_index_name, open_index
 
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
-"""Files so named hold tensors; others count where their content says so."""
+"""Files so named, in any case, hold tensors; others count where their content says so."""
 
 _FOREIGN: Final = (
     (".metadata", "a torch distributed checkpoint (DCP)"),
@@ -39,27 +39,34 @@ def open_directory(path: str, open_file: OpenFile) -> Checkpoint:
     """The catalogue of all tensor files of a directory.
 
     A tensor keeps its name where no other file has it; else all are prefixed by their file's.
-    Raises EmptyDumpError where no file holds tensors, InputError for one that is broken.
+
+    Raises:
+        EmptyDumpError: no file holds tensors.
+        UnsupportedFormatError: a layout that gradtool does not read, or names that stay
+            ambiguous.
+        InputError: a file that is named like a tensor file is broken, or is none.
     """
-    try:
-        names = sorted(
-            (name for name in os.listdir(path) if _is_visible_file(path, name)), key=natural_key
-        )
-    except OSError as error:
-        raise FileAccessError(path, f"cannot be listed: {error.strerror}") from error
-    parts = _open_parts(path, names, open_file)
-    if not parts:
-        raise _nothing_found(path)
-    if len(parts) == 1 and is_index_name(parts[0][1].path):
-        return replace(parts[0][1], path=path)
-    counts = Counter(name for _, part in parts for name in part.names)
-    clash = any(count > 1 for count in counts.values())
-    placed = [_placed(name, part, prefix=clash) for name, part in parts]
+    names = _list_directory(path)
+    for name, words in _FOREIGN:
+        if name in names:
+            raise UnsupportedFormatError(path, f"is {words}, which gradtool does not read")
+    contents = _open_contents(path, names, open_file)
+    if not contents.parts:
+        hint = "gradtool reads the files of one directory, not of those in it"
+        raise EmptyDumpError(path, "holds no tensor file", hint=hint)
+    if len(contents.parts) == 1 and is_index_name(contents.parts[0][1].path):
+        index = contents.parts[0][1]
+        return replace(index, path=path, notes=(*index.notes, *contents.notes()))
+    clash = _first_repeated(name for _, part in contents.parts for name in part.names)
+    placed = [_placed(stem, part, prefix=clash is not None) for stem, part in contents.parts]
+    ambiguous = _first_repeated(name for part in placed for name in part.names)
+    if ambiguous is not None:
+        raise UnsupportedFormatError(path, "two files have a tensor so named", tensor=ambiguous)
     kinds: dict[str, SectionKind] = {}
     for part in placed:
         kinds.update(part.section_kinds)
-    notes = [note for part in placed for note in part.notes]
-    if clash:
+    notes = [*(note for part in placed for note in part.notes), *contents.notes()]
+    if clash is not None:
         notes.append("tensors are prefixed by their file: several files use the same names")
     return Checkpoint(
         path=path,
@@ -73,37 +80,82 @@ def open_directory(path: str, open_file: OpenFile) -> Checkpoint:
     )
 
 
-def _is_visible_file(path: str, name: str) -> bool:
-    return not name.startswith(".") and os.path.isfile(os.path.join(path, name))
+@dataclass(slots=True)
+class _Contents:
+    """What a directory holds: catalogues under the stems of their files, and the rest."""
+
+    parts: list[tuple[str, Checkpoint]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    def notes(self) -> Iterator[str]:
+        """What was left out, in a sentence each."""
+        if self.unread:
+            yield f"not read: {_some(self.unread)}"
+        if self.repeated:
+            yield f"the same files under other names, read once: {_some(self.repeated)}"
 
 
-def _open_parts(
-    path: str, names: Sequence[str], open_file: OpenFile
-) -> list[tuple[str, Checkpoint]]:
-    """(stem, catalogue) of each index, then of each file that no index claims."""
-    parts = []
-    claimed: set[str] = set()
-    for name in filter(is_index_name, names):
+def _list_directory(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path), key=natural_key)
+    except OSError as error:
+        raise FileAccessError(path, f"cannot be listed: {error.strerror}") from error
+
+
+def _open_contents(path: str, names: Sequence[str], open_file: OpenFile) -> _Contents:
+    """Each index with its shards, then each file that no index claims."""
+    contents = _Contents()
+    seen: dict[tuple[int, int], str] = {}
+    visible = [name for name in names if not name.startswith(".")]
+    for name in filter(is_index_name, visible):
         index = open_index(os.path.join(path, name), open_file)
-        claimed.update(os.path.basename(file.path) for file in index.files)
-        parts.append((name.split(".", 1)[0], index))
-    for name in names:
-        if name in claimed:
-            continue
-        tensor_file = name.endswith(SUFFIXES)
-        try:
-            part = open_file(os.path.join(path, name))
-        except UnsupportedFormatError:
-            if tensor_file:
-                raise
-            continue
-        if part is not None:
-            parts.append((os.path.splitext(name)[0], part))
-        elif tensor_file:
-            raise UnknownFormatError(
-                os.path.join(path, name), "is named like a tensor file, and is none"
-            )
-    return parts
+        for file in index.files:
+            seen[file.device, file.inode] = os.path.basename(file.path)
+        contents.parts.append((name.split(".", 1)[0], index))
+    for name in visible:
+        file_path = os.path.join(path, name)
+        if os.path.isdir(file_path):
+            contents.unread.append(f"{name}/")
+        elif not is_index_name(name) and (identity := _identity(file_path)) not in seen:
+            seen[identity] = name
+            _open_one(file_path, name, open_file, contents)
+        elif not is_index_name(name) and seen[identity] != name:
+            contents.repeated.append(name)
+    return contents
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        status = os.stat(path)
+    except OSError:  # a dangling link, say, which opening it will name
+        status = os.lstat(path)
+    return status.st_dev, status.st_ino
+
+
+def _open_one(path: str, name: str, open_file: OpenFile, contents: _Contents) -> None:
+    holds_tensors = name.lower().endswith(SUFFIXES)
+    if not holds_tensors and not os.path.isfile(path):
+        return
+    try:
+        part = open_file(path)
+    except UnsupportedFormatError:
+        if holds_tensors:
+            raise
+        contents.unread.append(name)
+        return
+    if part is not None:
+        contents.parts.append((os.path.splitext(name)[0], part))
+    elif holds_tensors:
+        raise UnknownFormatError(path, "is named like a tensor file, and is none")
+
+
+def _first_repeated(names: Iterable[str]) -> str | None:
+    return next((name for name, count in Counter(names).items() if count > 1), None)
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _placed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
@@ -127,15 +179,4 @@ def _placed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
         tensors=tuple(map(place, part.tensors)),
         skipped=tuple(map(place, part.skipped)),
         section_kinds={section: kind} if section and kind else part.section_kinds,
-    )
-
-
-def _nothing_found(path: str) -> EmptyDumpError | UnsupportedFormatError:
-    for name, words in _FOREIGN:
-        if os.path.exists(os.path.join(path, name)):
-            return UnsupportedFormatError(path, f"is {words}, which gradtool does not read")
-    return EmptyDumpError(
-        path,
-        "holds no tensor file",
-        hint="gradtool reads the files of one directory, not of those in it",
     )

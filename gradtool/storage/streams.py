@@ -12,7 +12,18 @@ from typing import Final
 from gradtool.core.tensors import Stream
 from gradtool.storage.inflate import inflate
 
-OPENERS: Final[dict[str, Callable[..., Iterator[memoryview]]]] = {"inflate": inflate}
+
+def in_memory(data: bytes, *, max_bytes: int) -> Iterator[memoryview]:
+    """The pieces of what was decoded along with a header."""
+    view = memoryview(data)
+    for start in range(0, len(view), max_bytes):
+        yield view[start : start + max_bytes]
+
+
+OPENERS: Final[dict[str, Callable[..., Iterator[memoryview]]]] = {
+    "in_memory": in_memory,
+    "inflate": inflate,
+}
 
 
 def open_stream(stream: Stream, max_bytes: int) -> Iterator[memoryview]:

@@ -163,6 +163,45 @@ def test_a_directory_without_tensors_is_an_empty_dump(tmp_path: Path) -> None:
     (tmp_path / "sub").mkdir()
     with pytest.raises(gradtool.EmptyDumpError, match="holds no tensor file"):
         gradtool.measure(tmp_path)
+
+
+def test_a_distributed_checkpoint_is_named_as_what_it_is(tmp_path: Path) -> None:
+    torch.save({"a": torch.ones(3)}, tmp_path / "__0_0.distcp")
     (tmp_path / ".metadata").write_bytes(b"")
-    with pytest.raises(gradtool.UnsupportedFormatError, match="distributed checkpoint"):
+    save_file({"b": ONES["b"]}, tmp_path / "b.safetensors")
+    for path in (tmp_path, tmp_path / "__0_0.distcp"):
+        with pytest.raises(gradtool.UnsupportedFormatError, match="distributed checkpoint"):
+            gradtool.measure(path)
+
+
+def test_one_file_under_several_names_is_read_once(tmp_path: Path) -> None:
+    save_file({"a": ONES["c"]}, tmp_path / "a.safetensors")
+    (tmp_path / "b.safetensors").hardlink_to(tmp_path / "a.safetensors")
+    (tmp_path / "last.safetensors").symlink_to("a.safetensors")
+    measurement = gradtool.measure(tmp_path)
+    assert [t.name for t in measurement.tensors] == ["a"]
+    (note,) = measurement.notes
+    assert "b.safetensors, last.safetensors" in note
+
+
+def test_what_is_left_out_is_said(tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "a.safetensors")
+    (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
+    (tmp_path / "global_step5").mkdir()
+    assert gradtool.measure(tmp_path).notes == ("not read: global_step5/, model.h5",)
+
+
+@pytest.mark.parametrize("name", ["b.safetensors", "B.PT"])
+def test_a_dangling_link_named_like_a_tensor_file_is_an_error(name: str, tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "a.safetensors")
+    (tmp_path / name).symlink_to("pruned")
+    with pytest.raises(gradtool.FileAccessError, match=name):
+        gradtool.measure(tmp_path)
+
+
+def test_names_that_stay_ambiguous_are_refused(tmp_path: Path) -> None:
+    save_file({"c.w": ONES["a"]}, tmp_path / "a.safetensors")
+    save_file({"w": ONES["a"]}, tmp_path / "a.c.safetensors")
+    save_file({"c.w": ONES["a"]}, tmp_path / "b.safetensors")
+    with pytest.raises(gradtool.UnsupportedFormatError, match=r"'a\.c\.w'"):
         gradtool.measure(tmp_path)
