@@ -33,6 +33,9 @@ NUMPY_TYPES: dict[str, Any] = {
     "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
 }
 
+WINDOW = 4
+"""Tasks that `measured` has under way at most."""
+
 _numbers = itertools.count()
 
 
@@ -99,6 +102,6 @@ def measured(
     files = tuple(dict.fromkeys(extent.file for spec in specs for extent in spec.extents))
     checkpoint = Checkpoint("by hand", "raw", files, tuple(specs))
     if executor is not None:
-        return measure(checkpoint, executor=executor, window=4, norm_type=norm_type, **options)
+        return measure(checkpoint, executor=executor, window=WINDOW, norm_type=norm_type, **options)
     with ThreadPoolExecutor(2) as threads:
-        return measure(checkpoint, executor=threads, window=4, norm_type=norm_type, **options)
+        return measure(checkpoint, executor=threads, window=WINDOW, norm_type=norm_type, **options)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from gradtool.errors import UsageError
+
 TORCH_EPS = 1e-6
 """What torch, MLX, Megatron and DeepSpeed add to the norm; optax and TensorFlow add nothing."""
 
@@ -16,7 +18,14 @@ def clip_coef(total_norm: float, max_norm: float, eps: float = TORCH_EPS) -> flo
     Source: torch/nn/utils/clip_grad.py, `clip_grads_with_norm_`. A norm of 0 needs no
     scaling (with `eps` 0 the equation would divide by it). NaN where `total_norm` is NaN,
     0.0 where it is infinite: what torch multiplies gradients by when told to go on.
+
+    Raises UsageError unless `max_norm` is at least 0 and `eps` at least 0 and finite: a NaN
+    bound would disarm every clip, a negative one would turn gradients round.
     """
+    if not max_norm >= 0.0:
+        raise UsageError(f"max_norm must be at least 0, not {max_norm}")
+    if not 0.0 <= eps < math.inf:
+        raise UsageError(f"eps must be at least 0 and finite, not {eps}")
     if math.isnan(total_norm):
         return math.nan
     if total_norm + eps <= 0.0 or math.isinf(max_norm):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
@@ -20,6 +20,7 @@ class TensorMeasurement:
 
     Attributes:
         spec: what and where the tensor is.
+        alias_of: the first tensor that names the very same stored elements, if any.
         stats: over the elements that its shape names.
         owned: over the stored elements that no earlier tensor names: what it adds to the
             total, so that shared storage counts once. None where it shares all of them.
@@ -30,6 +31,7 @@ class TensorMeasurement:
     """
 
     spec: TensorSpec
+    alias_of: str | None
     stats: TensorStats
     owned: TensorStats | None
     owned_in_section: TensorStats | None
@@ -63,7 +65,8 @@ class Summary:
         tensors: number of stored tensors, whatever number of names they have.
         stats: over their stored elements, each counted once.
         native_norm: norm of the tensors' native norms, rounded to `native_dtype`: what torch
-            sees with sums that do not drift. None where torch has no norm for a dtype.
+            sees with sums that do not drift, given each tensor under one name. None where
+            torch has no norm for a dtype.
         native_dtype: the promoted dtype of those norms.
         lower_bound: whether gradients may be missing, in a dtype that is skipped.
     """
@@ -94,7 +97,7 @@ class Measurement:
     Attributes:
         path: as the user gave it.
         format: name of the format.
-        files: number of files read.
+        files: paths of the files read.
         nbytes: their size together, in bytes.
         norm_type: p.
         backend: what computed it, "numpy".
@@ -104,12 +107,12 @@ class Measurement:
         total: over all sections; None where they hold different kinds of things.
         skipped: stored tensors that were not measured, and why.
         notes: what was assumed or deserves a warning, one sentence each.
-        elapsed_s: seconds from opening to the last figure.
+        elapsed_s: seconds from opening the path to the last figure.
     """
 
     path: str
     format: str
-    files: int
+    files: tuple[str, ...]
     nbytes: int
     norm_type: float
     backend: str
@@ -176,7 +179,7 @@ def summarize(
         name=name,
         kind=kind,
         tensors=len(parts),
-        stats=merge([part for _, part in parts], norm_type),
+        stats=replace(merge([part for _, part in parts], norm_type), first_nonfinite=None),
         native_norm=native_norm,
         native_dtype=native_dtype,
         lower_bound=any(map(hides_magnitude, skipped)),
@@ -191,5 +194,9 @@ def _native_norm(
     if not known or len(known) < len(dtypes):
         return None, None
     promoted = promote(known) or DTYPES["F32"]
-    norms = [norm for tensor in tensors if (norm := tensor.native_norm) is not None]
+    norms = [
+        tensor.native_norm
+        for tensor in tensors
+        if tensor.native_norm is not None and tensor.stats.numel
+    ]
     return promoted.round(norm_of(norms, norm_type)), promoted

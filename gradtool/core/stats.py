@@ -99,7 +99,9 @@ class TensorStats:
         scale, power_sum = self.scale / divisor, self.power_sum
         if not _SMALLEST_NORMAL <= scale < math.inf:
             # The norm may be normal where the scale is not: divide the sum instead.
-            scale, power_sum = self.scale, self.power_sum * math.pow(divisor, -self.norm_type)
+            scaled_sum = self.power_sum * _power(divisor, -self.norm_type)
+            if _SMALLEST_NORMAL <= scaled_sum < math.inf:
+                scale, power_sum = self.scale, scaled_sum
         return replace(
             self,
             power_sum=power_sum,
@@ -203,8 +205,13 @@ def _add_powers(parts: Sequence[TensorStats], p: float) -> tuple[float, float]:
 
 
 def _power(ratio: float, p: float) -> float:
-    """ratio**p, 0.0 where it is too small to count."""
-    return 0.0 if ratio == 0.0 or math.isinf(ratio) else math.pow(ratio, p)
+    """ratio**p, infinite where it is too large and 0.0 where it is too small to count."""
+    if ratio == 0.0 or math.isinf(ratio):
+        return 0.0
+    try:
+        return math.pow(ratio, p)
+    except OverflowError:
+        return math.inf
 
 
 def _root(power_sum: float, p: float, scale: float) -> float:

@@ -66,7 +66,6 @@ class TensorSpec:
         strides: in elements; None for C order without gaps.
         stream: the source of a tensor that is no byte range; always in C or Fortran order.
         big_endian: byte order of the stored elements.
-        alias_of: the first tensor that names the very same stored elements, if any.
     """
 
     name: str
@@ -77,7 +76,6 @@ class TensorSpec:
     stream: Stream | None = None
     big_endian: bool = False
     section: str = ""
-    alias_of: str | None = None
 
     @property
     def numel(self) -> int:

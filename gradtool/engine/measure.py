@@ -30,6 +30,7 @@ def measure(
     *,
     executor: Executor,
     window: int,
+    started: float | None = None,
     norm_type: float = 2.0,
     loss_scale: float = 1.0,
     verify: bool = False,
@@ -37,10 +38,13 @@ def measure(
 ) -> Measurement:
     """Measure every tensor of `checkpoint`, in one pass over their bytes.
 
+    Only `verify` reads the chosen bytes a second time.
+
     Args:
         checkpoint: the catalogue, already narrowed to what is wanted.
         executor: runs the reads and sums; at most `window` tasks are submitted at a time.
         window: see above; a few for each worker keeps all of them busy.
+        started: `time.perf_counter()` when the work began; now, if it begins here.
         norm_type: p.
         loss_scale: every element is divided by it.
         verify: also check stored CRCs of tensor data.
@@ -48,7 +52,7 @@ def measure(
 
     Raises InputError where a file changed, shrank or fails its checksum.
     """
-    started = time.perf_counter()
+    started = time.perf_counter() if started is None else started
     specs = checkpoint.tensors
     sharing = find_sharing(specs)
     seals = _seals_of(checkpoint) if verify else []
@@ -78,12 +82,12 @@ def _assemble(
             in_section = found.get((at, OWNED_IN_SECTION))
             owned_in_section = owned if in_section is None else in_section.divided(loss_scale)
         first = sharing.alias_of.get(index)
-        alias_of = None if first is None else specs[first].name
         times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
         stats = named.repeated(times)
         norm, native = stats.norm, spec.dtype.norm_dtype
         yield TensorMeasurement(
-            spec=spec if spec.alias_of == alias_of else replace(spec, alias_of=alias_of),
+            spec=spec,
+            alias_of=None if first is None else specs[first].name,
             stats=stats,
             owned=None if first is not None else owned,
             owned_in_section=None if index in sharing.alias_in_section else owned_in_section,
@@ -166,7 +170,7 @@ def _measurement(
     return Measurement(
         path=checkpoint.path,
         format=checkpoint.format,
-        files=len(checkpoint.files),
+        files=tuple(file.path for file in checkpoint.files),
         nbytes=checkpoint.nbytes,
         norm_type=norm_type,
         backend=BACKEND,

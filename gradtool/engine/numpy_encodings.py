@@ -7,7 +7,6 @@ finite. Integer kernels on them are the cheapest way to all three, for every wid
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -18,26 +17,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gradtool.core.dtypes import DType
+from gradtool.engine.scratch import scratch
 
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
-
-
-_held = threading.local()
-
-
-def scratch(name: str, dtype: DTypeLike, count: int) -> Array:
-    """An array of this thread's own for `count` elements, its content that of the last use.
-
-    Temporary arrays of this size would go back to the system each time, and come again page
-    by page.
-    """
-    held: Array | None = getattr(_held, name, None)
-    nbytes = count * np.dtype(dtype).itemsize
-    if held is None or len(held) < nbytes:
-        held = np.empty(nbytes, np.uint8)
-        setattr(_held, name, held)
-    return held[:nbytes].view(dtype)
 
 
 @dataclass(frozen=True, slots=True)

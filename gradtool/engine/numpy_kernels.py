@@ -7,22 +7,23 @@ and that even an unvectorised sum of it is within 5e-13 of the truth.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DTYPES, DType
-from gradtool.core.stats import TensorStats, power_scale
-from gradtool.engine.numpy_encodings import F64, Array, Encoding, Float64, real_words, scratch
+from gradtool.core.stats import TensorStats, merge, power_scale
+from gradtool.engine.numpy_encodings import F64, Array, Encoding, Float64, real_words
+from gradtool.engine.scratch import scratch
 
 NAME: Final = "numpy"
 
 ROW: Final = 4096
-
-MAX_ELEMENTS: Final = 1 << 16
-"""Elements in a block: words, float64 values and magnitudes of one fit a core's cache."""
 
 
 def stats(
@@ -47,9 +48,14 @@ def stats(
             values = scratch("values", np.float64, len(words))
             encoding.decode(words, values)
             return _segments(words, values, encoding, counts, norm_type)
-        values, halved = _magnitudes(raw, DTYPES[dtype.component], big_endian=big_endian)
-        found = _segments(values.view(F64.word), values, F64, counts, norm_type)
-        return [segment.divided(0.5) for segment in found] if halved else found
+        values, beyond = _magnitudes(raw, DTYPES[dtype.component], big_endian=big_endian)
+        if beyond is None:
+            return _segments(values.view(F64.word), values, F64, counts, norm_type)
+        bounds = np.cumsum([0, *counts])
+        return [
+            _segment_beyond(values[start:end], beyond[start:end], norm_type)
+            for start, end in itertools.pairwise(bounds.tolist())
+        ]
 
 
 def nonfinite_positions(raw: Array, dtype: DType, *, big_endian: bool = False) -> Array:
@@ -179,19 +185,33 @@ def _rows_then_rest(values: Float64, reduce: Any) -> list[float]:
     return [*sums, float(reduce(values[whole:]))]
 
 
-def _magnitudes(raw: Array, part: DType, *, big_endian: bool) -> tuple[Float64, bool]:
-    """|z| of complex elements, and whether they were halved to be representable.
+def _magnitudes(
+    raw: Array, part: DType, *, big_endian: bool
+) -> tuple[Float64, NDArray[np.bool_] | None]:
+    """|z| of complex elements: NaN where either part is NaN, else infinite where either is.
 
-    NaN where either part is NaN, else infinite where either is: C's `hypot` would call a NaN
-    beside an Inf infinite.
+    C's `hypot` would call a NaN beside an Inf infinite. Second, which of them are finite and
+    beyond float64, as only complex128 can be, and given as their halves; None for none.
     """
     words, encoding = real_words(raw, part, big_endian=big_endian)
     parts = np.empty(len(words))
     encoding.decode(words, parts)
     real, imaginary = parts[::2], parts[1::2]
     sizes = np.hypot(real, imaginary)
-    halved = bool(np.any(np.isinf(sizes) & np.isfinite(real) & np.isfinite(imaginary)))
-    if halved:
-        sizes = np.hypot(real / 2.0, imaginary / 2.0)
+    beyond: NDArray[np.bool_] = np.isinf(sizes) & np.isfinite(real) & np.isfinite(imaginary)
     sizes[np.isnan(real) | np.isnan(imaginary)] = math.nan
-    return sizes, halved
+    if not beyond.any():
+        return sizes, None
+    sizes[beyond] = np.hypot(real[beyond] / 2.0, imaginary[beyond] / 2.0)
+    return sizes, beyond
+
+
+def _segment_beyond(sizes: Float64, beyond: NDArray[np.bool_], p: float) -> TensorStats:
+    """A segment in which some magnitudes are given as halves."""
+    parts = [TensorStats(p)]
+    for values, divisor in ((sizes[~beyond], 1.0), (sizes[beyond], 0.5)):
+        if len(values):
+            magnitudes = values.view(F64.word) & F64.word.type(F64.magnitude)
+            parts.append(_segment(magnitudes, values, F64, p).divided(divisor))
+    bad = np.flatnonzero(~np.isfinite(sizes))
+    return replace(merge(parts, p), first_nonfinite=int(bad[0]) if len(bad) else None)

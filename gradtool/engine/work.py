@@ -6,7 +6,6 @@ Nothing is shared between tasks but a reused buffer for each thread.
 
 from __future__ import annotations
 
-import threading
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
@@ -28,6 +27,7 @@ from gradtool.engine.plan import (
     StreamTask,
     Task,
 )
+from gradtool.engine.scratch import scratch
 from gradtool.engine.views import Int64
 from gradtool.errors import CorruptFileError
 from gradtool.storage.reader import Source, reopen_source
@@ -43,7 +43,7 @@ Target = tuple[int, int]
 
 Result = list[tuple[Target, TensorStats]]
 
-_scratch = threading.local()
+_SEAL_STEP = 1 << 20
 
 
 def run(task: Task, norm_type: float) -> Result:
@@ -84,7 +84,8 @@ def _locate(stats: TensorStats, raw: Bytes, block: Block, piece: Piece) -> Tenso
 
 def _read_block(source: Source, block: Block) -> Bytes:
     """The bytes of all pieces, one after another, in this thread's buffer."""
-    buffer = _buffer("block", block.nbytes)
+    raw = scratch("block", np.uint8, block.nbytes)
+    buffer = raw.data
     filled = 0
     for offset, nbytes, pieces in _runs(block.pieces):
         wanted = sum(piece.nbytes for piece in pieces)
@@ -93,7 +94,7 @@ def _read_block(source: Source, block: Block) -> Bytes:
         else:
             _read_with_gaps(source, offset, nbytes, pieces, buffer[filled : filled + wanted])
         filled += wanted
-    return np.frombuffer(buffer, np.uint8, block.nbytes)
+    return raw
 
 
 def _runs(pieces: list[Piece]) -> Iterator[tuple[int, int, list[Piece]]]:
@@ -112,7 +113,7 @@ def _runs(pieces: list[Piece]) -> Iterator[tuple[int, int, list[Piece]]]:
 def _read_with_gaps(
     source: Source, offset: int, nbytes: int, pieces: list[Piece], out: memoryview
 ) -> None:
-    span = _buffer("span", nbytes)
+    span = scratch("span", np.uint8, nbytes).data
     source.read_into(offset, span)
     filled = 0
     for piece in pieces:
@@ -167,9 +168,9 @@ def _run_cluster(task: ClusterTask, p: float) -> Result:
 def _read_window(source: Source, task: ClusterTask, start: int, stop: int) -> Bytes:
     """The window's elements, a row of bytes each."""
     item = task.dtype.itemsize
-    buffer = _buffer("span", (stop - start) * item)
-    source.read_into(task.offset + start * item, buffer)
-    return np.frombuffer(buffer, np.uint8).reshape(-1, item)
+    raw = scratch("span", np.uint8, (stop - start) * item)
+    source.read_into(task.offset + start * item, raw.data)
+    return raw.reshape(-1, item)
 
 
 def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, at: Int64, count: int) -> Int64:
@@ -209,8 +210,9 @@ def _run_seal(task: SealTask) -> Result:
     seal = task.seal
     crc = 0
     with reopen_source(seal.covers.file) as source:
-        for offset in range(seal.covers.offset, seal.covers.end, 1 << 20):
-            buffer = _buffer("block", min(1 << 20, seal.covers.end - offset))
+        for offset in range(seal.covers.offset, seal.covers.end, _SEAL_STEP):
+            nbytes = min(_SEAL_STEP, seal.covers.end - offset)
+            buffer = scratch("block", np.uint8, nbytes).data
             source.read_into(offset, buffer)
             crc = zlib.crc32(buffer, crc)
         source.check_unchanged()
@@ -222,12 +224,3 @@ def _run_seal(task: SealTask) -> Result:
             byte=seal.covers.offset,
         )
     return []
-
-
-def _buffer(name: str, nbytes: int) -> memoryview:
-    """`nbytes` bytes of this thread's buffer of that name, grown when a larger one is asked."""
-    held: bytearray | None = getattr(_scratch, name, None)
-    if held is None or len(held) < nbytes:
-        held = bytearray(nbytes)
-        setattr(_scratch, name, held)
-    return memoryview(held)[:nbytes]

@@ -36,10 +36,6 @@ class Candidate:
         """The archive's entries; none where the file is no zip archive."""
         return read_directory(self.source) if self.head[:2] == b"PK" else ()
 
-    def has_entry(self, ending: str) -> bool:
-        """Whether an entry's name ends so."""
-        return any(entry.name.endswith(ending) for entry in self.entries)
-
 
 @dataclass(frozen=True, slots=True)
 class Format:
@@ -63,12 +59,13 @@ FORMATS: Final = (
     ),
     Format(
         "torch",
-        lambda file: file.has_entry("/data.pkl") or file.has_entry("/version"),
+        lambda file: torch_zip.recognises(file.entries),
         lambda file: torch_zip.open_torch_zip(file.source, file.entries),
     ),
     Format(
         "npz",
-        lambda file: file.has_entry(".npy") or (file.head[:2] == b"PK" and not file.entries),
+        # numpy.savez of nothing: an archive that is only its end record.
+        lambda file: npz.recognises(file.entries) or file.head.startswith(b"PK\5\6"),
         lambda file: npz.open_npz(file.source, file.entries, file.raw_dtype),
     ),
 )

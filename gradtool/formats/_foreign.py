@@ -20,8 +20,6 @@ _MARKS: Final = (
     (0, b"\x89HDF\r\n\x1a\n", "is an HDF5 file, which gradtool does not read"),
     (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),
     (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it first"),
-    (0, b"<!DOCTYPE", "is a web page: the download failed"),
-    (0, b"<html", "is a web page: the download failed"),
     *(
         (0, bytes((0x80, protocol)), "is a bare pickle, which could run code when loaded")
         for protocol in range(2, 6)
@@ -34,6 +32,8 @@ def foreign_layout(head: bytes) -> str | None:
     if not head:
         return "is empty: 0 bytes"
     for offset, mark, words in _MARKS:
-        if head[offset : offset + len(mark)].lower() == mark.lower():
+        if head.startswith(mark, offset):
             return words
+    if head[:9].lower().startswith((b"<!doctype", b"<html")):
+        return "is a web page: the download failed"
     return None

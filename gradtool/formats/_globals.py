@@ -53,17 +53,24 @@ def named(module: object, qualname: object) -> Name:
     if len(module) + len(qualname) > _MAX_NAME_CHARS:
         raise UnsupportedPickleError("a global with an overlong name")
     name = f"{module}.{qualname}"
+    if not name.isascii():  # surrogates, which no output takes
+        name = name.encode("utf-8", "backslashreplace").decode()
     return Name(name, HANDLERS.get(name))
 
 
 def call(function: object, args: object) -> object:
     """What `function(*args)` stands for.
 
+    Calling what an unknown call gave makes an `Opaque` of both: protocols 2 and 3 write
+    `functools.partial(cls.__new__, cls, x=1)()` for a class that is made with keywords.
+
     Raises:
-        MalformedPickleError: `function` is no global, or takes other arguments.
+        MalformedPickleError: `function` can not be called, or takes other arguments.
     """
+    if type(function) is Opaque:
+        return Opaque(function.name, (function, args))
     if type(function) is not Name:
-        raise MalformedPickleError(f"calls {describe(function)}, which is no global")
+        raise MalformedPickleError(f"calls {describe(function)}")
     if type(args) is not tuple:
         raise MalformedPickleError(f"calls {function.name} with {describe(args)}")
     handler = function.handler
@@ -72,6 +79,18 @@ def call(function: object, args: object) -> object:
     if not handler.fewest <= len(args) <= handler.most:
         raise MalformedPickleError(f"calls {function.name} with {len(args)} arguments")
     return handler.function(*args)
+
+
+def call_with_keywords(function: object, args: object, keywords: object) -> object:
+    """What `function(*args, **keywords)` stands for; only unknown classes take keywords."""
+    if type(keywords) is not dict:
+        raise MalformedPickleError("keyword arguments that are no dict")
+    made = call(function, args)
+    if keywords:
+        if type(made) is not Opaque:
+            raise MalformedPickleError(f"makes {describe(made)} with keyword arguments")
+        made.keywords = keywords
+    return made
 
 
 def storage(persistent_id: object) -> Storage:
@@ -210,9 +229,12 @@ def _bytes(data: object = None, encoding: object = "latin1") -> object:
         return Bytes(0, 0)
     if type(data) is not str:
         return data
+    # First the type: a nested tuple may take for ever to hash, and to spell.
+    if type(encoding) is not str:
+        raise MalformedPickleError(f"bytes as text in {describe(encoding)}")
     if encoding not in _TEXT_ENCODINGS:
-        raise UnsupportedPickleError(f"bytes as text in encoding {str(encoding)[:20]!r}")
-    return TextBytes(data, str(encoding))
+        raise UnsupportedPickleError(f"bytes as text in encoding {encoding[:20]!r}")
+    return TextBytes(data, encoding)
 
 
 def _name(value: object, what: str) -> str:

@@ -1,4 +1,4 @@
-"""JSON as headers and index files may use it: no duplicate keys, no numbers but integers."""
+"""JSON as headers and index files may use it: no duplicate keys, nothing beyond the standard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ def parse_object(data: bytes, path: str, what: str) -> dict[str, Any]:
         parsed = json.loads(
             data.decode("utf-8"),
             object_pairs_hook=_unique,
-            parse_float=_refuse_number,
             parse_constant=_refuse_number,
         )
     except UnicodeDecodeError as error:
@@ -38,4 +37,4 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _refuse_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no integer")
+    raise ValueError(f"{text} is no JSON")

@@ -1,7 +1,6 @@
 """What each allowed pickle opcode does, on a machine of one stack, its marks and a memo.
 
-Opcodes: pickletools.py of CPython, protocols 2 to 5. Every operation checks what it is given,
-and costs time and memory in proportion to its own bytes.
+Each checks what it is given, and costs time and memory in proportion to its own bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from gradtool.formats._globals import call, named, storage
+from gradtool.formats._globals import call, call_with_keywords, named, storage
 from gradtool.formats._stand_ins import (
     Bytes,
     MalformedPickleError,
@@ -36,6 +35,13 @@ def u8(data: bytes, at: int) -> tuple[int]:
     return (data[at],)
 
 
+class Memo(dict[int, object]):
+    """The values to refer back to; a list would be as long as the highest index claimed."""
+
+    def __missing__(self, index: int) -> object:
+        raise MalformedPickleError("refers to a memo entry that was never made")
+
+
 class Machine:
     """The state of one run: `stack` is what lies above the last MARK, `marks` what is below."""
 
@@ -45,20 +51,19 @@ class Machine:
         self.data = data
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
-        self.memo: dict[int, object] = {}  # a list would be as long as the highest index claimed
+        self.memo = Memo()
 
     def above_mark(self) -> list[object]:
         """Everything above the last MARK, which is taken away with it."""
         if not self.marks:
             raise MalformedPickleError("finds no MARK")
-        items = self.stack
-        self.stack = self.marks.pop()
+        items, self.stack = self.stack, self.marks.pop()
         return items
 
     def end_of(self, start: int, nbytes: int) -> int:
         """The byte after an operand of `nbytes` bytes, which the pickle must hold."""
-        if nbytes > len(self.data) - start:
-            left = len(self.data) - start
+        left = len(self.data) - start
+        if nbytes > left:
             raise MalformedPickleError(f"promises {nbytes} bytes, {left} are left")
         return start + nbytes
 
@@ -280,13 +285,8 @@ def reduce(vm: Machine, at: int) -> int:
 
 def newobj_ex(vm: Machine, at: int) -> int:
     keywords = vm.stack.pop()
-    if type(keywords) is not dict:
-        raise MalformedPickleError("keyword arguments that are no dict")
     args = vm.stack.pop()
-    made = call(vm.stack[-1], args)
-    if keywords:
-        set_state(made, keywords)
-    vm.stack[-1] = made
+    vm.stack[-1] = call_with_keywords(vm.stack[-1], args, keywords)
     return at
 
 

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from gradtool.formats._globals import Handler
 
-_MAX_KEY_ITEMS: Final = 16
-_MAX_KEY_CHARS: Final = 256
 # Python hashes integers by value: those of more bits can be made to collide without end.
 _MAX_KEY_BITS: Final = 60
-_SCALARS: Final = frozenset({str, int, float, bool, type(None)})
+_SCALARS: Final = frozenset({float, bool, type(None)})  # with few values of one hash
 
 
 class MalformedPickleError(Exception):
@@ -69,6 +67,10 @@ class Attributed(dict[object, object]):
 
     state: object = None
 
+    def __bool__(self) -> bool:
+        """Whether it holds anything, be it an attribute only."""
+        return len(self) > 0 or self.state is not None
+
 
 @dataclass(slots=True, eq=False, repr=False)
 class Opaque(StandIn):
@@ -78,6 +80,7 @@ class Opaque(StandIn):
         name: the qualified name of the type or function.
         args: what it would have been called with.
         state: its attributes, as pickled: a dict, a pair of dicts, or anything.
+        keywords: what it would have been called with by name.
         items: what a subclass of list holds.
         entries: what a subclass of dict holds.
     """
@@ -85,8 +88,16 @@ class Opaque(StandIn):
     name: str
     args: tuple[object, ...] = ()
     state: object = None
+    keywords: dict[object, object] | None = None
     items: list[object] | None = None
     entries: dict[object, object] | None = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Key(StandIn):
+    """A dictionary key whose own hash a file could choose, or make expensive: any `value`."""
+
+    value: object
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -203,27 +214,44 @@ def set_items(target: object, items: list[object]) -> None:
 
 
 def _key(key: object) -> object:
-    """`key` as something whose hash no file can choose: a small tuple becomes its text."""
-    if type(key) is int:
-        if key.bit_length() > _MAX_KEY_BITS:
-            raise UnsupportedPickleError("unsupported dictionary key: a huge integer")
-    elif type(key) is tuple:
-        if len(key) > _MAX_KEY_ITEMS or not all(map(_is_small, key)):
-            raise UnsupportedPickleError("unsupported dictionary key: a large or nested tuple")
-        return repr(key)
-    elif type(key) not in _SCALARS and not isinstance(key, StandIn):
-        raise UnsupportedPickleError(f"unsupported dictionary key: {describe(key)}")
-    return key
+    """`key` as something whose hash no file can choose.
+
+    Raises MalformedPickleError where it is of a type that no dictionary takes.
+    """
+    if type(key) in _SCALARS or isinstance(key, StandIn):
+        return key
+    if isinstance(key, list | dict) and type(key) is not Unordered:
+        raise MalformedPickleError(f"{describe(key)} as a dictionary key")
+    is_small = type(key) is int and key.bit_length() <= _MAX_KEY_BITS
+    return key if is_small else Key(key)
 
 
-def _is_small(value: object) -> bool:
-    if type(value) is str:
-        return len(value) <= _MAX_KEY_CHARS
-    return type(value) in _SCALARS
+_WORDS: Final[dict[type, str]] = {
+    type(None): "None",
+    bool: "a boolean",
+    int: "an integer",
+    float: "a number",
+    str: "text",
+    tuple: "a tuple",
+    list: "a list",
+    dict: "a dict",
+    Attributed: "a dict",
+    Unordered: "a set",
+    Bytes: "bytes",
+    TextBytes: "bytes",
+    Key: "a key",
+    Storage: "a storage",
+    TensorRef: "a tensor",
+    SparseRef: "a sparse tensor",
+    MetaRef: "a meta tensor",
+    ArrayType: "a NumPy type",
+    ArrayRef: "a NumPy array",
+    ArrayScalar: "a NumPy number",
+}
 
 
 def describe(value: object) -> str:
     """What `value` is, in a few words: contents may be as large and deep as the file likes."""
     if isinstance(value, Name | Opaque):
         return value.name
-    return f"a {type(value).__name__}"
+    return _WORDS[type(value)]

@@ -15,7 +15,6 @@ from gradtool.core.dtypes import DType
 from gradtool.core.strides import (
     contiguous_strides,
     is_contiguous,
-    is_dense,
     overlaps_itself,
     repetitions,
     span,
@@ -34,14 +33,12 @@ from gradtool.formats._stand_ins import (
     TextBytes,
 )
 from gradtool.formats._torch_dtypes import ElementType, numpy_type, storage_type, torch_type
-from gradtool.formats._walk import Found
+from gradtool.formats._walk import Found, counted
 
 _MAX_DIMENSIONS: Final = 64
 _MAX_REPEATED_NUMEL: Final = 1 << 20
 _LIMIT: Final = 1 << 63
 _TEXT_KINDS: Final = frozenset("USMm")  # NumPy's letters for text, bytes, dates and spans
-
-Place = tuple[object, ...]
 
 
 @dataclass(slots=True)
@@ -63,7 +60,6 @@ class SpecBuilder:
     skipped: list[Skipped] = field(default_factory=list)
     _negated: int = 0
     _names: set[str] = field(default_factory=set)
-    _first_at: dict[Place, str] = field(default_factory=dict)
     _storages: dict[str, tuple[str, object, Extent]] = field(default_factory=dict)
 
     def add(self, found: Found) -> None:
@@ -100,8 +96,10 @@ class SpecBuilder:
 
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of the tensors, one sentence each."""
-        count = self._negated
-        return (f"{count} tensors are stored negated: infinities change sign",) if count else ()
+        if not self._negated:
+            return ()
+        tensors = counted(self._negated, "tensor is", "tensors are")
+        return (f"{tensors} stored negated: infinities change sign",)
 
     def _add_tensor(self, found: Found, tensor: TensorRef) -> None:
         element = self._element_type(found, tensor)
@@ -248,12 +246,6 @@ class SpecBuilder:
         big_endian: bool,
     ) -> None:
         """List a measured tensor; `strides` is None for C order without gaps."""
-        alias_of = None
-        if extent.nbytes:
-            where: Place = (dtype.name, extent.offset, extent.nbytes)
-            gapless = strides is None or _names_each_once(shape, strides)
-            place = where if gapless else (*where, shape, strides)
-            alias_of = self._first_at.setdefault(place, found.name)
         self.tensors.append(
             TensorSpec(
                 name=found.name,
@@ -263,14 +255,8 @@ class SpecBuilder:
                 strides=strides,
                 big_endian=big_endian,
                 section=found.section,
-                alias_of=None if alias_of == found.name else alias_of,
             )
         )
 
     def _skip(self, found: Found, dtype_name: str, reason: str) -> None:
         self.skipped.append(Skipped(found.name, dtype_name, reason, found.section))
-
-
-def _names_each_once(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
-    """Whether a view names each element between its first and its last exactly once."""
-    return repetitions(shape, strides) == 1 and is_dense(shape, strides)

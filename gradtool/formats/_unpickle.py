@@ -41,7 +41,7 @@ def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int =
     except UnsupportedPickleError as error:
         problem = f"pickle opcode {_opcode_name(data, at)}: {error}"
         raise UnsupportedFormatError(path, problem, tensor=record, byte=offset + at) from error
-    except (IndexError, KeyError, struct.error, UnicodeDecodeError) as error:
+    except (IndexError, struct.error, UnicodeDecodeError) as error:
         why = _WHY_FAILED[type(error)] if at < len(data) else "missing: the pickle is truncated"
         problem = f"pickle opcode {_opcode_name(data, at)}: {why}"
         raise CorruptFileError(path, problem, tensor=record, byte=offset + at) from error
@@ -50,7 +50,6 @@ def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int =
 
 _WHY_FAILED: Final[dict[type, str]] = {
     IndexError: "takes a value or an operand that is not there",
-    KeyError: "refers to a memo entry that was never made",
     struct.error: "is cut off by the end of the pickle",
     UnicodeDecodeError: "holds text that is not UTF-8",
 }

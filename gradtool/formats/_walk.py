@@ -19,7 +19,9 @@ from gradtool.formats._stand_ins import (
     ArrayRef,
     ArrayScalar,
     Attributed,
+    Key,
     MetaRef,
+    Name,
     Opaque,
     SparseRef,
     StandIn,
@@ -34,6 +36,9 @@ _MAX_DEPTH: Final = 200
 _EXPANSION: Final = 4
 _FREE_COST: Final = 1 << 20
 _COST_OF_NODE: Final = 16
+_MAX_PLAIN_ITEMS: Final = 8
+_MAX_KEY_ITEMS: Final = 16
+_MAX_KEY_CHARS: Final = 256
 
 _MODULE_TABLES: Final = frozenset({"_parameters", "_buffers", "_modules"})
 _OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
@@ -75,11 +80,14 @@ class Walk:
 
     def visit_root(self, root: object) -> None:
         """Find all tensors, and the sections among the top-level keys."""
-        if not isinstance(root, dict):
+        attributes = root.state if isinstance(root, Opaque) else None
+        top = attributes if isinstance(attributes, dict) else root
+        is_optimizer = isinstance(top, dict) and top.keys() >= _OPTIMIZER_KEYS
+        if not isinstance(top, dict) or (top is attributes and not is_optimizer):
             self.visit(root, "")
             return
-        is_optimizer = root.keys() >= _OPTIMIZER_KEYS
-        several = len({SECTION_KINDS[key] for key in root if key in SECTION_KINDS}) > 1
+        self._open.add(id(root))
+        several = len({SECTION_KINDS[key] for key in top if key in SECTION_KINDS}) > 1
         for key, value in self._children(root):
             kind = SECTION_KINDS.get(key)
             if is_optimizer and key in _OPTIMIZER_KEYS:
@@ -135,8 +143,10 @@ class Walk:
             yield "" if key in _MODULE_TABLES else key, attribute
         yield from self._entries(value.entries or {})
         yield from self._numbered(value.items or ())
-        for position, argument in self._numbered(value.args):
-            yield f"args.{position}", argument
+        for part, argument in self._numbered(value.args):
+            yield f"args.{part}", argument
+        for part, argument in self._entries(value.keywords or {}):
+            yield f"args.{part}", argument
 
     def _attributes(self, state: object) -> Iterator[tuple[str, object]]:
         """The attributes in what `__getstate__` gave: a dict, a pair of dicts, or anything."""
@@ -152,22 +162,26 @@ class Walk:
     def _entries(self, mapping: Mapping[Any, object]) -> Iterator[tuple[str, object]]:
         self._spend(len(mapping))
         for position, (key, value) in enumerate(mapping.items()):
-            if isinstance(value, _WALKED):
+            # An empty container costs nothing: a module has a dozen, one for each kind of hook.
+            if value and isinstance(value, _WALKED) and not _is_plain(value):
                 yield _text(key, position), value
 
     def _numbered(self, items: Sequence[object]) -> Iterator[tuple[str, object]]:
         self._spend(len(items))
         for position, item in enumerate(items):
-            if isinstance(item, _WALKED):
+            if item and isinstance(item, _WALKED) and not _is_plain(item):
                 yield str(position), item
 
     def notes(self) -> tuple[str, ...]:
         """What was taken for granted, one sentence each."""
-        said = (
-            (self.shards, "DTensors are measured by the part that this file holds"),
-            (self.sparse, "sparse tensors are measured by their stored values"),
-        )
-        return tuple(f"{count} {sentence}" for count, sentence in said if count)
+        notes = []
+        if self.shards:
+            shards = counted(self.shards, "DTensor is", "DTensors are")
+            notes.append(f"{shards} measured by the part that this file holds")
+        if self.sparse:
+            sparse = counted(self.sparse, "sparse tensor is", "sparse tensors are")
+            notes.append(f"{sparse} measured by the stored values")
+        return tuple(notes)
 
     def _stem(self) -> str:
         return os.path.splitext(os.path.basename(self.path))[0]
@@ -198,11 +212,44 @@ def walk(root: object, path: str, pickle_nbytes: int) -> Walk:
     return walked
 
 
+def counted(count: int, one: str, many: str) -> str:
+    """A number and what it counts, in the singular or the plural."""
+    return f"{count} {one if count == 1 else many}"
+
+
+def _is_plain(value: object) -> bool:
+    """Whether `value` is a few numbers or texts, such as the strides and paddings of a layer."""
+    if not isinstance(value, tuple | list) or len(value) > _MAX_PLAIN_ITEMS:
+        return False
+    return not any(isinstance(item, _WALKED) for item in value)
+
+
 def _text(key: object, position: int) -> str:
-    """The part of a name that a key is, without surrogates, which no output takes."""
+    """The part of a name that a key is: short, and without surrogates, which no output takes."""
     if isinstance(key, str):
         return key if key.isascii() else key.encode("utf-8", "backslashreplace").decode()
-    return f"{describe(key)}#{position}" if isinstance(key, StandIn) else str(key)
+    if isinstance(key, Key):
+        return repr(key.value) if _is_small_tuple(key.value) else f"key#{position}"
+    if isinstance(key, Name | Opaque):
+        return f"{describe(key)}#{position}"
+    return f"key#{position}" if isinstance(key, StandIn) else str(key)
+
+
+def _is_small_tuple(value: object) -> bool:
+    """Whether `value` is a tuple of few texts and numbers, such as ("layer", 3)."""
+    if type(value) is not tuple or len(value) > _MAX_KEY_ITEMS:
+        return False
+    sizes = [_size(item) for item in value]
+    return sum(sizes) <= _MAX_KEY_CHARS
+
+
+def _size(item: object) -> int:
+    """About as many characters as `item` takes in a name; too many for what has no place there."""
+    if isinstance(item, str):
+        return len(item)
+    if isinstance(item, int):
+        return item.bit_length()
+    return 0 if item is None or isinstance(item, float) else _MAX_KEY_CHARS + 1
 
 
 def _local_tensor(value: object) -> object:

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, TypeVar
 
 from gradtool.core.names import natural_key
 from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import Checkpoint, SectionKind, Skipped, TensorSpec
+from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
 from gradtool.errors import (
     EmptyDumpError,
     FileAccessError,
+    InputError,
     UnknownFormatError,
     UnsupportedFormatError,
 )
+from gradtool.formats._joined import joined, repeated_name
 from gradtool.formats.sharded_index import OpenFile, is_index_name, open_index
 
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
@@ -57,32 +59,22 @@ def open_directory(path: str, open_file: OpenFile) -> Checkpoint:
     if len(contents.parts) == 1 and is_index_name(contents.parts[0][1].path):
         index = contents.parts[0][1]
         return replace(index, path=path, notes=(*index.notes, *contents.notes()))
-    clash = _first_repeated(name for _, part in contents.parts for name in part.names)
-    placed = [_placed(stem, part, prefix=clash is not None) for stem, part in contents.parts]
-    ambiguous = _first_repeated(name for part in placed for name in part.names)
-    if ambiguous is not None:
-        raise UnsupportedFormatError(path, "two files have a tensor so named", tensor=ambiguous)
-    kinds: dict[str, SectionKind] = {}
-    for part in placed:
-        kinds.update(part.section_kinds)
-    notes = [*(note for part in placed for note in part.notes), *contents.notes()]
-    if clash is not None:
-        notes.append("tensors are prefixed by their file: several files use the same names")
-    return Checkpoint(
-        path=path,
-        format="directory",
-        files=tuple(file for part in placed for file in part.files),
-        tensors=tuple(spec for part in placed for spec in part.tensors),
-        skipped=tuple(item for part in placed for item in part.skipped),
-        section_kinds=kinds,
-        seals=tuple(seal for part in placed for seal in part.seals),
-        notes=tuple(notes),
-    )
+    parts = [part for _, part in contents.parts]
+    notes = list(contents.notes())
+    if len(parts) > 1:
+        clash = repeated_name(parts) is not None
+        if clash:
+            notes.append("tensors are prefixed by their file: several files use the same names")
+        parts = _placed(contents.parts, prefix=clash)
+        ambiguous = repeated_name(parts)
+        if ambiguous is not None:
+            raise UnsupportedFormatError(path, "two files have a tensor so named", tensor=ambiguous)
+    return joined(path, "directory", parts, notes=notes)
 
 
 @dataclass(slots=True)
 class _Contents:
-    """What a directory holds: catalogues under the stems of their files, and the rest."""
+    """What a directory holds: catalogues under the names of their files, and the rest."""
 
     parts: list[tuple[str, Checkpoint]] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
@@ -98,7 +90,7 @@ class _Contents:
 
 def _list_directory(path: str) -> list[str]:
     try:
-        return sorted(os.listdir(path), key=natural_key)
+        return sorted(os.listdir(path), key=lambda name: (natural_key(name), name))
     except OSError as error:
         raise FileAccessError(path, f"cannot be listed: {error.strerror}") from error
 
@@ -112,7 +104,7 @@ def _open_contents(path: str, names: Sequence[str], open_file: OpenFile) -> _Con
         index = open_index(os.path.join(path, name), open_file)
         for file in index.files:
             seen[file.device, file.inode] = os.path.basename(file.path)
-        contents.parts.append((name.split(".", 1)[0], index))
+        contents.parts.append((name, index))
     for name in visible:
         file_path = os.path.join(path, name)
         if os.path.isdir(file_path):
@@ -127,9 +119,10 @@ def _open_contents(path: str, names: Sequence[str], open_file: OpenFile) -> _Con
 
 def _identity(path: str) -> tuple[int, int]:
     try:
-        status = os.stat(path)
-    except OSError:  # a dangling link, say, which opening it will name
-        status = os.lstat(path)
+        # A dangling link is a thing of its own, which opening it will name.
+        status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+    except OSError as error:
+        raise FileAccessError(path, f"cannot be looked at: {error.strerror}") from error
     return status.st_dev, status.st_ino
 
 
@@ -139,27 +132,40 @@ def _open_one(path: str, name: str, open_file: OpenFile, contents: _Contents) ->
         return
     try:
         part = open_file(path)
-    except UnsupportedFormatError:
+    except InputError:
+        # Anything may begin like an archive, and a log may be nobody's to read.
         if holds_tensors:
             raise
         contents.unread.append(name)
         return
     if part is not None:
-        contents.parts.append((os.path.splitext(name)[0], part))
+        contents.parts.append((name, part))
     elif holds_tensors:
         raise UnknownFormatError(path, "is named like a tensor file, and is none")
-
-
-def _first_repeated(names: Iterable[str]) -> str | None:
-    return next((name for name, count in Counter(names).items() if count > 1), None)
 
 
 def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _placed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
-    """A file's catalogue as part of the directory's, under the section that its name means.
+def _placed(parts: Sequence[tuple[str, Checkpoint]], *, prefix: bool) -> list[Checkpoint]:
+    """Each file's catalogue as part of the directory's.
+
+    Its prefix is the stem of the file, or all its name where stems repeat.
+    """
+    stems = Counter(_stem(name) for name, _ in parts)
+    return [
+        _renamed(name if stems[_stem(name)] > 1 else _stem(name), part, prefix=prefix)
+        for name, part in parts
+    ]
+
+
+def _stem(name: str) -> str:
+    return name.split(".", 1)[0] if is_index_name(name) else os.path.splitext(name)[0]
+
+
+def _renamed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
+    """A file's catalogue under its prefix, and under the section that its name means.
 
     `optimizer.pt` beside `model.safetensors` holds moments, as a key of that name would.
     """

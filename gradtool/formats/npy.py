@@ -11,6 +11,7 @@ import math
 import os
 import re
 import struct
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -33,8 +34,8 @@ _LENGTHS: Final[dict[tuple[int, ...], tuple[struct.Struct, str]]] = {
     (2, 0): (struct.Struct("<I"), "latin-1"),
     (3, 0): (struct.Struct("<I"), "utf-8"),
 }
-# What makes Python's parser warn about a literal, and NumPy never writes in one it can read.
-_SUSPECT: Final = re.compile(r"\\|\b\d+[^\W\d]")
+# What Python's parser may warn about; NumPy writes it only into the names of fields and units.
+_SUSPECT: Final = re.compile(r"\\|\d\.?[^\W\d]")
 _DESCR: Final = re.compile(r"([<>|])([A-Za-z])([1-9]\d{0,9})")
 _TEXT_DESCR: Final = re.compile(r"[<>|]([USMm])(\d{1,9})(?:\[\w{1,8}\])?")
 _DTYPES: Final = {
@@ -74,7 +75,7 @@ class Header:
 
 
 @dataclass(frozen=True, slots=True)
-class Array:
+class Where:
     """Which array is read, for error messages: `byte` is where it starts in the file.
 
     `member` is its name in an archive, None for a file of its own.
@@ -104,7 +105,7 @@ def open_npy(source: Source, raw_dtype: DType | None) -> Checkpoint:
     """The catalogue of a single array, which is called as its file is, without `.npy`."""
     size = source.file.size
     header = read_header(
-        lambda nbytes: source.read(0, min(nbytes, size)), size, raw_dtype, Array(source.path)
+        lambda nbytes: source.read(0, min(nbytes, size)), size, raw_dtype, Where(source.path)
     )
     name = os.path.basename(source.path).removesuffix(".npy")
     extent = Extent(source.file, header.data_start, size - header.data_start)
@@ -142,7 +143,7 @@ def catalogued(
 
 
 def read_header(
-    read: Callable[[int], bytes], nbytes: int, raw_dtype: DType | None, array: Array
+    read: Callable[[int], bytes], nbytes: int, raw_dtype: DType | None, where: Where
 ) -> Header:
     """The header of an array that takes `nbytes` bytes, its header included.
 
@@ -155,34 +156,34 @@ def read_header(
     """
     head = read(_USUAL_HEADER_NBYTES)
     if not recognises(head):
-        raise array.corrupt("is no NumPy array: it does not start as one")
+        raise where.corrupt("is no NumPy array: it does not start as one")
     if len(head) < _LEAST_NBYTES:
-        raise array.corrupt("its header is cut off: truncated")
+        raise where.corrupt("its header is cut off: truncated")
     version = tuple(head[6:8])
     if version not in _LENGTHS:
-        raise array.unsupported(f"npy version {'.'.join(map(str, version))}")
+        raise where.unsupported(f"npy version {'.'.join(map(str, version))}")
     length, encoding = _LENGTHS[version]
     literal_nbytes = length.unpack_from(head, 8)[0]
     if literal_nbytes > _MAX_LITERAL_NBYTES:
-        raise array.corrupt(f"claims a header of {literal_nbytes} bytes, beyond NumPy's limit")
+        raise where.corrupt(f"claims a header of {literal_nbytes} bytes, beyond NumPy's limit")
     data_start = 8 + length.size + literal_nbytes
     if data_start > len(head):
         head = read(data_start)
     if data_start > len(head):
-        raise array.corrupt(f"its header claims {literal_nbytes} bytes: truncated")
+        raise where.corrupt(f"its header claims {literal_nbytes} bytes: truncated")
     try:
         fields = _parse_literal(head[8 + length.size : data_start], encoding)
     except ValueError as error:
-        raise array.corrupt(str(error)) from error
-    dtype, big_endian = _element_type(fields["descr"], raw_dtype, array)
-    shape = _checked_shape(fields["shape"], array)
+        raise where.corrupt(str(error)) from error
+    dtype, big_endian = _element_type(fields["descr"], raw_dtype, where)
+    shape = _checked_shape(fields["shape"], where)
     fortran_order = fields["fortran_order"]
     if not isinstance(fortran_order, bool):
-        raise array.corrupt("its fortran_order is neither True nor False")
+        raise where.corrupt("its fortran_order is neither True nor False")
     promised, held = math.prod(shape) * dtype.itemsize, nbytes - data_start
     if promised != held:
         what = "truncated" if promised > held else "trailing bytes"
-        raise array.corrupt(f"shape {shape} promises {promised} bytes, {held} are there: {what}")
+        raise where.corrupt(f"shape {shape} promises {promised} bytes, {held} are there: {what}")
     return Header(dtype, shape, fortran_order, big_endian, data_start)
 
 
@@ -191,9 +192,7 @@ def _parse_literal(text: bytes, encoding: str) -> dict[str, Any]:
     """The dictionary that a header spells, with the three keys that it must have; or ValueError."""
     try:
         source = text.decode(encoding)
-        if _SUSPECT.search(source):
-            raise ValueError
-        tree = ast.parse(source, mode="eval").body
+        tree = _parse_in_silence(source) if _SUSPECT.search(source) else _parse(source)
         fields = ast.literal_eval(tree)
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         # All that Python's parser raises for text that is malformed, or nested too deeply.
@@ -205,28 +204,42 @@ def _parse_literal(text: bytes, encoding: str) -> dict[str, Any]:
     return cast(dict[str, Any], fields)
 
 
-def _checked_shape(shape: object, array: Array) -> tuple[int, ...]:
+def _parse(source: str) -> ast.expr:
+    return ast.parse(source, mode="eval").body
+
+
+def _parse_in_silence(source: str) -> ast.expr:
+    """As `_parse`, but what it would warn about is a SyntaxError; rarely called.
+
+    Filters of warnings are the whole process's, which may read arrays in several threads.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        return _parse(source)
+
+
+def _checked_shape(shape: object, where: Where) -> tuple[int, ...]:
     """The shape, if it is one that an array can have."""
     if not isinstance(shape, tuple) or any(type(size) is not int for size in shape):
-        raise array.corrupt("its shape is not a tuple of integers")
+        raise where.corrupt("its shape is not a tuple of integers")
     if len(shape) > _MAX_DIMENSIONS or not all(0 <= size < 1 << 63 for size in shape):
-        raise array.corrupt("its shape is impossible: a negative or huge size, or too many")
+        raise where.corrupt("its shape is impossible: a negative or huge size, or too many")
     return shape
 
 
-def _element_type(descr: object, raw_dtype: DType | None, array: Array) -> tuple[DType, bool]:
+def _element_type(descr: object, raw_dtype: DType | None, where: Where) -> tuple[DType, bool]:
     """The type of the elements, and whether they are big-endian."""
     if _holds_objects(descr):
-        raise array.unsupported("holds Python objects (a pickle): never loaded")
+        raise where.unsupported("holds Python objects (a pickle): never loaded")
     text = _TEXT_DESCR.fullmatch(descr) if isinstance(descr, str) else None
     if text is not None:
         characters_nbytes = 4 if text[1] == "U" else 1
         return DType(text[0], 8 * characters_nbytes * int(text[2]), "text"), False
     match = _DESCR.fullmatch(descr) if isinstance(descr, str) else None
     if match is None:
-        raise array.unsupported(f"NumPy type {_shortened(descr)} is none that gradtool measures")
+        raise where.unsupported(f"NumPy type {_shortened(descr)} is none that gradtool measures")
     order, code, width = match[1], match[2] + match[3], int(match[3])
-    big_endian = order == ">" and width > 1
+    big_endian = order == ">"
     if code in _DTYPES and (order != "|" or width == 1):
         return DTYPES[_DTYPES[code]], big_endian
     is_raw = match[2] == "V" or code == "f1"
@@ -240,7 +253,7 @@ def _element_type(descr: object, raw_dtype: DType | None, array: Array) -> tuple
     elif is_raw and width == 2:
         problem = f"NumPy type {descr!r} does not say what its 16 bits are"
         hint = "if the array was bfloat16, say --raw-dtype BF16"
-    raise array.unsupported(problem, hint)
+    raise where.unsupported(problem, hint)
 
 
 def _holds_objects(descr: object) -> bool:

@@ -11,12 +11,17 @@ from typing import Final
 from gradtool.core.dtypes import DType
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import Checkpoint, Extent, Seal, Skipped, Stream, TensorSpec
-from gradtool.formats.npy import Array, catalogued, read_header
+from gradtool.formats.npy import Where, catalogued, read_header
 from gradtool.storage.inflate import inflate_start
 from gradtool.storage.reader import Source
 from gradtool.storage.zip import STORED, Entry
 
 _SUFFIX: Final = ".npy"
+
+
+def recognises(entries: tuple[Entry, ...]) -> bool:
+    """Whether an archive holds arrays."""
+    return any(entry.name.endswith(_SUFFIX) for entry in entries)
 
 
 def open_npz(source: Source, entries: tuple[Entry, ...], raw_dtype: DType | None) -> Checkpoint:
@@ -54,8 +59,8 @@ def _read_member(
     source: Source, entry: Entry, raw_dtype: DType | None, section: str
 ) -> TensorSpec | Skipped:
     """The catalogue's line for one member, from its header alone."""
-    array = Array(source.path, entry.name, entry.offset)
-    header = read_header(partial(_read_start, source, entry), entry.nbytes, raw_dtype, array)
+    where = Where(source.path, entry.name, entry.offset)
+    header = read_header(partial(_read_start, source, entry), entry.nbytes, raw_dtype, where)
     name = entry.name.removesuffix(_SUFFIX)
     nbytes = entry.nbytes - header.data_start
     if nbytes == 0:

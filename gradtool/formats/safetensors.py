@@ -21,6 +21,8 @@ MAX_HEADER_BYTES: Final = 100_000_000
 
 MAX_DIMENSIONS: Final = 64
 
+_SIZE_LIMIT: Final = 1 << 63
+
 _METADATA: Final = "__metadata__"
 
 _Entry = tuple[str, DType, tuple[int, ...], int, int]
@@ -43,7 +45,7 @@ def open_safetensors(source: Source) -> Checkpoint:
     header = parse_object(source.read(8, header_nbytes), source.path, "its header")
     metadata = _metadata(source.path, header.pop(_METADATA, {}))
     entries = [_entry(source.path, name, fields) for name, fields in header.items()]
-    entries.sort(key=lambda entry: entry[3:])
+    entries.sort(key=lambda entry: entry[3:])  # by offsets: an empty tensor before its neighbour
     data_start = 8 + header_nbytes
     _check_tiling(source, entries, data_start)
     sections = sections_of_flat_names(header)
@@ -80,7 +82,7 @@ def _entry(path: str, name: str, fields: Any) -> _Entry:
     def broken(problem: str) -> CorruptFileError:
         return CorruptFileError(path, problem, tensor=name)
 
-    if not name.isprintable() and not _encodable(name):
+    if not _encodable(name):
         raise broken("its name is no valid Unicode")
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise broken("its header entry needs dtype, shape and data_offsets, and nothing else")
@@ -96,15 +98,17 @@ def _entry(path: str, name: str, fields: Any) -> _Entry:
     bits = math.prod(shape) * dtype.bits
     if bits != 8 * (end - begin):
         raise broken(
-            f"{dtype.name} of shape {shape} takes {bits / 8:g} bytes, "
-            f"its data_offsets span {end - begin}"
+            f"its data_offsets span {end - begin} bytes, "
+            f"{dtype.name} of its shape takes {bits} bits"
         )
     return name, dtype, tuple(shape), begin, end
 
 
 def _are_sizes(found: Any) -> bool:
     # bool is an int to Python and a type error to JSON.
-    return isinstance(found, list) and all(type(size) is int and size >= 0 for size in found)
+    return isinstance(found, list) and all(
+        type(size) is int and 0 <= size < _SIZE_LIMIT for size in found
+    )
 
 
 def _encodable(name: str) -> bool:

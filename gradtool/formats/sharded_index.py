@@ -11,8 +11,9 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Final
 
-from gradtool.core.tensors import Checkpoint, SectionKind
+from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, UnknownFormatError
+from gradtool.formats._joined import joined
 from gradtool.formats._json import parse_object
 from gradtool.storage.reader import open_source
 
@@ -47,19 +48,8 @@ def open_index(path: str, open_file: OpenFile) -> Checkpoint:
             raise UnknownFormatError(shard_path, "is a shard in no format that gradtool knows")
         shards.append((name, shard))
     notes = _check_names(path, weight_map, shards)
-    kinds: dict[str, SectionKind] = {}
-    for _, shard in shards:
-        kinds.update(shard.section_kinds)
-    return Checkpoint(
-        path=path,
-        format="sharded",
-        files=(file, *(file for _, shard in shards for file in shard.files)),
-        tensors=tuple(spec for _, shard in shards for spec in shard.tensors),
-        skipped=tuple(item for _, shard in shards for item in shard.skipped),
-        section_kinds=kinds,
-        seals=tuple(seal for _, shard in shards for seal in shard.seals),
-        notes=(*notes, *(note for _, shard in shards for note in shard.notes)),
-    )
+    catalogues = [shard for _, shard in shards]
+    return joined(path, "sharded", catalogues, files=[file], notes=notes)
 
 
 def _weight_map(path: str, found: object) -> dict[str, str]:
@@ -94,4 +84,4 @@ def _check_names(
             where = f"{home[tensor]!r} has it" if tensor in home else "no shard has it"
             raise CorruptFileError(path, f"is not in its shard {name!r}: {where}", tensor=tensor)
     extra = len(home) - len(weight_map)
-    return [f"{extra} tensors of the shards are not in the index"] if extra else []
+    return [f"tensors of the shards that are not in the index: {extra}"] if extra else []

@@ -22,6 +22,8 @@ from gradtool.storage.zip import STORED, Entry
 MAX_PICKLE_NBYTES: Final = 256 << 20
 """About 2.7 million tensors: each takes some 97 bytes of pickle."""
 
+_MARKS: Final = frozenset({"byteorder", "data/", ".data/serialization_id"})
+
 
 @dataclass(frozen=True, slots=True)
 class _Archive:
@@ -47,6 +49,21 @@ class _Archive:
             return None
         covers = Extent(self.source.file, entry.offset, entry.nbytes)
         return Seal(entry.name, covers, entry.crc32, entry.crc_places)
+
+
+def recognises(entries: tuple[Entry, ...]) -> bool:
+    """Whether an archive was written by torch, finished or not.
+
+    Other writers have a `version` too: without the pickle it takes another of torch's records.
+    """
+    by_root: dict[str, set[str]] = {}
+    for entry in entries:
+        root, _, name = entry.name.partition("/")
+        by_root.setdefault(root, set()).add("data/" if name.startswith("data/") else name)
+    return any(
+        "data.pkl" in names or ("version" in names and not names.isdisjoint(_MARKS))
+        for names in by_root.values()
+    )
 
 
 def open_torch_zip(source: Source, entries: tuple[Entry, ...]) -> Checkpoint:

@@ -26,6 +26,9 @@ _ZIP64: Final = 1
 _UTF8: Final = 0x800
 _REFUSED_FLAGS: Final = 0x1 | 0x20 | 0x40
 _FLAG_MEANINGS: Final = {0x1: "encrypted", 0x20: "a patch", 0x40: "strongly encrypted"}
+# A name, an extra field and a comment follow each of its records, of up to 64 KiB each.
+_MAX_RECORD_NBYTES: Final = _CENTRAL.size + 3 * 0xFFFF
+_MAX_DIRECTORY_NBYTES: Final = 256 << 20
 _METHODS: Final = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95: "xz"}
 
 
@@ -72,9 +75,12 @@ def _locate(source: Source) -> tuple[int, int, int]:
     if start + nbytes != end:
         problem = f"the central directory is said to end at byte {start + nbytes}, not here"
         raise corrupt(source, problem, end)
-    if count * _CENTRAL.size > nbytes:
+    if not count * _CENTRAL.size <= nbytes <= count * _MAX_RECORD_NBYTES:
         problem = f"promises {count} entries in a central directory of {nbytes} bytes"
         raise corrupt(source, problem, end)
+    if nbytes > _MAX_DIRECTORY_NBYTES:
+        problem = f"a central directory of {nbytes} bytes; gradtool reads {_MAX_DIRECTORY_NBYTES}"
+        raise UnsupportedFormatError(source.path, problem, byte=start)
     return start, nbytes, count
 
 

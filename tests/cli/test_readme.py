@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -51,9 +52,18 @@ def test_the_example_in_python_runs() -> None:
     assert run.stdout.startswith("0.566008473864")
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
-    (command,) = (line for line in README.read_text().splitlines() if line.endswith("-m pytest"))
-    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+def test_the_readme_has_one_test_command_for_ci_to_run() -> None:
+    commands = [line for line in README.read_text().splitlines() if line.endswith("-m pytest")]
+    assert len(commands) == 1
+    assert commands[0].startswith("python3 -m venv .venv && ")
+    assert "grep -- '-m pytest$' README.md" in (ROOT / ".ci" / "run").read_text()
+
+
+def test_the_oldest_dependencies_are_those_that_the_package_allows() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    oldest = (ROOT / ".ci" / "oldest.txt").read_text().split()
+    lowest = [wanted.replace(">=", "==") for wanted in project["dependencies"]]
+    assert [re.sub(r"\.0$", "", pin) for pin in oldest] == lowest
 
 
 if __name__ == "__main__":

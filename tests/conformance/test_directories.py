@@ -25,7 +25,7 @@ def sharded(directory: Path, weight_map: dict[str, Any] | None = None) -> Path:
         "b": "model-00001-of-00002.safetensors",
         "c": "model-00002-of-00002.safetensors",
     }
-    index = {"metadata": {"total_size": 100}, "weight_map": weight_map or default}
+    index = {"metadata": {"total_size": 100.0}, "weight_map": weight_map or default}
     path = directory / "model.safetensors.index.json"
     path.write_text(json.dumps(index))
     return path
@@ -44,7 +44,7 @@ def test_an_index_and_its_directory_are_the_same_checkpoint(tmp_path: Path) -> N
     assert by_index.total == by_directory.total
     assert norm(index) == 5.0
     assert by_directory.format == "sharded"
-    assert by_directory.files == 3
+    assert len(by_directory.files) == 3
 
 
 def test_shards_may_be_symbolic_links(tmp_path: Path) -> None:
@@ -102,7 +102,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
 def test_a_tensor_that_the_index_forgets_is_measured_and_noted(tmp_path: Path) -> None:
     index = sharded(tmp_path, {"a": FIRST, "c": SECOND})
     assert norm(index) == 5.0
-    assert gradtool.measure(index).notes == ("1 tensors of the shards are not in the index",)
+    assert gradtool.measure(index).notes == ("tensors of the shards that are not in the index: 1",)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"weight_map": {"a": 1, "a": 2}}', "{}", "\xff"])
@@ -197,6 +197,24 @@ def test_a_dangling_link_named_like_a_tensor_file_is_an_error(name: str, tmp_pat
     (tmp_path / name).symlink_to("pruned")
     with pytest.raises(gradtool.FileAccessError, match=name):
         gradtool.measure(tmp_path)
+
+
+def test_files_of_one_stem_are_told_apart_by_their_whole_names(tmp_path: Path) -> None:
+    save_file({"w": ONES["a"]}, tmp_path / "grads.safetensors")
+    torch.save({"w": torch.ones(5)}, tmp_path / "grads.pt")
+    measurement = gradtool.measure(tmp_path)
+    assert [t.name for t in measurement.tensors] == ["grads.pt.w", "grads.safetensors.w"]
+
+
+def test_what_is_not_named_like_a_tensor_file_stops_nothing(tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "a.safetensors")
+    (tmp_path / "notes.txt").write_text("PK is how these notes begin")
+    assert gradtool.measure(tmp_path).notes == ("not read: notes.txt",)
+
+
+def test_a_lone_file_has_no_section_of_its_name(tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "model.safetensors")
+    assert [s.name for s in gradtool.measure(tmp_path).sections] == [""]
 
 
 def test_names_that_stay_ambiguous_are_refused(tmp_path: Path) -> None:

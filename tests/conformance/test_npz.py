@@ -19,7 +19,7 @@ import gradtool
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.tensors import Checkpoint, TensorSpec
 from gradtool.formats.npy import open_npy
-from gradtool.formats.npz import open_npz
+from gradtool.formats.npz import open_npz, recognises
 from gradtool.storage.inflate import inflate
 from gradtool.storage.reader import open_source
 from gradtool.storage.streams import open_stream
@@ -152,6 +152,14 @@ def test_gradients_beside_weights_lie_in_sections(tmp_path):
     found = catalogue(tmp_path / "a.npz")
     assert found.section_kinds == {"grads": "gradients", "model": "weights"}
     assert [tensor.section for tensor in found.tensors] == ["grads", "model", ""]
+
+
+def test_archives_of_arrays_are_told_by_their_members(tmp_path):
+    np.savez(tmp_path / "a.npz", w=np.ones(1))
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("w.npy.txt", "hello")
+    assert recognises(directory(tmp_path / "a.npz"))
+    assert not recognises(directory(tmp_path / "b.zip"))
 
 
 def test_names_that_differ_by_case_are_two_arrays(tmp_path):
@@ -383,3 +391,9 @@ def test_text_and_dates_beside_gradients_are_listed_and_hide_nothing(tmp_path: P
     assert measurement.total is not None
     assert measurement.total.stats.norm == 2.0
     assert not measurement.total.lower_bound
+
+
+def test_an_archive_of_no_array_is_an_empty_dump(tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz")
+    with pytest.raises(gradtool.EmptyDumpError, match="holds no tensor at all"):
+        gradtool.measure(tmp_path / "x.npz")

@@ -139,3 +139,13 @@ def test_no_group_mixes_sections(tmp_path: Path) -> None:
         "optimizer.layers.#": 1,
         "(other)": 1,
     }
+
+
+def test_an_empty_tensor_may_be_listed_after_the_one_behind_it(tmp_path: Path) -> None:
+    path = tmp_path / "x.safetensors"
+    header = (
+        b'{"b":{"dtype":"F32","shape":[1],"data_offsets":[0,4]},'
+        b'"a":{"dtype":"F32","shape":[0],"data_offsets":[0,0]}}'
+    )
+    path.write_bytes(len(header).to_bytes(8, "little") + header + np.float32(2).tobytes())
+    assert [t.stats.numel for t in gradtool.measure(path).tensors] == [0, 1]

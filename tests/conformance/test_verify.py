@@ -20,9 +20,9 @@ def flip(path: Path, offset: int) -> None:
 
 def written(path: Path) -> Path:
     if path.suffix == ".pt":
-        torch.save({"a": torch.ones(1000), "b": torch.full((50,), 2.0)}, path)
+        torch.save({"a": torch.ones(1000), "b": torch.full((500_000,), 2.0)}, path)
     else:
-        np.savez(path, a=np.ones(1000, np.float32), b=np.full(50, 2, np.float32))
+        np.savez(path, a=np.ones(1000, np.float32), b=np.full(500_000, 2, np.float32))
     return path
 
 

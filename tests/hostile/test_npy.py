@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gradtool
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
@@ -68,6 +69,12 @@ CORRUPT = {
     "minus signs": (npy("-" * 9000 + "1"), NOT_A_LITERAL),
     "an invalid escape": (npy(header(descr=r"'\d'")), NOT_A_LITERAL),
     "a number run into a word": (npy(header(shape="(2if 1else 3,)")), NOT_A_LITERAL),
+    "a number with a dot run into a word": (npy(header(shape="(1.if 1 else 2,)")), NOT_A_LITERAL),
+    "a complex number run into a word": (npy(header(shape="(1jif 1 else 2,)")), NOT_A_LITERAL),
+    "a hidden number run into a word": (
+        npy(header(descr="""'''a' '''1if 1 else''' '''""")),
+        NOT_A_LITERAL,
+    ),
     "a number too long for Python": (npy(header(shape=f"({'9' * 5000},)")), NOT_A_LITERAL),
     "two literals": (npy(header() + header()), NOT_A_LITERAL),
     "a list": (npy("['descr', 'fortran_order', 'shape']"), "does not have the keys"),
@@ -100,6 +107,7 @@ UNSUPPORTED = {
     "objects of 8 bytes": (npy(header("'O8'")), OBJECTS),
     "objects in a field": (npy(header("[('a', '<f4'), ('b', [('c', '|O')])]")), OBJECTS),
     "fields": (npy(header("[('a', '<f4')]")), "NumPy type [('a', '<f4')] is none"),
+    "a field that starts with a number": (npy(header("[('4th', '<f4')]")), "'4th'"),
     "many fields": (npy(header(str([("a", "<f4")] * 99))), "..."),
     "long double": (npy(header("'<f16'")), "'<f16'"),
     "complex long double": (npy(header("'<c32'")), "'<c32'"),
@@ -135,7 +143,7 @@ def test_damaged_headers_are_refused_with_the_reason(tmp_path, name):
     assert reason in str(error)
 
 
-@pytest.mark.parametrize("name", ["an invalid escape", "a number run into a word"])
+@pytest.mark.parametrize("name", [name for name in CORRUPT if "escape" in name or "word" in name])
 def test_no_header_makes_python_warn(tmp_path, name):
     (tmp_path / "a.npy").write_bytes(CORRUPT[name][0])
     with warnings.catch_warnings(record=True) as seen:
@@ -184,6 +192,19 @@ def test_fp8_types_are_not_guessed(tmp_path, name, raw_dtype):
     np.save(tmp_path / "a.npy", np.zeros(2, getattr(ml_dtypes, name)))
     error = refusal(tmp_path / "a.npy", raw_dtype)
     assert "cannot be told apart" in str(error)
+
+
+def test_dates_in_steps_of_several_units_are_listed(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros(2, "<M8[25s]"))
+    (found,) = catalogue(tmp_path / "a.npy").skipped
+    assert (found.name, found.reason) == ("a", "text or dates")
+
+
+def test_single_bytes_are_the_same_in_either_order(tmp_path):
+    for descr in ("'<V1'", "'>V1'"):
+        (tmp_path / "a.npy").write_bytes(npy(header(descr), b"\x38\x40"))
+        total = gradtool.measure(tmp_path / "a.npy", raw_dtype="F8_E4M3").total
+        assert total.stats.norm == pytest.approx(5**0.5)
 
 
 @pytest.fixture(scope="module")

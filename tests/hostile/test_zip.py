@@ -410,6 +410,26 @@ def test_archives_open_to_two_readings_are_refused_naming_entry_and_reason(tmp_p
     assert 0 <= error.byte <= len(content)
 
 
+def test_a_central_directory_that_cannot_be_read_at_once_is_not(tmp_path):
+    for count, error, reason in (
+        (1, CorruptFileError, "promises 1 entries in a central directory of 4294967296 bytes"),
+        (1 << 20, UnsupportedFormatError, "a central directory of 4294967296 bytes; gradtool"),
+    ):
+        nbytes = 1 << 32
+        with (tmp_path / "a.zip").open("wb") as file:
+            file.seek(nbytes)
+            file.write(end64(nbytes, count, nbytes, 0) + end_record(0xFFFF, MAX32, 0))
+        tracemalloc.start()
+        begin = time.process_time()
+        try:
+            with pytest.raises(error, match=reason):
+                read(tmp_path / "a.zip")
+            assert tracemalloc.get_traced_memory()[1] < 2 << 20
+        finally:
+            tracemalloc.stop()
+        assert time.process_time() - begin < 1
+
+
 @pytest.mark.parametrize(
     ("method", "reason"),
     [(9, "9 (deflate64)"), (12, "12 (bzip2)"), (14, "14 (lzma)"), (93, "93"), (7, "7 (unknown)")],

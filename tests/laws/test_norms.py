@@ -17,7 +17,7 @@ from oracle import close, exact_norm
 from gradtool.core.measurement import Measurement
 
 POWERS = [2.0, 1.0, 3.0, 0.5, 0.1, 64.0, -1.0, -2.0, -64.0, math.inf, -math.inf, 0.0]
-BEYOND = [0.01, 300.0, 500.0, 1000.0, 1e6, -700.0]
+BEYOND = [0.01, 1e-6, 300.0, 450.0, 500.0, 1000.0, 1e6, -700.0]
 
 
 @st.composite
@@ -65,7 +65,7 @@ def test_a_norm_is_the_exact_one(p: float, drawn: tuple[str, Any], scratch: Path
 @given(drawn=words(), p=st.sampled_from(POWERS))
 def test_counts_are_those_of_a_plain_loop(drawn: tuple[str, Any], p: float, scratch: Path) -> None:
     dtype, array = drawn
-    stats = total(measured(stored(scratch, dtype, [array]), p))
+    stats = measured(stored(scratch, dtype, [array]), p).tensors[0].stats
     parts = [complex(g) for g in array]
     nan = [math.isnan(z.real) or math.isnan(z.imag) for z in parts]
     infinite = [
@@ -145,6 +145,18 @@ def test_a_norm_beyond_float64_is_infinite_and_its_elements_still_finite(tmp_pat
     assert (both.norm, both.nonfinite) == (math.inf, 0)
 
 
+def test_elements_beyond_float64_spoil_no_figure_of_the_others(tmp_path: Path) -> None:
+    huge = 1.5e308 + 1.5e308j
+    array = np.array([huge, 5e-324, 0.0, complex(math.nan, math.inf), huge])
+    for p, norm in ((0.0, 4.0), (-math.inf, 0.0)):
+        stats = measured(stored(tmp_path, "C128", [array[[0, 1, 2, 4, 3]]]), p).tensors[0].stats
+        assert (stats.zeros, stats.nan, stats.posinf, stats.first_nonfinite) == (1, 1, 0, 4)
+        assert stats.norm == norm or p < 0.0
+    pair = stored(tmp_path, "C128", [np.full(4, huge), np.array([1e308 + 0j])])
+    true = exact_norm([math.hypot(0.75, 0.75) * 2.0] * 4 + [1.0], -2.0)
+    assert close(total(measured(pair, -2.0)).norm / 1e308, true)
+
+
 RULES = [
     # values, p, norm, finite_norm
     ([3.0, -4.0], 2.0, 5.0, 5.0),
@@ -213,3 +225,45 @@ def test_the_native_norm_is_the_norm_of_rounded_norms_rounded(
         assert found.native_norm is None
     else:
         assert found.native_norm == pytest.approx(native, rel=0, nan_ok=True)
+
+
+def test_the_native_norm_needs_a_norm_in_every_dtype(tmp_path: Path) -> None:
+    specs = stored(tmp_path, "F32", [np.ones(4, np.float32)])
+    specs += stored(tmp_path, "F8_E5M2", [np.ones(4).astype(NUMPY_TYPES["F8_E5M2"])])
+    found = measured(specs).total
+    assert found is not None
+    assert (found.native_norm, found.native_dtype) == (None, None)
+
+
+@pytest.mark.parametrize("p", [-2.0, -math.inf])
+def test_an_empty_tensor_adds_nothing_to_the_native_norm_either(p: float, tmp_path: Path) -> None:
+    specs = stored(tmp_path, "F32", [np.array([3.0, 4.0], np.float32), np.zeros(0, np.float32)])
+    found = measured(specs, p).total
+    assert found is not None
+    assert found.native_norm == pytest.approx(found.norm, rel=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("values", "p", "loss_scale", "norm"),
+    [
+        ([3e-290] * 1_000_000, 0.5, 1e30, 3e-308),
+        ([1e-300] * 1_000_000, 1.0, 1e12, 1e-306),
+        ([1e150, 1e140], 2.0, 1e-200, math.inf),
+        ([1e-200, 1e-100], -2.0, 1e100, 1e-300),
+        ([2.0**-900] * (1 << 20), 0.5, 2.0**100, 2.0**-960),
+        ([4.0, 2.0], -1.0, 2.0, 2 / 3),
+        ([4.0, 2.0], -math.inf, 2.0, 1.0),
+    ],
+)
+def test_an_extreme_loss_scale_costs_no_digits(
+    values: list[float], p: float, loss_scale: float, norm: float, tmp_path: Path
+) -> None:
+    found = total(measured(stored(tmp_path, "F64", [np.array(values)]), p, loss_scale=loss_scale))
+    assert found.norm == pytest.approx(norm, rel=1e-12)
+
+
+@pytest.mark.parametrize("value", [5.0, 5e-324, 1.7e308])
+@pytest.mark.parametrize("p", [1e-20, 1e-9, 2.0, 1e9, -1e9, math.inf, -math.inf])
+def test_a_single_element_is_its_own_norm(value: float, p: float, tmp_path: Path) -> None:
+    array = np.array([0.0] * (p > 0) + [value])
+    assert total(measured(stored(tmp_path, "F64", [array]), p)).norm == value

@@ -1,0 +1,41 @@
+"""Several catalogues as one: shards of a checkpoint, files of a directory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from gradtool.core.tensors import Checkpoint, SectionKind, SourceFile
+
+
+def joined(
+    path: str,
+    format_name: str,
+    parts: Sequence[Checkpoint],
+    *,
+    files: Iterable[SourceFile] = (),
+    notes: Iterable[str] = (),
+) -> Checkpoint:
+    """All of `parts`, in their order, as what lies at `path`.
+
+    `files` were read besides those of the parts, and `notes` go before theirs.
+    """
+    kinds: dict[str, SectionKind] = {}
+    for part in parts:
+        kinds.update(part.section_kinds)
+    return Checkpoint(
+        path=path,
+        format=format_name,
+        files=(*files, *(file for part in parts for file in part.files)),
+        tensors=tuple(spec for part in parts for spec in part.tensors),
+        skipped=tuple(item for part in parts for item in part.skipped),
+        section_kinds=kinds,
+        seals=tuple(seal for part in parts for seal in part.seals),
+        notes=(*notes, *(note for part in parts for note in part.notes)),
+    )
+
+
+def repeated_name(parts: Iterable[Checkpoint]) -> str | None:
+    """A tensor's name that occurs more than once in all parts together, if there is one."""
+    counts = Counter(name for part in parts for name in part.names)
+    return next((name for name, count in counts.items() if count > 1), None)
