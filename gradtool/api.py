@@ -126,7 +126,7 @@ def _why_empty(checkpoint: Checkpoint) -> str:
     if not checkpoint.skipped:
         return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
     reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
-    return f"holds no gradient: all {len(checkpoint.skipped)} tensors are skipped ({reasons})"
+    return f"holds no gradient: every tensor is skipped ({reasons})"
 
 
 def _globs(patterns: str | Sequence[str]) -> Sequence[str]:

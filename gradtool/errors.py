@@ -30,6 +30,8 @@ __all__ = [
     "UsageError",
 ]
 
+_LONGEST_NAME = 200
+
 
 class GradtoolError(Exception):
     """Base of all errors that are the caller's to handle.
@@ -76,7 +78,7 @@ class InputError(GradtoolError):
         byte: int | None = None,
         hint: str | None = None,
     ) -> None:
-        where = f"{path}: {tensor!r}" if tensor is not None else path
+        where = f"{path}: {_shortened(tensor)!r}" if tensor is not None else path
         at = f" (at byte {byte})" if byte is not None else ""
         super().__init__(f"{where}: {problem}{at}", hint=hint)
         self.path = path
@@ -106,6 +108,14 @@ class FileChangedError(InputError):
 
 class EmptyDumpError(InputError):
     """The file is sound and holds no gradient tensor at all."""
+
+
+def _shortened(name: str) -> str:
+    """A name that leaves room on its line: one from a file may be a megabyte long."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = _LONGEST_NAME // 2
+    return f"{name[:half]}…{name[-half + 1 :]}"
 
 
 def _rebuild(

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import sys
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 from gradtool import __version__
 from gradtool.cli import inspect
-from gradtool.cli.console import say
+from gradtool.cli.console import lose_stdout, say, tell, write_result
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130
@@ -19,37 +21,76 @@ _PYDANTIC_PREFIX = "Value error, "
 BUG = 4
 
 
+class Command(TyperCommand):
+    """A command whose --help may find stdout closed or full."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Parse; eager options such as --help do their work here."""
+        with _writing_to_stdout():
+            return super().make_context(*args, **options)
+
+
 class CommandLine(TyperGroup):
     """Commands behind one error boundary, from the shell and from tests alike.
 
-    Typer would exit with 1 for an exception, which means findings here, and frame usage
-    errors in boxes.
+    Typer would exit with 1 for an exception, which means findings here, frame usage errors in
+    boxes, and has its own ways with broken pipes and Ctrl-C: they must not get that far.
     """
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Parse, run and exit."""
         try:
-            exit_code = super().main(*args, **{**options, "standalone_mode": False})
+            with _boundary(), _writing_to_stdout():  # of shell completion, by now
+                exit_code = super().main(*args, **{**options, "standalone_mode": False})
+        except typer.Exit as error:
+            exit_code = error.exit_code
         except typer.TyperException as error:
             exit_code = _refuse(error)
         sys.exit(exit_code)
 
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Parse; eager options such as --version do their work here."""
+        with _boundary(), _writing_to_stdout():
+            return super().make_context(*args, **options)
+
     def invoke(self, ctx: Any) -> Any:
-        """Run a command; whatever it raises is settled here."""
-        try:
+        """Run a command."""
+        with _boundary():
             return super().invoke(ctx)
-        except (typer.Exit, typer.Abort, typer.TyperException):
-            raise
-        except GradtoolError as error:
-            say(f"error: {error}")
-            raise typer.Exit(error.exit_code) from error
-        except KeyboardInterrupt as error:
-            say("interrupted")
-            raise typer.Exit(INTERRUPTED) from error
-        except Exception as error:
-            traceback.print_exc()
-            say("error: this is a bug in gradtool, please report it with this traceback")
-            raise typer.Exit(BUG) from error
+
+
+@contextmanager
+def _boundary() -> Iterator[None]:
+    """Whatever is raised inside becomes an exit code, but for what Typer raises on purpose."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort, typer.TyperException):
+        raise
+    except (Exception, KeyboardInterrupt) as error:
+        raise typer.Exit(_settle(error)) from error
+
+
+def _settle(error: BaseException) -> int:
+    """Say what happened; the exit code for it."""
+    if isinstance(error, GradtoolError):
+        say(f"error: {error}")
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        say("interrupted")
+        return INTERRUPTED
+    tell("".join(traceback.format_exception(error)))
+    say("error: this is a bug in gradtool, please report it with this traceback")
+    return BUG
+
+
+@contextmanager
+def _writing_to_stdout() -> Iterator[None]:
+    """For Typer's own output, which is all that can raise OSError outside of commands."""
+    try:
+        yield
+    except OSError as error:
+        lose_stdout(error)
+        raise typer.Exit from error
 
 
 def _refuse(error: typer.TyperException) -> int:
@@ -69,7 +110,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("inspect", epilog=inspect.EPILOG)(inspect.inspect)
+app.command("inspect", cls=Command, epilog=inspect.EPILOG)(inspect.inspect)
 
 
 def _print_version(wanted: bool) -> None:
@@ -88,6 +129,6 @@ def gradtool(
         ),
     ] = False,
 ) -> None:
-    """The truth about gradients saved to disk: norms, non-finite values, clipping."""
+    """The truth about gradients saved to disk: norms, non-finite values, what clipping would do."""
     if ctx.invoked_subcommand is None:
-        typer.echo(ctx.get_help())
+        write_result(f"{ctx.get_help()}\n", None)

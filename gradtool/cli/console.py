@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
+import stat
 import sys
+from typing import TextIO
 
 from gradtool.cli.options import Color
 from gradtool.errors import FileAccessError
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
 
+_STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
+
 
 def say(message: str) -> None:
     """One line about what went wrong, safe to show whatever file names are in it."""
-    print(f"gradtool: {visible(message)}", file=sys.stderr)  # noqa: T201
+    tell(f"gradtool: {visible(message)}\n")
+
+
+def tell(text: str) -> None:
+    """Write to stderr; where that takes nothing, the exit code has to do."""
+    try:
+        sys.stderr.write(text)
+        sys.stderr.flush()
+    except OSError:
+        _divert(sys.stderr)
 
 
 def style(color: Color, output: str | None, *, quiet: bool, show_all: bool) -> Style:
     """How results look where they go: nothing is cut to a width but on a terminal."""
-    shown = output is None and sys.stdout is not None and sys.stdout.isatty()
+    shown = output is None and sys.stdout.isatty()
     return Style(
         width=shutil.get_terminal_size().columns if shown else None,
         colour=color is Color.ALWAYS or (color is Color.AUTO and shown and _wants_colour()),
@@ -39,28 +53,72 @@ def write_result(text: str, output: str | None) -> None:
     Lone surrogates, from file names that are no UTF-8, and characters that the terminal's
     encoding lacks are written as escapes.
     """
-    if output is not None:
-        _write_file(text.encode("utf-8", "backslashreplace"), output)
-        return
-    if sys.stdout is None:  # closed by whoever started this
-        raise FileAccessError("standard output", "is closed")
+    if output is None:
+        _write_stdout(text.encode(sys.stdout.encoding, "backslashreplace"))
+    else:
+        _write_file(output, text.encode("utf-8", "backslashreplace"))
+
+
+def _write_stdout(data: bytes) -> None:
     try:
-        sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
+        sys.stdout.buffer.write(data)
         sys.stdout.flush()
     except OSError as error:
-        # The interpreter flushes stdout once more on its way out: let something take it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        # Who read a pipe and closed it has seen enough, `| head` say.
-        if not isinstance(error, BrokenPipeError):
-            raise _unwritable("standard output", error) from error
+        lose_stdout(error)
 
 
-def _write_file(data: bytes, output: str) -> None:
+def _write_file(output: str, data: bytes) -> None:
     try:
-        with open(output, "wb") as file:
-            file.write(data)
+        if _is_replaceable(output):
+            _replace(os.path.realpath(output), data)
+        else:
+            _write(output, data, "wb")
     except (OSError, ValueError) as error:
         raise _unwritable(output, error) from error
+
+
+def lose_stdout(error: OSError) -> None:
+    """Take leave of a stdout that took no more.
+
+    Raises FileAccessError, unless who read a pipe has closed it: `| head` has seen enough.
+    """
+    _divert(sys.stdout)
+    if not isinstance(error, BrokenPipeError):
+        raise _unwritable("standard output", error) from error
+
+
+def _divert(stream: TextIO) -> None:
+    # The interpreter flushes once more on its way out: let something take it.
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _is_replaceable(output: str) -> bool:
+    """Whether `output` is a regular file, or free to become one.
+
+    Devices, FIFOs and names of open descriptors are written to as they are.
+    """
+    if output.endswith(os.sep) or os.path.abspath(output).startswith(_STREAMS):
+        return False
+    return not os.path.exists(output) or stat.S_ISREG(os.stat(output).st_mode)
+
+
+def _replace(target: str, data: bytes) -> None:
+    """Have `target` hold `data` or, whatever goes wrong, what it held before."""
+    temporary = os.path.join(os.path.dirname(target), f".gradtool-{os.urandom(8).hex()}.tmp")
+    try:
+        _write(temporary, data, "xb")
+        if os.path.exists(target):
+            os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
+        os.replace(temporary, target)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _write(path: str, data: bytes, mode: str) -> None:
+    with open(path, mode) as file:
+        file.write(data)
 
 
 def _unwritable(path: str, error: OSError | ValueError) -> FileAccessError:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import typer
 
-import gradtool
+import gradtool  # whose names load array libraries on first use, which --help is not
 from gradtool.cli import console, options
-from gradtool.cli.paths import for_each, is_among
+from gradtool.cli.paths import expand_all, for_each, is_among
 from gradtool.cli.progress import ByteProgress
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.names import group_namer
@@ -58,7 +60,6 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     def report(path: str) -> InspectReport:
         with ByteProgress(path, enabled=not (quiet or no_progress), color=color) as progress:
-            # Resolved on first use: --help loads no array library.
             measurement = gradtool.measure(
                 path,
                 norm_type=norm_type,
@@ -77,6 +78,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     reports, exit_code = for_each(paths, report)
     if reports:
+        _spare_files(output, [file for one in reports for file in one.measurement.files])
         style = console.style(color, output, quiet=quiet, show_all=show_all or top is not None)
         console.write_result(reporter(report_format)(reports, style), output)
     raise typer.Exit(exit_code)
@@ -88,7 +90,14 @@ def _check(
     """Raise UsageError for what would otherwise be known only after hours of reading."""
     if top is not None and show_all:
         raise UsageError("--top and --all exclude each other")
-    if output is not None and is_among(output, paths):
-        raise UsageError(f"--output {output} is one of the files to inspect")
+    if not all(paths):
+        raise UsageError("a PATH is empty")
+    _spare_files(output, expand_all(paths))
     if group_by is not None:
         group_namer(group_by)
+
+
+def _spare_files(output: str | None, files: Iterable[str]) -> None:
+    """Raise UsageError if a report at `output` would replace one of `files`."""
+    if output is not None and is_among(output, files):
+        raise UsageError(f"--output {output} is one of the files to inspect")

@@ -65,6 +65,12 @@ def _loss_scale(value: float) -> float:
     return value
 
 
+def _output(value: str | None) -> str | None:
+    if value is not None and not value:
+        raise typer.BadParameter("it is empty; give a file, or - for stdout")
+    return None if value == "-" else value
+
+
 def _dtype(value: str | None) -> str | None:
     if value is None or value.upper() in DTYPES:
         return value and value.upper()
@@ -135,7 +141,13 @@ Threads: TypeAlias = Annotated[
 Format: TypeAlias = Annotated[ReportFormat, typer.Option("--format", "-f", help="What to write.")]
 Output: TypeAlias = Annotated[
     str | None,
-    typer.Option("--output", "-o", metavar="FILE", help="Write there, not to stdout."),
+    typer.Option(
+        "--output",
+        "-o",
+        metavar="FILE",
+        callback=_output,
+        help="Write there, not to stdout (-).",
+    ),
 ]
 Quiet: TypeAlias = Annotated[
     bool, typer.Option("--quiet", "-q", help="Totals and findings only; no progress.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TypeVar
 
@@ -26,11 +26,15 @@ def expand(path: str) -> list[str]:
     return sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
 
 
-def is_among(output: str, paths: Iterable[str]) -> bool:
-    """Whether writing to `output` would destroy one of `paths`, under whatever name."""
+def expand_all(paths: Iterable[str]) -> Iterator[str]:
+    """What all of `paths` name."""
+    return chain.from_iterable(map(expand, paths))
+
+
+def is_among(output: str, files: Iterable[str]) -> bool:
+    """Whether writing to `output` would destroy one of `files`, under whatever name."""
     return os.path.exists(output) and any(
-        os.path.exists(path) and os.path.samefile(output, path)
-        for path in chain.from_iterable(map(expand, paths))
+        os.path.exists(file) and os.path.samefile(output, file) for file in files
     )
 
 
@@ -41,7 +45,7 @@ def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[
     """
     results: list[Result] = []
     exit_code = 0
-    for path in chain.from_iterable(map(expand, paths)):
+    for path in expand_all(paths):
         try:
             results.append(work(path))
         except GradtoolError as error:

@@ -9,6 +9,7 @@ from fnmatch import translate
 from gradtool.errors import UsageError
 
 _DIGITS = re.compile(r"\d+")
+_MOST_DEPTH_DIGITS = 18
 
 UNGROUPED = "(other)"
 """The group of the names that a group pattern does not match."""
@@ -46,12 +47,11 @@ def group_namer(group_by: str) -> Callable[[str], str]:
     dotted components: a literal matches itself, `*` any component, `#` a number, which is
     folded. The group is the name up to the end of the first match, so that `layers.#` makes
     one group of all layers, `layers.*` one of each and `layers.#.*` one of each kind of
-    block over all layers. Raises UsageError for an empty or zero-depth request.
+    block over all layers. Raises UsageError for an empty request and for
+    a depth of 0 or of 19 digits.
     """
     if group_by.isascii() and group_by.isdigit():
-        depth = int(group_by)
-        if depth == 0:
-            raise UsageError("--group-by needs a depth of at least 1")
+        depth = _depth(group_by)
         return lambda name: ".".join(name.split(".")[:depth])
     wanted = group_by.split(".")
     if not all(wanted):
@@ -60,6 +60,17 @@ def group_namer(group_by: str) -> Callable[[str], str]:
             hint="give a depth such as 2 or a pattern such as 'layers.#'",
         )
     return lambda name: _group(name.split("."), wanted)
+
+
+def _depth(digits: str) -> int:
+    significant = digits.lstrip("0")
+    if not significant:
+        raise UsageError("--group-by needs a depth of at least 1")
+    if len(significant) > _MOST_DEPTH_DIGITS:  # `int` reads no more than 4,300
+        raise UsageError(
+            f"--group-by with a number of {len(digits):,} digits: no name has such a depth"
+        )
+    return int(significant)
 
 
 def _group(components: list[str], wanted: list[str]) -> str:

@@ -27,7 +27,7 @@ def brackets(tensors: Sequence[TensorMeasurement]) -> Iterator[Bracket]:
 
     An alias names elements that stand elsewhere: it is neither in a run nor next to one.
     """
-    stored = [tensor for tensor in tensors if tensor.spec.alias_of is None]
+    stored = [tensor for tensor in tensors if tensor.alias_of is None]
     runs = [
         (bool(nonfinite), tuple(run))
         for nonfinite, run in groupby(stored, lambda tensor: tensor.stats.nonfinite > 0)

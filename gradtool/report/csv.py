@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import recoverable
 from gradtool.report.figures import dimensions, index_text, number
 from gradtool.report.model import InspectReport, Style
 
@@ -32,12 +32,12 @@ HEADER = (
 
 
 def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG001
-    """The tensors of all reports under one header."""
+    """The tensors of all reports under one header; names are spelt as `recoverable` has it."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(HEADER)
     for report in reports:
-        path = visible(report.measurement.path)
+        path = recoverable(report.measurement.path)
         writer.writerows(_row(path, tensor) for tensor in report.rows)
     return out.getvalue()
 
@@ -46,8 +46,8 @@ def _row(path: str, tensor: TensorMeasurement) -> Iterator[object]:
     spec, stats = tensor.spec, tensor.stats
     first, native = tensor.first_nonfinite, tensor.native_norm
     yield path
-    yield visible(spec.name)
-    yield visible(spec.section)
+    yield recoverable(spec.name)
+    yield recoverable(spec.section)
     yield spec.dtype.name
     yield dimensions(spec.shape)
     yield stats.numel
@@ -60,4 +60,4 @@ def _row(path: str, tensor: TensorMeasurement) -> Iterator[object]:
     yield stats.neginf
     yield stats.zeros
     yield "" if first is None else index_text(first)
-    yield visible(spec.alias_of or "")
+    yield recoverable(tensor.alias_of or "")

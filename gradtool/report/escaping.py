@@ -7,12 +7,22 @@ def visible(text: str) -> str:
     r"""`text` with every character that a terminal would act on or hide written as an escape.
 
     Control characters, bidirectional overrides, line separators, zero-width and unassigned
-    characters and lone surrogates become `\x1b`, `\u202e` and the like: a name from a file
-    can neither move the cursor nor pass for another name.
+    characters and lone surrogates become `\x1b`, `\u202e` and the like, so that no name from
+    a file can move the cursor or hide. A name that is spelt with such an escape looks the
+    same; `recoverable` tells the two apart.
     """
     if text.isprintable():
         return text
     return "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
+
+
+def recoverable(text: str) -> str:
+    r"""`text` as `visible` shows it, with `\\` for a backslash: no two texts give the same.
+
+    It is Python's notation: `.encode("latin-1", "backslashreplace").decode("unicode_escape")`
+    gives the text back.
+    """
+    return visible(text.replace("\\", r"\\"))
 
 
 def _escape(code: int) -> str:

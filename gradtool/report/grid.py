@@ -126,12 +126,12 @@ def _fill(
 
 
 def _label(tensor: TensorMeasurement) -> str:
-    alias_of = tensor.spec.alias_of
+    alias_of = tensor.alias_of
     return visible(tensor.name if alias_of is None else f"{tensor.name} = {alias_of}")
 
 
 def _tensor_mood(tensor: TensorMeasurement) -> Mood:
-    return "minor" if tensor.spec.alias_of is not None else _stats_mood(tensor.stats)
+    return "minor" if tensor.alias_of is not None else _stats_mood(tensor.stats)
 
 
 def _stats_mood(stats: TensorStats) -> Mood:

@@ -46,7 +46,7 @@ def _report(report: InspectReport) -> dict[str, object]:
     return {
         "path": measurement.path,
         "format": measurement.format,
-        "files": measurement.files,
+        "files": len(measurement.files),
         "bytes": measurement.nbytes,
         "norm_type": _number(measurement.norm_type),
         "backend": measurement.backend,
@@ -100,7 +100,7 @@ def _tensor(tensor: TensorMeasurement) -> str:
         f'"native_norm": {_spelled(tensor.native_norm)}, "max_abs": {_spelled(stats.max_abs)}, '
         f'"nan": {stats.nan}, "posinf": {stats.posinf}, "neginf": {stats.neginf}, '
         f'"zeros": {stats.zeros}, "first_nonfinite": {"null" if first is None else list(first)}, '
-        f'"alias_of": {_encode(spec.alias_of)}}}'
+        f'"alias_of": {_encode(tensor.alias_of)}}}'
     )
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.report.brackets import brackets
 from gradtool.report.escaping import visible
+from gradtool.report.figures import counted
 from gradtool.report.grid import Grid, group_grid, section_grid, tensor_grid
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
@@ -21,6 +22,8 @@ from gradtool.report.words import (
 )
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&@])")
+# What stands between backticks as it is; tables have their own mind about pipes there.
+_FIT_FOR_BACKTICKS = re.compile(r"[^`|\s]([^`|]*[^`|\s])?")
 
 
 def render(reports: Sequence[InspectReport], style: Style) -> str:
@@ -29,13 +32,24 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` as Markdown that shows exactly it: no emphasis, link, mention, HTML or cell."""
+    """`text` as Markdown without emphasis, HTML or a table's cells in it.
+
+    GitHub still makes links of addresses and mentions: for names there is `code`.
+    """
     return _SPECIAL.sub(r"\\\1", text)
+
+
+def code(text: str) -> str:
+    """`text` as Markdown that shows exactly it, as code: nothing in it is acted on."""
+    if _FIT_FOR_BACKTICKS.fullmatch(text):
+        return f"`{text}`"
+    literal = "".join(char if char.isalnum() else f"&#{ord(char)};" for char in text)
+    return f"<code>{literal}</code>"
 
 
 def _lines(report: InspectReport, style: Style) -> Iterator[str]:
     measurement = report.measurement
-    yield f"### {escaped(visible(measurement.path))}"
+    yield f"### {code(visible(measurement.path))}"
     yield ""
     yield escaped(f"{origin(measurement)}: {holdings(measurement)}")
     yield ""
@@ -48,14 +62,15 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
         yield from _table(grid)
     if (shown := style.shown(report)) and len(shown) < len(measurement.tensors):
         yield ""
-        yield f"{len(measurement.tensors) - len(shown):,} more tensors are not listed."
+        left_out = len(measurement.tensors) - len(shown)
+        yield f"{counted(left_out, 'more tensor')} {'is' if left_out == 1 else 'are'} not listed."
     yield from _nonfinite(report)
 
 
 def _remarks(report: InspectReport, style: Style) -> Iterator[str]:
     measurement = report.measurement
     for line in skipped_summary(measurement.skipped, show_all=style.show_all):
-        yield f"- skipped {escaped(line)}"
+        yield f"- skipped {code(line)}"
     yield from (f"- {escaped(visible(note))}" for note in measurement.notes)
 
 
@@ -70,14 +85,15 @@ def _grids(report: InspectReport, style: Style) -> Iterator[Grid]:
 
 
 def _table(grid: Grid) -> Iterator[str]:
-    yield _row(grid.headers)
-    yield _row(["---:" if numeric else ":---" for numeric in grid.numeric], escape=str)
+    yield _row(map(escaped, grid.headers))
+    yield _row("---:" if numeric else ":---" for numeric in grid.numeric)
     for row in grid.rows:
-        yield _row(row.cells)
+        name, *others = row.cells
+        yield _row([code(name), *map(escaped, others)])
 
 
-def _row(cells: Sequence[str], escape: Callable[[str], str] = escaped) -> str:
-    return f"| {' | '.join(map(escape, cells))} |"
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _nonfinite(report: InspectReport) -> Iterator[str]:
@@ -92,8 +108,8 @@ def _nonfinite(report: InspectReport) -> Iterator[str]:
     for bracket in brackets(report.measurement.tensors):
         around = _neighbour(bracket.before), _neighbour(bracket.after)
         for tensor in bracket.nonfinite:
-            yield _row([visible(tensor.name), nonfinite_counts(tensor), *around])
+            yield _row([code(visible(tensor.name)), escaped(nonfinite_counts(tensor)), *around])
 
 
 def _neighbour(tensor: TensorMeasurement | None) -> str:
-    return "none" if tensor is None else visible(tensor.name)
+    return "none" if tensor is None else code(visible(tensor.name))

@@ -28,7 +28,7 @@ _SKIPPED_NAMES = 3
 
 def origin(measurement: Measurement) -> str:
     """`safetensors, 1 file, 2.1 GB`."""
-    files = counted(measurement.files, "file")
+    files = counted(len(measurement.files), "file")
     return f"{measurement.format}, {files}, {byte_size(measurement.nbytes)}"
 
 
@@ -75,9 +75,9 @@ def _clip(clip: ClipPreview, total: Summary | None) -> str:
         return f"{asked}: no one norm to clip by; choose with --section"
     outcome = f"{asked}: clip_coef {precise(clip.clip_coef)}"
     if total.stats.nan:
-        return f"{outcome}: torch would make every element NaN; gradtool refuses"
+        return f"{outcome}: clipping by it would make every element NaN in torch"
     if total.stats.nonfinite:
-        return f"{outcome}: torch would make Inf NaN, all others 0; gradtool refuses"
+        return f"{outcome}: clipping by it would make Inf NaN and all others 0 in torch"
     return f"{outcome}, nothing changes" if clip.clip_coef == 1.0 else outcome
 
 
@@ -122,7 +122,7 @@ def nonfinite_counts(tensor: TensorMeasurement) -> str:
 
 def nonfinite_heading(measurement: Measurement) -> str | None:
     """`2 of 290 tensors, in file order`; None where all elements are finite."""
-    stored = [tensor for tensor in measurement.tensors if tensor.spec.alias_of is None]
+    stored = [tensor for tensor in measurement.tensors if tensor.alias_of is None]
     bad = sum(tensor.stats.nonfinite > 0 for tensor in stored)
     return f"{bad:,} of {counted(len(stored), 'tensor')}, in file order" if bad else None
 

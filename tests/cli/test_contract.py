@@ -3,14 +3,19 @@
 import json
 import os
 import pty
+import re
+import resource
 import select
+import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -211,14 +216,179 @@ def test_an_output_that_cannot_be_written_exits_3(dump: str, tmp_path: Path) -> 
     assert "cannot be written" in error_lines(result)[0]
 
 
-def test_a_report_never_replaces_what_it_is_about(dump: str, tmp_path: Path) -> None:
-    before = Path(dump).read_bytes()
-    link = tmp_path / "link.json"
-    link.symlink_to(dump)
-    for output in (dump, str(link)):
-        result = run("inspect", dump, "-o", output)
-        assert (result.returncode, result.stdout) == (2, "")
-    assert Path(dump).read_bytes() == before
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """A directory of two shards and their index."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    for name, file in names.items():
+        save_file({name: np.ones(1, np.float32)}, str(folder / file))
+    index = {"metadata": {}, "weight_map": names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder
+
+
+def content_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("inspected", ["", "model.safetensors.index.json", "*.index.json"])
+@pytest.mark.parametrize("way", [None, "symlink_to", "hardlink_to"])
+@pytest.mark.parametrize(
+    "file", ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
+)
+def test_a_report_never_replaces_what_it_is_about(
+    inspected: str, way: str | None, file: str, shards: Path, tmp_path: Path
+) -> None:
+    output = shards / file
+    if way is not None:
+        output = tmp_path / "report.json"
+        getattr(output, way)(shards / file)
+    before = content_of(tmp_path)
+    result = run("inspect", str(shards / inspected), "-o", str(output))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert len(error_lines(result)) == 1
+    assert content_of(tmp_path) == before
+
+
+def test_that_is_known_before_anything_is_read(huge: str) -> None:
+    result = run("inspect", huge, "-o", huge)
+    assert (result.returncode, result.stdout) == (2, "")
+
+
+def test_a_report_replaces_an_older_one(dump: str, tmp_path: Path) -> None:
+    output, link = tmp_path / "report.json", tmp_path / "link.json"
+    output.write_text("old" * 10_000)
+    output.chmod(0o640)
+    link.symlink_to(output)
+    assert run("inspect", dump, "-f", "json", "-o", str(link)).returncode == 0
+    assert link.is_symlink()
+    assert output.stat().st_mode & 0o777 == 0o640
+    assert json.loads(output.read_text())["reports"][0]["path"] == dump
+    assert set(os.listdir(tmp_path)) == {"report.json", "link.json", Path(dump).name}
+
+
+def test_a_report_that_finds_no_room_leaves_the_older_one(dump: str, tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    output.write_text("old")
+    result = subprocess.run(
+        [*GRADTOOL, "inspect", dump, "-o", str(output)],
+        check=False,
+        capture_output=True,
+        env={**ENVIRONMENT, "PYTHONDONTWRITEBYTECODE": "1"},
+        text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (10, 10)),
+    )
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "cannot be written" in error_lines(result)[0]
+    assert output.read_text() == "old"
+    assert set(os.listdir(tmp_path)) == {"report.json", Path(dump).name}
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout"])
+def test_stdout_has_names(output: str, dump: str) -> None:
+    assert run("inspect", dump, "-o", output).stdout == run("inspect", dump).stdout
+
+
+def test_an_output_may_be_a_pipe_with_a_name(dump: str, tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with started("inspect", dump, "-o", str(fifo), stderr=subprocess.PIPE):
+        assert "L2 norm" in fifo.read_text()
+    assert fifo.is_fifo()
+
+
+def shell(command: str, dump: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        ["bash", "-c", command.replace("gradtool", shlex.join(GRADTOOL)), "bash", dump],
+        capture_output=True,
+        check=False,
+        env=ENVIRONMENT,
+        text=True,
+        timeout=60,
+    )
+
+
+WRITERS = ["gradtool", "gradtool --help", "gradtool --version", "gradtool inspect -h"]
+WRITERS += ["gradtool inspect $1", "gradtool inspect $1 -f json"]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("stdout", ["/dev/full", "&-"])
+def test_a_stdout_that_takes_nothing_exits_3(writer: str, stdout: str, dump: str) -> None:
+    result = shell(f"{writer} >{stdout}", dump)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert len(error_lines(result)) == len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_reader_that_is_gone_is_no_error(writer: str, dump: str) -> None:
+    reader, pipe = os.pipe()
+    os.close(reader)
+    gone = subprocess.run(
+        [*GRADTOOL, *shlex.split(writer.replace("$1", dump))[1:]],
+        check=False,
+        stdout=pipe,
+        stderr=subprocess.PIPE,
+        env=ENVIRONMENT,
+    )
+    os.close(pipe)
+    assert (gone.returncode, gone.stderr) == (0, b"")
+
+
+@pytest.mark.parametrize("stderr", ["&-", "/dev/full"])
+@pytest.mark.parametrize(
+    ("command", "exit_code"),
+    [
+        ("gradtool inspect $1.missing", 3),
+        ("gradtool --nonsense", 2),
+        ("gradtool inspect $1 -o $1", 2),
+        ("gradtool inspect $1.missing >&-", 3),
+    ],
+)
+def test_errors_that_nobody_hears_never_get_into_stdout(
+    command: str, exit_code: int, stderr: str, dump: str
+) -> None:
+    result = shell(f"{command} 2>{stderr}", dump)
+    assert (result.returncode, result.stdout, result.stderr) == (exit_code, "", "")
+
+
+def test_with_every_stream_closed_a_report_is_written(dump: str, tmp_path: Path) -> None:
+    output = tmp_path / "report.json"
+    result = shell(f"gradtool inspect $1 -f json -o {output} <&- >&- 2>&-", dump)
+    assert result.returncode == 0
+    assert json.loads(output.read_text())["reports"][0]["path"] == dump
+
+
+@pytest.mark.parametrize(
+    ("args", "said"),
+    [
+        (["inspect", ""], "PATH is empty"),
+        (["inspect", "DUMP", "-o", ""], "it is empty; give a file"),
+        (["inspect", "DUMP", "-g", "9" * 5000], "5,000 digits"),
+    ],
+)
+def test_empty_and_endless_arguments_are_answered(args: list[str], said: str, dump: str) -> None:
+    result = run(*(dump if arg == "DUMP" else arg for arg in args))
+    assert (result.returncode, result.stdout) == (2, "")
+    assert said in error_lines(result)[0]
+
+
+def test_a_name_of_any_length_leaves_an_error_one_readable_line() -> None:
+    name = "begin" + "n" * 1_000_000 + "end"
+    error = str(gradtool.CorruptFileError("a.pt", "is cut", tensor=name))
+    assert len(error) < 300
+    assert "'begin" in error
+    assert "end': is cut" in error
+    assert "…" not in str(gradtool.CorruptFileError("a.pt", "is cut", tensor="n" * 200))
+
+
+def test_help_promises_no_more_than_there_is() -> None:
+    assert "norms, non-finite values, what clipping would do" in " ".join(
+        run("--help").stdout.split()
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
@@ -338,9 +508,11 @@ def test_without_a_terminal_there_is_no_progress(huge: str) -> None:
     assert (process.returncode, out, errors) == (130, b"", b"gradtool: interrupted\n")
 
 
-def on_terminal(*args: str, env: dict[str, str] | None = None) -> str:
+def on_terminal(*args: str, columns: int = 0, env: dict[str, str] | None = None) -> str:
     """What gradtool writes to a terminal."""
     ours, theirs = pty.openpty()
+    if columns:
+        termios.tcsetwinsize(theirs, (24, columns))
     subprocess.run(
         [*GRADTOOL, *args], check=True, stdout=theirs, env={**ENVIRONMENT, **(env or {})}
     )
@@ -411,3 +583,186 @@ def test_that_check_can_fail(dump: str) -> None:
 @pytest.mark.parametrize("option", ["--version", "--help"])
 def test_help_and_version_load_nothing_heavy(option: str) -> None:
     assert loaded("numpy,ml_dtypes,safetensors,rich.table,pydantic", option) == []
+
+
+@pytest.fixture
+def layers(tmp_path: Path) -> str:
+    path = str(tmp_path / "layers.safetensors")
+    tensors = {
+        "grads.h.10": np.array([1.0, 1.0], np.float32),
+        "grads.h.9": np.array([3.0, 4.0], np.float32),
+        "model.w": np.array([np.nan, 0.5], np.float32),
+        "model.b": np.array([4.5, np.inf], np.float32),
+    }
+    header, data = {}, b""
+    for name, array in tensors.items():  # safetensors' own writer sorts names
+        offsets = [len(data), len(data) + array.nbytes]
+        header[name] = {"dtype": "F32", "shape": [2], "data_offsets": offsets}
+        data += array.tobytes()
+    encoded = json.dumps(header).encode()
+    Path(path).write_bytes(len(encoded).to_bytes(8, "little") + encoded + data)
+    return path
+
+
+def inspected(*args: str) -> dict[str, Any]:
+    result = run("inspect", *args, "-f", "json")
+    assert (result.returncode, result.stderr) == (0, "")
+    report: dict[str, Any] = json.loads(result.stdout)["reports"][0]
+    return report
+
+
+def names_in(report: dict[str, Any]) -> list[str]:
+    return [entry["name"].rpartition(".")[2] for entry in report["tensors"]]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"),
+    [
+        (["--sort", "file"], ["10", "9", "w", "b"]),
+        (["--sort", "name"], ["9", "10", "b", "w"]),
+        ([], ["9", "10", "b", "w"]),
+        (["--sort", "norm"], ["w", "b", "9", "10"]),
+        (["--sort", "max"], ["b", "9", "10", "w"]),
+        (["--sort", "nonfinite"], ["w", "b", "10", "9"]),
+        (["--sort", "file", "--top", "2"], ["10", "9"]),
+        (["-i", "*.h.*"], ["9", "10"]),
+        (["--include", "*.w", "--include", "*.b"], ["b", "w"]),
+        (["-x", "*.h.*"], ["b", "w"]),
+        (["--exclude", "*.w", "--exclude", "*.9"], ["10", "b"]),
+        (["-i", "*.h.*", "-x", "*.9"], ["10"]),
+        (["--section", "grads"], ["9", "10"]),
+        (["--section", "model"], ["b", "w"]),
+    ],
+)
+def test_options_choose_and_sort_tensors(options: list[str], names: list[str], layers: str) -> None:
+    assert names_in(inspected(layers, *options)) == names
+
+
+@pytest.mark.parametrize(
+    ("options", "where", "value"),
+    [
+        ([], ("total", "norm"), 5.0),
+        (["--loss-scale", "2"], ("total", "norm"), 2.5),
+        (["--loss-scale", "2"], ("loss_scale",), 2.0),
+        (["-p", "1"], ("total", "norm"), 7.0),
+        (["--norm-type", "inf"], ("norm_type",), "Infinity"),
+        (["--max-norm", "1", "--eps", "5"], ("clip",), {"max_norm": 1, "eps": 5, "clip_coef": 0.1}),
+        (["--max-norm", "1"], ("clip", "eps"), 1e-6),
+        (["--max-norm", "1"], ("clip", "clip_coef"), 1.0 / (5.0 + 1e-6)),
+        ([], ("clip",), None),
+        (["-g", "1"], ("groups", 0, "name"), "w"),
+        (["--threads", "1"], ("total", "norm"), 5.0),
+        (["--threads", "64"], ("total", "norm"), 5.0),
+        (["--verify"], ("total", "norm"), 5.0),
+    ],
+)
+def test_options_reach_the_figures(
+    options: list[str], where: tuple[str | int, ...], value: object, dump: str
+) -> None:
+    found: Any = inspected(dump, *options)
+    for key in where:
+        found = found[key]
+    assert found == value
+
+
+def test_verify_checks_checksums(tmp_path: Path) -> None:
+    path = tmp_path / "grads.npz"
+    np.savez(path, w=np.full(4, 3.0, np.float32))
+    content = path.read_bytes()
+    assert content.count(np.float32(3.0).tobytes() * 4) == 1
+    path.write_bytes(content.replace(np.float32(3.0).tobytes(), np.float32(2.0).tobytes(), 1))
+    assert run("inspect", str(path)).returncode == 0
+    result = run("inspect", str(path), "--verify")
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "CRC-32" in error_lines(result)[0]
+
+
+def test_raw_dtype_says_what_raw_bytes_are(tmp_path: Path) -> None:
+    path = tmp_path / "grads.npy"
+    np.save(path, np.array([0x4040, 0x4080], np.uint16).view("V2"))
+    assert inspected(str(path), "--raw-dtype", "BF16")["total"]["norm"] == 5.0
+    assert run("inspect", str(path)).returncode == 3
+
+
+def test_quiet_leaves_totals_and_findings(layers: str) -> None:
+    for option in ("-q", "--quiet"):
+        text = run("inspect", layers, option, "--section", "model").stdout
+        assert "shape" not in text
+        assert "L2 norm" in text
+        assert "2 of 2 tensors, in file order" in text
+
+
+def test_all_lists_every_tensor_and_top_some(tmp_path: Path) -> None:
+    path = str(tmp_path / "many.safetensors")
+    save_file({f"t{at}": np.ones(1, np.float32) for at in range(60)}, path)
+
+    def rows(*options: str) -> int:
+        lines = run("inspect", path, *options).stdout.splitlines()
+        return sum(line.startswith("t") and line[1].isdigit() for line in lines)
+
+    assert (rows(), rows("--all"), rows("--top", "50"), rows("--top", "3")) == (40, 60, 50, 3)
+
+
+def test_two_stars_match_folders_in_folders(tmp_path: Path) -> None:
+    paths = [tmp_path / "1.safetensors", tmp_path / "a" / "b" / "2.safetensors"]
+    paths[1].parent.mkdir(parents=True)
+    for path in paths:
+        save_file({"w": np.ones(1, np.float32)}, str(path))
+    result = run("inspect", str(tmp_path / "**" / "*.safetensors"), "-f", "json")
+    found = [report["path"] for report in json.loads(result.stdout)["reports"]]
+    assert found == list(map(str, paths))
+
+
+def test_names_are_cut_to_the_terminal_and_nowhere_else(tmp_path: Path) -> None:
+    path, name = str(tmp_path / "grads.safetensors"), "n" * 120
+    save_file({name: np.ones(1, np.float32)}, path)
+    assert name not in on_terminal("inspect", path, columns=80)
+    assert name in on_terminal("inspect", path, columns=200)
+    assert name in run("inspect", path).stdout
+    assert name in run("inspect", path, env={"COLUMNS": "80"}).stdout
+
+
+def test_what_an_encoding_lacks_is_escaped(tmp_path: Path) -> None:
+    path = str(tmp_path / "grads.safetensors")
+    save_file({"gr\xe4d": np.ones(1, np.float32)}, path)
+    assert "gr\\xe4d" in run("inspect", path, env={"PYTHONIOENCODING": "ascii"}).stdout
+    assert "gr\xe4d" in run("inspect", path, env={"PYTHONIOENCODING": "utf-8"}).stdout
+
+
+def progress_of(path: str, *options: str) -> bytes:
+    """What a terminal is shown of long work, once there are figures."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, 120))
+    with started("inspect", path, *options, stderr=theirs) as process:
+        os.close(theirs)
+        shown = read_until(ours, b"/100.0 GB")
+        process.send_signal(signal.SIGINT)
+        shown += read_until(ours, b"interrupted")
+    os.close(ours)
+    return shown
+
+
+COLOURS = re.compile(rb"\x1b\[[0-9;]*3[0-9]")
+
+
+def test_colours_of_progress_follow_the_option(huge: str) -> None:
+    assert COLOURS.search(progress_of(huge))
+    assert not COLOURS.search(progress_of(huge, "--color", "never"))
+
+
+@pytest.mark.parametrize("option", ["--no-progress", "--quiet"])
+def test_progress_can_be_turned_off(option: str, huge: str) -> None:
+    ours, theirs = pty.openpty()
+    with started("inspect", huge, option, stderr=theirs) as process:
+        os.close(theirs)
+        time.sleep(3.0)
+        process.send_signal(signal.SIGINT)
+        shown = read_until(ours, b"interrupted")
+    os.close(ours)
+    assert shown.strip() == b"gradtool: interrupted"
+
+
+def test_progress_shows_the_name_of_a_file_as_it_is(huge: str) -> None:
+    marked = Path(huge).with_name("[red]grads")
+    Path(huge).rename(marked)
+    assert b"[red]grads" in progress_of(str(marked))

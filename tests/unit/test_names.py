@@ -75,7 +75,11 @@ def test_a_pattern_leaves_what_it_does_not_match_in_one_group() -> None:
     assert group_of("embed.w") == group_of("layers.norm.w") == UNGROUPED
 
 
-@pytest.mark.parametrize("request_", ["0", "00", "", "layers..#", ".a", "a."])
+@pytest.mark.parametrize("request_", ["0", "00", "", "layers..#", ".a", "a.", "9" * 5000])
 def test_a_request_for_no_group_is_refused(request_: str) -> None:
     with pytest.raises(UsageError):
         group_namer(request_)
+
+
+def test_a_depth_may_be_larger_than_any_name_is_deep() -> None:
+    assert group_namer("000123456789012345678")("a.b") == "a.b"

@@ -1,6 +1,7 @@
 """Laws of reports: what is in them, and what can never get out of them."""
 
 import csv
+import html
 import io
 import json
 import math
@@ -28,6 +29,7 @@ from gradtool.report import REPORTERS, reporter
 from gradtool.report.arrangement import ORDERS, arrange, report_on
 from gradtool.report.brackets import brackets
 from gradtool.report.escaping import visible
+from gradtool.report.markdown import code
 from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
 
 EVIL = 'a|b,"c"\x1b[31m\u202egnp.\ud800[bold]`_*<i>\n\\|中'
@@ -37,10 +39,11 @@ SCHEMA = json.loads(
 
 
 def tensor(name: str, *, nan: int = 0, alias_of: str | None = None) -> TensorMeasurement:
-    spec = TensorSpec(name, DTYPES["F32"], (2, 5), alias_of=alias_of)
+    spec = TensorSpec(name, DTYPES["F32"], (2, 5))
     stats = TensorStats(2.0, 10, 10.0, nan=nan, max_abs=1.5, first_nonfinite=7 if nan else None)
     return TensorMeasurement(
         spec,
+        alias_of,
         stats,
         owned=stats,
         owned_in_section=stats,
@@ -54,7 +57,7 @@ def report_of(*tensors: TensorMeasurement, skipped: tuple[Skipped, ...] = ()) ->
     measurement = Measurement(
         path="dump.safetensors",
         format="safetensors",
-        files=1,
+        files=("dump.safetensors",),
         nbytes=1234,
         norm_type=2.0,
         backend="numpy",
@@ -175,8 +178,49 @@ def test_markdown_rows_have_as_many_cells_as_their_header() -> None:
 
 
 def test_markdown_says_names_literally() -> None:
-    text = render("markdown", ungrouped(report_of(tensor("__init__<img>@someone"))))
-    assert r"\_\_init\_\_\<img\>\@someone" in text
+    text = render("markdown", ungrouped(report_of(tensor("__init__<img>@someone", nan=1))))
+    assert text.count("`__init__<img>@someone`") == text.count("__init__") == 2
+
+
+SPAN = re.compile(r"`([^`]*)`|<code>(.*?)</code>")
+
+
+@given(st.text())
+def test_markdown_code_shows_exactly_its_text_in_one_cell(text: str) -> None:
+    name = visible(text)
+    spelt = code(name)
+    shown = SPAN.fullmatch(spelt)
+    assert shown is not None
+    assert (html.unescape(shown[2]) if shown[1] is None else shown[1]) == name
+    assert "|" not in spelt
+    if shown[1] is None:
+        assert not set(shown[2]) & set("<>`*_:@.[]\\")
+
+
+@pytest.mark.parametrize("name", ["https://example.com", "www.a.org", "GH-12", ":warning:"])
+def test_github_makes_no_links_of_names(name: str) -> None:
+    skipped = (Skipped(name, "I64", "integer"),)
+    report = report_of(tensor(name, nan=1), tensor("b", alias_of=name), skipped=skipped)
+    outside = SPAN.sub("", render("markdown", report))
+    assert name not in outside
+
+
+def test_one_is_not_counted_in_the_plural() -> None:
+    report = ungrouped(report_of(*(tensor(f"t{at}") for at in range(DEFAULT_ROWS + 1))))
+    assert "1 more tensor is not listed." in render("markdown", report)
+
+
+def test_what_clipping_would_do_to_nonfinite_gradients_is_said_of_torch() -> None:
+    text = render("table", report_of(tensor("a", nan=1)))
+    assert "clip_coef NaN: clipping by it would make every element NaN in torch" in text
+
+
+@given(st.text(alphabet=st.characters()))
+def test_names_in_csv_can_be_read_back(name: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(render("csv", report_of(tensor(name))), newline=""))
+    assert row["name"].isprintable()
+    back = row["name"].encode("latin-1", "backslashreplace").decode("unicode_escape")
+    assert back == name
 
 
 @pytest.mark.parametrize("name", ["table", "markdown", "csv"])
@@ -184,7 +228,7 @@ def test_no_report_acts_on_a_terminal(name: str) -> None:
     report = report_of(tensor(EVIL, nan=2), skipped=(Skipped(EVIL, EVIL, EVIL),))
     text = render(name, report, show_all=True)
     assert all(char.isprintable() or char in "\r\n" for char in text)
-    assert "\\x1b" in text.replace("\\\\", "\\")
+    assert "\\x1b" in html.unescape(text).replace("\\\\", "\\")
     text.encode()
 
 
@@ -210,7 +254,7 @@ def test_brackets_are_the_nearest_finite_tensors_of_each_nonfinite_one(
     tensors: list[TensorMeasurement],
 ) -> None:
     def nearest(candidates: Iterator[TensorMeasurement]) -> TensorMeasurement | None:
-        return next((t for t in candidates if not t.stats.nonfinite and not t.spec.alias_of), None)
+        return next((t for t in candidates if not t.stats.nonfinite and not t.alias_of), None)
 
     found = {
         faulty.name: (bracket.before, bracket.after)
