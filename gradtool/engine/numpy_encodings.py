@@ -7,6 +7,8 @@ finite. Integer kernels on them are the cheapest way to all three, for every wid
 
 from __future__ import annotations
 
+import struct
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -19,6 +21,8 @@ from numpy.typing import DTypeLike, NDArray
 from gradtool.core.dtypes import DType
 from gradtool.engine.scratch import scratch
 
+_BIG_ENDIAN_HOST: Final = sys.byteorder == "big"
+
 Array = NDArray[Any]
 Float64 = NDArray[np.float64]
 
@@ -28,19 +32,15 @@ class Encoding:
     """One real IEEE type.
 
     `word` is the unsigned integer of its width, `magnitude` the mask that drops the sign,
-    `infinity` the word of +Inf, and `decode(words, out)` writes the values exactly as float64.
+    `infinity` the word of +Inf, `decode(words, out)` writes the values exactly as float64, and
+    `value(word)` is one of them.
     """
 
     word: np.dtype[Any]
-    magnitude: int
+    magnitude: np.unsignedinteger[Any]
     infinity: int
     decode: Callable[[Array, Float64], None]
-
-    def value(self, word: int) -> float:
-        """The number that `word` stands for."""
-        out = np.empty(1)
-        self.decode(np.array([word], self.word), out)
-        return float(out[0])
+    value: Callable[[int], float]
 
 
 def _decode_f16(words: Array, out: Float64) -> None:
@@ -71,13 +71,25 @@ def _decode_f64(words: Array, out: Float64) -> None:
     np.copyto(out, words.view(np.float64))
 
 
-F64: Final = Encoding(np.dtype(np.uint64), (1 << 63) - 1, 0x7FF << 52, _decode_f64)
+def _reader(word_format: str, value_format: str, shift: int = 0) -> Callable[[int], float]:
+    """A function from one word to its value: of a single number NumPy would make much ado."""
+    pack, unpack = struct.Struct(word_format).pack, struct.Struct(value_format).unpack
+    return lambda word: float(unpack(pack(word << shift))[0])
 
-_F32: Final = Encoding(np.dtype(np.uint32), 0x7FFFFFFF, 0x7F800000, _decode_f32)
+
+F64: Final = Encoding(
+    np.dtype(np.uint64), np.uint64((1 << 63) - 1), 0x7FF << 52, _decode_f64, _reader("Q", "d")
+)
+
+_F32: Final = Encoding(
+    np.dtype(np.uint32), np.uint32(0x7FFFFFFF), 0x7F800000, _decode_f32, _reader("I", "f")
+)
 
 _ENCODINGS: Final[dict[str, Encoding]] = {
-    "F16": Encoding(np.dtype(np.uint16), 0x7FFF, 0x7C00, _decode_f16),
-    "BF16": Encoding(np.dtype(np.uint16), 0x7FFF, 0x7F80, _decode_bf16),
+    "F16": Encoding(np.dtype(np.uint16), np.uint16(0x7FFF), 0x7C00, _decode_f16, _reader("H", "e")),
+    "BF16": Encoding(
+        np.dtype(np.uint16), np.uint16(0x7FFF), 0x7F80, _decode_bf16, _reader("I", "f", shift=16)
+    ),
     "F32": _F32,
     "F64": F64,
 }
@@ -98,8 +110,8 @@ def real_words(raw: Array, dtype: DType, *, big_endian: bool) -> tuple[Array, En
     if dtype.name in _FP8:
         return np.take(_fp8_words(dtype.name), raw, mode="clip"), _F32
     encoding = _ENCODINGS[dtype.name]
-    stored = encoding.word.newbyteorder(">" if big_endian else "<")
-    return raw.view(stored).astype(encoding.word, copy=False), encoding
+    words = raw.view(encoding.word)
+    return words.byteswap() if big_endian != _BIG_ENDIAN_HOST else words, encoding
 
 
 @cache

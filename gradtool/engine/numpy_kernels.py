@@ -62,7 +62,7 @@ def nonfinite_positions(raw: Array, dtype: DType, *, big_endian: bool = False) -
     """Positions of the NaN and Inf among the elements in `raw`."""
     part = dtype if dtype.component is None else DTYPES[dtype.component]
     words, encoding = real_words(raw, part, big_endian=big_endian)
-    bad = (words & encoding.word.type(encoding.magnitude)) >= encoding.infinity
+    bad = (words & encoding.magnitude) >= encoding.infinity
     return np.flatnonzero(bad if part is dtype else bad.reshape(-1, 2).any(axis=1))
 
 
@@ -70,7 +70,7 @@ def _segments(
     words: Array, values: Float64, encoding: Encoding, counts: Sequence[int], p: float
 ) -> list[TensorStats]:
     magnitudes = scratch("magnitudes", encoding.word, len(words))
-    np.bitwise_and(words, encoding.word.type(encoding.magnitude), out=magnitudes)
+    np.bitwise_and(words, encoding.magnitude, out=magnitudes)
     if len(counts) > 1 and p == 2.0:
         return _many_squares(magnitudes, values, encoding, counts)
     found, start = [], 0
@@ -182,7 +182,9 @@ def _sum_of_squares(values: Float64) -> float:
 def _rows_then_rest(values: Float64, reduce: Any) -> list[float]:
     whole = len(values) - len(values) % ROW
     sums: list[float] = reduce(values[:whole].reshape(-1, ROW)).tolist()
-    return [*sums, float(reduce(values[whole:]))]
+    if whole < len(values):
+        sums.append(float(reduce(values[whole:])))
+    return sums
 
 
 def _magnitudes(
@@ -211,7 +213,7 @@ def _segment_beyond(sizes: Float64, beyond: NDArray[np.bool_], p: float) -> Tens
     parts = [TensorStats(p)]
     for values, divisor in ((sizes[~beyond], 1.0), (sizes[beyond], 0.5)):
         if len(values):
-            magnitudes = values.view(F64.word) & F64.word.type(F64.magnitude)
+            magnitudes = values.view(F64.word) & F64.magnitude
             parts.append(_segment(magnitudes, values, F64, p).divided(divisor))
     bad = np.flatnonzero(~np.isfinite(sizes))
     return replace(merge(parts, p), first_nonfinite=int(bad[0]) if len(bad) else None)

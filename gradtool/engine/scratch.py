@@ -12,14 +12,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+_CACHE_LINE = 64
+
 _held = threading.local()
 
 
 def scratch(name: str, dtype: DTypeLike, count: int) -> NDArray[Any]:
     """An array of this thread's own for `count` elements; its content is that of the last use."""
-    held: NDArray[np.uint8] | None = getattr(_held, name, None)
-    nbytes = count * np.dtype(dtype).itemsize
-    if held is None or len(held) < nbytes:
-        held = np.empty(nbytes, np.uint8)
+    held: NDArray[Any] | None = getattr(_held, name, None)
+    if held is None or held.dtype != dtype or len(held) < count:
+        held = _aligned(count * np.dtype(dtype).itemsize).view(dtype)
         setattr(_held, name, held)
-    return held[:nbytes].view(dtype)
+    return held[:count]
+
+
+def _aligned(nbytes: int) -> NDArray[np.uint8]:
+    """Bytes from the start of a cache line on: vectors that straddle two lines are slower."""
+    spare = np.empty(nbytes + _CACHE_LINE, np.uint8)
+    start = -spare.ctypes.data % _CACHE_LINE
+    return spare[start : start + nbytes]
