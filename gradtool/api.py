@@ -17,8 +17,8 @@ from gradtool.engine import measure as engine
 from gradtool.errors import EmptyDumpError, UsageError
 from gradtool.formats import open_checkpoint
 
-MAX_THREADS = 8
-"""Threads used unless more are asked for: memory bandwidth gains nothing beyond."""
+MAX_THREADS = 4
+"""Threads used unless more are asked for: each takes some 20 MB, and they share Python's lock."""
 
 _WINDOW_PER_THREAD = 3
 

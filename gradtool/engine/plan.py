@@ -19,11 +19,12 @@ from gradtool.engine.views import Layout
 TASK_BYTES: Final = 8 << 20
 """Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""
 
-BLOCK_ELEMENTS: Final = 1 << 16
-"""Elements that a backend gets in one call."""
+BLOCK_ELEMENTS: Final = 1 << 19
+"""Elements that a backend gets in one call, and of a cluster that are resolved at a time.
 
-WINDOW_ELEMENTS: Final = 1 << 19
-"""Elements of a cluster that are resolved at a time: many views may name few of them each."""
+Caches would like fewer. But each array operation gives Python's lock away and takes it back,
+and two threads that do so every few microseconds are slower than one.
+"""
 
 BLOCK_PIECES: Final = 1 << 10
 """Tensors that a backend gets in one call."""

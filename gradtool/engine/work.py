@@ -18,7 +18,6 @@ from gradtool.engine import numpy_kernels as backend
 from gradtool.engine.plan import (
     BLOCK_ELEMENTS,
     GAP_BYTES,
-    WINDOW_ELEMENTS,
     Block,
     ClusterTask,
     Piece,
@@ -140,8 +139,8 @@ def _run_cluster(task: ClusterTask, p: float) -> Result:
     """Window by window: what each member names there, and what it is the first to name."""
     found: Result = []
     with reopen_source(task.file) as source:
-        for start in range(0, task.count, WINDOW_ELEMENTS):
-            stop = min(start + WINDOW_ELEMENTS, task.count)
+        for start in range(0, task.count, BLOCK_ELEMENTS):
+            stop = min(start + BLOCK_ELEMENTS, task.count)
             raw: Bytes | None = None
             claimed: dict[int, NDArray[np.bool_]] = {}
             for member in task.members:
