@@ -125,6 +125,11 @@ class _Report:
         if self._progress is not None:
             self._progress(self._done, self._todo)
 
+    def finish(self) -> None:
+        """Bytes that tensors share were read once, and are done as often as they are named."""
+        if self._done < self._todo:
+            self.advance(self._todo)
+
 
 def _run_all(
     tasks: Iterable[Task], norm_type: float, executor: Executor, window: int, report: _Report
@@ -137,6 +142,7 @@ def _run_all(
             kept.append(stats)
             parts[target] = folded(kept, norm_type)
         report.advance(task.nbytes)
+    report.finish()
     return {target: merge(stats, norm_type) for target, stats in parts.items()}
 
 

@@ -178,6 +178,13 @@ def test_measuring_says_how_far_it_is(tmp_path: Path) -> None:
     assert len(seen) > 1
 
 
+def test_progress_ends_at_all_there_is_whatever_is_shared(tmp_path: Path) -> None:
+    (whole,) = stored(tmp_path, "F32", [np.ones(1000, np.float32)])
+    seen: list[tuple[int, int]] = []
+    measured([whole, replace(whole, name="tied")], progress=lambda *at: seen.append(at))
+    assert seen[-1] == (8000, 8000)
+
+
 class Counting(ThreadPoolExecutor):
     """An executor that knows how many of its tasks are under way, and the most there were."""
 
