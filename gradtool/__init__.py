@@ -13,10 +13,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from gradtool.api import clip as clip
     from gradtool.api import measure as measure
+    from gradtool.core.clip_plan import ClipPlan as ClipPlan
+    from gradtool.core.clip_plan import ClipRequest as ClipRequest
+    from gradtool.core.clipping import Transform as Transform
     from gradtool.core.measurement import Measurement as Measurement
     from gradtool.core.measurement import Summary as Summary
     from gradtool.core.measurement import TensorMeasurement as TensorMeasurement
+    from gradtool.core.outcome import ClipOutcome as ClipOutcome
     from gradtool.core.stats import TensorStats as TensorStats
     from gradtool.errors import CorruptFileError as CorruptFileError
     from gradtool.errors import EmptyDumpError as EmptyDumpError
@@ -24,6 +29,10 @@ if TYPE_CHECKING:
     from gradtool.errors import FileChangedError as FileChangedError
     from gradtool.errors import GradtoolError as GradtoolError
     from gradtool.errors import InputError as InputError
+    from gradtool.errors import NonFiniteError as NonFiniteError
+    from gradtool.errors import NormRangeError as NormRangeError
+    from gradtool.errors import RefusedError as RefusedError
+    from gradtool.errors import TargetBusyError as TargetBusyError
     from gradtool.errors import UnknownFormatError as UnknownFormatError
     from gradtool.errors import UnsupportedFormatError as UnsupportedFormatError
     from gradtool.errors import UsageError as UsageError
@@ -31,8 +40,11 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "gradtool.api": ("measure",),
+    "gradtool.api": ("clip", "measure"),
+    "gradtool.core.clip_plan": ("ClipPlan", "ClipRequest"),
+    "gradtool.core.clipping": ("Transform",),
     "gradtool.core.measurement": ("Measurement", "Summary", "TensorMeasurement"),
+    "gradtool.core.outcome": ("ClipOutcome",),
     "gradtool.core.stats": ("TensorStats",),
     "gradtool.errors": (
         "CorruptFileError",
@@ -41,6 +53,10 @@ _HOMES = {
         "FileChangedError",
         "GradtoolError",
         "InputError",
+        "NonFiniteError",
+        "NormRangeError",
+        "RefusedError",
+        "TargetBusyError",
         "UnknownFormatError",
         "UnsupportedFormatError",
         "UsageError",

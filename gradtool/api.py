@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
+from typing import Unpack
 
-from gradtool.core.dtypes import DTYPES
+from gradtool.core.clip_plan import ClipRequest, NonFinite, plan_clip
+from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.measurement import Measurement
-from gradtool.core.names import name_filter
-from gradtool.core.tensors import Checkpoint
-from gradtool.engine import measure as engine
-from gradtool.errors import EmptyDumpError, UsageError
-from gradtool.formats import open_checkpoint
-
-MAX_THREADS = 4
-"""Threads used unless more are asked for: each takes some 20 MB, and they share Python's lock."""
-
-_WINDOW_PER_THREAD = 3
+from gradtool.core.outcome import ClipOutcome
+from gradtool.engine.build import build, check_sources, files_to_write, sync_all, written_paths
+from gradtool.engine.rewrite import Rewrite, plan_rewrite
+from gradtool.engine.schedule import Advance, Progress
+from gradtool.formats.sharded_index import is_index_name
+from gradtool.job import Job, MeasureOptions, number, require
+from gradtool.storage.target import Target, target_at, target_in_place
+from gradtool.storage.workspace import Workspace, writing
 
 
 def measure(
@@ -34,7 +33,7 @@ def measure(
     raw_dtype: str | None = None,
     verify: bool = False,
     threads: int | None = None,
-    progress: engine.Progress | None = None,
+    progress: Progress | None = None,
 ) -> Measurement:
     """Measure the gradients saved at `path`: norms, magnitudes, counts of non-finite values.
 
@@ -65,81 +64,152 @@ def measure(
 
     Source of the definitions: torch/nn/utils/clip_grad.py, `_get_total_norm`.
     """
-    p = _number("norm_type", norm_type)
-    divisor = _number("loss_scale", loss_scale)
-    _require(not math.isnan(p), f"norm_type must be a number, not {norm_type}")
-    _require(0.0 < divisor < math.inf, f"loss_scale must be positive and finite, not {loss_scale}")
-    _require(threads is None or threads >= 1, f"threads must be at least 1, not {threads}")
-    raw = DTYPES.get(raw_dtype.upper()) if raw_dtype else None
-    _require(not raw_dtype or raw is not None, f"raw_dtype {raw_dtype!r} is no known dtype")
-    started = time.perf_counter()
-    checkpoint = open_checkpoint(os.fsdecode(path), raw)
-    checkpoint = _select(checkpoint, _globs(include), _globs(exclude), section)
-    workers = threads or min(_available_cores(), MAX_THREADS)
-    with ThreadPoolExecutor(workers, thread_name_prefix="gradtool") as executor:
-        return engine.measure(
-            checkpoint,
+    job = Job.checked(
+        norm_type=norm_type,
+        include=include,
+        exclude=exclude,
+        section=section,
+        loss_scale=loss_scale,
+        raw_dtype=raw_dtype,
+        verify=verify,
+        threads=threads,
+        progress=progress,
+    )
+    checkpoint = job.select(job.open(os.fsdecode(path)))
+    with job.executor() as executor:
+        return job.measure(checkpoint, executor, job.progress)
+
+
+def clip(
+    path: str | bytes | os.PathLike[str],
+    out: str | bytes | os.PathLike[str] | None = None,
+    *,
+    max_norm: float | None = None,
+    clip_value: float | None = None,
+    eps: float = TORCH_EPS,
+    total_norm: float | None = None,
+    per_tensor: bool = False,
+    nonfinite: NonFinite = "error",
+    in_place: bool = False,
+    force: bool = False,
+    dry_run: bool = False,
+    **options: Unpack[MeasureOptions],
+) -> ClipOutcome:
+    """Clip the gradients saved at `path`, and write them to `out` in the format they are in.
+
+        clip_coef = min(1, max_norm / (total_norm + eps));  g <- g * clip_coef
+
+    All but the elements that change, and checksums over them, stays byte for byte as it is.
+    `out` appears whole or not at all, and what it replaces is there until it does, whoever is
+    killed on the way. The norm after clipping is measured on the bytes written.
+
+    Args:
+        path: as for `measure`.
+        out: a file for a file; for a directory or an index file a new directory, to which
+            all other files are copied too.
+        max_norm: bound on the norm of all chosen tensors together, at least 0.
+        clip_value: bound on each element's magnitude instead, at least 0.
+        eps: added to the norm: 1e-6 is torch's, 0 optax's.
+        total_norm: the norm to clip by, if these tensors are only a part of all.
+        per_tensor: clip each tensor by its own norm.
+        nonfinite: what to do about NaN and Inf: "error" refuses, "zero" replaces them by 0,
+            "keep" leaves their bits alone; with both the norm is that of the finite elements.
+        in_place: replace the file at `path`.
+        force: replace the file at `out`, if there is one.
+        dry_run: write nothing; `out` may be left away.
+        options: as for `measure`: norm_type, include, exclude, section, loss_scale (bounds are
+            the trainer's, what is written stays scaled), raw_dtype, verify, threads, progress.
+
+    Raises:
+        RefusedError: non-finite gradients, or a norm that float64 cannot hold.
+        UsageError: arguments that make no sense or do not fit the tensors found, p <= 0, an
+            `out` that may not be written, tensors that share elements and not their fate.
+        InputError: as for `measure`; or `out` cannot be written.
+
+    Source of the equations: torch/nn/utils/clip_grad.py.
+    """
+    request = ClipRequest(
+        max_norm=_optional_number("max_norm", max_norm),
+        clip_value=_optional_number("clip_value", clip_value),
+        eps=number("eps", eps),
+        total_norm=_optional_number("total_norm", total_norm),
+        per_tensor=per_tensor,
+        nonfinite=nonfinite,
+    )
+    job = Job.checked(**options)
+    path = os.fsdecode(path)
+    output = path if in_place else None if out is None else os.fsdecode(out)
+    require(not (in_place and out is not None), "out and in_place exclude each other")
+    require(output is not None or dry_run, "clipping takes out, or in_place")
+    target = None if output is None else _target(path, output, in_place=in_place, force=force)
+    checkpoint = job.open(path)
+    chosen = job.select(checkpoint)
+    with job.executor() as executor:
+        chosen_nbytes = sum(spec.nbytes for spec in chosen.tensors)
+        later = 0 if dry_run else checkpoint.nbytes + chosen_nbytes
+        before = job.measure(chosen, executor, _part(job.progress, 0, later))
+        plan = plan_clip(before, request)
+        rewrite = plan_rewrite(checkpoint, plan.transforms)
+        after = None
+        if target is not None and not dry_run and (plan.transforms or not in_place):
+            after = _write(job, rewrite, target, executor, before)
+    notes = () if target is None or after is None else target.notes()
+    return ClipOutcome(
+        path=path,
+        output=output,
+        request=request,
+        plan=plan,
+        before=before,
+        after=after,
+        notes=(*before.notes, *notes),
+        elapsed_s=time.perf_counter() - job.started,
+    )
+
+
+def _target(path: str, output: str, *, in_place: bool, force: bool) -> Target:
+    source = (os.path.dirname(path) or os.curdir) if is_index_name(path) else path
+    if in_place:
+        return target_in_place(path, source)
+    return target_at(path, source, output, force=force)
+
+
+def _write(
+    job: Job, rewrite: Rewrite, target: Target, executor: Executor, before: Measurement
+) -> Measurement:
+    """Write, measure what was written, and only then put it in place."""
+    checkpoint = rewrite.checkpoint
+    to_write = sum(file.size for file in files_to_write(rewrite, target))
+    measured = sum(tensor.spec.nbytes for tensor in before.tensors)
+    advance = Advance(_part(job.progress, measured, measured), to_write)
+    with Workspace(target.path, target.shown) as workspace, writing(target.shown):
+        built = build(
+            rewrite,
+            target,
+            workspace.path,
             executor=executor,
-            window=workers * _WINDOW_PER_THREAD,
-            started=started,
-            norm_type=p + 0.0,  # -0 is 0
-            loss_scale=divisor,
-            verify=verify,
-            progress=progress,
+            window=job.window,
+            advance=advance,
         )
+        with ThreadPoolExecutor(1) as syncing:
+            written = list(written_paths(rewrite, target, built))
+            synced = syncing.submit(sync_all, built, written)
+            part = _part(job.progress, measured + to_write, 0)
+            is_index = is_index_name(checkpoint.path)
+            where = os.path.join(built, os.path.basename(checkpoint.path)) if is_index else built
+            after = job.measure(job.select(job.open(where)), executor, part)
+            synced.result()
+        check_sources(rewrite)
+        workspace.commit(built, overwrite=target.overwrite)
+    moved = tuple(target.path + name.removeprefix(built) for name in after.files)
+    return replace(after, path=target.shown, files=moved)
 
 
-def _number(name: str, value: float) -> float:
-    """A float of what may be one: numbers, and texts such as "inf"."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{name} must be a number, not {value!r}") from error
+def _optional_number(name: str, value: float | None) -> float | None:
+    return None if value is None else number(name, value)
 
 
-def _select(
-    checkpoint: Checkpoint, include: Sequence[str], exclude: Sequence[str], section: str | None
-) -> Checkpoint:
-    """The part of the catalogue that was asked for; an empty dump is an error of its own."""
-    if not checkpoint.tensors:
-        raise EmptyDumpError(checkpoint.path, _why_empty(checkpoint))
-    wanted = name_filter(include, exclude)
-    tensors = tuple(
-        spec for spec in checkpoint.tensors if section in (None, spec.section) and wanted(spec.name)
-    )
-    if not tensors:
-        sections = sorted({spec.section for spec in checkpoint.tensors})
-        if section is not None and section not in sections:
-            names = ", ".join(repr(name) for name in sections if name)
-            raise UsageError(
-                f"{checkpoint.path}: has no section {section!r}",
-                hint=f"its sections are {names}" if names else "it has no sections",
-            )
-        raise UsageError(f"{checkpoint.path}: no tensor matches the filters")
-    skipped = tuple(
-        item for item in checkpoint.skipped if section in (None, item.section) and wanted(item.name)
-    )
-    return replace(checkpoint, tensors=tensors, skipped=skipped)
-
-
-def _why_empty(checkpoint: Checkpoint) -> str:
-    if not checkpoint.skipped:
-        return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
-    reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
-    return f"holds no gradient: every tensor is skipped ({reasons})"
-
-
-def _globs(patterns: str | Sequence[str]) -> Sequence[str]:
-    return (patterns,) if isinstance(patterns, str) else patterns
-
-
-def _require(condition: bool, problem: str) -> None:
-    if not condition:
-        raise UsageError(problem)
-
-
-def _available_cores() -> int:
-    # Containers and job schedulers give a process fewer cores than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
+def _part(progress: Progress | None, before: int, after: int) -> Progress | None:
+    """Progress of one part of the work, with so many bytes of it before and after."""
+    if progress is None:
+        return None
+    return lambda done, todo: progress(before + done, before + todo + after)

@@ -1,9 +1,13 @@
 """Every error that gradtool raises on purpose.
 
     GradtoolError                  exit code
+    ├── RefusedError                   1      gradients that are not to be clipped
+    │   ├── NonFiniteError                    NaN or Inf among them
+    │   └── NormRangeError                    a norm that float64 cannot hold
     ├── UsageError                     2      a bad option, pattern or choice
-    └── InputError                     3      a file that cannot give its tensors
-        ├── FileAccessError                   missing, unreadable, not a regular file
+    └── InputError                     3      a file that cannot give or take its tensors
+        ├── FileAccessError                   missing, unreadable, unwritable, no regular file
+        ├── TargetBusyError                   another process is writing it
         ├── UnknownFormatError                content that no format recognises
         ├── UnsupportedFormatError            recognised, and outside what gradtool reads
         ├── CorruptFileError                  truncated, contradicting itself, ambiguous
@@ -25,6 +29,10 @@ __all__ = [
     "FileChangedError",
     "GradtoolError",
     "InputError",
+    "NonFiniteError",
+    "NormRangeError",
+    "RefusedError",
+    "TargetBusyError",
     "UnknownFormatError",
     "UnsupportedFormatError",
     "UsageError",
@@ -54,6 +62,27 @@ class GradtoolError(Exception):
         return (_rebuild, (type(self), self.args, self.__dict__))
 
 
+class RefusedError(GradtoolError):
+    """The gradients are not such as may be clipped; nothing was written."""
+
+    exit_code = 1
+
+
+class NonFiniteError(RefusedError):
+    """NaN or Inf among the gradients, and nothing was said about what to do with them.
+
+    `tensors` are the names of those that hold some.
+    """
+
+    def __init__(self, message: str, tensors: tuple[str, ...], *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.tensors = tensors
+
+
+class NormRangeError(RefusedError):
+    """The norm is too large or too small for float64, so that no coefficient follows from it."""
+
+
 class UsageError(GradtoolError):
     """The request itself is wrong: an option, a pattern, a combination."""
 
@@ -61,7 +90,7 @@ class UsageError(GradtoolError):
 
 
 class InputError(GradtoolError):
-    """A path does not give its tensors.
+    """A path does not give its tensors, or does not take them.
 
     `path` is the file, `tensor` the tensor's or archive record's name and `byte` the offset
     in the file where the trouble lies, each where it is known.
@@ -87,7 +116,11 @@ class InputError(GradtoolError):
 
 
 class FileAccessError(InputError):
-    """The file is missing, may not be read, or is no regular file."""
+    """The file is missing, may not be read or written, or is no regular file."""
+
+
+class TargetBusyError(InputError):
+    """Another process is writing the same file or directory."""
 
 
 class UnknownFormatError(InputError):

@@ -1,13 +1,35 @@
-"""The equations of clipping by norm."""
+"""The equations of clipping, by norm and by value."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
+from typing import Final, Literal
 
 from gradtool.errors import UsageError
 
 TORCH_EPS = 1e-6
 """What torch, MLX, Megatron and DeepSpeed add to the norm; optax and TensorFlow add nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Transform:
+    """What becomes of each finite element g of a tensor, in float64 and rounded once.
+
+        g <- g * coef   or   g <- min(max(g, -bound), bound)
+
+    One of `coef` and `bound` is left as it is here. `nonfinite` says what becomes of NaN and
+    Inf: 0, or the very bits that they have, or nothing because the tensor is known to hold none.
+
+    Source: torch/nn/utils/clip_grad.py, `clip_grads_with_norm_` and `clip_grad_value_`.
+    """
+
+    coef: float = 1.0
+    bound: float = math.inf
+    nonfinite: Literal["absent", "zero", "keep"] = "absent"
+
+
+IDENTITY: Final = Transform()
 
 
 def clip_coef(total_norm: float, max_norm: float, eps: float = TORCH_EPS) -> float:

@@ -115,6 +115,19 @@ class Seal:
 
 
 @dataclass(frozen=True, slots=True)
+class SerializationId:
+    """The second half of torch's serialization id: 20 digits made of the CRCs of all records.
+
+    `digits` is where they are, and `crc32_of` the CRC-32 of every record that they are made of,
+    by name and in the order in which records were written. Source: `writeSerializationId` of
+    caffe2/serialize/inline_container.cc.
+    """
+
+    digits: Extent
+    crc32_of: dict[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Checkpoint:
     """A catalogue of what lies at `path`.
 
@@ -125,7 +138,8 @@ class Checkpoint:
         tensors: in file order.
         skipped: stored tensors that no norm is made of (integers, scales), in file order.
         section_kinds: what each recognised section holds.
-        seals: checksums over tensor data.
+        seals: checksums over tensor data and over what is made of checksums.
+        serialization_ids: what torch files make of those.
         metadata: the format's own string map, safetensors' `__metadata__` say.
         notes: what was assumed while reading, one sentence each.
     """
@@ -137,6 +151,7 @@ class Checkpoint:
     skipped: tuple[Skipped, ...] = ()
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
     seals: tuple[Seal, ...] = ()
+    serialization_ids: tuple[SerializationId, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 

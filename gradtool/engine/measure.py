@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import replace
+from functools import partial
 
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.stats import TensorStats, folded, merge
@@ -15,14 +15,12 @@ from gradtool.core.strides import repetitions
 from gradtool.core.tensors import Checkpoint, Extent, Seal, TensorSpec
 from gradtool.engine.numpy_kernels import NAME as BACKEND
 from gradtool.engine.plan import Task, plan
+from gradtool.engine.schedule import Advance, Progress, in_order
 from gradtool.engine.sharing import Sharing, find_sharing
-from gradtool.engine.work import NAMED, OWNED, OWNED_IN_SECTION, Result, Target, run
+from gradtool.engine.work import NAMED, OWNED, OWNED_IN_SECTION, Target, run
 
 MOST_NOTES = 3
 """Notes of one kind, before the rest is only counted."""
-
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes to do, from the thread that called `measure`."""
 
 
 def measure(
@@ -58,7 +56,7 @@ def measure(
     seals = _seals_of(checkpoint) if verify else []
     tasks = plan(specs, sharing, seals)
     todo = sum(spec.nbytes for spec in specs) + sum(seal.covers.nbytes for seal in seals)
-    found = _run_all(tasks, norm_type, executor, window, _Report(progress, todo))
+    found = _run_all(tasks, norm_type, executor, window, Advance(progress, todo))
     tensors = tuple(_assemble(specs, sharing, found, norm_type, loss_scale))
     return _measurement(checkpoint, tensors, norm_type, loss_scale, started)
 
@@ -112,57 +110,19 @@ def _seals_of(checkpoint: Checkpoint) -> list[Seal]:
     return [seal for seal in checkpoint.seals if is_chosen(seal.covers)]
 
 
-class _Report:
-    """Tells an observer how far the work is."""
-
-    def __init__(self, progress: Progress | None, todo: int) -> None:
-        self._progress = progress
-        self._todo = todo
-        self._done = 0
-
-    def advance(self, nbytes: int) -> None:
-        self._done = min(self._done + nbytes, self._todo)
-        if self._progress is not None:
-            self._progress(self._done, self._todo)
-
-    def finish(self) -> None:
-        """Bytes that tensors share were read once, and are done as often as they are named."""
-        if self._done < self._todo:
-            self.advance(self._todo)
-
-
 def _run_all(
-    tasks: Iterable[Task], norm_type: float, executor: Executor, window: int, report: _Report
+    tasks: Iterable[Task], norm_type: float, executor: Executor, window: int, advance: Advance
 ) -> dict[Target, TensorStats]:
     """The statistics of each target, merged in the order of the tasks."""
     parts: dict[Target, list[TensorStats]] = {}
-    for task, result in _in_order(tasks, norm_type, executor, window):
+    for task, result in in_order(tasks, partial(run, norm_type=norm_type), executor, window):
         for target, stats in result:
             kept = parts.setdefault(target, [])
             kept.append(stats)
             parts[target] = folded(kept, norm_type)
-        report.advance(task.nbytes)
-    report.finish()
+        advance.by(task.nbytes)
+    advance.finish()
     return {target: merge(stats, norm_type) for target, stats in parts.items()}
-
-
-def _in_order(
-    tasks: Iterable[Task], norm_type: float, executor: Executor, window: int
-) -> Iterator[tuple[Task, Result]]:
-    """Results in the order of the tasks, with at most `window` of them under way."""
-    under_way: deque[tuple[Task, Future[Result]]] = deque()
-    try:
-        for task in tasks:
-            under_way.append((task, executor.submit(run, task, norm_type)))
-            if len(under_way) >= window:
-                first, future = under_way.popleft()
-                yield first, future.result()
-        while under_way:
-            first, future = under_way.popleft()
-            yield first, future.result()
-    finally:
-        for _, future in under_way:
-            future.cancel()
 
 
 def _measurement(

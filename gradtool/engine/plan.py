@@ -136,7 +136,7 @@ def plan(specs: Sequence[TensorSpec], sharing: Sharing, seals: Iterable[Seal]) -
                 index, spec.stream, spec.dtype, spec.big_endian, layout_of(spec), spec.nbytes
             )
     for cluster in sharing.clusters:
-        yield from _cluster_tasks(specs, cluster)
+        yield from cluster_tasks(specs, cluster)
     for seal in seals:
         yield SealTask(seal, seal.covers.nbytes)
 
@@ -198,7 +198,7 @@ def _joins(block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int) -
     )
 
 
-def _cluster_tasks(specs: Sequence[TensorSpec], cluster: Sequence[int]) -> Iterator[ClusterTask]:
+def cluster_tasks(specs: Sequence[TensorSpec], cluster: Sequence[int]) -> Iterator[ClusterTask]:
     """A cluster's range of the file in steps, each with the members that reach into it."""
     extents = [specs[index].extents[0] for index in cluster]
     dtype = specs[cluster[0]].dtype

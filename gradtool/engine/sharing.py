@@ -37,28 +37,27 @@ def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
 
     Raises CorruptFileError where two tensors read the same bytes as different dtypes.
     """
-    overlapping = _overlapping(specs)
     alias_of: dict[int, int] = {}
     alias_in_section: dict[int, int] = {}
     same_as: dict[int, int] = {}
     clusters = []
-    for linked in overlapping:
-        _note_repeats(alias_of, linked, [_elements(specs[i]) for i in linked])
+    for linked in overlapping(specs):
+        _note_repeats(alias_of, linked, [elements_of(specs[i]) for i in linked])
         _note_repeats(
-            alias_in_section, linked, [(specs[i].section, _elements(specs[i])) for i in linked]
+            alias_in_section, linked, [(specs[i].section, elements_of(specs[i])) for i in linked]
         )
         _note_repeats(same_as, linked, [_all_but_name(specs[i]) for i in linked])
         different = [index for index in linked if index not in same_as]
         if len(different) > 1:
-            _refuse_two_types([specs[index] for index in different])
+            refuse_two_types([specs[index] for index in different])
             clusters.append(different)
     clustered = {index for cluster in clusters for index in cluster}
     lone = (i for i, spec in enumerate(specs) if i not in clustered and i not in same_as)
-    clusters.extend([index] for index in lone if _has_gaps(specs[index]))
+    clusters.extend([index] for index in lone if has_gaps(specs[index]))
     return Sharing(alias_of, alias_in_section, same_as, clusters)
 
 
-def _overlapping(specs: Sequence[TensorSpec]) -> list[list[int]]:
+def overlapping(specs: Sequence[TensorSpec]) -> list[list[int]]:
     """Tensors whose byte ranges are linked by overlaps, two or more of them at a time."""
     order: dict[str, int] = {}
     ranges = [
@@ -91,7 +90,7 @@ def _note_repeats(found: dict[int, int], indices: Iterable[int], keys: Iterable[
             found[index] = first
 
 
-def _elements(spec: TensorSpec) -> object:
+def elements_of(spec: TensorSpec) -> object:
     """A key that is equal for tensors of the very same stored elements."""
     if spec.strides is None or is_dense(spec.shape, spec.strides):
         return spec.extents
@@ -102,13 +101,14 @@ def _all_but_name(spec: TensorSpec) -> object:
     return (spec.section, spec.dtype.name, spec.big_endian, spec.extents, spec.shape, spec.strides)
 
 
-def _has_gaps(spec: TensorSpec) -> bool:
+def has_gaps(spec: TensorSpec) -> bool:
+    """Whether a tensor's bytes hold elements that it does not name."""
     if spec.strides is None or not spec.extents:
         return False
     return not is_dense(spec.shape, spec.strides)
 
 
-def _refuse_two_types(specs: Sequence[TensorSpec]) -> None:
+def refuse_two_types(specs: Sequence[TensorSpec]) -> None:
     """torch.save refuses to write such views: which elements they share has no answer."""
     first = specs[0]
     base = first.extents[0]

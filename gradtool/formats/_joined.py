@@ -31,6 +31,7 @@ def joined(
         skipped=tuple(item for part in parts for item in part.skipped),
         section_kinds=kinds,
         seals=tuple(seal for part in parts for seal in part.seals),
+        serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
         notes=(*notes, *(note for part in parts for note in part.notes)),
     )
 

@@ -60,7 +60,7 @@ class SpecBuilder:
     skipped: list[Skipped] = field(default_factory=list)
     _negated: int = 0
     _names: set[str] = field(default_factory=set)
-    _storages: dict[str, tuple[str, object, Extent]] = field(default_factory=dict)
+    _storages: dict[str, tuple[str, object, str, Extent]] = field(default_factory=dict)
 
     def add(self, found: Found) -> None:
         """List one more tensor, as measured or as skipped.
@@ -103,7 +103,7 @@ class SpecBuilder:
 
     def _add_tensor(self, found: Found, tensor: TensorRef) -> None:
         element = self._element_type(found, tensor)
-        stored = self._stored(found, tensor.storage)
+        stored = self._stored(found, tensor.storage, element)
         ndim = len(tensor.shape)
         if ndim != len(tensor.strides) or ndim > _MAX_DIMENSIONS:
             problem = f"{ndim} sizes and {len(tensor.strides)} strides"
@@ -135,11 +135,11 @@ class SpecBuilder:
             raise UnsupportedFormatError(self.path, problem, tensor=found.name)
         return element
 
-    def _stored(self, found: Found, storage: Storage) -> Extent:
+    def _stored(self, found: Found, storage: Storage, read_as: ElementType) -> Extent:
         """The record of a storage, which must hold what each mention of it claims."""
         known = self._storages.get(storage.key)
-        if known and known[:2] == (storage.class_name, storage.numel):
-            return known[2]
+        if known and known[:3] == (storage.class_name, storage.numel, read_as.name):
+            return known[3]
         if known:
             problem = f"two tensors disagree on type or size of storage {storage.key!r:.80}"
             raise CorruptFileError(self.path, problem, tensor=found.name)
@@ -158,7 +158,7 @@ class SpecBuilder:
                 f"the archive holds {record.nbytes}"
             )
             raise CorruptFileError(self.path, problem, tensor=found.name)
-        self._storages[storage.key] = (storage.class_name, numel, record)
+        self._storages[storage.key] = (storage.class_name, numel, read_as.name, record)
         return record
 
     def _integers(self, found: Found, claims: tuple[object, ...], what: str) -> tuple[int, ...]:

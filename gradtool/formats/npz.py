@@ -60,7 +60,7 @@ def _read_member(
 ) -> TensorSpec | Skipped:
     """The catalogue's line for one member, from its header alone."""
     where = Where(source.path, entry.name, entry.offset)
-    header = read_header(partial(_read_start, source, entry), entry.nbytes, raw_dtype, where)
+    header = read_header(partial(inflate_start, source, entry), entry.nbytes, raw_dtype, where)
     name = entry.name.removesuffix(_SUFFIX)
     nbytes = entry.nbytes - header.data_start
     if nbytes == 0:
@@ -70,14 +70,6 @@ def _read_member(
         return catalogued(name, header, (extent,), section=section)
     stream = Stream("inflate", (source.file, entry, header.data_start), nbytes)
     return catalogued(name, header, stream=stream, section=section)
-
-
-def _read_start(source: Source, entry: Entry, nbytes: int) -> bytes:
-    """The first `nbytes` bytes of a member, or fewer."""
-    nbytes = min(nbytes, entry.nbytes)
-    if entry.method == STORED:
-        return source.read(entry.offset, nbytes)
-    return inflate_start(source, entry, nbytes)
 
 
 def _notes(entries: tuple[Entry, ...]) -> tuple[str, ...]:

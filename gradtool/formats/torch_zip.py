@@ -11,7 +11,7 @@ import zlib
 from dataclasses import dataclass
 from typing import Final
 
-from gradtool.core.tensors import Checkpoint, Extent, Seal
+from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats._torch_specs import SpecBuilder
 from gradtool.formats._unpickle import unpickle
@@ -22,7 +22,11 @@ from gradtool.storage.zip import STORED, Entry
 MAX_PICKLE_NBYTES: Final = 256 << 20
 """About 2.7 million tensors: each takes some 97 bytes of pickle."""
 
-_MARKS: Final = frozenset({"byteorder", "data/", ".data/serialization_id"})
+_ID: Final = ".data/serialization_id"
+_ID_DIGITS: Final = 20
+"""In each half of it: one is of the records' names, one of their checksums."""
+
+_MARKS: Final = frozenset({"byteorder", "data/", _ID})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ def open_torch_zip(source: Source, entries: tuple[Entry, ...]) -> Checkpoint:
         skipped=tuple(builder.skipped),
         section_kinds=walked.section_kinds,
         seals=_seals(archive),
+        serialization_ids=_serialization_ids(archive),
         notes=(*walked.notes(), *builder.notes()),
     )
 
@@ -152,6 +157,18 @@ def _is_big_endian(archive: _Archive) -> bool:
 
 
 def _seals(archive: _Archive) -> tuple[Seal, ...]:
-    """The checksums over storages, and over the pickle, which may hold NumPy arrays."""
-    names = (name for name in archive.records if name == "data.pkl" or name.startswith("data/"))
+    """The checksums over storages, over the pickle, which may hold NumPy arrays, and the id."""
+    names = (
+        name for name in archive.records if name in ("data.pkl", _ID) or name.startswith("data/")
+    )
     return tuple(seal for name in names if (seal := archive.seal(name)) is not None)
+
+
+def _serialization_ids(archive: _Archive) -> tuple[SerializationId, ...]:
+    """The file's id, where it has one of the usual length."""
+    record = archive.records.get(_ID)
+    if record is None or record.method != STORED or record.nbytes != 2 * _ID_DIGITS:
+        return ()
+    digits = Extent(archive.source.file, record.offset + _ID_DIGITS, _ID_DIGITS)
+    others = (entry for entry in archive.records.values() if entry.nbytes and entry is not record)
+    return (SerializationId(digits, {entry.name: entry.crc32 for entry in others}),)

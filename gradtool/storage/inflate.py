@@ -1,4 +1,4 @@
-"""Deflated bytes, as a stream in bounded memory.
+"""Members of archives, deflated ones above all, as streams in bounded memory.
 
 A megabyte of deflate can hold a gigabyte: what an archive claims is never allocated whole, and
 never exceeded.
@@ -13,7 +13,7 @@ from typing import Final
 from gradtool.core.tensors import SourceFile
 from gradtool.errors import CorruptFileError
 from gradtool.storage.reader import Source, reopen_source
-from gradtool.storage.zip import Entry
+from gradtool.storage.zip import STORED, Entry
 
 _READ_NBYTES: Final = 1 << 16
 _PIECE_NBYTES: Final = 1 << 18
@@ -22,7 +22,7 @@ _RAW: Final = -zlib.MAX_WBITS
 
 
 def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Iterator[memoryview]:
-    """The bytes of a deflated entry of `file`, without the first `skip` of them.
+    """The bytes of an entry of `file`, deflated or stored, without the first `skip` of them.
 
     Yields pieces of `max_bytes`, only the last one shorter, all in one buffer: a piece is valid
     until the next is asked for. The last one comes after the stream was found to be what the
@@ -51,10 +51,12 @@ def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Ite
 
 
 def inflate_start(source: Source, entry: Entry, nbytes: int) -> bytes:
-    """The first `nbytes` bytes of a deflated entry, or fewer where it holds no more.
+    """The first `nbytes` bytes of an entry, or fewer where it holds no more.
 
-    Reads little more than that many compressed bytes, and checks nothing of the rest.
+    Reads little more than that many bytes of the file, and checks nothing of the rest.
     """
+    if entry.method == STORED:
+        return source.read(entry.offset, min(nbytes, entry.nbytes))
     # What does not compress takes a few bytes more than it has: 5 per block.
     compressed = source.read(entry.offset, min(entry.compressed_nbytes, nbytes + 64))
     # To zlib a limit of 0 means none: hence the slice.
@@ -63,9 +65,25 @@ def inflate_start(source: Source, entry: Entry, nbytes: int) -> bytes:
 
 def _checked_pieces(source: Source, entry: Entry) -> Iterator[bytes]:
     """The whole entry in small pieces, never more than it claims; an error unless all is well."""
+    crc32 = 0
+    for piece in (_stored if entry.method == STORED else _inflated)(source, entry):
+        crc32 = zlib.crc32(piece, crc32)
+        yield piece
+    if entry.crc32 not in (0, crc32):
+        problem = f"CRC mismatch: the archive says {entry.crc32:08x}, its bytes give {crc32:08x}"
+        raise _corrupt(source, problem, entry)
+    source.check_unchanged()
+
+
+def _stored(source: Source, entry: Entry) -> Iterator[bytes]:
+    for done in range(0, entry.nbytes, _PIECE_NBYTES):
+        yield source.read(entry.offset + done, min(_PIECE_NBYTES, entry.nbytes - done))
+
+
+def _inflated(source: Source, entry: Entry) -> Iterator[bytes]:
     decoder = zlib.decompressobj(_RAW)
     position, end = entry.offset, entry.offset + entry.compressed_nbytes
-    total = crc32 = 0
+    total = 0
     while not decoder.eof:
         compressed = decoder.unconsumed_tail
         if not compressed:
@@ -79,16 +97,11 @@ def _checked_pieces(source: Source, entry: Entry) -> Iterator[bytes]:
             raise _corrupt(source, f"promises {entry.nbytes} bytes, holds more", entry)
         if not (piece or compressed or decoder.eof):
             raise _corrupt(source, f"its deflate stream is cut off after {total} bytes", entry)
-        crc32 = zlib.crc32(piece, crc32)
         yield piece
     if decoder.unused_data or position < end:
         raise _corrupt(source, "its deflate stream ends before its compressed bytes do", entry)
     if total < entry.nbytes:
         raise _corrupt(source, f"promises {entry.nbytes} bytes, holds {total}", entry)
-    if entry.crc32 not in (0, crc32):
-        problem = f"CRC mismatch: the archive says {entry.crc32:08x}, its bytes give {crc32:08x}"
-        raise _corrupt(source, problem, entry)
-    source.check_unchanged()
 
 
 def _decompress(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -61,17 +62,28 @@ class Source:
         """Fill `buffer` from `offset`; FileChangedError where the bytes are gone."""
         done = 0
         while done < len(buffer):
-            try:
-                count = os.preadv(self._descriptor, [buffer[done:]], offset + done)
-            except OSError as error:
-                raise FileAccessError(
-                    self.path, f"cannot be read: {error.strerror}", byte=offset + done
-                ) from error
-            if count == 0:
-                raise FileChangedError(
-                    self.path, "ended while it was read: it shrank", byte=offset + done
-                )
-            done += count
+            done += self._read_some(offset + done, [buffer[done:]])
+
+    def read_vector(self, offset: int, buffers: Sequence[memoryview]) -> None:
+        """Fill `buffers`, at most 1,024 of them, one after another; else as `read_into`."""
+        read = self._read_some(offset, buffers)
+        for buffer in buffers:
+            filled = min(read, len(buffer))
+            self.read_into(offset + filled, buffer[filled:])
+            read -= filled
+            offset += len(buffer)
+
+    def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        """How many bytes the system was willing to read at once, at least one."""
+        try:
+            count = os.preadv(self._descriptor, buffers, offset)
+        except OSError as error:
+            raise FileAccessError(
+                self.path, f"cannot be read: {error.strerror}", byte=offset
+            ) from error
+        if count == 0:
+            raise FileChangedError(self.path, "ended while it was read: it shrank", byte=offset)
+        return count
 
     def check_unchanged(self) -> None:
         """FileChangedError unless size, time and identity are what they were at the start."""

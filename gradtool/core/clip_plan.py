@@ -1,0 +1,196 @@
+"""From a measurement to what becomes of each tensor, or to the reason why it is refused."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, get_args
+
+from gradtool.core.clipping import IDENTITY, TORCH_EPS, Transform, clip_coef
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.stats import TensorStats
+from gradtool.core.tensors import hides_magnitude
+from gradtool.errors import (
+    NonFiniteError,
+    NormRangeError,
+    UnsupportedFormatError,
+    UsageError,
+)
+
+NonFinite = Literal["error", "zero", "keep"]
+"""What clipping does about NaN and Inf: refuse, replace them by 0, leave their bits alone."""
+
+_NAMED: Final = 3
+
+
+@dataclass(frozen=True, slots=True)
+class ClipRequest:
+    """How to clip; checked when it is made, with UsageError for what makes no sense.
+
+    Attributes:
+        max_norm: bound on the norm, at least 0; infinity changes nothing. None to clip by value.
+        clip_value: bound on each element's magnitude, at least 0. None to clip by norm.
+        eps: what is added to the norm.
+        total_norm: the norm to clip by, where these tensors are only a part of all.
+        per_tensor: whether each tensor is clipped by its own norm.
+        nonfinite: what to do about NaN and Inf.
+    """
+
+    max_norm: float | None = None
+    clip_value: float | None = None
+    eps: float = TORCH_EPS
+    total_norm: float | None = None
+    per_tensor: bool = False
+    nonfinite: NonFinite = "error"
+
+    def __post_init__(self) -> None:
+        if (self.max_norm is None) == (self.clip_value is None):
+            raise UsageError("clipping takes max_norm or clip_value, and one of them only")
+        if self.max_norm is not None:
+            clip_coef(0.0, self.max_norm, self.eps)
+        if self.clip_value is not None:
+            if not self.clip_value >= 0.0:
+                raise UsageError(f"clip_value must be at least 0, not {self.clip_value}")
+            if self.per_tensor or self.total_norm is not None:
+                raise UsageError("per_tensor and total_norm go with max_norm, not with clip_value")
+        if self.total_norm is not None:
+            if not 0.0 <= self.total_norm < math.inf:
+                raise UsageError(f"total_norm must be finite, at least 0, not {self.total_norm}")
+            if self.per_tensor:
+                raise UsageError("per_tensor and total_norm exclude each other")
+        if self.nonfinite not in get_args(NonFinite):
+            known = ", ".join(get_args(NonFinite))
+            raise UsageError(f"nonfinite must be one of {known}, not {self.nonfinite!r}")
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPlan:
+    """What clipping is going to do.
+
+    Attributes:
+        clip_coef: the one factor; None where tensors have their own, or are clipped by value.
+        transforms: by name, of the tensors that it changes; the others stay as they are.
+        tensors_changed: how many stored tensors those are, whatever names they have.
+        nonfinite_replaced: how many stored NaN and Inf become 0.
+    """
+
+    clip_coef: float | None
+    transforms: dict[str, Transform]
+    tensors_changed: int
+    nonfinite_replaced: int
+
+
+def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
+    """What clipping as `request` says does to the tensors measured.
+
+    Raises:
+        UsageError: p <= 0, or tensors of several kinds, of which no one norm can be made.
+        UnsupportedFormatError: a tensor that may be a gradient could not be measured.
+        NonFiniteError: NaN or Inf, where the request is to refuse them.
+        NormRangeError: a norm that float64 cannot hold.
+    """
+    total = _one_total(measurement)
+    if request.nonfinite == "error":
+        _refuse_nonfinite(measurement)
+    coef = None
+    if request.max_norm is not None:
+        if measurement.norm_type <= 0.0:
+            p = measurement.norm_type
+            raise UsageError(f"gradients cannot be clipped by a norm of order {p:g}")
+        if not request.per_tensor:
+            coef = _coef(request, total.stats, measurement.path)
+    transforms = {
+        tensor.name: transform
+        for tensor in measurement.tensors
+        if (transform := _transform(measurement, request, tensor, coef)) != IDENTITY
+    }
+    changed = [tensor for tensor in measurement.tensors if tensor.name in transforms]
+    return ClipPlan(
+        clip_coef=coef,
+        transforms=transforms,
+        tensors_changed=sum(tensor.owned is not None for tensor in changed),
+        nonfinite_replaced=total.stats.nonfinite if request.nonfinite == "zero" else 0,
+    )
+
+
+def _one_total(measurement: Measurement) -> Summary:
+    total = measurement.total
+    if total is None:
+        names = ", ".join(repr(section.name) for section in measurement.sections)
+        raise UsageError(
+            f"{measurement.path}: holds different kinds of tensors, in the sections {names}",
+            hint="choose what to clip with --section or --include",
+        )
+    if total.lower_bound:
+        hidden = next(filter(hides_magnitude, measurement.skipped))
+        raise UnsupportedFormatError(
+            measurement.path,
+            f"cannot be measured ({hidden.reason}, {hidden.dtype}), so that its norm is missing",
+            tensor=hidden.name,
+            hint="leave it out with --exclude to clip the others",
+        )
+    return total
+
+
+def _refuse_nonfinite(measurement: Measurement) -> None:
+    bad = [tensor for tensor in measurement.tensors if tensor.stats.nonfinite]
+    if not bad:
+        return
+    shown = ", ".join(
+        f"{tensor.name!r} ({_counts(tensor.stats)}, first at {list(tensor.first_nonfinite or ())})"
+        for tensor in bad[:_NAMED]
+    )
+    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    raise NonFiniteError(
+        f"{measurement.path}: not clipped: non-finite gradients in {shown}{more}",
+        tuple(tensor.name for tensor in bad),
+        hint="--nonfinite zero replaces them by 0, --nonfinite keep leaves them",
+    )
+
+
+def _counts(stats: TensorStats) -> str:
+    counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
+    return ", ".join(f"{count} {kind}" for count, kind in counts if count)
+
+
+def _transform(
+    measurement: Measurement,
+    request: ClipRequest,
+    tensor: TensorMeasurement,
+    coef: float | None,
+) -> Transform:
+    """What becomes of `tensor`; the identity wherever no element would change."""
+    stats, factor, bound = tensor.stats, 1.0, math.inf
+    where = f"{measurement.path}: {tensor.name!r}"
+    if request.clip_value is not None:
+        if tensor.spec.dtype.kind == "complex":
+            raise UsageError(f"{where}: complex numbers have no order to clip them by value")
+        if stats.max_abs > request.clip_value:
+            bound = request.clip_value * measurement.loss_scale
+    elif stats.numel > stats.zeros + stats.nonfinite:
+        factor = _coef(request, stats, where) if coef is None else coef
+    replaces = bool(stats.nonfinite) and request.nonfinite == "zero"
+    if factor == 1.0 and math.isinf(bound) and not replaces:
+        return IDENTITY
+    if replaces:
+        return Transform(factor, bound, "zero")
+    return Transform(factor, bound, "keep" if stats.nonfinite else "absent")
+
+
+def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:
+    norm = stats.finite_norm if request.total_norm is None else request.total_norm
+    if math.isinf(norm) or (norm == 0.0 < stats.max_abs and request.total_norm is None):
+        size = "larger" if norm else "smaller"
+        raise NormRangeError(f"{where}: not clipped: its norm is {size} than any float64")
+    return clip_coef(norm, request.max_norm or 0.0, request.eps)
+
+
+def refuse_two_fates(path: str, names: Sequence[str]) -> UsageError:
+    """The error for two names of one stored element that clipping would treat differently."""
+    one, other = names
+    return UsageError(
+        f"{path}: {one!r} and {other!r} share stored elements, and clipping would change them "
+        "for one and not, or differently, for the other",
+        hint="choose both or neither, and do not clip them per tensor",
+    )

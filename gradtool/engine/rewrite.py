@@ -1,0 +1,180 @@
+"""A catalogue and what becomes of its tensors give new files, byte for byte but for those."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
+
+from gradtool.core.clipping import Transform
+from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId, SourceFile
+from gradtool.engine.patch import SealPart, run_patch
+from gradtool.engine.patch_plan import Region, changed_regions, patch_tasks, renewed_seals
+from gradtool.engine.repack import repack
+from gradtool.engine.schedule import Advance, in_order
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.storage.crc import combine_crc32, serialization_digits
+from gradtool.storage.reader import reopen_source
+from gradtool.storage.sink import Sink, open_sink
+from gradtool.storage.workspace import create
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What is to be done to the files of a checkpoint, decided before any of it is.
+
+    Attributes:
+        checkpoint: the catalogue, whole.
+        transforms: what becomes of the tensors that change, by name.
+        regions: their byte ranges, by file.
+        repacked: the archives in which some of them are deflated.
+    """
+
+    checkpoint: Checkpoint
+    transforms: Mapping[str, Transform]
+    regions: Mapping[SourceFile, Sequence[Region]]
+    repacked: frozenset[SourceFile]
+
+    @property
+    def changed(self) -> tuple[SourceFile, ...]:
+        """The files that do not stay as they are."""
+        files = self.checkpoint.files
+        return tuple(file for file in files if file in self.regions or file in self.repacked)
+
+
+def plan_rewrite(checkpoint: Checkpoint, transforms: Mapping[str, Transform]) -> Rewrite:
+    """How to give tensors, by name, what `transforms` says; nothing is written yet.
+
+    Raises:
+        UsageError: an element has two names with different transforms.
+        UnsupportedFormatError: a tensor that changes is no byte range, and no member to repack.
+    """
+    repacked = set()
+    for spec in checkpoint.tensors:
+        if spec.stream is None or spec.name not in transforms:
+            continue
+        if spec.stream.opener != "inflate":
+            raise UnsupportedFormatError(
+                checkpoint.path,
+                "is stored as text inside the pickle, where gradtool reads and does not write",
+                tensor=spec.name,
+                hint="save it with torch's default pickle protocol",
+            )
+        repacked.add(spec.stream.args[0])
+    return Rewrite(
+        checkpoint=checkpoint,
+        transforms=transforms,
+        regions=changed_regions(checkpoint.tensors, transforms),
+        repacked=frozenset(file for file in repacked if isinstance(file, SourceFile)),
+    )
+
+
+def rewrite_file(
+    rewrite: Rewrite,
+    file: SourceFile,
+    path: str,
+    *,
+    executor: Executor,
+    window: int,
+    advance: Advance,
+) -> None:
+    """Write at `path` what becomes of `file`; a file that does not change is copied.
+
+    Raises:
+        CorruptFileError: a checksum over what changes does not fit what is stored.
+        FileChangedError: the file is not the one that was catalogued.
+    """
+    if file in rewrite.repacked:
+        specs = [spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms]
+        repack(file, path, specs, rewrite.transforms, advance)
+        return
+    create(path, file.size)
+    regions = rewrite.regions.get(file, ())
+    known = [seal for seal in rewrite.checkpoint.seals if seal.covers.file == file]
+    seals = renewed_seals(known, regions)
+    renewal = _Renewal(seals)
+    tasks = patch_tasks(file, path, regions, seals)
+    for task, parts in in_order(tasks, run_patch, executor, window):
+        renewal.add(parts)
+        advance.by(task.nbytes)
+    if not seals:
+        return
+    ids = [one for one in rewrite.checkpoint.serialization_ids if one.digits.file == file]
+    with open_sink(path) as sink:
+        renewal.write(sink)
+        for one in ids:
+            _renew_id(one, renewal.crc32_of, known, sink)
+
+
+class _Renewal:
+    """New checksums, put together from those of parts in ascending order."""
+
+    def __init__(self, seals: Sequence[Seal]) -> None:
+        self._seals = seals
+        self._under_way = SealPart(-1, 0, 0, 0)
+        self._places: list[tuple[int, int]] = []
+        self.crc32_of: dict[str, int] = {}
+
+    def add(self, parts: Iterable[SealPart]) -> None:
+        """Note the next parts; CorruptFileError where an old checksum was wrong."""
+        for part in parts:
+            whole, last = part, self._under_way
+            if part.seal == last.seal:
+                whole = SealPart(
+                    part.seal,
+                    last.nbytes + part.nbytes,
+                    combine_crc32(last.old, part.old, part.nbytes),
+                    combine_crc32(last.new, part.new, part.nbytes),
+                )
+            self._under_way = whole
+            seal = self._seals[part.seal]
+            if whole.nbytes == seal.covers.nbytes:
+                self._note(seal, whole)
+
+    def _note(self, seal: Seal, whole: SealPart) -> None:
+        _verify(seal, whole.old)
+        self.crc32_of[seal.record] = whole.new
+        self._places.extend((place, whole.new) for place in seal.places)
+
+    def write(self, sink: Sink) -> None:
+        """Put all of them where the old ones are."""
+        for place, crc32 in self._places:
+            _write_crc32(sink, place, crc32)
+
+
+def _renew_id(
+    found: SerializationId, crc32_of: Mapping[str, int], seals: Iterable[Seal], sink: Sink
+) -> None:
+    """Write the digits that follow from the new checksums, unless the old ones did not."""
+    digits = found.digits
+    record = next((seal for seal in seals if _holds(seal.covers, digits)), None)
+    covers = record.covers if record else digits
+    with reopen_source(digits.file) as source:
+        old = source.read(covers.offset, covers.nbytes)
+    if record is not None:
+        _verify(record, zlib.crc32(old))
+    if not old.endswith(serialization_digits(found.crc32_of.values())):
+        return
+    renewed = serialization_digits({**found.crc32_of, **crc32_of}.values())
+    sink.write(digits.offset, memoryview(renewed))
+    for place in record.places if record else ():
+        _write_crc32(sink, place, zlib.crc32(old[: -digits.nbytes] + renewed))
+
+
+def _holds(covers: Extent, part: Extent) -> bool:
+    return covers.offset <= part.offset and part.end == covers.end
+
+
+def _write_crc32(sink: Sink, place: int, crc32: int) -> None:
+    sink.write(place, memoryview(crc32.to_bytes(4, "little")))
+
+
+def _verify(seal: Seal, crc32: int) -> None:
+    if crc32 != seal.crc32:
+        raise CorruptFileError(
+            seal.covers.file.path,
+            f"data has CRC-32 {crc32:08x}, the archive says {seal.crc32:08x}: corrupted",
+            tensor=seal.record,
+            byte=seal.covers.offset,
+        )

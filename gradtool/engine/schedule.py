@@ -1,0 +1,53 @@
+"""Tasks through an executor, a bounded number of them at a time, and word of how far it is."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from typing import TypeVar
+
+Task = TypeVar("Task")
+Result = TypeVar("Result")
+
+Progress = Callable[[int, int], None]
+"""Called with bytes done and bytes to do, from the thread that started the work."""
+
+
+def in_order(
+    tasks: Iterable[Task], work: Callable[[Task], Result], executor: Executor, window: int
+) -> Iterator[tuple[Task, Result]]:
+    """Results of `work` in the order of the tasks, with at most `window` of them under way."""
+    under_way: deque[tuple[Task, Future[Result]]] = deque()
+    try:
+        for task in tasks:
+            under_way.append((task, executor.submit(work, task)))
+            if len(under_way) >= window:
+                first, future = under_way.popleft()
+                yield first, future.result()
+        while under_way:
+            first, future = under_way.popleft()
+            yield first, future.result()
+    finally:
+        for _, future in under_way:
+            future.cancel()
+
+
+class Advance:
+    """Tells an observer how far the work is, of `todo` bytes."""
+
+    def __init__(self, progress: Progress | None, todo: int) -> None:
+        self._progress = progress
+        self._todo = todo
+        self._done = 0
+
+    def by(self, nbytes: int) -> None:
+        """So many bytes more are done."""
+        self._done = min(self._done + nbytes, self._todo)
+        if self._progress is not None:
+            self._progress(self._done, self._todo)
+
+    def finish(self) -> None:
+        """All is done: bytes that tensors share were read once, and counted by each of them."""
+        if self._done < self._todo:
+            self.by(self._todo)

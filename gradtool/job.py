@@ -1,0 +1,168 @@
+"""What every piece of work is given: which tensors to read, how, and with how many hands."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TypedDict, Unpack
+
+from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.measurement import Measurement
+from gradtool.core.names import name_filter
+from gradtool.core.tensors import Checkpoint
+from gradtool.engine import measure as engine
+from gradtool.engine.schedule import Progress
+from gradtool.errors import EmptyDumpError, UsageError
+from gradtool.formats import open_checkpoint
+
+MAX_THREADS = 4
+"""Threads used unless more are asked for: each takes some 20 MB, and they share Python's lock."""
+
+_WINDOW_PER_THREAD = 3
+
+
+class MeasureOptions(TypedDict, total=False):
+    """The keyword arguments of `measure`, which `clip` takes too."""
+
+    norm_type: float
+    include: str | Sequence[str]
+    exclude: str | Sequence[str]
+    section: str | None
+    loss_scale: float
+    raw_dtype: str | None
+    verify: bool
+    threads: int | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The checked form of `MeasureOptions`, and what is done with them."""
+
+    norm_type: float
+    include: Sequence[str]
+    exclude: Sequence[str]
+    section: str | None
+    loss_scale: float
+    raw_dtype: DType | None
+    verify: bool
+    workers: int
+    progress: Progress | None
+    started: float
+
+    @classmethod
+    def checked(cls, **options: Unpack[MeasureOptions]) -> Job:
+        """The options with their defaults; UsageError for what is out of its range."""
+        p = number("norm_type", options.get("norm_type", 2.0))
+        divisor = number("loss_scale", options.get("loss_scale", 1.0))
+        threads, raw_dtype = options.get("threads"), options.get("raw_dtype")
+        raw = DTYPES.get(raw_dtype.upper()) if raw_dtype else None
+        require(not math.isnan(p), f"norm_type must be a number, not {p}")
+        require(0.0 < divisor < math.inf, f"loss_scale must be positive and finite, not {divisor}")
+        require(threads is None or threads >= 1, f"threads must be at least 1, not {threads}")
+        require(not raw_dtype or raw is not None, f"raw_dtype {raw_dtype!r} is no known dtype")
+        return cls(
+            norm_type=p + 0.0,  # -0 is 0
+            include=_globs(options.get("include", ())),
+            exclude=_globs(options.get("exclude", ())),
+            section=options.get("section"),
+            loss_scale=divisor,
+            raw_dtype=raw,
+            verify=options.get("verify", False),
+            workers=threads or min(_available_cores(), MAX_THREADS),
+            progress=options.get("progress"),
+            started=time.perf_counter(),
+        )
+
+    @property
+    def window(self) -> int:
+        """Tasks under way at a time."""
+        return self.workers * _WINDOW_PER_THREAD
+
+    def executor(self) -> Executor:
+        """Who does the work; a context manager."""
+        return ThreadPoolExecutor(self.workers, thread_name_prefix="gradtool")
+
+    def open(self, path: str) -> Checkpoint:
+        """The catalogue of all that lies at `path`."""
+        return open_checkpoint(path, self.raw_dtype)
+
+    def select(self, checkpoint: Checkpoint) -> Checkpoint:
+        """The part of a catalogue that was asked for; an empty dump is an error of its own."""
+        if not checkpoint.tensors:
+            raise EmptyDumpError(checkpoint.path, _why_empty(checkpoint))
+        named, section = name_filter(self.include, self.exclude), self.section
+        tensors = tuple(
+            spec
+            for spec in checkpoint.tensors
+            if section in (None, spec.section) and named(spec.name)
+        )
+        if not tensors:
+            self._refuse_nothing(checkpoint)
+        skipped = tuple(
+            item
+            for item in checkpoint.skipped
+            if section in (None, item.section) and named(item.name)
+        )
+        return replace(checkpoint, tensors=tensors, skipped=skipped)
+
+    def _refuse_nothing(self, checkpoint: Checkpoint) -> None:
+        sections = sorted({spec.section for spec in checkpoint.tensors})
+        if self.section is not None and self.section not in sections:
+            names = ", ".join(repr(name) for name in sections if name)
+            raise UsageError(
+                f"{checkpoint.path}: has no section {self.section!r}",
+                hint=f"its sections are {names}" if names else "it has no sections",
+            )
+        raise UsageError(f"{checkpoint.path}: no tensor matches the filters")
+
+    def measure(
+        self, checkpoint: Checkpoint, executor: Executor, progress: Progress | None
+    ) -> Measurement:
+        """Measure the catalogue's tensors."""
+        return engine.measure(
+            checkpoint,
+            executor=executor,
+            window=self.window,
+            started=self.started,
+            norm_type=self.norm_type,
+            loss_scale=self.loss_scale,
+            verify=self.verify,
+            progress=progress,
+        )
+
+
+def number(name: str, value: float) -> float:
+    """A float of what may be one: numbers, and texts such as "inf"."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{name} must be a number, not {value!r}") from error
+
+
+def require(condition: bool, problem: str) -> None:
+    """UsageError saying what the problem is, unless the condition holds."""
+    if not condition:
+        raise UsageError(problem)
+
+
+def _why_empty(checkpoint: Checkpoint) -> str:
+    if not checkpoint.skipped:
+        return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
+    reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
+    return f"holds no gradient: every tensor is skipped ({reasons})"
+
+
+def _globs(patterns: str | Sequence[str]) -> Sequence[str]:
+    return (patterns,) if isinstance(patterns, str) else patterns
+
+
+def _available_cores() -> int:
+    # Containers and job schedulers give a process fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

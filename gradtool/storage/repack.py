@@ -1,0 +1,65 @@
+"""A zip archive written anew: same members, names, order, dates and attributes.
+
+Compressed bytes change length with what they hold, so that the directory has to be made anew;
+the standard library's writer makes it.
+"""
+
+from __future__ import annotations
+
+import struct
+import zipfile
+from collections.abc import Callable, Iterator
+
+from gradtool.core.tensors import SourceFile
+from gradtool.errors import CorruptFileError
+from gradtool.storage.reader import reopen_source
+from gradtool.storage.zip import Entry, read_directory
+
+_ZIP64 = 1
+
+
+def repack_archive(
+    file: SourceFile, path: str, pieces: Callable[[Entry], Iterator[memoryview]]
+) -> None:
+    """Write at `path` an archive with the members of `file`, and what `pieces` gives for each.
+
+    Stored members stay stored. CorruptFileError where Python finds no sense in the archive.
+    """
+    with reopen_source(file) as source:
+        entries = read_directory(source)
+        try:
+            with open(file.path, "rb") as stream, zipfile.ZipFile(stream) as old:
+                members = {info.header_offset: info for info in old.infolist()}
+                comment = old.comment
+        except (zipfile.BadZipFile, ValueError) as error:
+            raise CorruptFileError(file.path, f"Python cannot read it: {error}") from error
+        with zipfile.ZipFile(path, "x") as new:
+            new.comment = comment
+            for entry in entries:
+                # As NumPy does: how long a member gets is not known when its header is written.
+                with new.open(_like(members[entry.header_offset]), "w", force_zip64=True) as member:
+                    for piece in pieces(entry):
+                        member.write(piece)
+        source.check_unchanged()
+
+
+def _like(old: zipfile.ZipInfo) -> zipfile.ZipInfo:
+    new = zipfile.ZipInfo(old.filename, old.date_time)
+    new.compress_type = old.compress_type
+    new.create_system = old.create_system
+    new.external_attr = old.external_attr
+    new.internal_attr = old.internal_attr
+    new.comment = old.comment
+    new.extra = _without_sizes(old.extra)
+    return new
+
+
+def _without_sizes(extra: bytes) -> bytes:
+    """Extra fields but the zip64 one, which the writer makes anew."""
+    kept, at = b"", 0
+    while at + 4 <= len(extra):
+        kind, nbytes = struct.unpack_from("<2H", extra, at)
+        if kind != _ZIP64:
+            kept += extra[at : at + 4 + nbytes]
+        at += 4 + nbytes
+    return kept
