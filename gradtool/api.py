@@ -161,6 +161,7 @@ def clip(
         plan=plan,
         before=before,
         after=after,
+        dry_run=dry_run,
         notes=(*before.notes, *notes),
         elapsed_s=time.perf_counter() - job.started,
     )

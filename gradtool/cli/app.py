@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gradtool import __version__
-from gradtool.cli import inspect
+from gradtool.cli import clip, inspect
 from gradtool.cli.console import lose_stdout, say, tell, write_result
 from gradtool.errors import GradtoolError
 
@@ -111,6 +111,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("inspect", cls=Command, epilog=inspect.EPILOG)(inspect.inspect)
+app.command("clip", cls=Command, epilog=clip.EPILOG)(clip.clip)
 
 
 def _print_version(wanted: bool) -> None:
@@ -129,6 +130,6 @@ def gradtool(
         ),
     ] = False,
 ) -> None:
-    """The truth about gradients saved to disk: norms, non-finite values, what clipping would do."""
+    """The truth about gradients saved to disk, and clipped ones written back."""
     if ctx.invoked_subcommand is None:
         write_result(f"{ctx.get_help()}\n", None)

@@ -22,6 +22,21 @@ class ReportFormat(StrEnum):
     MARKDOWN = "markdown"
 
 
+class ClipFormat(StrEnum):
+    """The keys of `report.CLIP_REPORTERS`."""
+
+    TABLE = "table"
+    JSON = "json"
+
+
+class NonFinite(StrEnum):
+    """What `core.clip_plan.NonFinite` may be."""
+
+    ERROR = "error"
+    ZERO = "zero"
+    KEEP = "keep"
+
+
 class Order(StrEnum):
     """The keys of `report.arrangement.ORDERS`."""
 
@@ -46,10 +61,16 @@ def _norm_type(value: float) -> float:
     return value
 
 
-def _max_norm(value: float | None) -> float | None:
+def _bound(value: float | None) -> float | None:
     # Typer calls back for defaults too. `not >=` refuses NaN as well.
     if value is not None and not value >= 0.0:
         raise typer.BadParameter(f"{value} is no bound; give a number >= 0, or inf")
+    return value
+
+
+def _total_norm(value: float | None) -> float | None:
+    if value is not None and not 0.0 <= value < math.inf:
+        raise typer.BadParameter(f"{value} is no norm to clip by; give a finite number >= 0")
     return value
 
 
@@ -138,6 +159,58 @@ Threads: TypeAlias = Annotated[
     int | None,
     typer.Option("--threads", metavar="N", min=1, help="Default: one for each core."),
 ]
+Path: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="A file, a checkpoint directory or an index file.",
+        show_default=False,
+    ),
+]
+ClipTo: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--max-norm", metavar="X", callback=_bound, help="Scale so that the norm is at most X."
+    ),
+]
+ClipValue: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--clip-value", metavar="V", callback=_bound, help="Clamp each element to [-V, V] instead."
+    ),
+]
+TotalNorm: TypeAlias = Annotated[
+    float | None,
+    typer.Option(
+        "--total-norm",
+        metavar="N",
+        callback=_total_norm,
+        help="Clip by this norm: PATH is one part of many.",
+    ),
+]
+PerTensor: TypeAlias = Annotated[
+    bool, typer.Option("--per-tensor", help="Clip each tensor by its own norm.")
+]
+NonFiniteChoice: TypeAlias = Annotated[
+    NonFinite,
+    typer.Option("--nonfinite", help="NaN and Inf: refuse, replace by 0, or leave as they are."),
+]
+ClipOutput: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--output", "-o", metavar="OUT", help="A file; for a directory or index a new directory."
+    ),
+]
+InPlace: TypeAlias = Annotated[
+    bool, typer.Option("--in-place", help="Replace PATH, which must be a single file.")
+]
+Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the file OUT.")]
+DryRun: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+]
+ClipFormatChoice: TypeAlias = Annotated[
+    ClipFormat, typer.Option("--format", "-f", help="How to report.")
+]
 Format: TypeAlias = Annotated[ReportFormat, typer.Option("--format", "-f", help="What to write.")]
 Output: TypeAlias = Annotated[
     str | None,
@@ -175,7 +248,7 @@ All: TypeAlias = Annotated[
 MaxNorm: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        "--max-norm", metavar="X", callback=_max_norm, help="Say what clipping to X would do."
+        "--max-norm", metavar="X", callback=_bound, help="Say what clipping to X would do."
     ),
 ]
 Eps: TypeAlias = Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradtool.core.clip_plan import ClipPlan, ClipRequest
-from gradtool.core.measurement import Measurement
+from gradtool.core.measurement import Measurement, Summary
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class ClipOutcome:
         plan: what that meant for these gradients.
         before: the gradients as they were found.
         after: the same, measured on the bytes written; None where nothing was written.
+        dry_run: whether nothing was to be written.
         notes: what deserves a warning, one sentence each.
         elapsed_s: seconds from start to end.
     """
@@ -29,6 +30,7 @@ class ClipOutcome:
     plan: ClipPlan
     before: Measurement
     after: Measurement | None
+    dry_run: bool
     notes: tuple[str, ...]
     elapsed_s: float
 
@@ -45,12 +47,27 @@ class ClipOutcome:
     @property
     def norm_before(self) -> float:
         """The norm as found, NaN or infinite where elements are."""
-        return _norm(self.before)
+        return _total(self.before).norm
 
     @property
     def norm_after(self) -> float | None:
         """The norm of what was written; None where nothing was."""
-        return None if self.after is None else _norm(self.after)
+        return None if self.after is None else _total(self.after).norm
+
+    @property
+    def finite_norm_before(self) -> float:
+        """The norm of the finite elements as found."""
+        return _total(self.before).finite_norm
+
+    @property
+    def finite_norm_after(self) -> float | None:
+        """The norm of the finite elements written; None where nothing was."""
+        return None if self.after is None else _total(self.after).finite_norm
+
+    @property
+    def tensors(self) -> int:
+        """Stored tensors that were to be clipped, whatever number of names they have."""
+        return _total(self.before).tensors
 
     @property
     def tensors_changed(self) -> int:
@@ -63,6 +80,7 @@ class ClipOutcome:
         return self.plan.nonfinite_replaced
 
 
-def _norm(measurement: Measurement) -> float:
-    # Several kinds of tensors, which have no one norm, are not clipped together.
-    return measurement.total.norm if measurement.total else 0.0
+def _total(measurement: Measurement) -> Summary:
+    if measurement.total is None:
+        raise TypeError("tensors of several kinds, which are never clipped together")
+    return measurement.total

@@ -48,7 +48,7 @@ def _report(report: InspectReport) -> dict[str, object]:
         "format": measurement.format,
         "files": len(measurement.files),
         "bytes": measurement.nbytes,
-        "norm_type": _number(measurement.norm_type),
+        "norm_type": number(measurement.norm_type),
         "backend": measurement.backend,
         "loss_scale": measurement.loss_scale,
         "total": None if total is None else _figures(total),
@@ -59,9 +59,9 @@ def _report(report: InspectReport) -> dict[str, object]:
         "clip": None
         if clip is None
         else {
-            "max_norm": _number(clip.max_norm),
+            "max_norm": number(clip.max_norm),
             "eps": clip.eps,
-            "clip_coef": _optional(clip.clip_coef),
+            "clip_coef": optional(clip.clip_coef),
         },
         "tensors": map(_tensor, report.rows),
         "groups": ({"name": group.name, **_figures(group)} for group in report.groups),
@@ -76,11 +76,11 @@ def _figures(summary: Summary) -> dict[str, object]:
     return {
         "tensors": summary.tensors,
         "numel": stats.numel,
-        "norm": _number(summary.norm),
-        "finite_norm": _number(summary.finite_norm),
-        "native_norm": _optional(summary.native_norm),
+        "norm": number(summary.norm),
+        "finite_norm": number(summary.finite_norm),
+        "native_norm": optional(summary.native_norm),
         "native_dtype": None if summary.native_dtype is None else summary.native_dtype.name,
-        "max_abs": _number(stats.max_abs),
+        "max_abs": number(stats.max_abs),
         "nan": stats.nan,
         "posinf": stats.posinf,
         "neginf": stats.neginf,
@@ -105,7 +105,7 @@ def _tensor(tensor: TensorMeasurement) -> str:
 
 
 def _spelled(value: float | None) -> str:
-    return repr(value) if value is not None and math.isfinite(value) else _encode(_optional(value))
+    return repr(value) if value is not None and math.isfinite(value) else _encode(optional(value))
 
 
 def _skipped(skipped: Skipped) -> dict[str, object]:
@@ -117,11 +117,12 @@ def _skipped(skipped: Skipped) -> dict[str, object]:
     }
 
 
-def _optional(value: float | None) -> float | str | None:
-    return None if value is None else _number(value)
+def optional(value: float | None) -> float | str | None:
+    """As `number`; None stays None."""
+    return None if value is None else number(value)
 
 
-def _number(value: float) -> float | str:
+def number(value: float) -> float | str:
     """JSON has no name for what is not finite; JavaScript's are what readers expect."""
     if math.isfinite(value):
         return value

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.outcome import ClipOutcome
 
 DEFAULT_ROWS = 40
 """Tensors that people are shown unless they ask for all: about a screen."""
@@ -65,3 +66,6 @@ class Style:
 
 Reporter: TypeAlias = Callable[[Sequence[InspectReport], Style], str]
 """Text of a whole result, ending in a newline."""
+
+ClipReporter: TypeAlias = Callable[[ClipOutcome, Style], str]
+"""The same of what clipping did."""

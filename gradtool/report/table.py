@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.report.brackets import Bracket, brackets
 from gradtool.report.escaping import visible
 from gradtool.report.figures import counted
@@ -34,17 +34,21 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:
 
 
 def _lines(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
-    measurement = report.measurement
-    title = f"({origin(measurement)}): {holdings(measurement)}"
-    path = visible(measurement.path)
-    first, *others = paragraph(f"{path} {title}", style.width, "  ")
-    yield first.replace(path, painter.paint(path, HEADER), 1)
-    yield from others
+    yield from title(report.measurement, style, painter)
     yield ""
     yield from _grids(report, style, painter)
-    yield from _labelled(totals(report), style, painter)
+    yield from labelled(totals(report), style, painter)
     yield from _remarks(report, style, painter)
     yield from _nonfinite(report, style, painter)
+
+
+def title(measurement: Measurement, style: Style, painter: Painter) -> Iterator[str]:
+    """What was read, and what is in it."""
+    path = visible(measurement.path)
+    text = f"{path} ({origin(measurement)}): {holdings(measurement)}"
+    first, *others = paragraph(text, style.width, "  ")
+    yield first.replace(path, painter.paint(path, HEADER), 1)
+    yield from others
 
 
 def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
@@ -62,7 +66,8 @@ def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
         yield ""
 
 
-def _labelled(pairs: Iterator[tuple[str, str]], style: Style, painter: Painter) -> Iterator[str]:
+def labelled(pairs: Iterable[tuple[str, str]], style: Style, painter: Painter) -> Iterator[str]:
+    """A line for each label and its value, further ones where it is too long."""
     for label, value in pairs:
         first, *others = paragraph(
             f"{label:<{LABEL_WIDTH}} {value}", style.width, " " * (LABEL_WIDTH + 1)
@@ -75,9 +80,9 @@ def _remarks(report: InspectReport, style: Style, painter: Painter) -> Iterator[
     measurement = report.measurement
     if not style.quiet:
         skipped = skipped_summary(measurement.skipped, show_all=style.show_all)
-        yield from _labelled((("skipped", line) for line in skipped), style, painter)
+        yield from labelled((("skipped", line) for line in skipped), style, painter)
         notes = (("note", visible(note)) for note in measurement.notes)
-        yield from _labelled(notes, style, painter)
+        yield from labelled(notes, style, painter)
     for text in diagnoses(measurement):
         yield ""
         for line in paragraph(text, style.width, "  "):
