@@ -6,8 +6,10 @@ Arguments are the dump and p; the one that clips takes the dump and the bound.
 from __future__ import annotations
 
 import importlib.util
+import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
 
 TORCH = """
 import sys, torch
@@ -42,6 +44,19 @@ torch.nn.utils.clip_grad_norm_(holders, float(sys.argv[2]))
 print(max(grad.abs().max().item() for grad in grads.values()))
 """
 
+TORCH_CLIP_FILE = """
+import sys, torch
+from safetensors.torch import load_file, save_file
+grads = load_file(sys.argv[1])
+holders = []
+for grad in grads.values():
+    holders.append(torch.empty_like(grad))
+    holders[-1].grad = grad
+norm = torch.nn.utils.clip_grad_norm_(holders, 1.0)
+save_file(grads, sys.argv[2])
+print(norm.item())
+"""
+
 START = "import numpy, typer, rich.table"
 
 
@@ -58,6 +73,16 @@ def gradtool(*arguments: object) -> list[str]:
 def inspect(path: object, p: object = 2) -> list[str]:
     """The gradtool command that the peers are held against."""
     return gradtool("inspect", path, "-f", "json", "-p", p, "--quiet", "--no-progress")
+
+
+def clip(path: object, out: object) -> list[str]:
+    """The gradtool command that writes clipped gradients."""
+    return gradtool("clip", path, "-o", out, "--max-norm", 1, "-f", "json", "--no-progress")
+
+
+def then_sync(command: Sequence[str], out: object) -> list[str]:
+    """The command, and then `sync` of the file that it has written."""
+    return ["sh", "-c", f"{shlex.join(command)} && exec sync {shlex.quote(str(out))}"]
 
 
 def has_mlx() -> bool:

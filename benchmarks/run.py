@@ -17,9 +17,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import peers
-from timing import Contender, Group, figure, json_norm, last_number, show
+from timing import Contender, Group, figure, json_norm, json_norm_before, last_number, show
 
 HERE = Path(__file__).resolve().parent
+CLIP_RUNS = 7
+"""Turns of the commands that write, at least: disks are less even than processors."""
 
 
 def default_directory() -> Path:
@@ -71,6 +73,30 @@ def many(path: Path, name: str, source: str) -> Group:
     return Group(title, path, contenders, exact_norm(path))
 
 
+def clipping(path: Path) -> Group:
+    """`clip` of one large dump to a new file, with the data on the disk at the end."""
+    outs = {name: path.with_name(f"clipped-by-{name}") for name in ("gradtool", "torch", "cp")}
+    torch_clip = peers.script(peers.TORCH_CLIP_FILE, path, outs["torch"])
+    commands = {
+        "gradtool": peers.then_sync(peers.clip(path, outs["gradtool"]), outs["gradtool"]),
+        "torch": peers.then_sync(torch_clip, outs["torch"]),
+        "cp": peers.then_sync(["cp", str(path), str(outs["cp"])], outs["cp"]),
+    }
+    norms = {"gradtool": json_norm_before, "torch": last_number, "cp": None}
+    labels = {
+        "gradtool": "gradtool clip, sync",
+        "torch": "torch script, sync",
+        "cp": "cp, sync",
+    }
+    contenders = [
+        Contender(labels[name], command, norms[name], writes=outs[name])
+        for name, command in commands.items()
+    ]
+    contenders.append(Contender("gradtool inspect", peers.inspect(path), json_norm))
+    title = f"clip of {path.stat().st_size / 1e9:.2f} GB float32 safetensors to a new file"
+    return Group(title, path, contenders, exact_norm(path))
+
+
 def start_up(path: Path) -> Group:
     """What nothing costs."""
     contenders = [
@@ -110,6 +136,16 @@ def large_limits(groups: dict[str, Group]) -> Iterable[str]:
         yield limit(f"error of the norm, {name}", abs(one.error_against(group.exact)), 1e-12)
 
 
+def clip_limits(group: Group) -> Iterable[str]:
+    """The limits on clipping."""
+    ours, _, copy, inspect = group.contenders
+    bound = inspect.seconds + 1.3 * copy.seconds
+    yield limit("clip, against inspect + 1.3 x (cp and sync)", ours.seconds, bound, " s")
+    ratio = group.ratio("gradtool clip, sync", "torch script, sync")
+    yield limit("clip by torch script, both synced", ratio, 0.6)
+    yield limit("peak memory of clip", ours.peak_bytes / 1e6, 200, " MB")
+
+
 def small_limits(start: Group, tensors: dict[str, Group]) -> Iterable[str]:
     """The limits on start-up and on many tensors."""
     version, usage, small, bare = (one.seconds for one in start.contenders)
@@ -133,10 +169,11 @@ def compare(directory: Path, runs: int, size_gib: float) -> None:
         "torch zip": many(paths["many_torch"], "torch zip", peers.TORCH_ZIP),
     }
     start = start_up(paths["small"])
-    for group in (start, *tensors.values(), *big.values()):
-        group.run(runs)
+    clip = clipping(paths["float32"])
+    for group in (start, *tensors.values(), *big.values(), clip):
+        group.run(max(runs, CLIP_RUNS) if group is clip else runs)
         show(group)
-    limits = [*small_limits(start, tensors), *large_limits(big)]
+    limits = [*small_limits(start, tensors), *large_limits(big), *clip_limits(clip)]
     print("\nlimits of the design", *limits, sep="\n")
 
 

@@ -40,13 +40,17 @@ class Sample:
 
 @dataclass
 class Contender:
-    """A command in a comparison and, in time, its runs; `norm_of` reads the norm it printed."""
+    """A command in a comparison and, in time, its runs.
+
+    `norm_of` reads the norm it printed; the file that it `writes` is removed before each run.
+    """
 
     label: str
     command: Sequence[str]
     norm_of: Callable[[str], float] | None = None
     samples: list[Sample] = field(default_factory=list)
     failure: str | None = None
+    writes: Path | None = None
 
     @property
     def seconds(self) -> float:
@@ -83,12 +87,23 @@ class Group:
         return next(one for one in self.contenders if one.label == label)
 
     def run(self, runs: int) -> None:
-        """Run all in turns, `runs` times, on cached data; one that fails sits out the rest."""
+        """Run all in turns, `runs` times, on cached data; one that fails sits out the rest.
+
+        Each turn starts with another one: what a run leaves behind (memory that the system has
+        at hand, a disk still writing) must not fall to the same neighbour every time.
+        """
         warm(self.path)
-        for _ in range(runs):
-            for contender in self.contenders:
+        for turn in range(runs):
+            first = turn % len(self.contenders)
+            for contender in self.contenders[first:] + self.contenders[:first]:
                 if contender.failure is None:
+                    if contender.writes is not None:
+                        contender.writes.unlink(missing_ok=True)
+                        os.sync()
                     measure(contender)
+        for contender in self.contenders:
+            if contender.writes is not None:
+                contender.writes.unlink(missing_ok=True)
 
     def ratio(self, label: str, to: str) -> float:
         """Median over the turns of one command's time by another's; NaN where either failed."""
@@ -132,6 +147,11 @@ def last_number(stdout: str) -> float:
 def json_norm(stdout: str) -> float:
     """The total norm of gradtool's first report."""
     return float(json.loads(stdout)["reports"][0]["total"]["norm"])
+
+
+def json_norm_before(stdout: str) -> float:
+    """The norm that `gradtool clip` found."""
+    return float(json.loads(stdout)["norm_before"])
 
 
 def figure(value: float, form: str) -> str:

@@ -146,14 +146,14 @@ def clip(
     chosen = job.select(checkpoint)
     with job.executor() as executor:
         chosen_nbytes = sum(spec.nbytes for spec in chosen.tensors)
-        later = 0 if dry_run else checkpoint.nbytes + chosen_nbytes
-        before = job.measure(chosen, executor, _part(job.progress, 0, later))
+        stages = _Stages(job.progress, chosen_nbytes, 0 if dry_run else checkpoint.nbytes)
+        before = job.measure(chosen, executor, stages.measuring)
         plan = plan_clip(before, request)
-        rewrite = plan_rewrite(checkpoint, plan.transforms)
-        after = None
-        if target is not None and not dry_run and (plan.transforms or not in_place):
-            after = _write(job, rewrite, target, executor, before)
-    notes = () if target is None or after is None else target.notes()
+        rewrite = plan_rewrite(checkpoint, plan)
+        notes, after = before.notes, None
+        if target is not None and not dry_run and (plan.changed or not in_place):
+            notes = (*notes, *target.notes())
+            after = _write(job, rewrite, target, executor, stages)
     return ClipOutcome(
         path=path,
         output=output,
@@ -162,7 +162,7 @@ def clip(
         before=before,
         after=after,
         dry_run=dry_run,
-        notes=(*before.notes, *notes),
+        notes=notes,
         elapsed_s=time.perf_counter() - job.started,
     )
 
@@ -175,13 +175,11 @@ def _target(path: str, output: str, *, in_place: bool, force: bool) -> Target:
 
 
 def _write(
-    job: Job, rewrite: Rewrite, target: Target, executor: Executor, before: Measurement
+    job: Job, rewrite: Rewrite, target: Target, executor: Executor, stages: _Stages
 ) -> Measurement:
     """Write, measure what was written, and only then put it in place."""
     checkpoint = rewrite.checkpoint
     to_write = sum(file.size for file in files_to_write(rewrite, target))
-    measured = sum(tensor.spec.nbytes for tensor in before.tensors)
-    advance = Advance(_part(job.progress, measured, measured), to_write)
     with Workspace(target.path, target.shown) as workspace, writing(target.shown):
         built = build(
             rewrite,
@@ -189,15 +187,14 @@ def _write(
             workspace.path,
             executor=executor,
             window=job.window,
-            advance=advance,
+            advance=Advance(stages.writing, to_write),
         )
         with ThreadPoolExecutor(1) as syncing:
             written = list(written_paths(rewrite, target, built))
             synced = syncing.submit(sync_all, built, written)
-            part = _part(job.progress, measured + to_write, 0)
             is_index = is_index_name(checkpoint.path)
             where = os.path.join(built, os.path.basename(checkpoint.path)) if is_index else built
-            after = job.measure(job.select(job.open(where)), executor, part)
+            after = job.measure(job.select(job.open(where)), executor, stages.checking)
             synced.result()
         check_sources(rewrite)
         workspace.commit(built, overwrite=target.overwrite)
@@ -209,8 +206,28 @@ def _optional_number(name: str, value: float | None) -> float | None:
     return None if value is None else number(name, value)
 
 
-def _part(progress: Progress | None, before: int, after: int) -> Progress | None:
-    """Progress of one part of the work, with so many bytes of it before and after."""
-    if progress is None:
-        return None
-    return lambda done, todo: progress(before + done, before + todo + after)
+class _Stages:
+    """Progress of measuring, writing and measuring what was written, as one piece of work."""
+
+    def __init__(self, progress: Progress | None, measured: int, written: int) -> None:
+        self._progress = progress
+        self._measured = measured
+        self._written = written
+
+    def measuring(self, done: int, todo: int) -> None:
+        """So much of the first stage is done."""
+        self._report(0, self._measured, done, todo)
+
+    def writing(self, done: int, todo: int) -> None:
+        """So much of the second."""
+        self._report(self._measured, self._written, done, todo)
+
+    def checking(self, done: int, todo: int) -> None:
+        """So much of the last."""
+        self._report(self._measured + self._written, self._measured, done, todo)
+
+    def _report(self, before: int, share: int, done: int, todo: int) -> None:
+        if self._progress is not None:
+            checked = self._measured if self._written else 0
+            total = self._measured + self._written + checked
+            self._progress(before + share * done // max(todo, 1), total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
 import stat
@@ -13,6 +12,7 @@ from gradtool.cli.options import Color
 from gradtool.errors import FileAccessError
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
+from gradtool.storage.workspace import write_file
 
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
@@ -70,9 +70,10 @@ def _write_stdout(data: bytes) -> None:
 def _write_file(output: str, data: bytes) -> None:
     try:
         if _is_replaceable(output):
-            _replace(os.path.realpath(output), data)
-        else:
-            _write(output, data, "wb")
+            write_file(output, data)
+            return
+        with open(output, "wb") as stream:
+            stream.write(data)
     except (OSError, ValueError) as error:
         raise _unwritable(output, error) from error
 
@@ -100,25 +101,6 @@ def _is_replaceable(output: str) -> bool:
     if output.endswith(os.sep) or os.path.abspath(output).startswith(_STREAMS):
         return False
     return not os.path.exists(output) or stat.S_ISREG(os.stat(output).st_mode)
-
-
-def _replace(target: str, data: bytes) -> None:
-    """Have `target` hold `data` or, whatever goes wrong, what it held before."""
-    temporary = os.path.join(os.path.dirname(target), f".gradtool-{os.urandom(8).hex()}.tmp")
-    try:
-        _write(temporary, data, "xb")
-        if os.path.exists(target):
-            os.chmod(temporary, stat.S_IMODE(os.stat(target).st_mode))
-        os.replace(temporary, target)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def _write(path: str, data: bytes, mode: str) -> None:
-    with open(path, mode) as file:
-        file.write(data)
 
 
 def _unwritable(path: str, error: OSError | ValueError) -> FileAccessError:

@@ -139,7 +139,7 @@ LossScale: TypeAlias = Annotated[
         "--loss-scale",
         metavar="S",
         callback=_loss_scale,
-        help="Gradients were saved multiplied by S: divide them.",
+        help="Gradients were saved multiplied by S: norms and bounds are without it.",
     ),
 ]
 RawDType: TypeAlias = Annotated[

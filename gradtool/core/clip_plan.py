@@ -70,13 +70,15 @@ class ClipPlan:
 
     Attributes:
         clip_coef: the one factor; None where tensors have their own, or are clipped by value.
-        transforms: by name, of the tensors that it changes; the others stay as they are.
+        transforms: by name, of the tensors to transform; the others stay as they are.
+        changed: names of those of which an element can change: zeros do not, for example.
         tensors_changed: how many stored tensors those are, whatever names they have.
         nonfinite_replaced: how many stored NaN and Inf become 0.
     """
 
     clip_coef: float | None
     transforms: dict[str, Transform]
+    changed: frozenset[str]
     tensors_changed: int
     nonfinite_replaced: int
 
@@ -85,7 +87,8 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
     """What clipping as `request` says does to the tensors measured.
 
     Raises:
-        UsageError: p <= 0, or tensors of several kinds, of which no one norm can be made.
+        UsageError: p <= 0, tensors of several kinds, of which no one norm can be made, or
+            complex ones that were to be clipped by value.
         UnsupportedFormatError: a tensor that may be a gradient could not be measured.
         NonFiniteError: NaN or Inf, where the request is to refuse them.
         NormRangeError: a norm that float64 cannot hold.
@@ -93,22 +96,27 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
     total = _one_total(measurement)
     if request.nonfinite == "error":
         _refuse_nonfinite(measurement)
+    if request.max_norm is not None and measurement.norm_type <= 0.0:
+        p = measurement.norm_type
+        raise UsageError(f"gradients cannot be clipped by a norm of order {p:g}")
     coef = None
-    if request.max_norm is not None:
-        if measurement.norm_type <= 0.0:
-            p = measurement.norm_type
-            raise UsageError(f"gradients cannot be clipped by a norm of order {p:g}")
-        if not request.per_tensor:
-            coef = _coef(request, total.stats, measurement.path)
+    if request.max_norm is not None and not request.per_tensor:
+        coef = _coef(request, total.stats, measurement.path)
     transforms = {
         tensor.name: transform
         for tensor in measurement.tensors
-        if (transform := _transform(measurement, request, tensor, coef)) != IDENTITY
+        if (transform := _transform(measurement, request, tensor, total, coef)) != IDENTITY
     }
-    changed = [tensor for tensor in measurement.tensors if tensor.name in transforms]
+    changed = [
+        tensor
+        for tensor in measurement.tensors
+        if tensor.name in transforms
+        and _changes(tensor.stats, transforms[tensor.name], measurement.loss_scale)
+    ]
     return ClipPlan(
         clip_coef=coef,
         transforms=transforms,
+        changed=frozenset(tensor.name for tensor in changed),
         tensors_changed=sum(tensor.owned is not None for tensor in changed),
         nonfinite_replaced=total.stats.nonfinite if request.nonfinite == "zero" else 0,
     )
@@ -158,24 +166,37 @@ def _transform(
     measurement: Measurement,
     request: ClipRequest,
     tensor: TensorMeasurement,
+    total: Summary,
     coef: float | None,
 ) -> Transform:
-    """What becomes of `tensor`; the identity wherever no element would change."""
-    stats, factor, bound = tensor.stats, 1.0, math.inf
+    """What becomes of `tensor`.
+
+    All have the same fate unless each is clipped by its own norm, so that those that share
+    elements agree on it, whatever else each of them holds.
+    """
     where = f"{measurement.path}: {tensor.name!r}"
+    factor, bound = 1.0, math.inf
     if request.clip_value is not None:
         if tensor.spec.dtype.kind == "complex":
             raise UsageError(f"{where}: complex numbers have no order to clip them by value")
-        if stats.max_abs > request.clip_value:
+        if total.stats.max_abs > request.clip_value:
             bound = request.clip_value * measurement.loss_scale
-    elif stats.numel > stats.zeros + stats.nonfinite:
-        factor = _coef(request, stats, where) if coef is None else coef
-    replaces = bool(stats.nonfinite) and request.nonfinite == "zero"
-    if factor == 1.0 and math.isinf(bound) and not replaces:
-        return IDENTITY
-    if replaces:
+    else:
+        factor = _coef(request, tensor.stats, where) if coef is None else coef
+    if not total.stats.nonfinite:
+        return Transform(factor, bound)
+    if request.nonfinite == "zero":
         return Transform(factor, bound, "zero")
-    return Transform(factor, bound, "keep" if stats.nonfinite else "absent")
+    moves = factor != 1.0 or bound < math.inf
+    return Transform(factor, bound, "keep") if moves else IDENTITY
+
+
+def _changes(stats: TensorStats, transform: Transform, loss_scale: float) -> bool:
+    """Whether any element of a tensor is one that the transform changes, but for rounding."""
+    if stats.nonfinite and transform.nonfinite == "zero":
+        return True
+    scales = transform.coef != 1.0 and stats.numel > stats.zeros + stats.nonfinite
+    return scales or stats.max_abs * loss_scale > transform.bound
 
 
 def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:

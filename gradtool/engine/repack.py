@@ -27,9 +27,10 @@ def repack(
     transforms: Mapping[str, Transform],
     advance: Advance,
 ) -> None:
-    """Write at `path` the archive `file` with what becomes of `specs`, all of which change.
+    """Write at `path` the archive `file` with `specs` transformed.
 
-    An array's data is what its member ends with; `specs` may lie in other files too.
+    An array's data, of which each has some, is what its member ends with; `specs` may lie in
+    other files too.
     """
     changed = {_member_end(spec): spec for spec in specs if _file_of(spec) == file}
 

@@ -6,14 +6,17 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from typing import cast
 
+from gradtool.core.clip_plan import ClipPlan
 from gradtool.core.clipping import Transform
 from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId, SourceFile
 from gradtool.engine.patch import SealPart, run_patch
 from gradtool.engine.patch_plan import Region, changed_regions, patch_tasks, renewed_seals
 from gradtool.engine.repack import repack
 from gradtool.engine.schedule import Advance, in_order
-from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.engine.work import verify
+from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.crc import combine_crc32, serialization_digits
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink, open_sink
@@ -26,15 +29,17 @@ class Rewrite:
 
     Attributes:
         checkpoint: the catalogue, whole.
-        transforms: what becomes of the tensors that change, by name.
+        transforms: what becomes of tensors, by name; the others stay as they are.
         regions: their byte ranges, by file.
         repacked: the archives in which some of them are deflated.
+        seals: the checksums of each file.
     """
 
     checkpoint: Checkpoint
     transforms: Mapping[str, Transform]
     regions: Mapping[SourceFile, Sequence[Region]]
     repacked: frozenset[SourceFile]
+    seals: Mapping[SourceFile, Sequence[Seal]]
 
     @property
     def changed(self) -> tuple[SourceFile, ...]:
@@ -43,16 +48,16 @@ class Rewrite:
         return tuple(file for file in files if file in self.regions or file in self.repacked)
 
 
-def plan_rewrite(checkpoint: Checkpoint, transforms: Mapping[str, Transform]) -> Rewrite:
-    """How to give tensors, by name, what `transforms` says; nothing is written yet.
+def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
+    """How to do to the files what `plan` does to their tensors; nothing is written yet.
 
     Raises:
         UsageError: an element has two names with different transforms.
         UnsupportedFormatError: a tensor that changes is no byte range, and no member to repack.
     """
-    repacked = set()
+    repacked: set[SourceFile] = set()
     for spec in checkpoint.tensors:
-        if spec.stream is None or spec.name not in transforms:
+        if spec.stream is None or spec.name not in plan.changed:
             continue
         if spec.stream.opener != "inflate":
             raise UnsupportedFormatError(
@@ -61,12 +66,16 @@ def plan_rewrite(checkpoint: Checkpoint, transforms: Mapping[str, Transform]) ->
                 tensor=spec.name,
                 hint="save it with torch's default pickle protocol",
             )
-        repacked.add(spec.stream.args[0])
+        repacked.add(cast(SourceFile, spec.stream.args[0]))
+    seals: dict[SourceFile, list[Seal]] = {}
+    for seal in checkpoint.seals:
+        seals.setdefault(seal.covers.file, []).append(seal)
     return Rewrite(
         checkpoint=checkpoint,
-        transforms=transforms,
-        regions=changed_regions(checkpoint.tensors, transforms),
-        repacked=frozenset(file for file in repacked if isinstance(file, SourceFile)),
+        transforms=plan.transforms,
+        regions=changed_regions(checkpoint.tensors, plan.transforms),
+        repacked=frozenset(repacked),
+        seals=seals,
     )
 
 
@@ -86,12 +95,13 @@ def rewrite_file(
         FileChangedError: the file is not the one that was catalogued.
     """
     if file in rewrite.repacked:
-        specs = [spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms]
+        found = (spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms)
+        specs = [spec for spec in found if spec.nbytes]
         repack(file, path, specs, rewrite.transforms, advance)
         return
     create(path, file.size)
     regions = rewrite.regions.get(file, ())
-    known = [seal for seal in rewrite.checkpoint.seals if seal.covers.file == file]
+    known = rewrite.seals.get(file, ())
     seals = renewed_seals(known, regions)
     renewal = _Renewal(seals)
     tasks = patch_tasks(file, path, regions, seals)
@@ -133,7 +143,7 @@ class _Renewal:
                 self._note(seal, whole)
 
     def _note(self, seal: Seal, whole: SealPart) -> None:
-        _verify(seal, whole.old)
+        verify(seal, whole.old)
         self.crc32_of[seal.record] = whole.new
         self._places.extend((place, whole.new) for place in seal.places)
 
@@ -153,7 +163,7 @@ def _renew_id(
     with reopen_source(digits.file) as source:
         old = source.read(covers.offset, covers.nbytes)
     if record is not None:
-        _verify(record, zlib.crc32(old))
+        verify(record, zlib.crc32(old))
     if not old.endswith(serialization_digits(found.crc32_of.values())):
         return
     renewed = serialization_digits({**found.crc32_of, **crc32_of}.values())
@@ -168,13 +178,3 @@ def _holds(covers: Extent, part: Extent) -> bool:
 
 def _write_crc32(sink: Sink, place: int, crc32: int) -> None:
     sink.write(place, memoryview(crc32.to_bytes(4, "little")))
-
-
-def _verify(seal: Seal, crc32: int) -> None:
-    if crc32 != seal.crc32:
-        raise CorruptFileError(
-            seal.covers.file.path,
-            f"data has CRC-32 {crc32:08x}, the archive says {seal.crc32:08x}: corrupted",
-            tensor=seal.record,
-            byte=seal.covers.offset,
-        )

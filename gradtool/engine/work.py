@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.stats import TensorStats, folded, merge
+from gradtool.core.tensors import Seal
 from gradtool.engine import numpy_kernels as backend
 from gradtool.engine.plan import (
     BLOCK_ELEMENTS,
@@ -215,11 +216,16 @@ def _run_seal(task: SealTask) -> Result:
             source.read_into(offset, buffer)
             crc = zlib.crc32(buffer, crc)
         source.check_unchanged()
-    if crc != seal.crc32:
+    verify(seal, crc)
+    return []
+
+
+def verify(seal: Seal, crc32: int) -> None:
+    """CorruptFileError unless what a seal covers has the checksum that it says."""
+    if crc32 != seal.crc32:
         raise CorruptFileError(
             seal.covers.file.path,
-            f"data has CRC-32 {crc:08x}, the archive says {seal.crc32:08x}: corrupted",
+            f"data has CRC-32 {crc32:08x}, the archive says {seal.crc32:08x}: corrupted",
             tensor=seal.record,
             byte=seal.covers.offset,
         )
-    return []

@@ -10,7 +10,7 @@ import os
 import stat
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from gradtool.core.tensors import SourceFile
 from gradtool.errors import CorruptFileError, FileAccessError, FileChangedError
@@ -84,6 +84,10 @@ class Source:
         if count == 0:
             raise FileChangedError(self.path, "ended while it was read: it shrank", byte=offset)
         return count
+
+    def stream(self) -> BinaryIO:
+        """The same open file for those who read by a position of their own."""
+        return os.fdopen(os.dup(self._descriptor), "rb")
 
     def check_unchanged(self) -> None:
         """FileChangedError unless size, time and identity are what they were at the start."""

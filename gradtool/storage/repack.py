@@ -28,7 +28,7 @@ def repack_archive(
     with reopen_source(file) as source:
         entries = read_directory(source)
         try:
-            with open(file.path, "rb") as stream, zipfile.ZipFile(stream) as old:
+            with source.stream() as stream, zipfile.ZipFile(stream) as old:
                 members = {info.header_offset: info for info in old.infolist()}
                 comment = old.comment
         except (zipfile.BadZipFile, ValueError) as error:

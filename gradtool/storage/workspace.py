@@ -91,9 +91,11 @@ class Workspace:
 
 
 def _clear_leftovers(directory: str) -> None:
-    for name in filter(is_workspace, os.listdir(directory or ".")):
-        with contextlib.suppress(OSError):
-            _cleared(os.path.join(directory, name))
+    # Not ours to insist on: they may be another user's, or the directory not to be listed.
+    with contextlib.suppress(OSError):
+        for name in filter(is_workspace, os.listdir(directory)):
+            with contextlib.suppress(OSError):
+                _cleared(os.path.join(directory, name))
 
 
 def _cleared(path: str) -> bool:
@@ -135,6 +137,22 @@ def _lock(descriptor: int) -> bool:
             raise
         return False
     return True
+
+
+def write_file(shown: str, data: bytes) -> None:
+    """Have the file `shown` hold `data` or, whatever goes wrong, what it held before.
+
+    A symbolic link stays one, and what it names is replaced.
+    """
+    target = os.path.realpath(shown)
+    with Workspace(target, shown) as workspace, writing(shown):
+        built = os.path.join(workspace.path, "data")
+        with open(built, "xb") as file:
+            file.write(data)
+        if os.path.exists(target):
+            inherit(built, target)
+        sync(built)
+        workspace.commit(built, overwrite=True)
 
 
 class writing(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a phrase
@@ -189,7 +207,7 @@ def inherit(path: str, old: str) -> None:
     mode = stat.S_IMODE(status.st_mode)
     try:
         os.chown(path, status.st_uid, status.st_gid)
-    except PermissionError:
+    except OSError:
         # Not to run with the rights of an owner or group that it no longer has.
         mode &= ~(stat.S_ISUID | stat.S_ISGID)
     for name in _attributes(old):

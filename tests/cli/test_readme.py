@@ -12,6 +12,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tempfile
 import tomllib
 from pathlib import Path
 
@@ -24,12 +25,14 @@ EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 def output_of(arguments: str) -> str:
-    """What the command prints on a terminal of 100 columns without colours."""
-    environment = {**os.environ, "COLUMNS": "100", "NO_COLOR": "1"}
+    """What the command prints, without colours, where it can reach the samples and write."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "gradtool", *shlex.split(arguments)]
-    run = subprocess.run(
-        command, cwd=ROOT, env=environment, capture_output=True, check=True, text=True
-    )
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / "sample_ckpts").symlink_to(ROOT / "sample_ckpts")
+        run = subprocess.run(
+            command, cwd=directory, env=environment, capture_output=True, check=True, text=True
+        )
     return run.stdout
 
 
