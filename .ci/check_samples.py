@@ -1,6 +1,6 @@
-"""Inspect every sample with an installed gradtool, and compare exit codes and norms.
+"""Inspect and clip every sample with an installed gradtool; compare with what is expected.
 
-Usage: inspect_samples.py path/to/gradtool
+Usage: check_samples.py path/to/gradtool
 """
 
 from __future__ import annotations
@@ -10,9 +10,12 @@ import json
 import math
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 SAMPLES = Path(__file__).parent.parent / "sample_ckpts"
+
+Facts = dict[str, float | str | None]
 
 
 def main(gradtool: str) -> int:
@@ -20,24 +23,59 @@ def main(gradtool: str) -> int:
     if importlib.util.find_spec("torch") is not None:
         print("torch is installed here: this environment proves nothing")
         return 1
-    wrong = []
-    expected = json.loads((SAMPLES / "expected.json").read_text())["checkpoints"]
-    for name, sample in expected.items():
-        command = [gradtool, "inspect", str(SAMPLES / name), "-f", "json"]
-        run = subprocess.run(command, capture_output=True, check=False)
-        norm = None
-        if run.returncode == 0:
-            (report,) = json.loads(run.stdout)["reports"]
-            norm = report["total"] and report["total"]["norm"]
-        print(f"{name:32} exit {run.returncode}  norm {norm}")
-        if run.returncode != sample["exit_code"] or not _same(norm, _expected_norm(sample)):
-            wrong.append(name)
-    print(f"{len(expected) - len(wrong)} of {len(expected)} samples as expected")
+    samples = json.loads((SAMPLES / "expected.json").read_text())["checkpoints"]
+    wrong = sum(not _as_expected(gradtool, name, sample) for name, sample in samples.items())
+    print(f"{len(samples) - wrong} of {len(samples)} samples as expected")
     return 1 if wrong else 0
 
 
-def _expected_norm(sample: dict) -> float | str | None:
-    return sample["total"]["norms"]["2"] if sample.get("total") else None
+def _as_expected(gradtool: str, name: str, sample: dict) -> bool:
+    """Whether one sample is inspected and clipped as it should be; prints a line about it."""
+    path = str(SAMPLES / name)
+    total = sample.get("total")
+    known = [{"exit_code": sample["exit_code"], "norm": total and total["norms"]["2"]}]
+    found = [_inspected(gradtool, path)]
+    for clip in sample["clip"]:
+        options = clip.pop("options")
+        known.append({**clip, "written": clip["exit_code"] == 0})
+        found.append(_clipped(gradtool, path, options))
+    print(f"{name:40}", " | ".join(map(_shown, found)))
+    problems = [
+        f"    {field}: {got.get(field)}, not {value}"
+        for got, expected in zip(found, known, strict=True)
+        for field, value in expected.items()
+        if not _same(got.get(field), value)
+    ]
+    print("\n".join(problems), end="\n" if problems else "")
+    return not problems
+
+
+def _inspected(gradtool: str, path: str) -> Facts:
+    run = subprocess.run(
+        [gradtool, "inspect", path, "-f", "json"], capture_output=True, check=False
+    )
+    total = json.loads(run.stdout)["reports"][0]["total"] if run.returncode == 0 else None
+    return {"exit_code": run.returncode, "norm": total and total["norm"]}
+
+
+def _clipped(gradtool: str, path: str, options: list[str]) -> Facts:
+    with tempfile.TemporaryDirectory() as folder:
+        command = [gradtool, "clip", path, *options, "-o", f"{folder}/clipped", "-f", "json"]
+        run = subprocess.run(command, capture_output=True, check=False)
+        written = Path(folder, "clipped").exists()
+    report = json.loads(run.stdout) if run.returncode == 0 else {}
+    return {**report, "exit_code": run.returncode, "written": written}
+
+
+def _shown(facts: Facts) -> str:
+    """`exit 0, 0.566`, or for a clip `exit 0, 0.566 -> 0.1`."""
+    norms = (facts.get(field) for field in ("norm", "norm_before", "norm_after"))
+    shown = " -> ".join(_short(norm) for norm in norms if norm is not None)
+    return f"exit {facts['exit_code']}" + (f", {shown}" if shown else "")
+
+
+def _short(value: float | str | None) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _same(found: float | str | None, expected: float | str | None) -> bool:

@@ -9,7 +9,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Unpack
 
-from gradtool.core.clip_plan import ClipRequest, NonFinite, plan_clip
+from gradtool.core.clip_plan import ClipRequest, NonFinite, plan_clip, refuse_unclippable
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.measurement import Measurement
 from gradtool.core.outcome import ClipOutcome
@@ -18,6 +18,7 @@ from gradtool.engine.rewrite import Rewrite, plan_rewrite
 from gradtool.engine.schedule import Advance, Progress
 from gradtool.formats.sharded_index import is_index_name
 from gradtool.job import Job, MeasureOptions, number, require
+from gradtool.storage.files import succeed
 from gradtool.storage.target import Target, target_at, target_in_place
 from gradtool.storage.workspace import Workspace, writing
 
@@ -139,11 +140,13 @@ def clip(
     job = Job.checked(**options)
     path = os.fsdecode(path)
     output = path if in_place else None if out is None else os.fsdecode(out)
-    require(not (in_place and out is not None), "out and in_place exclude each other")
-    require(output is not None or dry_run, "clipping takes out, or in_place")
+    places = "out (--output) and in_place (--in-place)"
+    require(not (in_place and out is not None), f"{places} exclude each other")
+    require(output is not None or dry_run, f"give one of {places}, or dry_run (--dry-run)")
     target = None if output is None else _target(path, output, in_place=in_place, force=force)
     checkpoint = job.open(path)
     chosen = job.select(checkpoint)
+    refuse_unclippable(chosen, job.norm_type, request)
     with job.executor() as executor:
         chosen_nbytes = sum(spec.nbytes for spec in chosen.tensors)
         stages = _Stages(job.progress, chosen_nbytes, 0 if dry_run else checkpoint.nbytes)
@@ -151,9 +154,9 @@ def clip(
         plan = plan_clip(before, request)
         rewrite = plan_rewrite(checkpoint, plan)
         notes, after = before.notes, None
-        if target is not None and not dry_run and (plan.changed or not in_place):
+        if target is not None and (plan.changed or not in_place):
             notes = (*notes, *target.notes())
-            after = _write(job, rewrite, target, executor, stages)
+            after = None if dry_run else _write(job, rewrite, target, executor, stages)
     return ClipOutcome(
         path=path,
         output=output,
@@ -196,6 +199,8 @@ def _write(
             where = os.path.join(built, os.path.basename(checkpoint.path)) if is_index else built
             after = job.measure(job.select(job.open(where)), executor, stages.checking)
             synced.result()
+        if target.replaced is not None and not target.is_directory:
+            succeed(built, target.replaced)
         check_sources(rewrite)
         workspace.commit(built, overwrite=target.overwrite)
     moved = tuple(target.path + name.removeprefix(built) for name in after.files)

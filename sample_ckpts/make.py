@@ -2,7 +2,7 @@
 
     python sample_ckpts/make.py
 
-needs torch, numpy and safetensors, takes ten seconds and overwrites the files beside it.
+needs torch, numpy and safetensors, takes twenty seconds and overwrites the files beside it.
 """
 
 from __future__ import annotations
@@ -10,19 +10,20 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from charmodel import Grads, Run, exploded, healthy, nonfinite
-from oracle import DTYPE_NAMES, Entry, Json, set_facts, tensor_facts
+from oracle import DTYPE_NAMES, Clip, Entry, Json, clip_facts, set_facts, tensor_facts
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 SHARDS = 3
 KINDS = {"grads": "gradients", "model": "weights", "optimizer": "optimizer"}
+PLAIN = (Clip(),)
 
 
 class Dumps:
@@ -36,7 +37,14 @@ class Dumps:
         """Where the file `name` belongs, as text."""
         return str(self.directory / name)
 
-    def record(self, name: str, layout: str, entries: list[Entry], files: list[str]) -> None:
+    def record(
+        self,
+        name: str,
+        layout: str,
+        entries: list[Entry],
+        files: list[str],
+        clips: Sequence[Clip] = PLAIN,
+    ) -> None:
         """Note the truth about one dump whose tensors belong to no section."""
         self.known[name] = {
             "format": layout,
@@ -46,23 +54,25 @@ class Dumps:
             "sections": [],
             "tensors": [tensor_facts(entry) for entry in entries],
             "skipped": [],
+            "clip": [clip_facts(entries, clip) for clip in clips],
         }
 
     def refused(self, name: str, layout: str) -> None:
-        """Note a file that `inspect` has to refuse."""
-        self.known[name] = {"format": layout, "exit_code": 3, "files": [name]}
+        """Note a file that has to be refused."""
+        clip = {"options": Clip().options, "exit_code": 3}
+        self.known[name] = {"format": layout, "exit_code": 3, "files": [name], "clip": [clip]}
 
-    def safetensors(self, name: str, grads: Grads) -> None:
+    def safetensors(self, name: str, grads: Grads, clips: Sequence[Clip] = PLAIN) -> None:
         """One safetensors file."""
         save_file(grads, self.path(name))
         reload_equals(load_file(self.path(name)), grads)
-        self.record(name, "safetensors", plain(grads), [name])
+        self.record(name, "safetensors", plain(grads), [name], clips)
 
-    def torch(self, name: str, grads: Grads) -> None:
+    def torch(self, name: str, grads: Grads, clips: Sequence[Clip] = PLAIN) -> None:
         """One torch zip of a dict of tensors."""
         torch.save(grads, self.path(name))
         reload_equals(torch.load(self.path(name), weights_only=True), grads)
-        self.record(name, "torch", plain(grads), [name])
+        self.record(name, "torch", plain(grads), [name], clips)
 
     def npz(self, name: str, grads: Grads, *, compressed: bool = False) -> None:
         """One npz, its first matrix in Fortran order."""
@@ -126,7 +136,8 @@ class Dumps:
             | set_facts(entry for entry in entries if entry.section == section)
             for section, kind in KINDS.items()
         ]
-        self.record(name, "torch", entries, [name])
+        of_grads = [entry for entry in entries if entry.section == "grads"]
+        self.record(name, "torch", entries, [name], clips=())
         self.known[name] |= {
             "total": None,
             "sections": sections,
@@ -134,6 +145,10 @@ class Dumps:
                 {"name": entry.name, "dtype": DTYPE_NAMES[entry.tensor.dtype]}
                 for entry in found
                 if not entry.tensor.is_floating_point()
+            ],
+            "clip": [
+                {"options": Clip().options, "exit_code": 2},  # clip what?
+                clip_facts(of_grads, Clip(section="grads")),
             ],
         }
 
@@ -244,12 +259,14 @@ def make(dumps: Dumps) -> None:
     dumps.training("training.pt", run)
     scale = largest_loss_scale(grads)
     print(f"overflow_f16: loss scale {scale:g}")
-    dumps.safetensors("overflow_f16.safetensors", as_type(grads, torch.float16, scale))
+    overflowing = as_type(grads, torch.float16, scale)
+    dumps.safetensors("overflow_f16.safetensors", overflowing, [Clip(), Clip(loss_scale=scale)])
     dumps.torch("healthy_f64.pt", double(run))
     dumps.safetensors("exploded.safetensors", exploded().grads())
     broken = nonfinite().grads()
-    dumps.safetensors("nonfinite.safetensors", broken)
-    dumps.torch("nonfinite.pt", broken)
+    clips = [Clip(nonfinite=choice) for choice in ("error", "zero", "keep")]
+    dumps.safetensors("nonfinite.safetensors", broken, clips)
+    dumps.torch("nonfinite.pt", broken, clips)
     save_file({}, dumps.path("empty.safetensors"))
     dumps.refused("empty.safetensors", "safetensors")
     torch.save({}, dumps.path("empty.pt"))

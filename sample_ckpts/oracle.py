@@ -2,7 +2,8 @@
 
 Nothing here is shared with gradtool, and no file is read back. Every element becomes a
 Python float, powers are taken in float64 (squares of float32 and narrower are exact there)
-and added by `math.fsum`, which rounds once.
+and added by `math.fsum`, which rounds once. Clipping multiplies Python floats, and rounds
+each product into the tensor's dtype by exact fractions.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ DTYPE_NAMES = {
     torch.bool: "BOOL",
 }
 
+MAX_NORM = 0.1  # nearly every sample has a larger norm
+EPS = 1e-6  # torch's
+
 # Bits of the significand, the hidden one included; smallest normal exponent; largest number.
 _FORMATS = {
     "F32": (24, -126, (2 - 2.0**-23) * 2.0**127),
@@ -45,6 +49,27 @@ class Entry:
     tensor: Tensor
     section: str = ""
     alias_of: str | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What `gradtool clip` is asked for."""
+
+    section: str | None = None
+    nonfinite: str = "error"
+    loss_scale: float = 1.0
+
+    @property
+    def options(self) -> list[str]:
+        """The same on the command line."""
+        found = ["--max-norm", f"{MAX_NORM:g}"]
+        if self.section is not None:
+            found += ["--section", self.section]
+        if self.nonfinite != "error":
+            found += ["--nonfinite", self.nonfinite]
+        if self.loss_scale != 1.0:
+            found += ["--loss-scale", f"{self.loss_scale:.17g}"]
+        return found
 
 
 def strict(number: float) -> float | str:
@@ -131,6 +156,43 @@ def set_facts(entries: Iterable[Entry]) -> Json:
         "max_abs": norm(finite, math.inf),
         **_counts(values),
     }
+
+
+def clip_facts(entries: Iterable[Entry], clip: Clip) -> Json:
+    """What clipping does to a set of tensors; aliases add nothing."""
+    stored = [entry.tensor.detach() for entry in entries if entry.alias_of is None]
+    dtypes = [DTYPE_NAMES[tensor.dtype] for tensor in stored]
+    before = [tensor.flatten().double().tolist() for tensor in stored]
+    values = [value / clip.loss_scale for one in before for value in one]
+    bad = sum(not math.isfinite(value) for value in values)
+    if bad and clip.nonfinite == "error":
+        return {"options": clip.options, "exit_code": 1}
+    coef = min(1.0, MAX_NORM / (norm(filter(math.isfinite, values), 2.0) + EPS))
+    after = [
+        [_clipped(value, coef, dtype, clip.nonfinite) for value in one]
+        for one, dtype in zip(before, dtypes, strict=True)
+    ]
+    written = [value / clip.loss_scale for one in after for value in one]
+    return {
+        "options": clip.options,
+        "exit_code": 0,
+        "clip_coef": coef,
+        "norm_before": strict(norm(values, 2.0)),
+        "norm_after": strict(norm(written, 2.0)),
+        "finite_norm_before": norm(filter(math.isfinite, values), 2.0),
+        "finite_norm_after": norm(filter(math.isfinite, written), 2.0),
+        "tensors": len(stored),
+        # NaN that is kept is the same object, which lists take for equal.
+        "tensors_changed": sum(one != other for one, other in zip(before, after, strict=True)),
+        "nonfinite_replaced": bad if clip.nonfinite == "zero" else 0,
+    }
+
+
+def _clipped(value: float, coef: float, dtype: str, nonfinite: str) -> float:
+    """An element after clipping: scaled and rounded once, or not finite and kept or replaced."""
+    if math.isfinite(value):
+        return rounded(value * coef, dtype)
+    return 0.0 if nonfinite == "zero" else value
 
 
 def _counts(values: list[float]) -> Json:

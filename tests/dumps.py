@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 import struct
 from concurrent.futures import Executor, ThreadPoolExecutor
@@ -105,3 +106,72 @@ def measured(
         return measure(checkpoint, executor=executor, window=WINDOW, norm_type=norm_type, **options)
     with ThreadPoolExecutor(2) as threads:
         return measure(checkpoint, executor=threads, window=WINDOW, norm_type=norm_type, **options)
+
+
+_NARROW: dict[str, tuple[int, int, int]] = {
+    "F16": (10, 15, 0x7BFF),
+    "BF16": (7, 127, 0x7F7F),
+    "F8_E5M2": (2, 15, 0x7B),
+    "F8_E4M3": (3, 7, 0x7E),
+    "F8_E5M2FNUZ": (2, 16, 0x7F),
+    "F8_E4M3FNUZ": (3, 8, 0x7F),
+}
+"""Bits of the fraction, bias of the exponent and code of the largest finite number."""
+
+COMPONENTS = {"C32": "F16", "C64": "F32", "C128": "F64"}
+"""Types of the parts of complex types."""
+
+
+def codes_type(dtype: str) -> str:
+    """NumPy's name for unsigned integers of the size of an element, or of its part."""
+    return f"u{DTYPES[COMPONENTS.get(dtype, dtype)].itemsize}"
+
+
+def magnitudes(dtype: str) -> NDArray[np.float64]:
+    """What the codes from 0 to the largest finite one stand for, by IEEE 754 and its kin."""
+    fraction_bits, bias, last = _NARROW[dtype]
+    codes = np.arange(last + 1)
+    exponent, fraction = codes >> fraction_bits, codes & ((1 << fraction_bits) - 1)
+    significand = np.where(exponent > 0, fraction + (1 << fraction_bits), fraction)
+    return np.ldexp(significand.astype(float), np.maximum(exponent, 1) - bias - fraction_bits)
+
+
+def decoded(codes: NDArray[Any], dtype: str) -> NDArray[np.float64]:
+    """The numbers that codes stand for; NaN for NaN and for infinities."""
+    if dtype in ("F32", "F64"):
+        found = codes.view(f"f{codes.dtype.itemsize}")
+        return np.where(np.isfinite(found), found, np.nan).astype(np.float64)
+    known, sign = magnitudes(dtype), 1 << DTYPES[dtype].bits - 1
+    table = np.full(2 * sign, np.nan)
+    table[: len(known)] = known
+    table[sign : sign + len(known)] = -known
+    if dtype.endswith("FNUZ"):
+        table[sign] = np.nan
+    return table.take(codes)
+
+
+def encoded(values: NDArray[np.float64], dtype: str) -> NDArray[Any]:
+    """The codes nearest to finite values in range, ties to even."""
+    if dtype in ("F32", "F64"):
+        return values.astype(f"f{DTYPES[dtype].itemsize}").view(codes_type(dtype))
+    known, sign = magnitudes(dtype), 1 << DTYPES[dtype].bits - 1
+    # Halfway between neighbours, which float64 holds exactly.
+    halfway = (known[1:] + known[:-1]) / 2
+    codes = np.searchsorted(halfway, np.abs(values))
+    tie = halfway[np.minimum(codes, len(halfway) - 1)] == np.abs(values)
+    codes += tie & (codes % 2 == 1)
+    signed = np.signbit(values) & ~((codes == 0) & dtype.endswith("FNUZ"))
+    return (codes + np.where(signed, sign, 0)).astype(codes_type(dtype))
+
+
+def transformed(
+    codes: NDArray[Any], dtype: str, coef: float = 1.0, bound: float = math.inf
+) -> NDArray[Any]:
+    """Codes of elements scaled and clamped in float64 and rounded once; non-finite ones kept."""
+    values = decoded(codes, COMPONENTS.get(dtype, dtype))
+    parts = 2 if dtype in COMPONENTS else 1
+    bad = np.repeat(np.isnan(values).reshape(-1, parts).any(axis=1), parts)
+    after = np.clip(values * coef, -bound, bound)
+    result = codes.copy()
+    result[~bad] = encoded(after[~bad], COMPONENTS.get(dtype, dtype))
+    return result

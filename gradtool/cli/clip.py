@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from gradtool.cli.progress import ByteProgress
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.errors import UsageError
 from gradtool.report import clip_reporter
+from gradtool.storage.workspace import abandon_all
 
 EPILOG = """\
 \b
@@ -26,7 +28,11 @@ Examples:
   gradtool clip grads.npz --clip-value 0.5 --nonfinite zero --dry-run
 """
 
-TERMINATED = 128 + signal.SIGTERM
+_ENDS = {
+    signal.SIGINT: b"interrupted",
+    signal.SIGTERM: b"terminated",
+    signal.SIGHUP: b"hung up",
+}
 
 
 def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -50,20 +56,21 @@ def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
     verify: options.Verify = False,
     threads: options.Threads = None,
     report_format: options.ClipFormatChoice = options.ClipFormat.TABLE,
-    show_all: options.All = False,
+    show_all: options.AllChanged = False,
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
     color: options.ColorChoice = options.Color.AUTO,
 ) -> None:
-    """Clip gradients by norm or by value, and write them in the format they came in.
+    """Clip gradients by norm or by value and write them back.
 
-    Exits 1, with nothing written, if gradients are not finite or have no norm in float64.
+    The output is in the format of the input. Exits 1, with nothing written, if gradients
+    are not finite or have no norm in float64.
     """
     path = _one(path)
     if output == "-":
         raise UsageError("--output takes a file or a directory: what clip writes is no text")
     progress = ByteProgress(path, enabled=not (quiet or no_progress), color=color)
-    with _ending_at_sigterm(), progress:
+    with _ended_by_signals(progress), progress:
         outcome = gradtool.clip(
             path,
             output,
@@ -100,15 +107,26 @@ def _one(path: str) -> str:
 
 
 @contextmanager
-def _ending_at_sigterm() -> Iterator[None]:
-    """Have SIGTERM unwind as Ctrl-C does, so that nothing half-written stays behind."""
+def _ended_by_signals(progress: ByteProgress) -> Iterator[None]:
+    """Have signals that end a process clear first what was begun.
+
+    They end it at once: an exception out of a handler may strike while one of the locks is taken
+    by which threads hand work over, and then wait for those threads for ever.
+    """
 
     def end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-        console.say("terminated")
-        raise SystemExit(TERMINATED)
+        abandon_all()
+        progress.abort()
+        os.write(2, b"gradtool: %s\n" % _ENDS[signal.Signals(number)])
+        os._exit(128 + number)
 
-    before = signal.signal(signal.SIGTERM, end)
+    # Who starts a process in the background may have it ignore some.
+    before = {one: signal.getsignal(one) for one in _ENDS}
+    heeded = [one for one in _ENDS if before[one] is not signal.SIG_IGN]
+    for one in heeded:
+        signal.signal(one, end)
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for one in heeded:
+            signal.signal(one, before[one])

@@ -208,6 +208,12 @@ Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the f
 DryRun: TypeAlias = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
 ]
+AllChanged: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--all", help="With --per-tensor or --clip-value, list every tensor that changes."
+    ),
+]
 ClipFormatChoice: TypeAlias = Annotated[
     ClipFormat, typer.Option("--format", "-f", help="How to report.")
 ]

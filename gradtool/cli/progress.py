@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 PATIENCE_S = 1.0
 WIDEST_LABEL = 30
+_SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
 
 
 class ByteProgress:
@@ -46,6 +47,11 @@ class ByteProgress:
     ) -> None:
         if self._bar is not None:
             self._bar[0].stop()
+
+    def abort(self) -> None:
+        """Leave the terminal as it was, in a process that ends at once, from a signal handler."""
+        if self._bar is not None:
+            os.write(2, _SHOW_CURSOR)
 
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
         """Show how far the work is."""

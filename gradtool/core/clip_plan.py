@@ -10,7 +10,7 @@ from typing import Final, Literal, get_args
 from gradtool.core.clipping import IDENTITY, TORCH_EPS, Transform, clip_coef
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.stats import TensorStats
-from gradtool.core.tensors import hides_magnitude
+from gradtool.core.tensors import Checkpoint, hides_magnitude
 from gradtool.errors import (
     NonFiniteError,
     NormRangeError,
@@ -46,19 +46,21 @@ class ClipRequest:
 
     def __post_init__(self) -> None:
         if (self.max_norm is None) == (self.clip_value is None):
-            raise UsageError("clipping takes max_norm or clip_value, and one of them only")
+            raise UsageError("give max_norm or clip_value (--max-norm, --clip-value), one of them")
         if self.max_norm is not None:
             clip_coef(0.0, self.max_norm, self.eps)
         if self.clip_value is not None:
             if not self.clip_value >= 0.0:
                 raise UsageError(f"clip_value must be at least 0, not {self.clip_value}")
             if self.per_tensor or self.total_norm is not None:
-                raise UsageError("per_tensor and total_norm go with max_norm, not with clip_value")
+                problem = "per_tensor and total_norm (--per-tensor, --total-norm) are for max_norm"
+                raise UsageError(f"{problem}, not for clip_value")
         if self.total_norm is not None:
             if not 0.0 <= self.total_norm < math.inf:
                 raise UsageError(f"total_norm must be finite, at least 0, not {self.total_norm}")
             if self.per_tensor:
-                raise UsageError("per_tensor and total_norm exclude each other")
+                problem = "per_tensor and total_norm (--per-tensor, --total-norm)"
+                raise UsageError(f"{problem} exclude each other")
         if self.nonfinite not in get_args(NonFinite):
             known = ", ".join(get_args(NonFinite))
             raise UsageError(f"nonfinite must be one of {known}, not {self.nonfinite!r}")
@@ -83,22 +85,49 @@ class ClipPlan:
     nonfinite_replaced: int
 
 
-def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
-    """What clipping as `request` says does to the tensors measured.
+def refuse_unclippable(checkpoint: Checkpoint, norm_type: float, request: ClipRequest) -> None:
+    """Refuse what the catalogue of the chosen tensors shows, before any of them is read.
 
     Raises:
         UsageError: p <= 0, tensors of several kinds, of which no one norm can be made, or
             complex ones that were to be clipped by value.
-        UnsupportedFormatError: a tensor that may be a gradient could not be measured.
+        UnsupportedFormatError: a tensor that may be a gradient cannot be measured.
+    """
+    path = checkpoint.path
+    if request.max_norm is not None and norm_type <= 0.0:
+        raise UsageError(f"gradients cannot be clipped by a norm of order {norm_type:g}")
+    sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
+    kinds = {kind for name in sections if (kind := checkpoint.section_kinds.get(name))}
+    if len(kinds) > 1:
+        names = ", ".join(map(repr, sections))
+        raise UsageError(
+            f"{path}: holds different kinds of tensors, in the sections {names}",
+            hint="choose what to clip with --section or --include",
+        )
+    hidden = next(filter(hides_magnitude, checkpoint.skipped), None)
+    if hidden is not None:
+        raise UnsupportedFormatError(
+            path,
+            f"cannot be measured ({hidden.reason}, {hidden.dtype}), so that its norm is missing",
+            tensor=hidden.name,
+            hint="leave it out with --exclude to clip the others",
+        )
+    for spec in checkpoint.tensors:
+        if request.clip_value is not None and spec.dtype.kind == "complex":
+            problem = "complex numbers have no order to clip them by value"
+            raise UsageError(f"{path}: {spec.name!r}: {problem}")
+
+
+def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
+    """What clipping as `request` says does to the tensors measured, of one kind.
+
+    Raises:
         NonFiniteError: NaN or Inf, where the request is to refuse them.
         NormRangeError: a norm that float64 cannot hold.
     """
-    total = _one_total(measurement)
+    total = one_total(measurement)
     if request.nonfinite == "error":
         _refuse_nonfinite(measurement)
-    if request.max_norm is not None and measurement.norm_type <= 0.0:
-        p = measurement.norm_type
-        raise UsageError(f"gradients cannot be clipped by a norm of order {p:g}")
     coef = None
     if request.max_norm is not None and not request.per_tensor:
         coef = _coef(request, total.stats, measurement.path)
@@ -122,23 +151,11 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
     )
 
 
-def _one_total(measurement: Measurement) -> Summary:
-    total = measurement.total
-    if total is None:
-        names = ", ".join(repr(section.name) for section in measurement.sections)
-        raise UsageError(
-            f"{measurement.path}: holds different kinds of tensors, in the sections {names}",
-            hint="choose what to clip with --section or --include",
-        )
-    if total.lower_bound:
-        hidden = next(filter(hides_magnitude, measurement.skipped))
-        raise UnsupportedFormatError(
-            measurement.path,
-            f"cannot be measured ({hidden.reason}, {hidden.dtype}), so that its norm is missing",
-            tensor=hidden.name,
-            hint="leave it out with --exclude to clip the others",
-        )
-    return total
+def one_total(measurement: Measurement) -> Summary:
+    """The figures of all tensors together, which those of one kind have."""
+    if measurement.total is None:
+        raise TypeError("tensors of several kinds have no one total")
+    return measurement.total
 
 
 def _refuse_nonfinite(measurement: Measurement) -> None:
@@ -174,14 +191,12 @@ def _transform(
     All have the same fate unless each is clipped by its own norm, so that those that share
     elements agree on it, whatever else each of them holds.
     """
-    where = f"{measurement.path}: {tensor.name!r}"
     factor, bound = 1.0, math.inf
     if request.clip_value is not None:
-        if tensor.spec.dtype.kind == "complex":
-            raise UsageError(f"{where}: complex numbers have no order to clip them by value")
         if total.stats.max_abs > request.clip_value:
             bound = request.clip_value * measurement.loss_scale
     else:
+        where = f"{measurement.path}: {tensor.name!r}"
         factor = _coef(request, tensor.stats, where) if coef is None else coef
     if not total.stats.nonfinite:
         return Transform(factor, bound)
@@ -201,7 +216,8 @@ def _changes(stats: TensorStats, transform: Transform, loss_scale: float) -> boo
 
 def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:
     norm = stats.finite_norm if request.total_norm is None else request.total_norm
-    if math.isinf(norm) or (norm == 0.0 < stats.max_abs and request.total_norm is None):
+    nonzero = stats.numel > stats.zeros + stats.nonfinite
+    if math.isinf(norm) or (norm == 0.0 and nonzero and request.total_norm is None):
         size = "larger" if norm else "smaller"
         raise NormRangeError(f"{where}: not clipped: its norm is {size} than any float64")
     return clip_coef(norm, request.max_norm or 0.0, request.eps)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from gradtool.core.clip_plan import ClipPlan, ClipRequest
-from gradtool.core.measurement import Measurement, Summary
+from gradtool.core.clip_plan import ClipPlan, ClipRequest, one_total
+from gradtool.core.measurement import Measurement
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,27 +47,27 @@ class ClipOutcome:
     @property
     def norm_before(self) -> float:
         """The norm as found, NaN or infinite where elements are."""
-        return _total(self.before).norm
+        return one_total(self.before).norm
 
     @property
     def norm_after(self) -> float | None:
         """The norm of what was written; None where nothing was."""
-        return None if self.after is None else _total(self.after).norm
+        return None if self.after is None else one_total(self.after).norm
 
     @property
     def finite_norm_before(self) -> float:
         """The norm of the finite elements as found."""
-        return _total(self.before).finite_norm
+        return one_total(self.before).finite_norm
 
     @property
     def finite_norm_after(self) -> float | None:
         """The norm of the finite elements written; None where nothing was."""
-        return None if self.after is None else _total(self.after).finite_norm
+        return None if self.after is None else one_total(self.after).finite_norm
 
     @property
     def tensors(self) -> int:
         """Stored tensors that were to be clipped, whatever number of names they have."""
-        return _total(self.before).tensors
+        return one_total(self.before).tensors
 
     @property
     def tensors_changed(self) -> int:
@@ -78,9 +78,3 @@ class ClipOutcome:
     def nonfinite_replaced(self) -> int:
         """Stored NaN and Inf that became 0."""
         return self.plan.nonfinite_replaced
-
-
-def _total(measurement: Measurement) -> Summary:
-    if measurement.total is None:
-        raise TypeError("tensors of several kinds, which are never clipped together")
-    return measurement.total

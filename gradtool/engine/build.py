@@ -10,9 +10,9 @@ from gradtool.core.tensors import SourceFile
 from gradtool.engine.rewrite import Rewrite, rewrite_file
 from gradtool.engine.schedule import Advance
 from gradtool.storage.copying import copy_rest
+from gradtool.storage.files import inherit, sync
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.target import Target
-from gradtool.storage.workspace import inherit, sync
 
 
 def files_to_write(rewrite: Rewrite, target: Target) -> tuple[SourceFile, ...]:
@@ -31,16 +31,15 @@ def build(
 ) -> str:
     """Write what is to be at `target` into the directory `workspace`; where it is there.
 
-    It has the name of what it is made of, which tensors may be named by, and what it replaces
-    gives it owner, permissions and extended attributes; a new file has those of any new file.
+    It has the name by which it was read, which tensors may be named by. A directory and what is
+    in it get owner, permissions and extended attributes of the old ones.
     """
-    built = os.path.join(workspace, os.path.basename(target.source))
     files = files_to_write(rewrite, target)
     if not target.is_directory:
+        built = os.path.join(workspace, os.path.basename(rewrite.checkpoint.path))
         rewrite_file(rewrite, files[0], built, executor=executor, window=window, advance=advance)
-        if target.replaced is not None:
-            inherit(built, target.replaced)
         return built
+    built = os.path.join(workspace, os.path.basename(target.source))
     os.mkdir(built)
     named = {os.path.basename(file.path): file for file in files}
     for name, file in named.items():

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradtool.engine import numpy_transforms as backend
-from gradtool.engine.fates import windows
+from gradtool.engine.clusters import named_between, window_bounds
 from gradtool.engine.patch_plan import UNSEALED, Change, PatchTask, Region, Segment
 from gradtool.engine.plan import BLOCK_ELEMENTS
 from gradtool.engine.scratch import scratch
@@ -107,9 +107,13 @@ def _transform_views(raw: Bytes, region: Region) -> None:
         return
     dtype, big_endian, _ = region.change
     rows = raw.reshape(-1, dtype.itemsize)
-    for window in windows(region.views, region.transforms):
-        part = rows[window.start : window.stop]
-        for transform, (named, _) in window.named.items():
-            chosen = part[named]
-            backend.apply(chosen.reshape(-1), dtype, transform, big_endian=big_endian)
-            part[named] = chosen
+    for start, stop in window_bounds(region.views.count):
+        window = rows[start:stop]
+        done = np.zeros(stop - start, dtype=bool)
+        for named in named_between(region.views.members, start, stop):
+            fresh = named.at[~done[named.at]]
+            done[fresh] = True
+            elements = window[fresh]
+            transform = region.transforms[named.member]
+            backend.apply(elements.reshape(-1), dtype, transform, big_endian=big_endian)
+            window[fresh] = elements

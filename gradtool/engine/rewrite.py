@@ -18,9 +18,9 @@ from gradtool.engine.schedule import Advance, in_order
 from gradtool.engine.work import verify
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.crc import combine_crc32, serialization_digits
+from gradtool.storage.files import create
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink, open_sink
-from gradtool.storage.workspace import create
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.tensors import Seal
 from gradtool.engine import numpy_kernels as backend
+from gradtool.engine.clusters import named_between, window_bounds
 from gradtool.engine.plan import (
     BLOCK_ELEMENTS,
     GAP_BYTES,
@@ -140,20 +141,13 @@ def _run_cluster(task: ClusterTask, p: float) -> Result:
     """Window by window: what each member names there, and what it is the first to name."""
     found: Result = []
     with reopen_source(task.file) as source:
-        for start in range(0, task.count, BLOCK_ELEMENTS):
-            stop = min(start + BLOCK_ELEMENTS, task.count)
+        for start, stop in window_bounds(task.count):
             raw: Bytes | None = None
             claimed: dict[int, NDArray[np.bool_]] = {}
-            for member in task.members:
-                if member.first >= stop or member.first + member.span <= start:
-                    continue
-                low, high = start - member.first, stop - member.first
-                offsets, positions = member.layout.between(low, high)
-                if len(offsets) == 0:
-                    continue
+            for index, at, positions in named_between(task.members, start, stop):
                 if raw is None:
                     raw = _read_window(source, task, start, stop)
-                at = offsets - low
+                member = task.members[index]
                 named = _stats_at(task, raw, at, positions, p)
                 found.append(((member.target, NAMED), named))
                 for scope, role in zip(member.scopes, (OWNED, OWNED_IN_SECTION), strict=False):

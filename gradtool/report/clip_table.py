@@ -42,13 +42,14 @@ def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str
 def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
     """A row for each tensor that changed, the one that changed most first."""
     after = {} if outcome.after is None else {one.name: one for one in outcome.after.tensors}
-    changed = [one for one in outcome.before.tensors if one.name in outcome.plan.transforms]
+    changed = [one for one in outcome.before.tensors if one.name in outcome.plan.changed]
     changed.sort(key=lambda one: one.finite_norm, reverse=True)
     shown = changed if style.show_all else changed[:DEFAULT_ROWS]
     if not shown:
         return
     rows = tuple(_row(one, after.get(one.name)) for one in shown)
-    grid = Grid(_HEADERS, (False, False, True, True), rows)
+    columns = 4 if after else 3
+    grid = Grid(_HEADERS[:columns], (False, False, True, True)[:columns], rows)
     yield from grid_lines(grid, style.width, painter)
     if left_out := len(changed) - len(shown):
         yield painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"])
@@ -56,8 +57,8 @@ def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[s
 
 
 def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:
-    figures = [significant(before.norm, CELL_DIGITS)]
-    figures.append("-" if after is None else significant(after.norm, CELL_DIGITS))
+    norms = [one.finite_norm for one in (before, after) if one is not None]
+    figures = [significant(norm, CELL_DIGITS) for norm in norms]
     mood: Mood = "alarming" if before.stats.nonfinite else "plain"
     return Row((visible(before.name), dimensions(before.spec.shape), *figures), mood)
 
@@ -68,16 +69,18 @@ def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
     if before.loss_scale != 1.0:
         yield "loss scale", f"{short(before.loss_scale)}: norms and bounds are without it"
     if outcome.clip_coef is not None:
-        unchanged = ": nothing changes" if not outcome.plan.transforms else ""
+        unchanged = "" if outcome.plan.changed else ": nothing changes"
         yield "clip_coef", precise(outcome.clip_coef) + unchanged
     pairs = [(norm_name(before.norm_type), outcome.norm_before, outcome.norm_after)]
     if outcome.norm_before != outcome.finite_norm_before:
         pairs.append(("finite norm", outcome.finite_norm_before, outcome.finite_norm_after))
     for label, found, left in pairs:
         yield label, precise(found) + ("" if left is None else f" before, {precise(left)} after")
-    yield "changed", f"{outcome.tensors_changed:,} of {counted(outcome.tensors, 'tensor')}"
+    label = "to change" if outcome.dry_run else "changed"
+    yield label, f"{outcome.tensors_changed:,} of {counted(outcome.tensors, 'tensor')}"
     if outcome.nonfinite_replaced:
-        yield "replaced", f"{counted(outcome.nonfinite_replaced, 'non-finite element')} by 0"
+        label = "to replace" if outcome.dry_run else "replaced"
+        yield label, f"{counted(outcome.nonfinite_replaced, 'non-finite element')} by 0"
     yield _written(outcome)
 
 

@@ -9,44 +9,72 @@ from collections.abc import Mapping
 
 from gradtool.core.tensors import SourceFile
 from gradtool.errors import FileAccessError
-from gradtool.storage.workspace import inherit, is_workspace, sync
+from gradtool.storage.files import inherit, sync
+from gradtool.storage.workspace import is_workspace
 
 
 def copy_rest(old: str, new: str, written: Mapping[str, SourceFile]) -> None:
     """Copy to the directory `new` all that `old` holds but the files `written`, by name.
 
-    Links to files become files, so that the copy depends on nothing outside of it; those within
-    the directory, to directories and to nothing stay links. Other names of a written file are
-    names of the new one. Files keep owner, permissions, times and extended attributes.
+    Links to within `old` stay links, as those to directories and to nothing do; links to files
+    elsewhere become files, so that the copy depends on nothing outside of it. Other names of a
+    written file are names of the new one. Files keep owner, permissions, times and extended
+    attributes.
 
-    FileAccessError for what is neither file, directory nor link.
+    FileAccessError for what cannot be read, or is neither file, directory nor link.
     """
-    written_as = {(file.device, file.inode): name for name, file in written.items()}
-    for name in sorted(os.listdir(old)):
-        if name in written or is_workspace(name):
-            continue
-        source, copy = os.path.join(old, name), os.path.join(new, name)
-        if _stays_link(source):
-            os.symlink(os.readlink(source), copy)
-            continue
-        status = os.stat(source)
-        if stat.S_ISDIR(status.st_mode):
-            os.mkdir(copy)
-            copy_rest(source, copy, {})
-            inherit(copy, source)
-            sync(copy)
-        elif (status.st_dev, status.st_ino) in written_as:
-            os.link(os.path.join(new, written_as[status.st_dev, status.st_ino]), copy)
-        elif stat.S_ISREG(status.st_mode):
-            shutil.copy2(source, copy)
-            inherit(copy, source)
-            sync(copy)
-        else:
-            raise FileAccessError(source, "cannot be copied along: no regular file")
+    old = os.path.realpath(old)
+    try:
+        _Copying(old, new, written).copy("")
+    except OSError as error:
+        if not str(error.filename).startswith(old):
+            raise
+        problem = f"cannot be copied along: {error.strerror}"
+        raise FileAccessError(str(error.filename), problem) from error
 
 
-def _stays_link(path: str) -> bool:
-    if not os.path.islink(path):
-        return False
-    within = os.path.dirname(os.readlink(path)) == ""
-    return within or not os.path.isfile(path)
+class _Copying:
+    """The walk over one tree."""
+
+    def __init__(self, old: str, new: str, written: Mapping[str, SourceFile]) -> None:
+        self._old = old
+        self._new = new
+        self._names = frozenset(written)
+        self._written = {(file.device, file.inode): name for name, file in written.items()}
+
+    def copy(self, directory: str) -> None:
+        """Copy what `directory` holds, a path within the tree."""
+        for name in sorted(os.listdir(os.path.join(self._old, directory))):
+            if not directory and (name in self._names or is_workspace(name)):
+                continue
+            path = os.path.join(directory, name)
+            source, copy = os.path.join(self._old, path), os.path.join(self._new, path)
+            link = self._link(source)
+            if link is not None:
+                os.symlink(link, copy)
+                continue
+            status = os.stat(source)
+            if stat.S_ISDIR(status.st_mode):
+                os.mkdir(copy)
+                self.copy(path)
+            elif (status.st_dev, status.st_ino) in self._written:
+                same = self._written[status.st_dev, status.st_ino]
+                os.link(os.path.join(self._new, same), copy)
+                continue
+            elif stat.S_ISREG(status.st_mode):
+                shutil.copy2(source, copy)
+            else:
+                raise FileAccessError(source, "cannot be copied along: no regular file")
+            inherit(copy, source)
+            sync(copy)
+
+    def _link(self, source: str) -> str | None:
+        """What a link's copy says; None for what is none, or becomes a file."""
+        if not os.path.islink(source):
+            return None
+        real = os.path.realpath(source)
+        if not os.path.exists(real):
+            return os.readlink(source)
+        if os.path.commonpath([real, self._old]) == self._old:
+            return os.path.relpath(real, os.path.dirname(source))
+        return real if os.path.isdir(real) else None

@@ -16,6 +16,7 @@ from gradtool.storage.reader import Source, reopen_source
 from gradtool.storage.zip import STORED, Entry
 
 _READ_NBYTES: Final = 1 << 16
+_START_NBYTES: Final = 1 << 10
 _PIECE_NBYTES: Final = 1 << 18
 # Zip members are raw deflate: no zlib header, no Adler-32.
 _RAW: Final = -zlib.MAX_WBITS
@@ -53,14 +54,19 @@ def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Ite
 def inflate_start(source: Source, entry: Entry, nbytes: int) -> bytes:
     """The first `nbytes` bytes of an entry, or fewer where it holds no more.
 
-    Reads little more than that many bytes of the file, and checks nothing of the rest.
+    Reads little more than it takes, and checks nothing of the rest.
     """
     if entry.method == STORED:
         return source.read(entry.offset, min(nbytes, entry.nbytes))
-    # What does not compress takes a few bytes more than it has: 5 per block.
-    compressed = source.read(entry.offset, min(entry.compressed_nbytes, nbytes + 64))
-    # To zlib a limit of 0 means none: hence the slice.
-    return _decompress(zlib.decompressobj(_RAW), compressed, nbytes, source, entry)[:nbytes]
+    decoder = zlib.decompressobj(_RAW)
+    found = b""
+    position, end = entry.offset, entry.offset + entry.compressed_nbytes
+    while len(found) < nbytes and position < end and not decoder.eof:
+        # Before its first byte a block may have half a kilobyte of code tables.
+        compressed = source.read(position, min(_START_NBYTES, end - position))
+        position += len(compressed)
+        found += _decompress(decoder, compressed, nbytes - len(found), source, entry)
+    return found
 
 
 def _checked_pieces(source: Source, entry: Entry) -> Iterator[bytes]:

@@ -66,7 +66,8 @@ def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
     source, real = os.path.realpath(source), os.path.realpath(out)
     directory = os.path.isdir(source)
     if not os.path.basename(out.rstrip(os.sep)) or (out.endswith(os.sep) and not directory):
-        raise UsageError(f"{out!r} names no {'directory' if directory else 'file'}")
+        hint = None if directory else f"{path} is a file, and so is what it becomes"
+        raise UsageError(f"{out!r} names no {'directory' if directory else 'file'}", hint=hint)
     if os.path.exists(real):
         _refuse_taken(path, source, out, real)
     if os.path.lexists(real) and not force:

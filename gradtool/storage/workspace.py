@@ -8,20 +8,30 @@ more, and the next run clears it. Two processes that write one target meet at it
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Final, Self
 
 from gradtool.errors import FileAccessError, TargetBusyError, UsageError
+from gradtool.storage.files import succeed, sync
+from gradtool.storage.lock import Lock, alone_in
 
 _PREFIX: Final = ".gradtool-"
 _SUFFIX: Final = ".tmp"
-_UNLOCKABLE: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
+
+
+_open: list[Workspace] = []
+"""Those of this process."""
+
+
+def abandon_all() -> None:
+    """Remove all workspaces of this process, which has to end right after."""
+    for workspace in _open.copy():
+        workspace.abandon()
 
 
 def is_workspace(name: str) -> bool:
@@ -44,12 +54,17 @@ class Workspace:
         # Hashed, because a name may be as long as names can be.
         digest = hashlib.blake2b(os.fsencode(os.path.basename(target)), digest_size=8).hexdigest()
         self.path = os.path.join(self._parent, f"{_PREFIX}{digest}{_SUFFIX}")
-        self._lock = -1
+        self._lock = Lock(self.path)
 
     def __enter__(self) -> Self:
-        with writing(self._shown):
-            _clear_leftovers(self._parent)
-            self._lock = self._claim()
+        _open.append(self)
+        try:
+            with writing(self._shown), alone_in(self._parent):
+                _clear_leftovers(self._parent)
+                self._claim()
+        except BaseException:
+            self.abandon()
+            raise
         return self
 
     def __exit__(
@@ -58,8 +73,20 @@ class Workspace:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        try:
+            _remove(self.path)
+        finally:
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Remove what is there, unless it is another process's; at any moment, even in a handler.
+
+        Whoever interrupted the work may have done so before the lock was known to be held.
+        """
+        self._lock.release()
+        with contextlib.suppress(OSError):
+            _cleared(self.path)
+        _open.remove(self)
 
     def commit(self, built: str, *, overwrite: bool) -> None:
         """Put `built`, synced and in this workspace, in the place of the target.
@@ -69,74 +96,69 @@ class Workspace:
         if os.path.lexists(self.target) and not overwrite:
             raise exists(self._shown)
         with writing(self._shown):
+            mode = stat.S_IMODE(os.stat(built).st_mode)
+            # A directory that may not be written may not change its parent either.
+            movable = mode | stat.S_IWUSR if os.path.isdir(built) else mode
+            if movable != mode:
+                os.chmod(built, movable)
             os.rename(built, self.target)
+            if movable != mode:
+                os.chmod(self.target, mode)
             sync(self._parent)
 
-    def _claim(self) -> int:
-        """Make the directory and lock it; the lock's descriptor."""
+    def _claim(self) -> None:
+        """Make the directory and lock it."""
         while True:
             try:
                 os.mkdir(self.path, 0o700)
             except FileExistsError:
-                if not _cleared(self.path):
-                    raise TargetBusyError(
-                        self._shown,
-                        "another gradtool is writing it",
-                        hint=f"wait for it to end; if none is running, remove {self.path}",
-                    ) from None
+                self._make_way()
                 continue
-            lock = _locked(self.path, required=False)
-            if lock is not None:
-                return lock
+            if self._lock.acquire(required=False):
+                return
+
+    def _make_way(self) -> None:
+        """Remove what is at the workspace's path, unless it is somebody's."""
+        if os.path.islink(self.path) or not os.path.isdir(self.path):
+            if not os.path.lexists(self.path):
+                return
+            problem = f"cannot be written: {self.path} is in the way"
+            raise FileAccessError(self._shown, problem, hint="remove it")
+        if not _cleared(self.path):
+            raise TargetBusyError(
+                self._shown,
+                "another gradtool is writing it",
+                hint=f"wait for it to end; if none is running, remove {self.path}",
+            )
 
 
 def _clear_leftovers(directory: str) -> None:
     # Not ours to insist on: they may be another user's, or the directory not to be listed.
     with contextlib.suppress(OSError):
         for name in filter(is_workspace, os.listdir(directory)):
+            path = os.path.join(directory, name)
             with contextlib.suppress(OSError):
-                _cleared(os.path.join(directory, name))
+                _cleared(path)
 
 
 def _cleared(path: str) -> bool:
     """Remove a workspace unless somebody works in it; whether it is gone."""
-    lock = _locked(path, required=True)
-    if lock is not None:
-        shutil.rmtree(path, ignore_errors=True)
-        os.close(lock)
+    lock = Lock(path)
+    try:
+        if lock.acquire(required=True):
+            _remove(path)
+    finally:
+        lock.release()
     return not os.path.lexists(path)
 
 
-def _locked(path: str, *, required: bool) -> int | None:
-    """A descriptor that holds the lock of the directory at `path`; None where others do.
-
-    Where the file system knows no locks it holds none, and None is for who requires one: nobody
-    could tell a leftover from what somebody is working in.
-    """
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return None
-    try:
-        serves = _lock(descriptor) or not required
-        # Before it was locked, somebody may have taken it for a leftover.
-        if serves and os.path.samestat(os.fstat(descriptor), os.stat(path)):
-            return descriptor
-    except (BlockingIOError, FileNotFoundError):
-        pass
-    os.close(descriptor)
-    return None
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock without waiting; False where the file system knows no locks."""
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno not in _UNLOCKABLE:
-            raise
-        return False
-    return True
+def _remove(path: str) -> None:
+    """Remove a directory and all in it, even directories that may not be written."""
+    shutil.rmtree(path, ignore_errors=True)
+    for directory, _, _ in os.walk(path):
+        with contextlib.suppress(OSError):
+            os.chmod(directory, stat.S_IRWXU)
+    shutil.rmtree(path, ignore_errors=True)
 
 
 def write_file(shown: str, data: bytes) -> None:
@@ -149,86 +171,22 @@ def write_file(shown: str, data: bytes) -> None:
         built = os.path.join(workspace.path, "data")
         with open(built, "xb") as file:
             file.write(data)
-        if os.path.exists(target):
-            inherit(built, target)
         sync(built)
+        if os.path.exists(target):
+            succeed(built, target)
         workspace.commit(built, overwrite=True)
 
 
-class writing(contextlib.AbstractContextManager[None]):  # noqa: N801 - reads as a phrase
+@contextlib.contextmanager
+def writing(path: str) -> Iterator[None]:
     """What the system refuses inside is a FileAccessError about `path`."""
-
-    def __init__(self, path: str) -> None:
-        self._path = path
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if isinstance(error, OSError):
-            problem = f"cannot be written: {error.strerror or error}"
-            raise FileAccessError(self._path, problem) from error
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be written: {error.strerror or error}"
+        raise FileAccessError(path, problem) from error
 
 
 def exists(shown: str) -> UsageError:
     """The error for a target that is there already."""
     return UsageError(f"{shown} exists", hint="--force overwrites it")
-
-
-def create(path: str, nbytes: int) -> None:
-    """Make a file of that size with its space, so that a full disk shows before any work.
-
-    Writers in parallel are several times faster on space that is there than on a growing file.
-    """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        _allocate(descriptor, nbytes)
-    finally:
-        os.close(descriptor)
-
-
-def _allocate(descriptor: int, nbytes: int) -> None:
-    if hasattr(os, "posix_fallocate") and nbytes:
-        try:
-            os.posix_fallocate(descriptor, 0, nbytes)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-        else:
-            return
-    os.ftruncate(descriptor, nbytes)
-
-
-def inherit(path: str, old: str) -> None:
-    """Give `path` the owner, extended attributes and permissions of `old`, as far as allowed."""
-    status = os.stat(old)
-    mode = stat.S_IMODE(status.st_mode)
-    try:
-        os.chown(path, status.st_uid, status.st_gid)
-    except OSError:
-        # Not to run with the rights of an owner or group that it no longer has.
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)
-    for name in _attributes(old):
-        # Some are the system's own to give.
-        with contextlib.suppress(OSError):
-            os.setxattr(path, name, os.getxattr(old, name))
-    os.chmod(path, mode)
-
-
-def _attributes(path: str) -> list[str]:
-    """Names of extended attributes; Python knows them on Linux only."""
-    try:
-        return os.listxattr(path) if hasattr(os, "listxattr") else []
-    except OSError:
-        return []
-
-
-def sync(path: str) -> None:
-    """Have the disk hold what was written to a file, or the names in a directory."""
-    descriptor = os.open(path or ".", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,7 +13,7 @@ import pytest
 import gradtool
 from gradtool import errors
 from gradtool.formats import FORMATS
-from gradtool.report import REPORTERS, reporter
+from gradtool.report import CLIP_REPORTERS, REPORTERS, clip_json, clip_reporter, json, reporter
 
 PACKAGE = Path(gradtool.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -47,10 +47,22 @@ def test_the_table_of_formats_lists_the_modules_of_single_files() -> None:
     }
 
 
-def test_the_table_of_reporters_lists_modules_that_exist() -> None:
-    modules = {m.stem for m in (PACKAGE / "report").glob("*.py")}
-    assert set(REPORTERS) <= modules
+def test_the_tables_of_reporters_list_the_modules_that_render() -> None:
+    rendering = {
+        f"gradtool.report.{module.stem}"
+        for module in (PACKAGE / "report").glob("*.py")
+        for node in ast.parse(module.read_text()).body
+        if isinstance(node, ast.FunctionDef) and node.name == "render"
+    }
+    assert {*REPORTERS.values(), *CLIP_REPORTERS.values()} == rendering
     assert all(callable(reporter(name)) for name in REPORTERS)
+    assert all(callable(clip_reporter(name)) for name in CLIP_REPORTERS)
+
+
+def test_every_json_report_has_a_schema() -> None:
+    schemas = {schema.name for schema in (PACKAGE / "report" / "schemas").iterdir()}
+    declared = [module.SCHEMA.removeprefix("gradtool.") for module in (json, clip_json)]
+    assert schemas == {f"{name.replace('/', '-')}.schema.json" for name in declared}
 
 
 def test_every_public_name_resolves_and_is_listed() -> None:
@@ -121,9 +133,8 @@ def _lines(module: Path) -> int:
 
 
 def _body_lines(function: ast.FunctionDef) -> int:
-    """Lines of the function without its docstring, which may be as long as it needs."""
-    docstring = 0
-    first = function.body[0]
-    if isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
-        docstring = (first.end_lineno or 0) - first.lineno + 1
-    return (function.end_lineno or 0) - function.lineno + 1 - docstring
+    """Lines of the statements; a docstring and a list of parameters may be as long as they need."""
+    first, *others = function.body
+    if others and isinstance(first, ast.Expr) and isinstance(first.value, ast.Constant):
+        first = others[0]
+    return (function.end_lineno or 0) - first.lineno + 1

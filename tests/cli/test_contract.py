@@ -386,7 +386,7 @@ def test_a_name_of_any_length_leaves_an_error_one_readable_line() -> None:
 
 
 def test_help_promises_no_more_than_there_is() -> None:
-    assert "norms, non-finite values, what clipping would do" in " ".join(
+    assert "gradients saved to disk, and clipped ones written back" in " ".join(
         run("--help").stdout.split()
     )
 

@@ -29,7 +29,7 @@ def written(path: Path) -> Path:
 @pytest.mark.parametrize("name", ["x.pt", "x.npz"])
 def test_a_flipped_bit_is_found_only_when_asked_for(name: str, tmp_path: Path) -> None:
     path = written(tmp_path / name)
-    seal = open_checkpoint(str(path)).seals[-1]
+    *_, seal = (one for one in open_checkpoint(str(path)).seals if one.covers.nbytes > 1000)
     gradtool.measure(path, verify=True)
     flip(path, seal.covers.end - 1)
     gradtool.measure(path)

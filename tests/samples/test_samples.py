@@ -1,4 +1,4 @@
-"""`gradtool inspect` against the known answers of sample_ckpts/expected.json."""
+"""`inspect` and `clip` against the known answers of sample_ckpts/expected.json."""
 
 from __future__ import annotations
 
@@ -6,11 +6,17 @@ import json
 import math
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import Tensor
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_ckpts"
 EXPECTED: dict[str, dict[str, Any]] = json.loads((SAMPLES / "expected.json").read_text())[
@@ -20,13 +26,24 @@ READABLE = [name for name, known in EXPECTED.items() if known["exit_code"] == 0]
 REFUSED = [name for name, known in EXPECTED.items() if known["exit_code"] != 0]
 NORM_TYPES = ["0", "0.5", "1", "2", "3", "inf", "-inf"]
 SUMMED = ["tensors", "numel", "nan", "posinf", "neginf", "zeros"]
+CLIPS = [
+    pytest.param(name, known, id=" ".join([name, *known["options"][2:]]))
+    for name, sample in EXPECTED.items()
+    for known in sample["clip"]
+]
+CLIP_COUNTS = ["tensors", "tensors_changed", "nonfinite_replaced"]
+CLIP_FIGURES = ["clip_coef", "norm_before", "norm_after", "finite_norm_before", "finite_norm_after"]
 PER_TENSOR = ["section", "dtype", "shape", "numel", "nan", "posinf", "neginf", "zeros"]
+
+
+def gradtool(*args: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "gradtool", *args]
+    return subprocess.run(command, cwd=SAMPLES.parent, capture_output=True, text=True, check=False)
 
 
 def inspect(names: list[str], *options: str) -> subprocess.CompletedProcess[str]:
     paths = [f"{SAMPLES.name}/{name}" for name in names]
-    command = [sys.executable, "-m", "gradtool", "inspect", *paths, "-f", "json", *options]
-    return subprocess.run(command, cwd=SAMPLES.parent, capture_output=True, text=True, check=False)
+    return gradtool("inspect", *paths, "-f", "json", *options)
 
 
 @cache
@@ -113,6 +130,128 @@ def test_refused(name: str) -> None:
     assert done.stdout == ""
     assert "Traceback" not in done.stderr
     assert name in done.stderr
+
+
+@cache
+def contents() -> dict[Path, bytes]:
+    """The samples as the first test finds them."""
+    return files_in(SAMPLES)
+
+
+def files_in(folder: Path) -> dict[Path, bytes]:
+    files = (path for path in folder.rglob("*") if path.is_file() and path.suffix != ".pyc")
+    return {path.relative_to(folder): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize(("name", "known"), CLIPS)
+def test_clip(name: str, known: dict[str, Any], tmp_path: Path) -> None:
+    before, output = contents(), tmp_path / "clipped" / Path(name).name
+    output.parent.mkdir()
+    options = [*known["options"], "-o", str(output), "-f", "json"]
+    done = gradtool("clip", f"{SAMPLES.name}/{name}", *options)
+    assert files_in(SAMPLES) == before
+    assert done.returncode == known["exit_code"]
+    if known["exit_code"] != 0:
+        assert done.stdout == ""
+        assert name in done.stderr
+        assert "Traceback" not in done.stderr
+        assert list(output.parent.iterdir()) == []
+        return
+    assert done.stderr == ""
+    report = json.loads(done.stdout)
+    for field in CLIP_FIGURES:
+        assert_close(report[field], known[field])
+    for field in CLIP_COUNTS:
+        assert report[field] == known[field], field
+    assert report["written"]
+    assert list(output.parent.iterdir()) == [output]
+    source = SAMPLES / name
+    if EXPECTED[name]["format"] == "sharded":
+        source = source if source.is_dir() else source.parent
+        assert_same_but_for_shards(source, output)
+    if report["clip_coef"] == 1.0:
+        assert output.read_bytes() == source.read_bytes()
+    assert_clipped(source, output, report, "grads." if "--section" in options else "")
+
+
+def assert_same_but_for_shards(source: Path, output: Path) -> None:
+    """Compare two directories' names of files, and their indexes."""
+    before, after = files_in(source), files_in(output)
+    assert sorted(before) == sorted(after)
+    (index,) = (path for path in before if path.suffix == ".json")
+    assert after[index] == before[index]
+
+
+def assert_clipped(source: Path, output: Path, report: dict[str, Any], prefix: str) -> None:
+    """Compare what the library that wrote the sample loads from both, bit by bit."""
+    found, saved = load(output), load(source)
+    assert [*found] == [*saved]
+    for name, tensor in saved.items():
+        changes = name.startswith(prefix) and tensor.is_floating_point()
+        expected = clipped(tensor, report) if changes else tensor
+        assert (found[name].dtype, found[name].shape) == (tensor.dtype, tensor.shape)
+        assert found[name].stride() == tensor.stride()
+        assert torch.equal(bits(found[name]), bits(expected)), name
+    for name, alias in aliases(saved):
+        assert found[name].data_ptr() == found[alias].data_ptr()
+
+
+def aliases(tensors: dict[str, Tensor]) -> Iterator[tuple[str, str]]:
+    """Names that share their elements."""
+    first: dict[int, str] = {}
+    for name, tensor in tensors.items():
+        if (one := first.setdefault(tensor.data_ptr(), name)) != name:
+            yield one, name
+
+
+def load(path: Path) -> dict[str, Tensor]:
+    """What the library that wrote it finds in a dump."""
+    if path.is_dir():
+        (index,) = path.glob("*.index.json")
+        weight_map: dict[str, str] = json.loads(index.read_text())["weight_map"]
+        shards = {file: load(path / file) for file in weight_map.values()}
+        return {name: shards[file][name] for name, file in weight_map.items()}
+    if path.suffix == ".safetensors":
+        return load_file(path)
+    if path.suffix == ".npy":
+        return {"": torch.from_numpy(np.load(path))}
+    if path.suffix == ".npz":
+        with np.load(path) as arrays:
+            return {name: torch.from_numpy(arrays[name]) for name in arrays}
+    return dict(flattened(torch.load(path, weights_only=True)))
+
+
+def flattened(value: object, *keys: str) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor of a nested checkpoint, under its keys."""
+    if isinstance(value, Tensor):
+        yield ".".join(keys), value
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield from flattened(item, *keys, str(key))
+
+
+# Bits of the significand, the hidden one included, and the smallest normal exponent.
+ROUNDING = {torch.float32: (24, -126), torch.float16: (11, -14), torch.bfloat16: (8, -126)}
+
+
+def clipped(tensor: Tensor, report: dict[str, Any]) -> Tensor:
+    """The transform in float64, rounded once, to nearest even."""
+    values: NDArray[np.float64] = tensor.double().numpy()
+    results = values * report["clip_coef"]
+    if tensor.dtype != torch.float64:
+        digits, lowest = ROUNDING[tensor.dtype]
+        exponents = np.maximum(np.frexp(results)[1] - 1, lowest)
+        quanta = np.ldexp(1.0, exponents - digits + 1)
+        results = np.rint(results / quanta) * quanta
+    expected = torch.from_numpy(results).to(tensor.dtype)
+    assert torch.equal(expected.double().nan_to_num(), torch.from_numpy(results).nan_to_num())
+    left = torch.zeros_like(tensor) if report["nonfinite"] == "zero" else tensor
+    return torch.where(tensor.isfinite(), expected, left)
+
+
+def bits(tensor: Tensor) -> Tensor:
+    """The bytes of a tensor, in which NaN equals itself and 0 is not -0."""
+    return tensor.contiguous().flatten().view(torch.uint8)
 
 
 def test_expected_lists_every_file() -> None:

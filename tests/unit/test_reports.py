@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import numpy as np
@@ -20,12 +20,14 @@ from rich.cells import cell_len
 from safetensors.numpy import save_file
 
 import gradtool
-from gradtool.cli.options import Order, ReportFormat
+from gradtool.cli.options import ClipFormat, Order, ReportFormat
+from gradtool.cli.options import NonFinite as NonFiniteOption
+from gradtool.core.clip_plan import NonFinite
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement, TensorMeasurement, summarize
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
-from gradtool.report import REPORTERS, reporter
+from gradtool.report import CLIP_REPORTERS, REPORTERS, clip_reporter, reporter
 from gradtool.report.arrangement import ORDERS, arrange, report_on
 from gradtool.report.brackets import brackets
 from gradtool.report.escaping import visible
@@ -33,9 +35,14 @@ from gradtool.report.markdown import code
 from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
 
 EVIL = 'a|b,"c"\x1b[31m\u202egnp.\ud800[bold]`_*<i>\n\\|中'
-SCHEMA = json.loads(
-    (files("gradtool.report") / "schemas" / "inspect-1.schema.json").read_text("utf-8")
-)
+
+
+def schema(name: str) -> Any:
+    return json.loads((files("gradtool.report") / "schemas" / name).read_text("utf-8"))
+
+
+SCHEMA = schema("inspect-1.schema.json")
+CLIP_SCHEMA = schema("clip-1.schema.json")
 
 
 def tensor(name: str, *, nan: int = 0, alias_of: str | None = None) -> TensorMeasurement:
@@ -345,3 +352,172 @@ def test_every_order_lists_the_same_tensors(tensors: list[TensorMeasurement], or
 def test_the_command_line_knows_every_format_and_order() -> None:
     assert list(ReportFormat) == list(REPORTERS)
     assert list(Order) == list(ORDERS)
+
+
+def clipped(path: str, **options: Any) -> gradtool.ClipOutcome:
+    """Clip to the file beside it that ends in .out, unless it is a dry run."""
+    out = None if options.get("dry_run") else f"{path}.out"
+    return gradtool.clip(path, out, force=True, **options)
+
+
+def clip_json(outcome: gradtool.ClipOutcome) -> Any:
+    result = strict_json(clip_reporter("json")(outcome, Style()))
+    jsonschema.Draft202012Validator(CLIP_SCHEMA).validate(result)
+    assert set(result) == set(CLIP_SCHEMA["properties"]), "a field that the schema lacks"
+    return result
+
+
+def clip_table(outcome: gradtool.ClipOutcome, **style: Any) -> str:
+    return clip_reporter("table")(outcome, Style(**style))
+
+
+@pytest.fixture
+def finite(tmp_path: Path) -> str:
+    """Two tensors of norms 5 and 12, together 13."""
+    path = str(tmp_path / "finite.safetensors")
+    save_file({"a": np.float32([3, 4]), "b": np.float32([0, -12])}, path)
+    return path
+
+
+MODES: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (
+        {"max_norm": 6.5, "eps": 0.0},
+        {"max_norm": 6.5, "clip_value": None, "clip_coef": 0.5, "norm_after": 6.5, "written": True},
+    ),
+    ({"max_norm": 6.5}, {"clip_coef": 6.5 / (13.0 + 1e-6), "eps": 1e-6, "tensors_changed": 2}),
+    (
+        {"max_norm": 1.0, "dry_run": True},
+        {"output": None, "written": False, "norm_before": 13.0, "norm_after": None},
+    ),
+    (
+        {"max_norm": 6.0, "eps": 0.0, "per_tensor": True},
+        {"per_tensor": True, "clip_coef": None, "norm_after": math.hypot(5.0, 6.0)},
+    ),
+    (
+        {"clip_value": 3.0},
+        {"max_norm": None, "clip_value": 3.0, "clip_coef": None, "norm_after": math.sqrt(27.0)},
+    ),
+    ({"clip_value": math.inf}, {"clip_value": "Infinity", "tensors_changed": 0}),
+    ({"clip_value": 3.0, "norm_type": -math.inf}, {"norm_type": "-Infinity", "norm_after": 0.0}),
+    (
+        {"max_norm": math.inf},
+        {"max_norm": "Infinity", "clip_coef": 1.0, "tensors_changed": 0, "norm_after": 13.0},
+    ),
+    ({"max_norm": 0.0}, {"clip_coef": 0.0, "norm_after": 0.0}),
+    ({"max_norm": 1, "norm_type": 1}, {"norm_type": 1.0, "max_norm": 1.0, "norm_before": 19.0}),
+    ({"max_norm": 6.0, "norm_type": math.inf}, {"norm_type": "Infinity", "norm_before": 12.0}),
+    (
+        {"max_norm": 2.0, "eps": 0.0, "total_norm": 8.0},
+        {"total_norm": 8.0, "clip_coef": 0.25, "norm_after": 3.25},
+    ),
+    (
+        {"max_norm": 3.25, "eps": 0.0, "loss_scale": 2.0},
+        {"loss_scale": 2.0, "norm_before": 6.5, "clip_coef": 0.5, "norm_after": 3.25},
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), MODES)
+def test_clip_json_of_every_mode_obeys_the_schema(
+    options: dict[str, Any], expected: dict[str, Any], finite: str
+) -> None:
+    result = clip_json(clipped(finite, **options))
+    for key, value in expected.items():
+        exact = not isinstance(value, float)
+        assert result[key] == (value if exact else pytest.approx(value, rel=1e-12)), key
+    assert (result["path"], result["format"], result["tensors"]) == (finite, "safetensors", 2)
+
+
+@pytest.mark.parametrize(("nonfinite", "replaced"), [("zero", 3), ("keep", 0)])
+def test_clip_json_says_nonfinite_norms_in_strings(
+    nonfinite: str, replaced: int, dump: str
+) -> None:
+    result = clip_json(clipped(dump, nonfinite=nonfinite, max_norm=0.5, eps=0.0))
+    assert result["norm_before"] == "NaN"
+    assert (result["norm_after"] == "NaN") == (nonfinite == "keep")
+    assert result["finite_norm_after"] == pytest.approx(0.5, rel=1e-3)
+    assert (result["nonfinite"], result["nonfinite_replaced"]) == (nonfinite, replaced)
+
+
+def test_clip_json_of_what_is_clipped_in_place(finite: str) -> None:
+    result = clip_json(gradtool.clip(finite, in_place=True, max_norm=20.0))
+    assert (result["output"], result["written"], result["norm_after"]) == (finite, False, None)
+    result = clip_json(gradtool.clip(finite, in_place=True, max_norm=6.5, eps=0.0))
+    assert (result["output"], result["written"], result["norm_after"]) == (finite, True, 6.5)
+
+
+def test_the_schema_of_clip_refuses_what_reports_never_hold(finite: str) -> None:
+    validator = jsonschema.Draft202012Validator(CLIP_SCHEMA)
+    result = clip_json(clipped(finite, max_norm=1.0))
+    for key, wrong in (
+        ("clip_coef", 1.5), ("clip_coef", "NaN"), ("max_norm", None), ("max_norm", "NaN"),
+        ("clip_value", 1.0), ("norm_after", None), ("output", None), ("written", False),
+        ("nonfinite", "drop"), ("tensors", -1), ("norm_before", -1.0), ("eps", "Infinity"),
+        ("path", 1), ("notes", None),
+    ):  # fmt: skip
+        assert not validator.is_valid({**result, key: wrong}), (key, wrong)
+    for key in result:
+        assert not validator.is_valid({k: v for k, v in result.items() if k != key}), key
+    assert validator.is_valid({**result, "added": 1}), "fields may be added"
+
+
+def test_the_table_of_a_clip_says_what_was_done(finite: str) -> None:
+    text = clip_table(clipped(finite, max_norm=6.5, eps=0.0))
+    assert re.search(r"^clip +max_norm 6\.5, eps 0$", text, re.MULTILINE)
+    assert re.search(r"^clip_coef +0\.5$", text, re.MULTILINE)
+    assert re.search(r"^L2 norm +13 before, 6\.5 after$", text, re.MULTILINE)
+    assert re.search(r"^changed +2 of 2 tensors$", text, re.MULTILINE)
+    assert re.search(rf"^written +{re.escape(finite)}\.out$", text, re.MULTILINE)
+    assert "after" not in clip_table(clipped(finite, max_norm=6.5, dry_run=True))
+    assert "a dry run" in clip_table(clipped(finite, max_norm=6.5, dry_run=True))
+    assert "nothing changes" in clip_table(clipped(finite, max_norm=13.1))
+
+
+def test_tensors_clipped_on_their_own_have_a_row_each_the_largest_first(finite: str) -> None:
+    outcome = clipped(finite, max_norm=1.0, per_tensor=True)
+    rows = [line.split() for line in clip_table(outcome).splitlines() if line[:2] in ("a ", "b ")]
+    assert [row[:3] for row in rows] == [["b", "2", "12.000"], ["a", "2", "5.0000"]]
+    assert "norm before" in clip_table(outcome)
+    assert "norm before" not in clip_table(outcome, quiet=True)
+    assert "L2 norm" in clip_table(outcome, quiet=True)
+
+
+def test_no_more_rows_than_a_screen_unless_all_are_wanted(tmp_path: Path) -> None:
+    path = str(tmp_path / "many.safetensors")
+    save_file({f"t{at}": np.float32([at + 1]) for at in range(DEFAULT_ROWS + 3)}, path)
+    outcome = clipped(path, clip_value=0.5)
+    assert "… 3 more (--all shows them)" in clip_table(outcome)
+    assert re.search("^t0 ", clip_table(outcome), re.MULTILINE) is None
+    assert re.search("^t0 ", clip_table(outcome, show_all=True), re.MULTILINE)
+
+
+def test_no_report_of_a_clip_acts_on_a_terminal(tmp_path: Path) -> None:
+    path, evil = str(tmp_path / "\x1b[2J\u202e.safetensors"), EVIL.replace("\ud800", "")
+    save_file({evil: np.float32([3, np.nan]), f"{evil} step": np.array([7])}, path)
+    outcome = clipped(path, max_norm=1.0, per_tensor=True, nonfinite="zero")
+    text = clip_table(outcome, show_all=True)
+    assert all(char.isprintable() or char == "\n" for char in text)
+    assert text.count("\\x1b[31m") == 2
+    assert f"written       {visible(path)}.out\n" in text
+
+
+def test_long_names_never_cost_a_figure_of_a_clip(tmp_path: Path) -> None:
+    path = str(tmp_path / "grads.safetensors")
+    save_file({"n" * 300: np.float32([3, 4])}, path)
+    outcome = clipped(path, max_norm=2.5, eps=0.0, per_tensor=True)
+    lines = clip_table(outcome, width=60).splitlines()
+    rows = [line for line in lines if line.startswith("n") and "…" in line]
+    assert [row.split()[-3:] for row in rows] == [["2", "5.0000", "2.5000"]]
+    assert cell_len(rows[0]) <= 60
+
+
+def test_colour_of_a_clip_is_there_only_when_asked_for(dump: str) -> None:
+    outcome = clipped(dump, max_norm=1.0, per_tensor=True, nonfinite="keep")
+    plain, coloured = clip_table(outcome), clip_table(outcome, colour=True)
+    assert "\x1b" not in plain
+    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain != coloured
+
+
+def test_the_command_line_knows_every_way_to_clip() -> None:
+    assert list(ClipFormat) == list(CLIP_REPORTERS)
+    assert list(NonFiniteOption) == list(get_args(NonFinite))

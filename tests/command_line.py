@@ -1,0 +1,111 @@
+"""gradtool as a process of its own, as tests of the command line run it."""
+
+from __future__ import annotations
+
+import os
+import pty
+import select
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gradtool
+
+ROOT = str(Path(gradtool.__file__).parents[1])
+PLAIN = {
+    key: value
+    for key, value in os.environ.items()
+    if key not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")
+}
+ENVIRONMENT = {**PLAIN, "PYTHONPATH": ROOT, "TERM": "xterm-256color"}
+GRADTOOL = (sys.executable, "-W", "error", "-m", "gradtool")
+TIMEOUT_S = 120.0
+
+
+def run(
+    *args: str, env: dict[str, str] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """gradtool with `args`, started and waited for; its stdout and stderr unless redirected."""
+    defaults = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "timeout": TIMEOUT_S}
+    return subprocess.run(
+        [*GRADTOOL, *args],
+        **{**defaults, **options},
+        check=False,
+        env={**ENVIRONMENT, **(env or {})},
+        text=True,
+    )
+
+
+def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
+    """The errors that were said; what else is on stderr is gradtool's too."""
+    lines = result.stderr.splitlines()
+    assert all(line.startswith("gradtool: ") for line in lines), result.stderr
+    return [line for line in lines if line.startswith("gradtool: error: ")]
+
+
+@contextmanager
+def started(
+    *args: str, stderr: int, command: tuple[str, ...] = GRADTOOL
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A running gradtool that does not outlive the test, however that ends."""
+    process = subprocess.Popen(
+        [*command, *args], stdout=subprocess.PIPE, stderr=stderr, env=ENVIRONMENT
+    )
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def read_until(descriptor: int, wanted: bytes) -> bytes:
+    """What a terminal is shown until `wanted` is there."""
+    seen = b""
+    deadline = time.monotonic() + 60.0
+    while wanted not in seen:
+        assert select.select([descriptor], [], [], deadline - time.monotonic())[0], seen
+        assert time.monotonic() < deadline, seen
+        seen += os.read(descriptor, 4096)
+    return seen
+
+
+def on_terminal(*args: str, columns: int = 80, env: dict[str, str] | None = None) -> str:
+    """What gradtool writes to a terminal."""
+    ours, theirs = pty.openpty()
+    termios.tcsetwinsize(theirs, (24, columns))
+    assert run(*args, env=env, stdout=theirs).returncode == 0
+    os.close(theirs)
+    shown = os.read(ours, 65536).decode()
+    os.close(ours)
+    return shown
+
+
+RUN_AND_LIST = """
+import runpy, sys
+foreign = sys.argv.pop(1)
+sys.argv[0] = "gradtool"
+try:
+    {before}
+    runpy.run_module("gradtool", run_name="__main__")
+except SystemExit as end:
+    assert not end.code, end.code
+print(*sorted(set(foreign.split(",")) & set(sys.modules)))
+"""
+
+
+def loaded(foreign: str, *args: str, before: str = "pass") -> list[str]:
+    """Which of the modules `foreign` are loaded once gradtool has run, and exited with 0."""
+    output = subprocess.run(
+        [sys.executable, "-c", RUN_AND_LIST.format(before=before), foreign, *args],
+        capture_output=True,
+        check=True,
+        env=ENVIRONMENT,
+        text=True,
+        timeout=TIMEOUT_S,
+    ).stdout
+    return output.splitlines()[-1].split()

@@ -1,0 +1,272 @@
+"""Two clips of one target meet at its lock; nobody follows or destroys what only looks like one."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from forks import ENVIRONMENT, PYTHON, Forks, Run
+from halved import HALVE, OPTIONS, QUARTER, Halved, content, remove, workspaces
+
+import gradtool
+from gradtool.storage.workspace import Workspace
+
+ROUNDS = 30
+NOBODY = 65534
+
+
+def check_loser(run: Run, target: Path) -> str:
+    """Who lost says why, with the code for it."""
+    assert run.code in (2, 3), run
+    assert run.out == ""
+    assert str(target) in run.error
+    return run.error.removeprefix(f"gradtool: error: {target}").lstrip(": ")
+
+
+@pytest.mark.parametrize("mode", ["new file", "forced", "in place", "directory"])
+def test_two_clips_of_one_target_end_with_one_result_and_one_clear_error(
+    mode: str, forks: Forks, large_file: Halved, large_directory: Halved, tmp_path: Path
+) -> None:
+    dump = large_directory if mode == "directory" else large_file
+    source = dump.write(tmp_path / "source")
+    target = source if mode == "in place" else tmp_path / "out"
+    where = ["--in-place"] if mode == "in place" else ["-o", target]
+    where += ["--force"] if mode == "forced" else []
+    outcomes: Counter[str] = Counter()
+    for _ in range(ROUNDS):
+        if mode == "in place":
+            dump.write(source)
+        else:
+            remove(target)
+        runs = forks.together([["clip", source, *where, *how] for how in (HALVE, QUARTER)])
+        state = dump.state(target)
+        assert workspaces(tmp_path) == []
+        assert sorted(os.listdir(tmp_path)) == sorted({"source", target.name})
+        losers = [run for run in runs if run.code != 0]
+        for run in losers:
+            outcomes[check_loser(run, target)] += 1
+        if losers:
+            assert len(losers) == 1, runs
+            assert state == ("new" if runs[0].code == 0 else "quarter")
+        else:
+            # One had ended before the other began to read or, where it may overwrite, to write.
+            assert mode in ("forced", "in place")
+            assert state in (["eighth"] if mode == "in place" else ["new", "quarter"])
+            outcomes["one after the other"] += 1
+    print(f"\n{mode}: {dict(outcomes)}")  # noqa: T201 - to be shown in reports
+    # Else it was no test.
+    assert outcomes["one after the other"] < ROUNDS * 0.9
+
+
+def test_clips_of_different_targets_in_one_directory_do_not_disturb_each_other(
+    forks: Forks, small_file: Halved, tmp_path: Path
+) -> None:
+    source = small_file.write(tmp_path / "source")
+    targets = [tmp_path / f"out-{i}" for i in range(6)]
+    errors: Counter[str] = Counter()
+    for _ in range(ROUNDS):
+        (tmp_path / ".gradtool-0123456789abcdef.tmp").mkdir()
+        runs = forks.together([["clip", source, "-o", target, *HALVE] for target in targets])
+        errors.update(run.err for run in runs if run.code != 0)
+        for target, run in zip(targets, runs, strict=True):
+            assert small_file.state(target) == ("new" if run.code == 0 else "absent")
+        assert workspaces(tmp_path) == []
+        for target in targets:
+            remove(target)
+    assert errors == {}
+
+
+STRESS = """
+import os, sys
+from gradtool.storage.workspace import Workspace
+directory, name = sys.argv[1:]
+for _ in range(400):
+    with Workspace(os.path.join(directory, name), name) as workspace:
+        built = os.path.join(workspace.path, "built")
+        open(built, "x").close()
+        workspace.commit(built, overwrite=True)
+"""
+
+
+def test_workspaces_of_different_targets_in_one_directory_are_never_busy(tmp_path: Path) -> None:
+    started = [
+        subprocess.Popen(
+            [*PYTHON, "-c", STRESS, str(tmp_path), f"out-{i}"],
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for i in range(4)
+    ]
+    said = [process.communicate(timeout=60)[1] for process in started]
+    assert said == [""] * len(started)
+    assert workspaces(tmp_path) == []
+
+
+@pytest.fixture
+def source(small_file: Halved, tmp_path: Path) -> Path:
+    return small_file.write(tmp_path / "a.safetensors")
+
+
+@pytest.fixture
+def workspace(tmp_path: Path) -> Path:
+    """Where what becomes `tmp_path / "out"` is built."""
+    return Path(Workspace(str(tmp_path / "out"), "out").path)
+
+
+def test_a_target_that_a_live_process_has_locked_is_busy(
+    source: Path, workspace: Path, forks: Forks, tmp_path: Path
+) -> None:
+    workspace.mkdir()
+    (workspace / "half").write_text("somebody's work")
+    lock = os.open(workspace, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    out = tmp_path / "out"
+    with pytest.raises(gradtool.TargetBusyError, match="another gradtool is writing it") as caught:
+        gradtool.clip(source, out, **OPTIONS)
+    assert f"if none is running, remove {workspace}" in str(caught.value)
+    run = forks.run("clip", source, "-o", out, *HALVE)
+    assert (run.code, run.out) == (3, "")
+    assert str(workspace) in run.error
+    # Nor does a run for another target clear it.
+    assert forks.run("clip", source, "-o", tmp_path / "other", *HALVE).code == 0
+    assert (workspace / "half").read_text() == "somebody's work"
+    os.close(lock)
+    gradtool.clip(source, out, **OPTIONS)
+    assert not workspace.exists()
+
+
+def test_a_stopped_process_keeps_its_target_until_it_goes_on(
+    forks: Forks, large_file: Halved, tmp_path: Path
+) -> None:
+    source, out = large_file.write(tmp_path / "a.safetensors"), tmp_path / "out"
+    command = [*PYTHON, "-m", "gradtool", "clip", str(source), "-o", str(out), *HALVE]
+    for _ in range(10):
+        with subprocess.Popen(command, env=ENVIRONMENT) as process:
+            while not workspaces(tmp_path) and process.poll() is None:
+                pass
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.05)
+            stopped = bool(workspaces(tmp_path)) and not out.exists()
+            run = forks.run("clip", source, "-o", out, *QUARTER)
+            process.send_signal(signal.SIGCONT)
+            assert process.wait(60) == 0
+        assert large_file.state(out) == "new"
+        assert workspaces(tmp_path) == []
+        if stopped:
+            break
+        remove(out)
+    assert stopped
+    assert run.code == 3
+    assert "another gradtool is writing it" in run.error
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["of the same target", "of another"])
+def test_an_unlocked_leftover_is_cleared_and_what_its_links_name_is_not(
+    own: bool, source: Path, workspace: Path, small_file: Halved, forks: Forks, tmp_path: Path
+) -> None:
+    left = workspace if own else tmp_path / ".gradtool-0123456789abcdef.tmp"
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "file").write_text("kept")
+    (left / "run" / "inner").mkdir(parents=True)
+    (left / "run" / "shard").write_bytes(b"half")
+    (left / "run" / "link").symlink_to(precious)
+    (left / "run" / "inner" / "link").symlink_to(precious / "file")
+    os.link(precious / "file", left / "run" / "second name")
+    os.mkfifo(left / "fifo")
+    assert forks.run("clip", source, "-o", tmp_path / "out", *HALVE).code == 0
+    assert workspaces(tmp_path) == []
+    assert small_file.state(tmp_path / "out") == "new"
+    assert content(precious) == {"file": b"kept"}
+
+
+@pytest.fixture
+def anyones() -> Iterator[Path]:
+    """A folder that anyone may write to, on a way that anyone may go."""
+    folder = Path(tempfile.mkdtemp(prefix="gradtool-test-", dir="/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    subprocess.run(["chmod", "-R", "u+rwx", str(folder)], check=True)
+    shutil.rmtree(folder)
+
+
+NOT_ROOT = {"ids": [NOBODY, NOBODY, []]} if os.geteuid() == 0 else {}
+"""The superuser steps down: nothing is read-only to it."""
+
+
+def give(folder: Path) -> None:
+    """To whom runs are `NOT_ROOT` as."""
+    if os.geteuid() == 0:
+        for path in [folder, *folder.rglob("*")]:
+            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+
+
+def test_a_leftover_with_read_only_directories_in_it_is_cleared(
+    anyones: Path, small_file: Halved, forks: Forks
+) -> None:
+    source, out = small_file.write(anyones / "a.safetensors"), anyones / "out"
+    left = Path(Workspace(str(out), "out").path)
+    (left / "run" / "inner").mkdir(parents=True)
+    (left / "run" / "inner" / "file").write_bytes(b"half")
+    give(left)
+    (left / "run" / "inner").chmod(0o555)
+    (left / "run").chmod(0o555)
+    run = forks.run("clip", source, "-o", out, *HALVE, **NOT_ROOT)
+    assert (run.code, run.err) == (0, "")
+    assert workspaces(anyones) == []
+
+
+KINDS = ["link to a directory", "link to a file", "dangling link", "file", "fifo"]
+
+
+def put(kind: str, at: Path, precious: Path) -> None:
+    precious.mkdir()
+    (precious / "file").write_text("kept")
+    if kind == "file":
+        at.write_text("kept")
+    elif kind == "fifo":
+        os.mkfifo(at)
+    elif kind == "link to a directory":
+        at.symlink_to(precious)
+    elif kind == "link to a file":
+        at.symlink_to(precious / "file")
+    else:
+        at.symlink_to(precious / "nothing")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_only_named_like_a_leftover_is_left_alone(
+    kind: str, source: Path, small_file: Halved, forks: Forks, tmp_path: Path
+) -> None:
+    like = tmp_path / ".gradtool-0123456789abcdef.tmp"
+    put(kind, like, tmp_path / "precious")
+    before = like.lstat()
+    run = forks.run("clip", source, "-o", tmp_path / "out", *HALVE)
+    assert (run.code, run.err) == (0, "")
+    assert small_file.state(tmp_path / "out") == "new"
+    assert (like.lstat().st_ino, like.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert content(tmp_path / "precious") == {"file": b"kept"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_is_no_directory_in_a_workspaces_place_is_named_and_left_alone(
+    kind: str, source: Path, workspace: Path, forks: Forks, tmp_path: Path
+) -> None:
+    put(kind, workspace, tmp_path / "precious")
+    before = workspace.lstat()
+    run = forks.run("clip", source, "-o", tmp_path / "out", *HALVE)
+    assert (run.code, run.out) == (3, "")
+    assert (workspace.lstat().st_ino, workspace.lstat().st_mode) == (before.st_ino, before.st_mode)
+    assert content(tmp_path / "precious") == {"file": b"kept"}
+    assert not (tmp_path / "out").exists()
+    assert str(workspace) in run.error
