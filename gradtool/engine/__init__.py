@@ -1,1 +1,1 @@
-"""Measuring: a catalogue of tensors, a backend and an executor give a `Measurement`."""
+"""A catalogue, a backend and an executor give a `Measurement`, or the files written anew."""

@@ -5,60 +5,30 @@ import os
 import pty
 import re
 import resource
-import select
 import shlex
 import signal
 import subprocess
 import sys
 import termios
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command_line import (
+    ENVIRONMENT,
+    GRADTOOL,
+    error_lines,
+    loaded,
+    on_terminal,
+    read_until,
+    run,
+    started,
+)
 from safetensors.numpy import save_file
 
 import gradtool
-
-ROOT = str(Path(gradtool.__file__).parents[1])
-PLAIN = {
-    key: value
-    for key, value in os.environ.items()
-    if key not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")
-}
-ENVIRONMENT = {**PLAIN, "PYTHONPATH": ROOT, "TERM": "xterm-256color"}
-GRADTOOL = (sys.executable, "-W", "error", "-m", "gradtool")
-
-
-def run(*args: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*GRADTOOL, *args],
-        capture_output=True,
-        check=False,
-        env={**ENVIRONMENT, **(env or {})},
-        text=True,
-        timeout=120,
-    )
-
-
-def run_python(code: str, *args: str) -> str:
-    return subprocess.run(
-        [sys.executable, "-c", code, *args],
-        capture_output=True,
-        check=True,
-        env=ENVIRONMENT,
-        text=True,
-        timeout=120,
-    ).stdout
-
-
-def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
-    lines = result.stderr.splitlines()
-    assert all(line.startswith("gradtool: ") for line in lines), result.stderr
-    return [line for line in lines if line.startswith("gradtool: error: ")]
 
 
 @pytest.fixture
@@ -464,29 +434,6 @@ def test_a_reader_that_is_gone_does_not_change_the_exit_code(dump: str, tmp_path
     assert len(error_lines(result)) == 1
 
 
-def read_until(descriptor: int, wanted: bytes) -> bytes:
-    seen = b""
-    deadline = time.monotonic() + 60.0
-    while wanted not in seen:
-        assert select.select([descriptor], [], [], deadline - time.monotonic())[0], seen
-        assert time.monotonic() < deadline, seen
-        seen += os.read(descriptor, 4096)
-    return seen
-
-
-@contextmanager
-def started(*args: str, stderr: int) -> Iterator[subprocess.Popen[bytes]]:
-    """A running gradtool that does not outlive the test, however that ends."""
-    process = subprocess.Popen(
-        [*GRADTOOL, *args], stdout=subprocess.PIPE, stderr=stderr, env=ENVIRONMENT
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
 def test_long_work_shows_progress_and_ctrl_c_ends_it_with_130(huge: str) -> None:
     ours, theirs = pty.openpty()
     with started("inspect", huge, stderr=theirs) as process:
@@ -506,20 +453,6 @@ def test_without_a_terminal_there_is_no_progress(huge: str) -> None:
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (130, b"", b"gradtool: interrupted\n")
-
-
-def on_terminal(*args: str, columns: int = 0, env: dict[str, str] | None = None) -> str:
-    """What gradtool writes to a terminal."""
-    ours, theirs = pty.openpty()
-    if columns:
-        termios.tcsetwinsize(theirs, (24, columns))
-    subprocess.run(
-        [*GRADTOOL, *args], check=True, stdout=theirs, env={**ENVIRONMENT, **(env or {})}
-    )
-    os.close(theirs)
-    shown = os.read(ours, 65536).decode()
-    os.close(ours)
-    return shown
 
 
 def test_colours_follow_the_terminal_no_color_and_the_option(dump: str) -> None:
@@ -551,24 +484,6 @@ def test_the_shell_completes_options() -> None:
         "COMP_CWORD": "2",
     }
     assert run(env=environment).stdout.split() == ["--raw-dtype"]
-
-
-RUN_AND_LIST = """
-import runpy, sys
-foreign = sys.argv.pop(1)
-sys.argv[0] = "gradtool"
-try:
-    {before}
-    runpy.run_module("gradtool", run_name="__main__")
-except SystemExit:
-    pass
-print(*sorted(set(foreign.split(",")) & set(sys.modules)))
-"""
-
-
-def loaded(foreign: str, *args: str, before: str = "pass") -> list[str]:
-    """Which of the modules `foreign` are loaded once gradtool has run."""
-    return run_python(RUN_AND_LIST.format(before=before), foreign, *args).splitlines()[-1].split()
 
 
 def test_inspect_loads_no_framework(dump: str) -> None:
