@@ -9,16 +9,23 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
 from typing import Unpack
 
-from gradtool.core.clip_plan import ClipRequest, NonFinite, plan_clip, refuse_unclippable
+from gradtool.core.clip_plan import (
+    ClipPlan,
+    ClipRequest,
+    NonFinite,
+    one_total,
+    plan_clip,
+    refuse_unclippable,
+)
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.measurement import Measurement
 from gradtool.core.outcome import ClipOutcome
-from gradtool.engine.build import build, check_sources, files_to_write, sync_all, written_paths
+from gradtool.engine.build import build, check_sources, files_to_write
 from gradtool.engine.rewrite import Rewrite, plan_rewrite
 from gradtool.engine.schedule import Advance, Progress
+from gradtool.errors import FileAccessError
 from gradtool.formats.sharded_index import is_index_name
 from gradtool.job import Job, MeasureOptions, number, require
-from gradtool.storage.files import succeed
 from gradtool.storage.target import Target, target_at, target_in_place
 from gradtool.storage.workspace import Workspace, writing
 
@@ -100,7 +107,8 @@ def clip(
 
         clip_coef = min(1, max_norm / (total_norm + eps));  g <- g * clip_coef
 
-    All but the elements that change, and checksums over them, stays byte for byte as it is.
+    All but the elements that change, and checksums over them, stays byte for byte as it is; an
+    archive in which some of them are deflated is packed anew, member by member.
     `out` appears whole or not at all, and what it replaces is there until it does, whoever is
     killed on the way. The norm after clipping is measured on the bytes written.
 
@@ -112,7 +120,7 @@ def clip(
         clip_value: bound on each element's magnitude instead, at least 0.
         eps: added to the norm: 1e-6 is torch's, 0 optax's.
         total_norm: the norm to clip by, if these tensors are only a part of all.
-        per_tensor: clip each tensor by its own norm.
+        per_tensor: clip each tensor by its own norm, the one that `measure` gives for it.
         nonfinite: what to do about NaN and Inf: "error" refuses, "zero" replaces them by 0,
             "keep" leaves their bits alone; with both the norm is that of the finite elements.
         in_place: replace the file at `path`.
@@ -120,6 +128,9 @@ def clip(
         dry_run: write nothing; `out` may be left away.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale (bounds are
             the trainer's, what is written stays scaled), raw_dtype, verify, threads, progress.
+
+    Returns:
+        The coefficient, what changed, and the measurements before and after.
 
     Raises:
         RefusedError: non-finite gradients, or a norm that float64 cannot hold.
@@ -139,6 +150,7 @@ def clip(
     )
     job = Job.checked(**options)
     path = os.fsdecode(path)
+    require(bool(path), "the path is empty")
     output = path if in_place else None if out is None else os.fsdecode(out)
     places = "out (--output) and in_place (--in-place)"
     require(not (in_place and out is not None), f"{places} exclude each other")
@@ -146,7 +158,7 @@ def clip(
     target = None if output is None else _target(path, output, in_place=in_place, force=force)
     checkpoint = job.open(path)
     chosen = job.select(checkpoint)
-    refuse_unclippable(chosen, job.norm_type, request)
+    refuse_unclippable(chosen, job.norm_type, request, explicit=job.is_explicit)
     with job.executor() as executor:
         chosen_nbytes = sum(spec.nbytes for spec in chosen.tensors)
         stages = _Stages(job.progress, chosen_nbytes, 0 if dry_run else checkpoint.nbytes)
@@ -157,6 +169,8 @@ def clip(
         if target is not None and (plan.changed or not in_place):
             notes = (*notes, *target.notes())
             after = None if dry_run else _write(job, rewrite, target, executor, stages)
+            notes = (*notes, *_underflow(plan, before, after))
+        stages.finish()
     return ClipOutcome(
         path=path,
         output=output,
@@ -170,11 +184,28 @@ def clip(
     )
 
 
+def _underflow(plan: ClipPlan, before: Measurement, after: Measurement | None) -> tuple[str, ...]:
+    """What deserves a warning: zeros that nobody asked for."""
+    if after is None or one_total(after).finite_norm or not one_total(before).finite_norm:
+        return ()
+    asked = all(change.coef == 0.0 or change.bound == 0.0 for change in plan.transforms.values())
+    return () if asked else ("every element is 0 now: what was asked for is too small for them",)
+
+
 def _target(path: str, output: str, *, in_place: bool, force: bool) -> Target:
-    source = (os.path.dirname(path) or os.curdir) if is_index_name(path) else path
-    if in_place:
-        return target_in_place(path, source)
-    return target_at(path, source, output, force=force)
+    source = (os.path.dirname(path) or os.curdir) if _is_index(path) else path
+    try:
+        if in_place:
+            return target_in_place(path, source)
+        return target_at(path, source, output, force=force)
+    except (OSError, ValueError) as error:
+        # Loops of links, a current directory that is gone, characters that no path may have.
+        reason = (isinstance(error, OSError) and error.strerror) or error
+        raise FileAccessError(output, f"cannot be written: {reason}") from error
+
+
+def _is_index(path: str) -> bool:
+    return is_index_name(path) and not os.path.isdir(path)
 
 
 def _write(
@@ -187,23 +218,21 @@ def _write(
         built = build(
             rewrite,
             target,
-            workspace.path,
+            workspace,
             executor=executor,
             window=job.window,
             advance=Advance(stages.writing, to_write),
         )
         with ThreadPoolExecutor(1) as syncing:
-            written = list(written_paths(rewrite, target, built))
-            synced = syncing.submit(sync_all, built, written)
-            is_index = is_index_name(checkpoint.path)
-            where = os.path.join(built, os.path.basename(checkpoint.path)) if is_index else built
+            synced = syncing.submit(built.sync)
+            name = os.path.basename(checkpoint.path)
+            where = os.path.join(built.path, name) if _is_index(checkpoint.path) else built.path
             after = job.measure(job.select(job.open(where)), executor, stages.checking)
             synced.result()
-        if target.replaced is not None and not target.is_directory:
-            succeed(built, target.replaced)
+        built.finish(target)
         check_sources(rewrite)
-        workspace.commit(built, overwrite=target.overwrite)
-    moved = tuple(target.path + name.removeprefix(built) for name in after.files)
+        workspace.commit(built.path, overwrite=target.overwrite)
+    moved = tuple(target.path + name.removeprefix(built.path) for name in after.files)
     return replace(after, path=target.shown, files=moved)
 
 
@@ -230,6 +259,10 @@ class _Stages:
     def checking(self, done: int, todo: int) -> None:
         """So much of the last."""
         self._report(self._measured + self._written, self._measured, done, todo)
+
+    def finish(self) -> None:
+        """All of it, whatever was left out."""
+        self.checking(1, 1) if self._written else self.measuring(1, 1)
 
     def _report(self, before: int, share: int, done: int, todo: int) -> None:
         if self._progress is not None:

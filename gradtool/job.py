@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TypedDict, Unpack
+from typing import TypedDict
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.measurement import Measurement
@@ -29,8 +29,8 @@ class MeasureOptions(TypedDict, total=False):
     """The keyword arguments of `measure`, which `clip` takes too."""
 
     norm_type: float
-    include: str | Sequence[str]
-    exclude: str | Sequence[str]
+    include: str | Iterable[str]
+    exclude: str | Iterable[str]
     section: str | None
     loss_scale: float
     raw_dtype: str | None
@@ -55,28 +55,44 @@ class Job:
     started: float
 
     @classmethod
-    def checked(cls, **options: Unpack[MeasureOptions]) -> Job:
+    def checked(
+        cls,
+        *,
+        norm_type: float = 2.0,
+        include: str | Iterable[str] = (),
+        exclude: str | Iterable[str] = (),
+        section: str | None = None,
+        loss_scale: float = 1.0,
+        raw_dtype: str | None = None,
+        verify: bool = False,
+        threads: int | None = None,
+        progress: Progress | None = None,
+    ) -> Job:
         """The options with their defaults; UsageError for what is out of its range."""
-        p = number("norm_type", options.get("norm_type", 2.0))
-        divisor = number("loss_scale", options.get("loss_scale", 1.0))
-        threads, raw_dtype = options.get("threads"), options.get("raw_dtype")
-        raw = DTYPES.get(raw_dtype.upper()) if raw_dtype else None
+        p, divisor = number("norm_type", norm_type), number("loss_scale", loss_scale)
+        raw = DTYPES.get(raw_dtype.upper()) if isinstance(raw_dtype, str) else None
         require(not math.isnan(p), f"norm_type must be a number, not {p}")
         require(0.0 < divisor < math.inf, f"loss_scale must be positive and finite, not {divisor}")
-        require(threads is None or threads >= 1, f"threads must be at least 1, not {threads}")
-        require(not raw_dtype or raw is not None, f"raw_dtype {raw_dtype!r} is no known dtype")
+        require(raw_dtype is None or raw is not None, f"raw_dtype {raw_dtype!r} is no known dtype")
+        counts = threads is None or (type(threads) is int and threads >= 1)
+        require(counts, f"threads must be at least 1, not {threads!r}")
         return cls(
             norm_type=p + 0.0,  # -0 is 0
-            include=_globs(options.get("include", ())),
-            exclude=_globs(options.get("exclude", ())),
-            section=options.get("section"),
+            include=_globs("include", include),
+            exclude=_globs("exclude", exclude),
+            section=section,
             loss_scale=divisor,
             raw_dtype=raw,
-            verify=options.get("verify", False),
+            verify=verify,
             workers=threads or min(_available_cores(), MAX_THREADS),
-            progress=options.get("progress"),
+            progress=progress,
             started=time.perf_counter(),
         )
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether tensors were chosen by name, or by the name of their section."""
+        return bool(self.include) or self.section is not None
 
     @property
     def window(self) -> int:
@@ -157,8 +173,13 @@ def _why_empty(checkpoint: Checkpoint) -> str:
     return f"holds no gradient: every tensor is skipped ({reasons})"
 
 
-def _globs(patterns: str | Sequence[str]) -> Sequence[str]:
-    return (patterns,) if isinstance(patterns, str) else patterns
+def _globs(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
+    require(hasattr(patterns, "__iter__"), f"{name} must be a glob or globs, not {patterns!r}")
+    # Patterns are used more than once; what gives them may not be.
+    found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    texts = all(isinstance(pattern, str) for pattern in found)
+    require(texts, f"{name} must be a glob or globs, not {patterns!r}")
+    return found
 
 
 def _available_cores() -> int:

@@ -14,7 +14,7 @@ from gradtool.cli import console, options
 from gradtool.cli.paths import expand
 from gradtool.cli.progress import ByteProgress
 from gradtool.core.clipping import TORCH_EPS
-from gradtool.errors import UsageError
+from gradtool.errors import FileAccessError, UsageError
 from gradtool.report import clip_reporter
 from gradtool.storage.workspace import abandon_all
 
@@ -94,7 +94,11 @@ def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
             progress=progress,
         )
     style = console.style(color, None, quiet=quiet, show_all=show_all)
-    console.write_result(clip_reporter(report_format)(outcome, style), None)
+    try:
+        console.write_result(clip_reporter(report_format)(outcome, style), None)
+    except FileAccessError as error:
+        error.hint = f"{outcome.output} is written" if outcome.written else None
+        raise
 
 
 def _one(path: str) -> str:
@@ -115,10 +119,12 @@ def _ended_by_signals(progress: ByteProgress) -> Iterator[None]:
     """
 
     def end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-        abandon_all()
-        progress.abort()
-        os.write(2, b"gradtool: %s\n" % _ENDS[signal.Signals(number)])
-        os._exit(128 + number)
+        try:
+            abandon_all()
+            progress.abort()
+            os.write(2, b"gradtool: %s\n" % _ENDS[signal.Signals(number)])
+        finally:  # whoever hears it may be gone
+            os._exit(128 + number)
 
     # Who starts a process in the background may have it ignore some.
     before = {one: signal.getsignal(one) for one in _ENDS}

@@ -157,7 +157,12 @@ Verify: TypeAlias = Annotated[
 ]
 Threads: TypeAlias = Annotated[
     int | None,
-    typer.Option("--threads", metavar="N", min=1, help="Default: one for each core."),
+    typer.Option(
+        "--threads",
+        metavar="N",
+        min=1,
+        help="Default: one for each core, at most 4; each takes 20 MB.",
+    ),
 ]
 Path: TypeAlias = Annotated[
     str,
@@ -176,7 +181,10 @@ ClipTo: TypeAlias = Annotated[
 ClipValue: TypeAlias = Annotated[
     float | None,
     typer.Option(
-        "--clip-value", metavar="V", callback=_bound, help="Clamp each element to [-V, V] instead."
+        "--clip-value",
+        metavar="V",
+        callback=_bound,
+        help="Clamp each element to V in magnitude instead.",
     ),
 ]
 TotalNorm: TypeAlias = Annotated[

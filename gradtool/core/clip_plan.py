@@ -22,6 +22,8 @@ NonFinite = Literal["error", "zero", "keep"]
 """What clipping does about NaN and Inf: refuse, replace them by 0, leave their bits alone."""
 
 _NAMED: Final = 3
+_SMALLEST_COEF: Final = 2.0**-1034
+"""Below it subnormal float64 keep less than twelve digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +35,7 @@ class ClipRequest:
         clip_value: bound on each element's magnitude, at least 0. None to clip by norm.
         eps: what is added to the norm.
         total_norm: the norm to clip by, where these tensors are only a part of all.
-        per_tensor: whether each tensor is clipped by its own norm.
+        per_tensor: whether each tensor is clipped by its own norm, that of all it names.
         nonfinite: what to do about NaN and Inf.
     """
 
@@ -85,30 +87,27 @@ class ClipPlan:
     nonfinite_replaced: int
 
 
-def refuse_unclippable(checkpoint: Checkpoint, norm_type: float, request: ClipRequest) -> None:
+def refuse_unclippable(
+    checkpoint: Checkpoint, norm_type: float, request: ClipRequest, *, explicit: bool
+) -> None:
     """Refuse what the catalogue of the chosen tensors shows, before any of them is read.
 
+    `explicit` says whether they were chosen by name: weights and moments are clipped only then.
+
     Raises:
-        UsageError: p <= 0, tensors of several kinds, of which no one norm can be made, or
-            complex ones that were to be clipped by value.
+        UsageError: p <= 0, tensors of several kinds, of which no one norm can be made, no
+            gradients, or complex ones that were to be clipped by value.
         UnsupportedFormatError: a tensor that may be a gradient cannot be measured.
     """
     path = checkpoint.path
     if request.max_norm is not None and norm_type <= 0.0:
         raise UsageError(f"gradients cannot be clipped by a norm of order {norm_type:g}")
-    sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
-    kinds = {kind for name in sections if (kind := checkpoint.section_kinds.get(name))}
-    if len(kinds) > 1:
-        names = ", ".join(map(repr, sections))
-        raise UsageError(
-            f"{path}: holds different kinds of tensors, in the sections {names}",
-            hint="choose what to clip with --section or --include",
-        )
+    _refuse_mixture(checkpoint, explicit=explicit)
     hidden = next(filter(hides_magnitude, checkpoint.skipped), None)
     if hidden is not None:
         raise UnsupportedFormatError(
             path,
-            f"cannot be measured ({hidden.reason}, {hidden.dtype}), so that its norm is missing",
+            f"may be a gradient and cannot be measured ({hidden.reason}, {hidden.dtype})",
             tensor=hidden.name,
             hint="leave it out with --exclude to clip the others",
         )
@@ -116,6 +115,21 @@ def refuse_unclippable(checkpoint: Checkpoint, norm_type: float, request: ClipRe
         if request.clip_value is not None and spec.dtype.kind == "complex":
             problem = "complex numbers have no order to clip them by value"
             raise UsageError(f"{path}: {spec.name!r}: {problem}")
+
+
+def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
+    """Beside what is known to be gradients, what is not known to be some is something else."""
+    sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
+    kinds = {checkpoint.section_kinds.get(name) for name in sections}
+    hint = "choose what to clip with --section or --include"
+    if len(kinds) > 1:
+        names = ", ".join(repr(name) if name else "none" for name in sections)
+        problem = f"holds different kinds of tensors, in the sections {names}"
+        raise UsageError(f"{checkpoint.path}: {problem}", hint=hint)
+    (kind,) = kinds
+    if kind in ("weights", "optimizer") and not explicit:
+        what = "weights" if kind == "weights" else "optimizer state"
+        raise UsageError(f"{checkpoint.path}: holds {what}, no gradients", hint=hint)
 
 
 def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
@@ -140,7 +154,7 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
         tensor
         for tensor in measurement.tensors
         if tensor.name in transforms
-        and _changes(tensor.stats, transforms[tensor.name], measurement.loss_scale)
+        and _changes(tensor, transforms[tensor.name], measurement.loss_scale)
     ]
     return ClipPlan(
         clip_coef=coef,
@@ -206,24 +220,32 @@ def _transform(
     return Transform(factor, bound, "keep") if moves else IDENTITY
 
 
-def _changes(stats: TensorStats, transform: Transform, loss_scale: float) -> bool:
-    """Whether any element of a tensor is one that the transform changes, but for rounding."""
+def _changes(tensor: TensorMeasurement, transform: Transform, loss_scale: float) -> bool:
+    """Whether the transform changes any element, unless scaling rounds it to what it was."""
+    stats, bound, native = tensor.stats, transform.bound, tensor.spec.dtype.norm_dtype
+    if native is not None:
+        bound = native.round(bound)
     if stats.nonfinite and transform.nonfinite == "zero":
         return True
     scales = transform.coef != 1.0 and stats.numel > stats.zeros + stats.nonfinite
-    return scales or stats.max_abs * loss_scale > transform.bound
+    return scales or stats.max_abs * loss_scale > bound
 
 
 def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:
     norm = stats.finite_norm if request.total_norm is None else request.total_norm
     nonzero = stats.numel > stats.zeros + stats.nonfinite
-    if math.isinf(norm) or (norm == 0.0 and nonzero and request.total_norm is None):
+    if math.isinf(norm + request.eps) or (norm == 0.0 and nonzero and request.total_norm is None):
         size = "larger" if norm else "smaller"
         raise NormRangeError(f"{where}: not clipped: its norm is {size} than any float64")
-    return clip_coef(norm, request.max_norm or 0.0, request.eps)
+    max_norm = request.max_norm or 0.0
+    coef = clip_coef(norm, max_norm, request.eps)
+    if coef < _SMALLEST_COEF and max_norm > 0.0:
+        problem = f"a norm of {norm:g} is too far from {max_norm:g} for one float64 factor"
+        raise NormRangeError(f"{where}: not clipped: {problem}")
+    return coef
 
 
-def refuse_two_fates(path: str, names: Sequence[str]) -> UsageError:
+def two_fates_error(path: str, names: Sequence[str]) -> UsageError:
     """The error for two names of one stored element that clipping would treat differently."""
     one, other = names
     return UsageError(

@@ -39,6 +39,11 @@ class Extent:
         """The byte after the last one."""
         return self.offset + self.nbytes
 
+    def overlaps(self, other: Extent) -> bool:
+        """Whether the two have a byte in common."""
+        apart = self.end <= other.offset or other.end <= self.offset
+        return not apart and self.file == other.file
+
 
 @dataclass(frozen=True, slots=True)
 class Stream:
@@ -92,20 +97,24 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Skipped:
-    """A stored tensor that is not measured, and why. `dtype` may be a foreign name."""
+    """A stored tensor that is not measured, and why.
+
+    `dtype` may be a foreign name. `extents` is where its elements are, if others may share them.
+    """
 
     name: str
     dtype: str
     reason: str
     section: str = ""
+    extents: tuple[Extent, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Seal:
     """A stored CRC-32: `crc32` over `covers`, written at each file offset in `places`.
 
-    `record` is the archive's name for what is covered. A stored CRC of 0 is no seal: torch
-    writes it where checksums are switched off.
+    `record` is the archive's name for what is covered. A stored CRC of 0 that does not fit is no
+    checksum: torch writes it where those are switched off.
     """
 
     record: str

@@ -3,69 +3,84 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass
 
 from gradtool.core.tensors import SourceFile
 from gradtool.engine.rewrite import Rewrite, rewrite_file
 from gradtool.engine.schedule import Advance
 from gradtool.storage.copying import copy_rest
-from gradtool.storage.files import inherit, sync
+from gradtool.storage.files import inherit_and_sync, sync
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.target import Target
+from gradtool.storage.workspace import Workspace
 
 
-def files_to_write(rewrite: Rewrite, target: Target) -> tuple[SourceFile, ...]:
-    """The files that `build` writes itself: of a directory those that change."""
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What lies in a workspace, complete but for its owner and permissions.
+
+    Attributes:
+        path: the file or directory.
+        written: the files that were written anew, each with what it gets those from, if from
+            anything.
+    """
+
+    path: str
+    written: tuple[tuple[str, str | None], ...]
+
+    def sync(self) -> None:
+        """Have the disk hold the files written."""
+        for path, _ in self.written:
+            sync(path)
+
+    def finish(self, target: Target) -> None:
+        """Give all owner, permissions and extended attributes of what they replace or follow."""
+        for path, old in self.written:
+            if old is not None:
+                inherit_and_sync(path, old)
+        if target.is_directory:
+            inherit_and_sync(self.path, target.source)
+
+
+def files_to_write(rewrite: Rewrite, target: Target) -> Sequence[SourceFile]:
+    """The files that are written anew: of a directory those that change."""
     return rewrite.changed if target.is_directory else rewrite.checkpoint.files
 
 
 def build(
     rewrite: Rewrite,
     target: Target,
-    workspace: str,
+    workspace: Workspace,
     *,
     executor: Executor,
     window: int,
     advance: Advance,
-) -> str:
-    """Write what is to be at `target` into the directory `workspace`; where it is there.
+) -> Built:
+    """Write what is to be at `target` into its workspace.
 
-    It has the name by which it was read, which tensors may be named by. A directory and what is
-    in it get owner, permissions and extended attributes of the old ones.
+    It has the name by which it was read, which tensors may be named by. All else that a
+    directory holds is copied along.
     """
+
+    def write(file: SourceFile, path: str) -> None:
+        rewrite_file(rewrite, file, path, executor=executor, window=window, advance=advance)
+
     files = files_to_write(rewrite, target)
     if not target.is_directory:
-        built = os.path.join(workspace, os.path.basename(rewrite.checkpoint.path))
-        rewrite_file(rewrite, files[0], built, executor=executor, window=window, advance=advance)
-        return built
-    built = os.path.join(workspace, os.path.basename(target.source))
+        built = workspace.place_for(os.path.basename(rewrite.checkpoint.path))
+        write(files[0], built)
+        return Built(built, ((built, target.replaced),))
+    built = workspace.place_for(os.path.basename(target.source))
     os.mkdir(built)
     named = {os.path.basename(file.path): file for file in files}
     for name, file in named.items():
-        path = os.path.join(built, name)
-        rewrite_file(rewrite, file, path, executor=executor, window=window, advance=advance)
-        inherit(path, file.path)
+        write(file, os.path.join(built, name))
     copy_rest(target.source, built, named)
-    inherit(built, target.source)
-    return built
-
-
-def sync_all(built: str, written: Iterable[str]) -> None:
-    """Have the disk hold the files `written`, and the directory `built` if it is one."""
-    for path in written:
-        sync(path)
-    if os.path.isdir(built):
-        sync(built)
-
-
-def written_paths(rewrite: Rewrite, target: Target, built: str) -> Iterator[str]:
-    """Where `build` has put the files that it wrote itself."""
-    if not target.is_directory:
-        yield built
-        return
-    for file in files_to_write(rewrite, target):
-        yield os.path.join(built, os.path.basename(file.path))
+    return Built(
+        built, tuple((os.path.join(built, name), file.path) for name, file in named.items())
+    )
 
 
 def check_sources(rewrite: Rewrite) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gradtool.core.clip_plan import refuse_two_fates
+from gradtool.core.clip_plan import two_fates_error
 from gradtool.core.clipping import IDENTITY, Transform
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.clusters import named_between, window_bounds
@@ -47,5 +47,5 @@ def _refuse_conflict(task: ClusterTask, names: Sequence[str], fates: Sequence[Tr
             others = found[(found != _NOBODY) & (found != mine)]
             if len(others):
                 pair = (names[int(others[0])], names[named.member])
-                raise refuse_two_fates(task.file.path, pair)
+                raise two_fates_error(task.file.path, pair)
             owners[named.at] = mine

@@ -82,7 +82,7 @@ def changed_regions(
     name. Raises UsageError where two names of one stored element would give it two fates.
     """
     linked = [_distinct(specs, group, transforms) for group in overlapping(specs)]
-    together = {index for group in linked for index in group.all}
+    together = {index for group in linked for index in group.members}
     found: dict[SourceFile, list[Region]] = {}
     for index, spec in enumerate(specs):
         transform = transforms.get(spec.name, IDENTITY)
@@ -103,7 +103,7 @@ def changed_regions(
 class _Group(NamedTuple):
     """Tensors whose bytes overlap; `different` has one for each set of elements and fate."""
 
-    all: list[int]
+    members: list[int]
     different: list[int]
 
 
@@ -152,15 +152,14 @@ def _merged(regions: Iterable[Region]) -> list[Region]:
 
 
 def renewed_seals(seals: Iterable[Seal], regions: Sequence[Region]) -> list[Seal]:
-    """The seals of one file over bytes that change, in ascending order."""
+    """Those of `seals`, of one file and ascending, that are over bytes that change."""
     starts = [region.offset for region in regions]
     ends = [region.end for region in regions]
 
     def changes(covers: Extent) -> bool:
         return bisect_left(starts, covers.end) > bisect_left(ends, covers.offset + 1)
 
-    found = [seal for seal in seals if changes(seal.covers)]
-    return sorted(found, key=lambda seal: seal.covers.offset)
+    return [seal for seal in seals if changes(seal.covers)]
 
 
 def patch_tasks(
@@ -180,7 +179,10 @@ def patch_tasks(
 
 
 def _segments(size: int, regions: Sequence[Region], seals: Sequence[Seal]) -> Iterator[Segment]:
-    """The whole file: no segment is longer than a task or crosses a seal's border."""
+    """The whole file: no segment is longer than a task or crosses a seal's border.
+
+    No region does: what lies between two records is not theirs.
+    """
     seal_at = _Seals(seals)
     at = 0
     for region in regions:

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import cast
 
-from gradtool.core.clip_plan import ClipPlan
+from gradtool.core.clip_plan import ClipPlan, two_fates_error
 from gradtool.core.clipping import Transform
 from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId, SourceFile
 from gradtool.engine.patch import SealPart, run_patch
@@ -67,6 +67,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
                 hint="save it with torch's default pickle protocol",
             )
         repacked.add(cast(SourceFile, spec.stream.args[0]))
+    _refuse_skipped(checkpoint, plan.transforms)
     seals: dict[SourceFile, list[Seal]] = {}
     for seal in checkpoint.seals:
         seals.setdefault(seal.covers.file, []).append(seal)
@@ -77,6 +78,15 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
         repacked=frozenset(repacked),
         seals=seals,
     )
+
+
+def _refuse_skipped(checkpoint: Checkpoint, transforms: Mapping[str, Transform]) -> None:
+    """Raise UsageError if a tensor that is skipped lies in the bytes of one that changes."""
+    for skipped in checkpoint.skipped:
+        for extent in skipped.extents:
+            for spec in checkpoint.tensors:
+                if spec.name in transforms and any(map(extent.overlaps, spec.extents)):
+                    raise two_fates_error(checkpoint.path, (skipped.name, spec.name))
 
 
 def rewrite_file(
@@ -144,6 +154,8 @@ class _Renewal:
 
     def _note(self, seal: Seal, whole: SealPart) -> None:
         verify(seal, whole.old)
+        if whole.old != seal.crc32:
+            return
         self.crc32_of[seal.record] = whole.new
         self._places.extend((place, whole.new) for place in seal.places)
 
@@ -168,7 +180,7 @@ def _renew_id(
         return
     renewed = serialization_digits({**found.crc32_of, **crc32_of}.values())
     sink.write(digits.offset, memoryview(renewed))
-    for place in record.places if record else ():
+    for place in record.places if record and record.crc32 else ():
         _write_crc32(sink, place, zlib.crc32(old[: -digits.nbytes] + renewed))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Final, cast
 
 from gradtool.core.dtypes import DType
 from gradtool.core.strides import (
@@ -86,10 +86,13 @@ class SpecBuilder:
                 name = element.name if element else dtype.description
                 self._skip(found, name, SCALAR)
             case SparseRef(values=values):
-                dtype_name = "sparse"
+                dtype_name, extents = "sparse", cast(tuple[Extent, ...], ())
                 if isinstance(values, TensorRef):
-                    dtype_name = self._element_type(found, values).name
-                self._skip(found, dtype_name, "uncoalesced sparse tensor: save its coalesce()")
+                    element = self._element_type(found, values)
+                    dtype_name = element.name
+                    extents = (self._stored(found, values.storage, element),)
+                reason = "uncoalesced sparse tensor: save its coalesce()"
+                self._skip(found, dtype_name, reason, extents)
             case MetaRef(dtype=dtype_name):
                 # Under the foreign name: a gradient that was lost is no integer.
                 self._skip(found, dtype_name, "meta tensor, no data")
@@ -258,5 +261,7 @@ class SpecBuilder:
             )
         )
 
-    def _skip(self, found: Found, dtype_name: str, reason: str) -> None:
-        self.skipped.append(Skipped(found.name, dtype_name, reason, found.section))
+    def _skip(
+        self, found: Found, dtype_name: str, reason: str, extents: tuple[Extent, ...] = ()
+    ) -> None:
+        self.skipped.append(Skipped(found.name, dtype_name, reason, found.section, extents))

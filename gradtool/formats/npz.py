@@ -40,7 +40,7 @@ def open_npz(source: Source, entries: tuple[Entry, ...], raw_dtype: DType | None
             skipped.append(found)
             continue
         tensors.append(found)
-        if entry.method == STORED and entry.crc32:
+        if entry.method == STORED:
             covers = Extent(source.file, entry.offset, entry.nbytes)
             seals.append(Seal(entry.name, covers, entry.crc32, entry.crc_places))
     return Checkpoint(

@@ -47,9 +47,9 @@ class _Archive:
         return Extent(self.source.file, entry.offset, entry.nbytes)
 
     def seal(self, name: str) -> Seal | None:
-        """The checksum over a record's bytes in the file; None where the writer made none."""
+        """The checksum over a record's bytes in the file, where it has some."""
         entry = self.records[name]
-        if entry.crc32 == 0 or entry.method != STORED:
+        if entry.nbytes == 0 or entry.method != STORED:
             return None
         covers = Extent(self.source.file, entry.offset, entry.nbytes)
         return Seal(entry.name, covers, entry.crc32, entry.crc_places)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from gradtool.core.tensors import SourceFile
 from gradtool.errors import FileAccessError
-from gradtool.storage.files import inherit, sync
+from gradtool.storage.files import inherit_and_sync
 from gradtool.storage.workspace import is_workspace
 
 
@@ -65,8 +65,7 @@ class _Copying:
                 shutil.copy2(source, copy)
             else:
                 raise FileAccessError(source, "cannot be copied along: no regular file")
-            inherit(copy, source)
-            sync(copy)
+            inherit_and_sync(copy, source)
 
     def _link(self, source: str) -> str | None:
         """What a link's copy says; None for what is none, or becomes a file."""

@@ -31,7 +31,6 @@ def serialization_digits(crc32s: Iterable[int]) -> bytes:
     combined = 0
     for crc32 in crc32s:
         combined ^= (crc32 + _GOLDEN_RATIO + (combined << 6) + (combined >> 2)) & _WORD
-        combined &= _WORD
     return b"%020d" % combined
 
 

@@ -9,7 +9,7 @@ import stat
 
 
 def create(path: str, nbytes: int) -> None:
-    """Make a file of that size with its space, so that a full disk shows before any work.
+    """Make a file of that size with its space, so that a full disk shows before any work in it.
 
     Writers in parallel are several times faster on space that is there than on a growing file.
     """
@@ -62,8 +62,8 @@ def _attributes(path: str) -> list[str]:
         return []
 
 
-def succeed(path: str, old: str) -> None:
-    """Make `path`, a synced file, what `old` is in all but content, and sync that too."""
+def inherit_and_sync(path: str, old: str) -> None:
+    """Make the file or directory `path` what `old` is in all but content, and have it on disk."""
     # Opened first: afterwards we may not be allowed to.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:

@@ -1,4 +1,4 @@
-"""Locks on directories, which end with the process that holds them, however it ends."""
+"""Locks that end with the process that holds them, however it ends."""
 
 from __future__ import annotations
 
@@ -10,6 +10,11 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
+HELD_FILE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+"""How to open a file to lock it: for writing, or network file systems lock on one host only."""
+
+_DIRECTORY: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
 _PATIENCE_S: Final = 1.0
 _PAUSE_S: Final = 0.005
 """How long, and how often, others are given way who are making or clearing a workspace."""
@@ -18,27 +23,25 @@ _UNLOCKABLE: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSY
 
 
 class Lock:
-    """The lock of a directory, held from `acquire` to `release` or the end of the process."""
+    """The lock of what is at `path`, held from `acquire` to `release` or the process's end."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, flags: int = HELD_FILE) -> None:
         self._path = path
+        self._flags = flags
         self._descriptor = -1
 
     def acquire(self, *, required: bool) -> bool:
-        """Take it without waiting; False where others have it, or the directory is gone.
+        """Take it without waiting; False where others have it, or it has gone meanwhile.
 
         Where the file system knows no locks, it is taken unless one is `required`: nobody could
-        tell a leftover from what somebody is working in.
+        tell a leftover from what somebody is working in. OSError where `path` cannot be opened.
         """
-        flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-        try:
-            self._descriptor = os.open(self._path, flags)
+        self._descriptor = os.open(self._path, self._flags, 0o600)
+        with contextlib.suppress(BlockingIOError, FileNotFoundError):
             taken = self._lock() or not required
             # Before it was locked, somebody may have taken it for a leftover.
             if taken and os.path.samestat(os.fstat(self._descriptor), os.stat(self._path)):
                 return True
-        except (BlockingIOError, FileNotFoundError):
-            pass
         self.release()
         return False
 
@@ -61,11 +64,11 @@ class Lock:
 
 @contextlib.contextmanager
 def alone_in(directory: str) -> Iterator[None]:
-    """Have no other gradtool take for a leftover what is made here and not locked yet.
+    """Have no other gradtool of this host look while a workspace is made or cleared.
 
     As far as that is possible: whoever holds the directory's lock for long is not waited for.
     """
-    lock = Lock(directory)
+    lock = Lock(directory, _DIRECTORY)
     deadline = time.monotonic() + _PATIENCE_S
     try:
         with contextlib.suppress(OSError):

@@ -11,11 +11,12 @@ import zipfile
 from collections.abc import Callable, Iterator
 
 from gradtool.core.tensors import SourceFile
-from gradtool.errors import CorruptFileError
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.zip import Entry, read_directory
 
 _ZIP64 = 1
+_ZIP64_NBYTES = 28
 
 
 def repack_archive(
@@ -23,27 +24,32 @@ def repack_archive(
 ) -> None:
     """Write at `path` an archive with the members of `file`, and what `pieces` gives for each.
 
-    Stored members stay stored. CorruptFileError where Python finds no sense in the archive.
+    Stored members stay stored, and the directory keeps its order; names that are no ASCII become
+    UTF-8. CorruptFileError where Python finds no sense in the archive.
     """
     with reopen_source(file) as source:
         entries = read_directory(source)
         try:
             with source.stream() as stream, zipfile.ZipFile(stream) as old:
-                members = {info.header_offset: info for info in old.infolist()}
-                comment = old.comment
-        except (zipfile.BadZipFile, ValueError) as error:
+                listed, comment = old.infolist(), old.comment
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
             raise CorruptFileError(file.path, f"Python cannot read it: {error}") from error
+        members = {info.header_offset: _like(info, file.path) for info in listed}
         with zipfile.ZipFile(path, "x") as new:
             new.comment = comment
             for entry in entries:
+                member = members[entry.header_offset]
+                attributes = member.external_attr
                 # As NumPy does: how long a member gets is not known when its header is written.
-                with new.open(_like(members[entry.header_offset]), "w", force_zip64=True) as member:
+                with new.open(member, "w", force_zip64=True) as sink:
                     for piece in pieces(entry):
-                        member.write(piece)
+                        sink.write(piece)
+                member.external_attr = attributes  # which opening sets where there are none
+            new.filelist[:] = [members[info.header_offset] for info in listed]
         source.check_unchanged()
 
 
-def _like(old: zipfile.ZipInfo) -> zipfile.ZipInfo:
+def _like(old: zipfile.ZipInfo, path: str) -> zipfile.ZipInfo:
     new = zipfile.ZipInfo(old.filename, old.date_time)
     new.compress_type = old.compress_type
     new.create_system = old.create_system
@@ -51,6 +57,9 @@ def _like(old: zipfile.ZipInfo) -> zipfile.ZipInfo:
     new.internal_attr = old.internal_attr
     new.comment = old.comment
     new.extra = _without_sizes(old.extra)
+    if len(new.extra) + _ZIP64_NBYTES > 0xFFFF:
+        problem = f"{len(new.extra)} bytes of extra fields leave no room for its sizes"
+        raise UnsupportedFormatError(path, problem, tensor=old.filename)
     return new
 
 

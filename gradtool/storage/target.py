@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from gradtool.errors import FileAccessError, UsageError
-from gradtool.storage.workspace import exists
+from gradtool.storage.workspace import exists_error
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,11 @@ class Target:
     @property
     def replaced(self) -> str | None:
         """The file that is replaced, if there is one."""
-        return self.path if os.path.lexists(self.path) else None
+        return None if self.is_directory or not os.path.isfile(self.path) else self.path
 
     def notes(self) -> tuple[str, ...]:
         """What will be lost that the user may not expect."""
-        if self.replaced and os.stat(self.path).st_nlink > 1:
+        if self.replaced is not None and os.stat(self.replaced).st_nlink > 1:
             return (f"{self.shown} has other names (hard links), which keep the old content",)
         return ()
 
@@ -71,7 +71,7 @@ def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
     if os.path.exists(real):
         _refuse_taken(path, source, out, real)
     if os.path.lexists(real) and not force:
-        raise exists(out)
+        raise exists_error(out)
     if directory and os.path.commonpath([source, real]) == source:
         raise UsageError(f"{out} lies inside {path}, which is to be clipped")
     _refuse_unwritable(out, os.path.dirname(real))

@@ -1,15 +1,18 @@
 """Files and directories that appear whole or not at all.
 
-What is to appear at a target is built in a workspace: a locked directory beside it, so that one
-rename puts it in place. Whoever is killed on the way leaves a workspace that is not locked any
-more, and the next run clears it. Two processes that write one target meet at its lock.
+What is to appear at a target is built in a workspace: a directory beside it with a locked file
+in it, so that one rename puts it in place. Whoever is killed on the way leaves a workspace that
+is not locked any more, and the next run clears it. Two processes that write one target meet at
+its lock.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import shutil
 import stat
 from collections.abc import Iterator
@@ -17,12 +20,11 @@ from types import TracebackType
 from typing import Final, Self
 
 from gradtool.errors import FileAccessError, TargetBusyError, UsageError
-from gradtool.storage.files import succeed, sync
-from gradtool.storage.lock import Lock, alone_in
+from gradtool.storage.files import inherit_and_sync, sync
+from gradtool.storage.lock import HELD_FILE, Lock, alone_in
 
-_PREFIX: Final = ".gradtool-"
-_SUFFIX: Final = ".tmp"
-
+_NAME: Final = re.compile(r"\.gradtool-[0-9a-f]{16}\.tmp")
+_LOCK: Final = "lock"
 
 _open: list[Workspace] = []
 """Those of this process."""
@@ -36,7 +38,7 @@ def abandon_all() -> None:
 
 def is_workspace(name: str) -> bool:
     """Whether a directory entry so named is a workspace, of this process or of one that died."""
-    return name.startswith(_PREFIX) and name.endswith(_SUFFIX)
+    return _NAME.fullmatch(name) is not None
 
 
 class Workspace:
@@ -53,8 +55,8 @@ class Workspace:
         self._parent = os.path.dirname(target)
         # Hashed, because a name may be as long as names can be.
         digest = hashlib.blake2b(os.fsencode(os.path.basename(target)), digest_size=8).hexdigest()
-        self.path = os.path.join(self._parent, f"{_PREFIX}{digest}{_SUFFIX}")
-        self._lock = Lock(self.path)
+        self.path = os.path.join(self._parent, f".gradtool-{digest}.tmp")
+        self._lock = Lock(os.path.join(self.path, _LOCK), HELD_FILE | os.O_CREAT)
 
     def __enter__(self) -> Self:
         _open.append(self)
@@ -84,44 +86,46 @@ class Workspace:
         Whoever interrupted the work may have done so before the lock was known to be held.
         """
         self._lock.release()
-        with contextlib.suppress(OSError):
-            _cleared(self.path)
+        _cleared(self.path)
         _open.remove(self)
+
+    def place_for(self, name: str) -> str:
+        """A path in here for what is called `name` where it is read or will be."""
+        inner = os.path.join(self.path, "built")
+        os.makedirs(inner, exist_ok=True)
+        return os.path.join(inner, name)
 
     def commit(self, built: str, *, overwrite: bool) -> None:
         """Put `built`, synced and in this workspace, in the place of the target.
 
         UsageError where something is there by now and may not be overwritten.
         """
-        if os.path.lexists(self.target) and not overwrite:
-            raise exists(self._shown)
         with writing(self._shown):
-            mode = stat.S_IMODE(os.stat(built).st_mode)
-            # A directory that may not be written may not change its parent either.
-            movable = mode | stat.S_IWUSR if os.path.isdir(built) else mode
-            if movable != mode:
-                os.chmod(built, movable)
-            os.rename(built, self.target)
-            if movable != mode:
-                os.chmod(self.target, mode)
-            sync(self._parent)
+            # Opened first: once the target is there, nothing may fail any more.
+            parent = os.open(self._parent or os.curdir, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                if not overwrite and os.path.lexists(self.target):
+                    raise exists_error(self._shown)
+                _move(built, self.target)
+                _sync_names(parent)
+            finally:
+                os.close(parent)
 
     def _claim(self) -> None:
-        """Make the directory and lock it."""
+        """Make the directory, and in it the file that is locked."""
         while True:
             try:
                 os.mkdir(self.path, 0o700)
             except FileExistsError:
                 self._make_way()
                 continue
-            if self._lock.acquire(required=False):
-                return
+            with contextlib.suppress(FileNotFoundError):  # taken for a leftover: once more
+                if self._lock.acquire(required=False):
+                    return
 
     def _make_way(self) -> None:
         """Remove what is at the workspace's path, unless it is somebody's."""
-        if os.path.islink(self.path) or not os.path.isdir(self.path):
-            if not os.path.lexists(self.path):
-                return
+        if os.path.lexists(self.path) and not stat.S_ISDIR(os.lstat(self.path).st_mode):
             problem = f"cannot be written: {self.path} is in the way"
             raise FileAccessError(self._shown, problem, hint="remove it")
         if not _cleared(self.path):
@@ -132,33 +136,68 @@ class Workspace:
             )
 
 
+def _move(built: str, target: str) -> None:
+    """Rename; a directory that may not be written may not change its parent either."""
+    mode = stat.S_IMODE(os.stat(built).st_mode)
+    movable = mode | stat.S_IWUSR if os.path.isdir(built) else mode
+    if movable != mode:
+        os.chmod(built, movable)
+    os.rename(built, target)
+    if movable != mode:
+        os.chmod(target, mode)
+
+
+def _sync_names(directory: int) -> None:
+    try:
+        os.fsync(directory)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a file system that keeps names by itself
+            raise
+
+
 def _clear_leftovers(directory: str) -> None:
-    # Not ours to insist on: they may be another user's, or the directory not to be listed.
+    # The directory may be one that may not be listed.
     with contextlib.suppress(OSError):
         for name in filter(is_workspace, os.listdir(directory)):
-            path = os.path.join(directory, name)
-            with contextlib.suppress(OSError):
-                _cleared(path)
+            _cleared(os.path.join(directory, name))
 
 
 def _cleared(path: str) -> bool:
-    """Remove a workspace unless somebody works in it; whether it is gone."""
-    lock = Lock(path)
-    try:
-        if lock.acquire(required=True):
-            _remove(path)
-    finally:
-        lock.release()
+    """Remove a workspace of ours unless somebody works in it; whether it is gone."""
+    lock = Lock(os.path.join(path, _LOCK))
+    with contextlib.suppress(OSError):
+        if os.lstat(path).st_uid == os.geteuid():
+            try:
+                if lock.acquire(required=True):
+                    _remove(path)
+            except FileNotFoundError:
+                os.rmdir(path)  # killed before the lock was made: it is empty, or not ours
+            finally:
+                lock.release()
     return not os.path.lexists(path)
 
 
 def _remove(path: str) -> None:
-    """Remove a directory and all in it, even directories that may not be written."""
-    shutil.rmtree(path, ignore_errors=True)
-    for directory, _, _ in os.walk(path):
-        with contextlib.suppress(OSError):
-            os.chmod(directory, stat.S_IRWXU)
-    shutil.rmtree(path, ignore_errors=True)
+    """Remove a workspace and all in it: the lock last, so that until then it is known as one."""
+    with contextlib.suppress(OSError):
+        inner = os.path.join(path, "built")
+        if os.path.lexists(inner):
+            shutil.rmtree(inner, ignore_errors=True)
+        if os.path.lexists(inner):
+            _unprotect(inner)
+            shutil.rmtree(inner, ignore_errors=True)
+        if not os.path.lexists(inner):
+            os.unlink(os.path.join(path, _LOCK))
+            os.rmdir(path)
+
+
+def _unprotect(path: str) -> None:
+    """Make the directories in a tree such that their owner may empty them."""
+    os.chmod(path, stat.S_IRWXU)
+    for _, names, _, directory in os.fwalk(path):
+        for name in names:
+            if stat.S_ISDIR(os.lstat(name, dir_fd=directory).st_mode):
+                os.chmod(name, stat.S_IRWXU, dir_fd=directory)
 
 
 def write_file(shown: str, data: bytes) -> None:
@@ -168,12 +207,13 @@ def write_file(shown: str, data: bytes) -> None:
     """
     target = os.path.realpath(shown)
     with Workspace(target, shown) as workspace, writing(shown):
-        built = os.path.join(workspace.path, "data")
+        built = workspace.place_for("data")
         with open(built, "xb") as file:
             file.write(data)
-        sync(built)
         if os.path.exists(target):
-            succeed(built, target)
+            inherit_and_sync(built, target)
+        else:
+            sync(built)
         workspace.commit(built, overwrite=True)
 
 
@@ -187,6 +227,6 @@ def writing(path: str) -> Iterator[None]:
         raise FileAccessError(path, problem) from error
 
 
-def exists(shown: str) -> UsageError:
+def exists_error(shown: str) -> UsageError:
     """The error for a target that is there already."""
     return UsageError(f"{shown} exists", hint="--force overwrites it")

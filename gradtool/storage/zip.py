@@ -139,7 +139,7 @@ def _read_entry(window: _Window, record: Record, limit: int) -> Entry:
     sizes = widened(extra, nbytes, compressed_nbytes) or (nbytes, compressed_nbytes)
     _compare(window, record, (*fields, name, crc32, *sizes))
     places = [record.place + _CENTRAL_CRC_AT]
-    if crc32:
+    if crc32 or not record.flags & _HAS_DESCRIPTOR:
         places.append(start + _LOCAL_CRC_AT)
     if end < limit:
         places.append(_find_descriptor_crc(window, record, end, limit - end))

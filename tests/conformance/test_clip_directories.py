@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
@@ -220,6 +221,39 @@ def test_links_to_nothing_and_to_directories_stay_links_that_lead_where_they_led
     gradtool.clip(run, out, **bounded())
     links = {p.name: os.readlink(p) for p in out.iterdir() if p.is_symlink()}
     assert links == {"gone": "nowhere", "data": str(tmp_path / "elsewhere"), "doc": "README.md"}
+
+
+@pytest.mark.parametrize("locked", [False, True])
+def test_a_workspace_in_the_directory_is_not_copied_along(locked: bool, tmp_path: Path) -> None:
+    run, out = transformers_style(tmp_path / "run"), tmp_path / "out"
+    names = sorted(tree(run))
+    workspace = run / ".gradtool-0123456789abcdef.tmp"
+    workspace.mkdir()
+    (workspace / FIRST).write_bytes(b"half of it")
+    descriptor = os.open(workspace, os.O_RDONLY)
+    try:
+        if locked:
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        gradtool.clip(run, out, **bounded())
+    finally:
+        os.close(descriptor)
+    assert sorted(tree(out)) == names
+    assert_quartered(out)
+    assert (workspace / FIRST).read_bytes() == b"half of it"
+
+
+@pytest.mark.parametrize("sibling", ["run-2", "run2", "elsewhere"])
+def test_a_link_to_a_file_beside_the_directory_becomes_a_file(sibling: str, tmp_path: Path) -> None:
+    run, out = transformers_style(tmp_path / "run"), tmp_path / "out"
+    (tmp_path / sibling).mkdir()
+    (tmp_path / sibling / "vocab.txt").write_text("words")
+    (run / "vocab.txt").symlink_to(f"../{sibling}/vocab.txt")
+    (run / "sub" / "words").symlink_to(tmp_path / sibling / "vocab.txt")
+    gradtool.clip(run, out, **bounded())
+    for copy in (out / "vocab.txt", out / "sub" / "words"):
+        assert not copy.is_symlink()
+        assert copy.read_text() == "words"
+    assert sorted(tree(out)) == sorted(tree(run))
 
 
 def test_a_directory_of_several_dumps_is_clipped_by_one_norm(tmp_path: Path) -> None:

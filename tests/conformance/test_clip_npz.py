@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import math
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -118,8 +120,10 @@ def described(info: zipfile.ZipInfo) -> tuple[object, ...]:
         info.date_time,
         info.compress_type,
         info.external_attr,
+        info.internal_attr,
         info.create_system,
         info.comment,
+        info.extra,
         info.file_size,
     )
 
@@ -131,24 +135,56 @@ def npy_bytes(array: NDArray[Any]) -> bytes:
 
 
 def odd_archive(path: Path, arrays: Arrays, methods: list[int]) -> None:
-    """An archive with dates, comments and members that are no arrays, stored and deflated."""
+    """An archive with dates, comments and members that are no arrays, stored and deflated.
+
+    Its members come from several systems, with and without attributes and times of their own,
+    and its directory lists them in another order than they lie in.
+    """
     with zipfile.ZipFile(path, "w") as archive:
         archive.comment = b"of the archive"
         for i, (name, array) in enumerate(arrays.items()):
             info = zipfile.ZipInfo(f"{name}.npy", (2011 + i, 12, 13, 14, 15, 16))
             info.compress_type = methods[i % len(methods)]
-            info.external_attr = 0o600 << 16
-            info.comment = b"of a member"
+            info.comment = b"of member %d" % i
+            info.create_system = (0, 3, 19)[i % 3]
+            if i % 3:
+                info.extra = extended_timestamp(1_000_000_000 + i)
             archive.writestr(info, npy_bytes(array))
+            # Only now: Python's writer gives a member without attributes some.
+            info.external_attr = (0, 0o600 << 16, 0o100755 << 16 | 0x20)[i % 3]
+            info.internal_attr = i % 2
         archive.writestr("README.txt", "not an array")
         archive.writestr("notes.txt", "deflated " * 99, zipfile.ZIP_DEFLATED)
+        archive.filelist.sort(key=lambda info: info.filename)
+
+
+def extended_timestamp(seconds: int) -> bytes:
+    """The extra field in which Info-ZIP keeps when a file was modified."""
+    return struct.pack("<2HBi", 0x5455, 5, 1, seconds)
+
+
+def local_extra(path: Path, info: zipfile.ZipInfo) -> bytes:
+    """The extra fields in the header before a member, but for the zip64 one with its sizes."""
+    header = path.read_bytes()[info.header_offset :]
+    name_nbytes, nbytes = struct.unpack_from("<2H", header, 26)
+    extra = header[30 + name_nbytes : 30 + name_nbytes + nbytes]
+    at = 0
+    while extra[at : at + 2] not in (b"\1\0", b""):
+        at += 4 + struct.unpack_from("<H", extra, at + 2)[0]
+    return extra[:at] + extra[at + 20 :]
+
+
+def in_data_order(archive: zipfile.ZipFile) -> list[str]:
+    return [i.filename for i in sorted(archive.infolist(), key=lambda info: info.header_offset)]
 
 
 @pytest.mark.parametrize(
     "methods",
     [[zipfile.ZIP_STORED], [zipfile.ZIP_DEFLATED], [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED]],
 )
-def test_members_keep_dates_comments_and_methods(methods: list[int], tmp_path: Path) -> None:
+def test_members_keep_their_order_dates_attributes_comments_and_methods(
+    methods: list[int], tmp_path: Path
+) -> None:
     before, after = tmp_path / "before.npz", tmp_path / "after.npz"
     odd_archive(before, several(), methods)
     wanted = clipped(before, after, several())
@@ -156,10 +192,61 @@ def test_members_keep_dates_comments_and_methods(methods: list[int], tmp_path: P
         assert new.testzip() is None
         assert new.comment == old.comment
         assert list(map(described, new.infolist())) == list(map(described, old.infolist()))
+        assert in_data_order(new) == in_data_order(old) != new.namelist()
+        for one, other in zip(old.infolist(), new.infolist(), strict=True):
+            assert local_extra(before, one) == local_extra(after, other) == one.extra
         for name in ("README.txt", "notes.txt", "names.npy", "step.npy"):
             assert new.read(name) == old.read(name)
         for name, array in wanted.items():
             assert new.read(f"{name}.npy") == npy_bytes(array)
+
+
+def with_crc32_zero(array: NDArray[Any]) -> NDArray[Any]:
+    """The array with its last four bytes such that the CRC-32 of its member is 0."""
+    found = array.copy()
+    member = npy_bytes(found)
+    # A CRC-32 is linear: these four bytes after nothing have one of 0, and after other bytes
+    # those do that differ from them as the CRC-32 of these does from 0.
+    alone = int.from_bytes(bytes.fromhex("9d0ad96d"), "little")
+    last = (alone ^ zlib.crc32(member[:-4])).to_bytes(4, "little")
+    found.view(np.uint8)[-4:] = np.frombuffer(last, np.uint8)
+    assert zlib.crc32(npy_bytes(found)) == 0
+    return found
+
+
+def moderate_with_crc32_zero(dtype: str) -> NDArray[Any]:
+    """The first such array whose last elements are neither NaN nor out of all proportion."""
+    for seed in range(1000):
+        found = with_crc32_zero(filled(dtype, 50, seed=seed))
+        if (abs(found[-4:].astype("f8")) < 100).all() and abs(found[-1]) > 1e-3:
+            return found
+    raise AssertionError("none of a thousand")
+
+
+@pytest.mark.parametrize("dtype", ["f2", "f4", "f8"])
+def test_a_member_whose_checksum_happens_to_be_zero_gets_a_new_one(
+    dtype: str, tmp_path: Path
+) -> None:
+    before, after, expected = (tmp_path / f"{n}.npz" for n in ("before", "after", "expected"))
+    arrays = {"a": filled("f4", 9), "w": moderate_with_crc32_zero(dtype), "z": filled("f4", 5)}
+    np.savez(before, **arrays)
+    with zipfile.ZipFile(before) as archive:
+        assert archive.getinfo("w.npy").CRC == 0
+    wanted = clipped(before, after, arrays)
+    assert_loads_as(after, wanted)
+    np.savez(expected, **wanted)
+    assert after.read_bytes() == expected.read_bytes()
+
+
+def test_sizes_of_64_bits_in_the_directory_are_no_second_ones(tmp_path: Path) -> None:
+    before, after = tmp_path / "before.npz", tmp_path / "after.npz"
+    with zipfile.ZipFile(before, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, array in several().items():
+            archive.writestr(f"{name}.npy", npy_bytes(array))
+        for info in archive.infolist():
+            info.extra = struct.pack("<2H2Q", 1, 16, info.file_size, info.compress_size)
+    wanted = clipped(before, after, several())
+    assert_loads_as(after, wanted)
 
 
 @pytest.mark.parametrize("deflated", [False, True])

@@ -665,7 +665,7 @@ def test_a_pickle_without_a_checksum_is_read(tmp_path: Path) -> None:
         torch.serialization.set_crc32_options(before)
     checkpoint = catalogue(path)
     assert_same(by_name(checkpoint)["w"], torch.ones(2))
-    assert checkpoint.seals == ()
+    assert {seal.crc32 for seal in checkpoint.seals} == {0}
 
 
 def test_two_keys_that_give_one_name_are_refused(tmp_path: Path) -> None:

@@ -65,5 +65,5 @@ def test_files_without_checksums_have_nothing_to_verify(tmp_path: Path) -> None:
         torch.save({"a": torch.ones(1000)}, path)
     finally:
         torch.serialization.set_crc32_options(True)
-    assert [seal.record for seal in open_checkpoint(str(path)).seals] == []
+    assert {seal.crc32 for seal in open_checkpoint(str(path)).seals} == {0}
     assert gradtool.measure(path, verify=True).tensors[0].stats.power_sum == 1000.0

@@ -123,12 +123,18 @@ def workspace(tmp_path: Path) -> Path:
     return Path(Workspace(str(tmp_path / "out"), "out").path)
 
 
+def begin(workspace: Path) -> None:
+    """What there is of a workspace when building begins."""
+    (workspace / "built").mkdir(parents=True)
+    (workspace / "lock").touch()
+
+
 def test_a_target_that_a_live_process_has_locked_is_busy(
     source: Path, workspace: Path, forks: Forks, tmp_path: Path
 ) -> None:
-    workspace.mkdir()
-    (workspace / "half").write_text("somebody's work")
-    lock = os.open(workspace, os.O_RDONLY)
+    begin(workspace)
+    (workspace / "built" / "half").write_text("somebody's work")
+    lock = os.open(workspace / "lock", os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
     out = tmp_path / "out"
     with pytest.raises(gradtool.TargetBusyError, match="another gradtool is writing it") as caught:
@@ -139,7 +145,7 @@ def test_a_target_that_a_live_process_has_locked_is_busy(
     assert str(workspace) in run.error
     # Nor does a run for another target clear it.
     assert forks.run("clip", source, "-o", tmp_path / "other", *HALVE).code == 0
-    assert (workspace / "half").read_text() == "somebody's work"
+    assert (workspace / "built" / "half").read_text() == "somebody's work"
     os.close(lock)
     gradtool.clip(source, out, **OPTIONS)
     assert not workspace.exists()
@@ -178,12 +184,14 @@ def test_an_unlocked_leftover_is_cleared_and_what_its_links_name_is_not(
     precious = tmp_path / "precious"
     precious.mkdir()
     (precious / "file").write_text("kept")
-    (left / "run" / "inner").mkdir(parents=True)
-    (left / "run" / "shard").write_bytes(b"half")
-    (left / "run" / "link").symlink_to(precious)
-    (left / "run" / "inner" / "link").symlink_to(precious / "file")
-    os.link(precious / "file", left / "run" / "second name")
-    os.mkfifo(left / "fifo")
+    begin(left)
+    built = left / "built" / "run"
+    (built / "inner").mkdir(parents=True)
+    (built / "shard").write_bytes(b"half")
+    (built / "link").symlink_to(precious)
+    (built / "inner" / "link").symlink_to(precious / "file")
+    os.link(precious / "file", built / "second name")
+    os.mkfifo(built / "fifo")
     assert forks.run("clip", source, "-o", tmp_path / "out", *HALVE).code == 0
     assert workspaces(tmp_path) == []
     assert small_file.state(tmp_path / "out") == "new"
@@ -216,11 +224,13 @@ def test_a_leftover_with_read_only_directories_in_it_is_cleared(
 ) -> None:
     source, out = small_file.write(anyones / "a.safetensors"), anyones / "out"
     left = Path(Workspace(str(out), "out").path)
-    (left / "run" / "inner").mkdir(parents=True)
-    (left / "run" / "inner" / "file").write_bytes(b"half")
+    begin(left)
+    built = left / "built" / "run"
+    (built / "inner").mkdir(parents=True)
+    (built / "inner" / "file").write_bytes(b"half")
     give(left)
-    (left / "run" / "inner").chmod(0o555)
-    (left / "run").chmod(0o555)
+    (built / "inner").chmod(0o555)
+    built.chmod(0o555)
     run = forks.run("clip", source, "-o", out, *HALVE, **NOT_ROOT)
     assert (run.code, run.err) == (0, "")
     assert workspaces(anyones) == []

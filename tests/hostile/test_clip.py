@@ -392,6 +392,50 @@ def test_stored_data_that_fails_its_checksum_is_refused(
     assert slices[0] == slices[1]
 
 
+@pytest.mark.parametrize("at", [3, -3], ids=["names", "checksums"])
+def test_an_id_that_fails_its_checksum_is_refused(at: int, tmp_path: Path) -> None:
+    path, record = tmp_path / "g.pt", "g/.data/serialization_id"
+    torch.save({"w": torch.tensor([3.0, 4.0])}, path)
+    offset, nbytes = members_of(path)[record]
+    data = bytearray(path.read_bytes())
+    data[offset + at % nbytes] ^= 1
+    path.write_bytes(data)
+    words = refused(CorruptFileError, tmp_path, path, tmp_path / "out")
+    assert record in words
+    assert "CRC" in words
+    refused(CorruptFileError, tmp_path, path, None, in_place=True)
+
+
+class Reading:
+    """Bytes as numbers of a type, saved as NumPy saves an array, but sharing the bytes."""
+
+    def __init__(self, raw: bytes, dtype: str) -> None:
+        self._raw = raw
+        self._dtype = np.dtype(dtype)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        rebuild, args, *_ = np.zeros(0).__reduce__()
+        count = len(self._raw) // self._dtype.itemsize
+        return rebuild, args, (1, (count,), self._dtype, False, self._raw)
+
+
+@pytest.mark.parametrize("chosen", [{"exclude": "other"}, {"include": "first"}])
+@pytest.mark.parametrize("other", ["<f8", "<f2", "<c8"])
+def test_leaving_out_one_of_two_types_of_the_same_bytes_is_refused(
+    other: str, chosen: dict[str, str], tmp_path: Path
+) -> None:
+    path, raw = tmp_path / "g.pt", np.array([3.0, 4.0] * 40, np.float32).tobytes()
+    arrays = {"first": Reading(raw, "<f4"), "other": Reading(raw, other)}
+    torch.save(arrays, path, pickle_protocol=4)
+    loaded = torch.load(path, weights_only=False)
+    assert loaded["first"].tobytes() == loaded["other"].tobytes() == raw
+    assert path.read_bytes().count(raw) == 1
+    words = refused(CorruptFileError, tmp_path, path, tmp_path / "out", **chosen)
+    assert "'first'" in words
+    assert "'other'" in words
+    refused(CorruptFileError, tmp_path, path, None, in_place=True, **chosen)
+
+
 @pytest.mark.parametrize("count", [100, 600_000])
 def test_deflated_data_that_fails_its_checksum_is_refused(count: int, tmp_path: Path) -> None:
     path = tmp_path / "g.npz"

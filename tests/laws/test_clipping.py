@@ -22,6 +22,7 @@ from safetensors.numpy import load_file, save_file
 
 import gradtool
 from gradtool.core.clip_plan import NonFinite
+from gradtool.core.clipping import IDENTITY
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -321,14 +322,11 @@ def test_per_tensor_each_tensor_is_clipped_as_if_it_were_alone(
         outcome, after = dump.clipped(max_norm=max_norm, norm_type=p, per_tensor=True)
         assert outcome.clip_coef is None
         for name, array in stored.items():
-            with Dump(scratch, "npy", {name: array}) as alone:
-                alone_outcome, expected = alone.clipped(max_norm=max_norm, norm_type=p)
-                assert alone_outcome.clip_coef is not None
-                assert close(
-                    alone_outcome.clip_coef,
-                    min(1.0, max_norm / (norm_of({name: array}, p) + EPS)),
-                )
-                assert after[name].tobytes() == expected["all"].tobytes()
+            known_as = "grads" if layout == "npy" else name
+            coef = outcome.plan.transforms.get(known_as, IDENTITY).coef
+            # Close, not equal: a sum's last bit may depend on what is summed beside it.
+            assert close(coef, min(1.0, max_norm / (norm_of({name: array}, p) + EPS)))
+            assert_scaled({name: array}, {name: after[name]}, coef)
 
 
 @files
@@ -430,12 +428,13 @@ def test_a_dry_run_says_the_same_and_writes_nothing(
 @pytest.mark.parametrize("layout", ["safetensors", "torch", "npz", "deflated"])
 def test_any_number_of_threads_gives_the_same_bytes(layout: str, scratch: Path) -> None:
     rng = np.random.default_rng(3)
-    big = 600_000 if layout == "deflated" else 2_500_000
+    # Longer than a task or, where one thread deflates them all, longer than a block.
+    big, small = (600_000, 300) if layout == "deflated" else (2_500_000, 2500)
     arrays = {
         "a": rng.standard_normal(big, dtype=np.float32),
         "b": rng.standard_normal((1000, 333)),
         "c": rng.standard_normal(big).astype(np.float16),
-        **{f"small.{i}": rng.standard_normal(9, dtype=np.float32) for i in range(2500)},
+        **{f"small.{i}": rng.standard_normal(9, dtype=np.float32) for i in range(small)},
     }
     with Dump(scratch, layout, arrays) as dump:
         outs = [dump.beside() for _ in range(3)]
