@@ -262,7 +262,8 @@ class _Stages:
 
     def finish(self) -> None:
         """All of it, whatever was left out."""
-        self.checking(1, 1) if self._written else self.measuring(1, 1)
+        last = self.checking if self._written else self.measuring
+        last(1, 1)
 
     def _report(self, before: int, share: int, done: int, todo: int) -> None:
         if self._progress is not None:
