@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
-from typing import NoReturn
-
 import gradtool  # whose names load array libraries on first use, which --help is not
 from gradtool.cli import console, options
 from gradtool.cli.paths import expand
 from gradtool.cli.progress import ByteProgress
+from gradtool.cli.signals import ended_by_signals
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.report import clip_reporter
-from gradtool.storage.workspace import abandon_all
 
 EPILOG = """\
 \b
@@ -27,12 +20,6 @@ Examples:
   gradtool clip run/checkpoint-500 --max-norm 1.0 -o run/clipped-500
   gradtool clip grads.npz --clip-value 0.5 --nonfinite zero --dry-run
 """
-
-_ENDS = {
-    signal.SIGINT: b"interrupted",
-    signal.SIGTERM: b"terminated",
-    signal.SIGHUP: b"hung up",
-}
 
 
 def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -70,7 +57,7 @@ def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
     if output == "-":
         raise UsageError("--output takes a file or a directory: what clip writes is no text")
     progress = ByteProgress(path, enabled=not (quiet or no_progress), color=color)
-    with _ended_by_signals(progress), progress:
+    with ended_by_signals(progress), progress:
         outcome = gradtool.clip(
             path,
             output,
@@ -108,31 +95,3 @@ def _one(path: str) -> str:
     if len(found) > 1:
         raise UsageError(f"{path} matches {len(found)} paths; clip takes one at a time")
     return found[0]
-
-
-@contextmanager
-def _ended_by_signals(progress: ByteProgress) -> Iterator[None]:
-    """Have signals that end a process clear first what was begun.
-
-    They end it at once: an exception out of a handler may strike while one of the locks is taken
-    by which threads hand work over, and then wait for those threads for ever.
-    """
-
-    def end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
-        try:
-            abandon_all()
-            progress.abort()
-            os.write(2, b"gradtool: %s\n" % _ENDS[signal.Signals(number)])
-        finally:  # whoever hears it may be gone
-            os._exit(128 + number)
-
-    # Who starts a process in the background may have it ignore some.
-    before = {one: signal.getsignal(one) for one in _ENDS}
-    heeded = [one for one in _ENDS if before[one] is not signal.SIG_IGN]
-    for one in heeded:
-        signal.signal(one, end)
-    try:
-        yield
-    finally:
-        for one in heeded:
-            signal.signal(one, before[one])

@@ -10,6 +10,7 @@ import gradtool  # whose names load array libraries on first use, which --help i
 from gradtool.cli import console, options
 from gradtool.cli.paths import expand_all, for_each, is_among
 from gradtool.cli.progress import ByteProgress
+from gradtool.cli.signals import ended_by_signals
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.names import group_namer
 from gradtool.errors import UsageError
@@ -59,7 +60,8 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
         raise UsageError("--max-norm needs a --norm-type above 0: no scaling reaches a count")
 
     def report(path: str) -> InspectReport:
-        with ByteProgress(path, enabled=not (quiet or no_progress), color=color) as progress:
+        progress = ByteProgress(path, enabled=not (quiet or no_progress), color=color)
+        with ended_by_signals(progress), progress:
             measurement = gradtool.measure(
                 path,
                 norm_type=norm_type,
