@@ -32,7 +32,18 @@ def _allocate(descriptor: int, nbytes: int) -> None:
     os.ftruncate(descriptor, nbytes)
 
 
-def inherit(path: str, old: str) -> None:
+def inherit_and_sync(path: str, old: str) -> None:
+    """Make the file or directory `path` what `old` is in all but content, and have it on disk."""
+    # Opened first: afterwards we may not be allowed to.
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _inherit(path, old)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _inherit(path: str, old: str) -> None:
     """Give `path` the owner, extended attributes and permissions of `old`, as far as allowed."""
     status = os.stat(old)
     mode = stat.S_IMODE(status.st_mode)
@@ -43,6 +54,11 @@ def inherit(path: str, old: str) -> None:
         mode &= ~(stat.S_ISUID | stat.S_ISGID)
         with contextlib.suppress(OSError):
             os.chown(path, -1, status.st_gid)
+    _inherit_attributes(path, old)
+    os.chmod(path, mode)
+
+
+def _inherit_attributes(path: str, old: str) -> None:
     kept = _attributes(old)
     for name in kept + _attributes(path):
         # Some are the system's own to give, and some it gives to any new file.
@@ -51,7 +67,6 @@ def inherit(path: str, old: str) -> None:
                 os.setxattr(path, name, os.getxattr(old, name))
             else:
                 os.removexattr(path, name)
-    os.chmod(path, mode)
 
 
 def _attributes(path: str) -> list[str]:
@@ -60,17 +75,6 @@ def _attributes(path: str) -> list[str]:
         return os.listxattr(path) if hasattr(os, "listxattr") else []
     except OSError:
         return []
-
-
-def inherit_and_sync(path: str, old: str) -> None:
-    """Make the file or directory `path` what `old` is in all but content, and have it on disk."""
-    # Opened first: afterwards we may not be allowed to.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        inherit(path, old)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync(path: str) -> None:

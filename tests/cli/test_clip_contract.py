@@ -191,16 +191,6 @@ def test_no_room_exits_3_and_leaves_what_was_there(arguments: str, workplace: Pa
     assert "cannot be written" in line
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
-def test_a_directory_that_is_read_only_exits_3(workplace: Path) -> None:
-    locked = workplace / "locked"
-    locked.mkdir()
-    locked.chmod(0o555)
-    code, line = refusal("grads.safetensors --max-norm 1 -o locked/out", workplace)
-    assert code == 3
-    assert "read-only" in line
-
-
 @pytest.mark.parametrize("arguments", ["-o there", "-o no/out", "-o out -p 0", "-o out --eps -1"])
 def test_usage_is_checked_before_anything_is_read(
     arguments: str, huge: str, tmp_path: Path

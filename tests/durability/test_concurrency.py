@@ -4,24 +4,21 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from forks import ENVIRONMENT, PYTHON, Forks, Run
 from halved import HALVE, OPTIONS, QUARTER, Halved, content, remove, workspaces
+from nobody import NOT_ROOT, give
 
 import gradtool
 from gradtool.storage.workspace import Workspace
 
 ROUNDS = 30
-NOBODY = 65534
 
 
 def check_loser(run: Run, target: Path) -> str:
@@ -196,27 +193,6 @@ def test_an_unlocked_leftover_is_cleared_and_what_its_links_name_is_not(
     assert workspaces(tmp_path) == []
     assert small_file.state(tmp_path / "out") == "new"
     assert content(precious) == {"file": b"kept"}
-
-
-@pytest.fixture
-def anyones() -> Iterator[Path]:
-    """A folder that anyone may write to, on a way that anyone may go."""
-    folder = Path(tempfile.mkdtemp(prefix="gradtool-test-", dir="/tmp"))
-    folder.chmod(0o777)
-    yield folder
-    subprocess.run(["chmod", "-R", "u+rwx", str(folder)], check=True)
-    shutil.rmtree(folder)
-
-
-NOT_ROOT = {"ids": [NOBODY, NOBODY, []]} if os.geteuid() == 0 else {}
-"""The superuser steps down: nothing is read-only to it."""
-
-
-def give(folder: Path) -> None:
-    """To whom runs are `NOT_ROOT` as."""
-    if os.geteuid() == 0:
-        for path in [folder, *folder.rglob("*")]:
-            os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
 
 
 def test_a_leftover_with_read_only_directories_in_it_is_cleared(

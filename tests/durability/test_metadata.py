@@ -12,16 +12,13 @@ from pathlib import Path
 
 import pytest
 from forks import ENVIRONMENT, PYTHON, Forks
-from halved import HALVE, OPTIONS, Halved, content, deflated_npz, workspaces
-from test_concurrency import NOBODY, NOT_ROOT, anyones, give
+from halved import FILE, HALVE, OPTIONS, Halved, content, deflated_npz, workspaces
+from nobody import IS_ROOT, NOBODY, NOT_ROOT, give
 
 import gradtool
 
-__all__ = ["anyones"]
-
 SOMEBODY, TEAM = 1234, 2345
-ROOT = os.geteuid() == 0
-needs_root = pytest.mark.skipif(not ROOT, reason="only the superuser gives files away")
+needs_root = pytest.mark.skipif(not IS_ROOT, reason="only the superuser gives files away")
 
 
 def mode_of(path: Path) -> int:
@@ -294,7 +291,7 @@ def test_in_directories_permissions_owners_and_attributes_survive(folder: Path, 
         "logs/events.log": 0o4600,
     }
     for i, name in enumerate(modes):
-        if ROOT:
+        if IS_ROOT:
             os.chown(folder / name, SOMEBODY + i, TEAM + i)
         set_attribute(folder / name, "user.number", b"%d" % i)
     for name, mode in reversed(modes.items()):
@@ -303,7 +300,7 @@ def test_in_directories_permissions_owners_and_attributes_survive(folder: Path, 
     for i, (name, mode) in enumerate(modes.items()):
         assert (name, oct(mode_of(out / name))) == (name, oct(mode))
         assert os.getxattr(out / name, "user.number") == b"%d" % i
-        if ROOT:
+        if IS_ROOT:
             status = (out / name).stat()
             assert (status.st_uid, status.st_gid) == (SOMEBODY + i, TEAM + i)
 
@@ -408,6 +405,22 @@ def test_a_file_of_another_that_cannot_be_copied_along_is_named(
     assert run.code == 3
     assert str(folder / "logs" / "events.log") in run.error
     assert sorted(os.listdir(anyones)) == ["run"]
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_a_directory_that_one_may_not_write_to_exits_3_and_is_named(
+    in_place: bool, anyones: Path, small_file: Halved, forks: Forks
+) -> None:
+    closed = anyones / "closed"
+    closed.mkdir()
+    source = small_file.write(closed / "a.safetensors")
+    closed.chmod(0o555)
+    where = ["--in-place"] if in_place else ["-o", closed / "out"]
+    run = forks.run("clip", source, *where, *HALVE, **NOT_ROOT)
+    assert (run.code, run.out) == (3, "")
+    assert str(closed) in run.error
+    assert "read-only" in run.error
+    assert content(closed) == {source.name: small_file.old[FILE]}
 
 
 def test_a_replaced_file_that_its_owner_may_not_read_is_replaced_all_the_same(

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import os
 import shutil
+import struct
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
+from nobody import as_nobody
 
 import gradtool
 from gradtool.errors import (
@@ -30,8 +31,6 @@ from gradtool.errors import (
     UnsupportedFormatError,
     UsageError,
 )
-
-NOBODY = 65534
 
 BIG = 3_000_000
 """Elements of a file of several tasks."""
@@ -303,19 +302,6 @@ def test_directories_are_not_clipped_in_place(tmp_path: Path) -> None:
     refused(UsageError, tmp_path, run, None, in_place=True)
 
 
-@contextmanager
-def anyone() -> Iterator[None]:
-    """Somebody who may not write everywhere: the superuser steps down for as long."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def test_a_read_only_directory_is_refused() -> None:
     # Not in `tmp_path`, which is nobody else's to enter.
     with tempfile.TemporaryDirectory() as name:
@@ -327,7 +313,7 @@ def test_a_read_only_directory_is_refused() -> None:
             file.chmod(0o755)
         closed.chmod(0o555)
         try:
-            with anyone():
+            with as_nobody():
                 refused(FileAccessError, top, other, closed / "out")
                 refused(FileAccessError, top, run, closed / "out")
                 refused(FileAccessError, top, path, None, in_place=True)
@@ -459,6 +445,54 @@ def test_a_deflated_member_that_does_not_change_is_checked_when_it_is_repacked(
     data = path.read_bytes()
     path.write_bytes(data.replace(crc32, bytes([crc32[0] ^ 1]) + crc32[1:]))
     assert "text.npy" in refused(CorruptFileError, tmp_path, path, tmp_path / "out.npz")
+
+
+def deflated(path: Path, extra: bytes = b"") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        member = zipfile.ZipInfo("w.npy")
+        member.compress_type, member.extra = zipfile.ZIP_DEFLATED, extra
+        with archive.open(member, "w") as sink:
+            np.lib.format.write_array(sink, np.float32([3, 4]))
+    return path
+
+
+def foreign_field(nbytes: int) -> bytes:
+    """An extra field that no reader knows, of `nbytes` in all."""
+    return struct.pack("<2H", 0xCAFE, nbytes - 4) + bytes(nbytes - 4)
+
+
+@pytest.mark.parametrize("version", [64, 99])
+def test_an_archive_of_a_later_version_than_pythons_is_not_repacked(
+    version: int, tmp_path: Path
+) -> None:
+    path = deflated(tmp_path / "g.npz")
+    data = bytearray(path.read_bytes())
+    struct.pack_into("<H", data, data.index(b"PK\1\2") + 6, version)
+    path.write_bytes(data)
+    words = refused(CorruptFileError, tmp_path, path, tmp_path / "out.npz")
+    assert f"zip file version {version / 10}" in words
+    refused(CorruptFileError, tmp_path, path, None, in_place=True)
+    assert CorruptFileError.exit_code == 3
+
+
+@pytest.mark.parametrize("nbytes", [65_508, 65_520, 65_535])
+def test_an_extra_field_that_leaves_no_room_for_sizes_is_refused(
+    nbytes: int, tmp_path: Path
+) -> None:
+    path = deflated(tmp_path / "g.npz", foreign_field(nbytes))
+    words = refused(UnsupportedFormatError, tmp_path, path, tmp_path / "out.npz")
+    assert f"'w.npy': {nbytes} bytes of extra fields" in words
+    refused(UnsupportedFormatError, tmp_path, path, None, in_place=True)
+    assert UnsupportedFormatError.exit_code == 3
+
+
+def test_an_extra_field_that_leaves_just_enough_room_survives(tmp_path: Path) -> None:
+    extra = foreign_field(65_507)
+    path = deflated(tmp_path / "g.npz", extra)
+    gradtool.clip(path, in_place=True, max_norm=2.5, eps=0)
+    with zipfile.ZipFile(path) as archive, np.load(path) as arrays:
+        assert archive.getinfo("w.npy").extra == extra
+        assert arrays["w"].tolist() == [1.5, 2.0]
 
 
 def append(path: Path) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 from dumps import write_safetensors
+from nobody import as_nobody
 
 import gradtool
 from gradtool.storage.reader import open_source
-
-NOBODY = 65534
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
@@ -38,24 +35,11 @@ def test_a_device_is_refused() -> None:
         gradtool.measure(os.devnull)
 
 
-@contextmanager
-def anyone() -> Iterator[None]:
-    """Somebody who may not read every file: the superuser steps down for as long."""
-    if os.geteuid() != 0:
-        yield
-        return
-    os.seteuid(NOBODY)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-
-
 def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
     path = tmp_path / "secret.pt"
     path.touch(mode=0)
     measure = gradtool.measure  # loaded while everything may be read
-    with anyone(), pytest.raises(gradtool.FileAccessError, match="Permission denied") as caught:
+    with as_nobody(), pytest.raises(gradtool.FileAccessError, match="Permission denied") as caught:
         measure(path)
     assert str(path) in str(caught.value)
 
