@@ -1,0 +1,146 @@
+"""From gradients to the elements that are measured once and scaled once.
+
+Gradients come sparse, sharded, conjugated, with gaps, twice, or with memory in common. What
+comes after `gather` knows contiguous tensors only, no two of which share memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
+
+from gradtool.core.strides import is_dense, span
+from gradtool.torch._blocks import Block, blocks
+from gradtool.torch._mesh import is_dtensor, is_partial, reduced, shard_of
+from gradtool.torch._overlaps import distinct
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+_PLAIN = (Tensor, torch.nn.Parameter)
+_NO_RANKS: tuple[ProcessGroup, ...] = ()
+
+
+class Group(NamedTuple):
+    """What tensors that are taken together have in common.
+
+    `ranks` are the groups of processes over which each of them is split.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    ranks: tuple[ProcessGroup, ...]
+
+
+@dataclass(slots=True)
+class Gradients:
+    """The distinct elements of some gradients, as far as this rank has them.
+
+    Attributes:
+        numel: elements of all of them, those on other ranks included.
+        groups: blocks of contiguous tensors that share no memory.
+        stores: to be called once those have changed, for what they are copies of.
+        pending: whether a gradient is a sum over ranks that is yet to be done.
+    """
+
+    numel: int = 0
+    groups: dict[Group, list[Block]] = field(default_factory=dict)
+    stores: list[Callable[[], object]] = field(default_factory=list)
+    pending: bool = False
+
+
+def gather(grads: Iterable[Tensor], *, summed: bool = True) -> Gradients:
+    """The distinct elements of `grads`.
+
+    `summed` says whether sums over ranks are done first, as a norm needs them; scaling does
+    as well with each rank's summand, which is what can be written.
+
+    Raises:
+        RuntimeError: memory that gradients of two dtypes share.
+        NotImplementedError: a layout or a tensor subclass that is not known.
+    """
+    found = Gradients()
+    plain: list[Tensor] = []
+    others: dict[Group, list[Tensor]] = {}
+    for grad in grads:
+        if (
+            type(grad) in _PLAIN
+            and grad.layout is torch.strided
+            and grad.is_contiguous()
+            and not grad.is_conj()
+            and not grad.is_neg()
+        ):
+            plain.append(grad)  # as in nearly every case
+            continue
+        found.numel += grad.numel()
+        local, ranks = grad, _NO_RANKS
+        if type(grad) not in _PLAIN:
+            local, ranks = _local(grad, found, summed=summed)
+        if local.layout is not torch.strided:
+            local = _values(local, found.stores)
+        group = Group(local.device, local.dtype, ranks)
+        others.setdefault(group, []).append(_plain_bits(local))
+    groups = _grouped(plain)
+    for group, tensors in others.items():
+        groups.setdefault(group, []).extend(tensors)
+    found.numel += sum([grad.numel() for grad in plain])
+    for group, tensors in distinct(groups, found.stores).items():
+        found.groups[group] = list(blocks(tensors))
+    return found
+
+
+def _grouped(tensors: list[Tensor]) -> dict[Group, list[Tensor]]:
+    if not tensors:
+        return {}
+    grouped: Any = _group_tensors_by_device_and_dtype([tensors])  # type: ignore[list-item]
+    return {
+        Group(device, dtype, _NO_RANKS): members
+        for (device, dtype), ([members], _) in grouped.items()
+    }
+
+
+def _local(
+    grad: Tensor, found: Gradients, *, summed: bool
+) -> tuple[Tensor, tuple[ProcessGroup, ...]]:
+    """Of a DTensor this rank's part, of a harmless subclass the tensor that it is."""
+    if is_dtensor(grad):
+        dtensor: Any = grad
+        if is_partial(dtensor):
+            found.pending = True
+            dtensor = reduced(dtensor) if summed else dtensor
+        return shard_of(dtensor)
+    if type(grad).__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        raise NotImplementedError(f"gradients of type {type(grad).__name__} have no plain elements")
+    return grad.as_subclass(Tensor), _NO_RANKS
+
+
+def _values(grad: Tensor, stores: list[Callable[[], object]]) -> Tensor:
+    """The explicit values of a sparse COO gradient, each index once."""
+    if grad.layout is not torch.sparse_coo:
+        raise NotImplementedError(f"gradients of layout {grad.layout} are not supported")
+    coalesced = grad
+    if not grad.is_coalesced():
+        coalesced = grad.coalesce()
+        stores.append(partial(grad.copy_, coalesced))
+    return coalesced._values()
+
+
+def _plain_bits(tensor: Tensor) -> Tensor:
+    """The tensor in memory order, as its memory has it: signs do not matter to norms and factors.
+
+    A view with gaps, or that repeats elements, stays as it is.
+    """
+    if tensor.is_conj():
+        tensor = tensor.conj()
+    if tensor.is_neg():
+        tensor = torch._neg_view(tensor)
+    gapless = span(tensor.shape, tensor.stride()) == tensor.numel()
+    if tensor.is_contiguous() or not (gapless and is_dense(tensor.shape, tensor.stride())):
+        return tensor
+    return tensor.as_strided((tensor.numel(),), (1,))

@@ -1,0 +1,153 @@
+"""The norm of gradients, in float64, on the device they are on and without waiting for it.
+
+    total_norm = ( sum over all elements |g|^p )^(1/p)
+
+Where powers of plain magnitudes could leave the range of float64 they are taken of |g| / scale,
+the scale being the largest magnitude, or for p < 0 the smallest, found by a pass of its own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from gradtool.torch._blocks import Bench, Block, wide_dtype
+from gradtool.torch._gradients import Gradients, Group
+from gradtool.torch._mesh import gathered
+
+Kernel = Callable[[Tensor], Tensor]
+"""From wide rows of elements, which it may overwrite, to one number."""
+
+Combine = Callable[[Tensor], Tensor]
+"""From numbers to one that stands for all."""
+
+_WIDE = (torch.float64, torch.complex128)
+"""Types with squares that float64 does not hold; those of all others it does, 2^60 of them."""
+
+
+def total_norm(grads: Gradients, p: float, device: torch.device) -> Tensor:
+    """The norm of all elements, a scalar of float64 on `device`.
+
+    NaN where any element is; with an infinite one infinite for p > 0, while for p < 0 it adds
+    nothing; for p = 0 the number of elements that are not zero.
+    """
+    if grads.numel == 0:
+        return torch.zeros((), dtype=wide_dtype(device), device=device)
+    if p == math.inf:
+        return _reduced(grads, _largest, torch.amax, 0.0, device)
+    if p == -math.inf:
+        return _reduced(grads, _smallest, torch.amin, math.inf, device)
+    if p == 0.0:
+        return _reduced(grads, _count, _sum, 0.0, device)
+    fill = 0.0 if p > 0.0 else math.inf
+    if p == 2.0 and all(map(_squares_fit, grads.groups)):
+        return _reduced(grads, _squares, _sum, fill, device).sqrt()
+    scale = torch.ones((), dtype=wide_dtype(device), device=device)
+    if p != 1.0:
+        scale = _scale(grads, p, device)
+    powers = _reduced(grads, _Powers(p, scale), _sum, fill, device)
+    return _root(powers, p, scale)
+
+
+def _squares_fit(group: Group) -> bool:
+    return group.dtype not in _WIDE and wide_dtype(group.device) is torch.float64
+
+
+def _scale(grads: Gradients, p: float, device: torch.device) -> Tensor:
+    """The magnitude with the largest power; 1 where there is none but 0, Inf and NaN."""
+    if p > 0.0:
+        scale = _reduced(grads, _largest_finite, torch.amax, 0.0, device)
+    else:
+        scale = _reduced(grads, _smallest_finite, torch.amin, math.inf, device)
+    return torch.where((scale == 0.0) | scale.isinf(), torch.ones_like(scale), scale)
+
+
+def _root(powers: Tensor, p: float, scale: Tensor) -> Tensor:
+    """powers^(1/p) * scale, without overflow on the way where the result has none."""
+    root = powers.pow(1.0 / p) * scale
+    by_logarithm = torch.exp2(powers.log2() / p + scale.log2())
+    return torch.where(root.isfinite() | powers.isinf(), root, by_logarithm)
+
+
+def _squares(rows: Tensor) -> Tensor:
+    norms = torch.linalg.vector_norm(rows, dim=1)
+    return torch.dot(norms, norms)
+
+
+def _largest(rows: Tensor) -> Tensor:
+    return rows.abs_().amax()
+
+
+def _smallest(rows: Tensor) -> Tensor:
+    return rows.abs_().amin()
+
+
+def _count(rows: Tensor) -> Tensor:
+    return (rows != 0.0).sum().to(rows.dtype)
+
+
+def _largest_finite(rows: Tensor) -> Tensor:
+    return torch.where(rows.isfinite(), rows.abs(), 0.0).amax()
+
+
+def _smallest_finite(rows: Tensor) -> Tensor:
+    counts = rows.isfinite() & (rows != 0.0)
+    return torch.where(counts, rows.abs(), math.inf).amin()
+
+
+class _Powers:
+    """Sums of (|g| / scale)^p."""
+
+    def __init__(self, p: float, scale: Tensor) -> None:
+        self._p = p
+        self._scale = scale
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        ratios = rows.abs_().div_(self._scale.to(rows.device))
+        return (ratios if self._p == 1.0 else ratios.pow_(self._p)).sum(dim=1).sum()
+
+
+def _sum(values: Tensor) -> Tensor:
+    """The sum; on a CPU exact before it is rounded, and so the same for any number of threads."""
+    if values.device.type != "cpu":
+        return values.sum()
+    found = values.tolist()
+    try:
+        total = math.fsum(found)
+    except (OverflowError, ValueError):  # beyond float64, or of opposite infinities
+        total = sum(found)
+    return torch.tensor(total, dtype=values.dtype)
+
+
+def _reduced(
+    grads: Gradients, kernel: Kernel, combine: Combine, fill: float, device: torch.device
+) -> Tensor:
+    """What `kernel` finds, combined over all blocks, groups and ranks.
+
+    `fill` is an element that changes nothing.
+    """
+    found = []
+    for group, blocks in grads.groups.items():
+        value = combine(torch.stack([*_of_blocks(kernel, group, blocks, fill)]))
+        for ranks in group.ranks:
+            value = combine(gathered(value, ranks))
+        found.append(value.to(device))
+    return combine(torch.stack(found))
+
+
+def _of_blocks(kernel: Kernel, group: Group, blocks: list[Block], fill: float) -> Iterator[Tensor]:
+    """What `kernel` finds in each block of a group on this rank."""
+    wide = wide_dtype(group.device)
+    yield kernel(torch.full((1, 1), fill, dtype=wide, device=group.device))
+    if group.device.type != "cpu" and kernel is _squares and blocks:
+        # One kernel for all of them, that widens as it reads.
+        tensors = [tensor for block in blocks for tensor in block.tensors]
+        norms = torch.stack(torch._foreach_norm(tensors, 2.0, dtype=wide))
+        yield torch.dot(norms, norms)
+        return
+    bench = Bench(group.device, group.dtype, blocks)
+    for block in blocks:
+        yield kernel(bench.rows(bench.flat(block), fill))

@@ -1,0 +1,88 @@
+"""Tensors that share memory: each stored element is measured once, and scaled once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gradtool.core.strides import span
+
+Key = TypeVar("Key")
+
+Stores = list[Callable[[], object]]
+
+
+def distinct(groups: Mapping[Key, Sequence[Tensor]], stores: Stores) -> dict[Key, list[Tensor]]:
+    """The elements of all tensors, each once, in contiguous tensors.
+
+    Tensors that overlap others or themselves, or have gaps, are replaced by copies of the
+    elements that they name together; `stores` gets what writes those back.
+
+    Raises RuntimeError for memory that tensors of different dtypes share.
+    """
+    keys = [key for key, tensors in groups.items() for _ in tensors]
+    members = [tensor for tensors in groups.values() for tensor in tensors]
+    clusters = _clusters(members)
+    replaced = {index for cluster in clusters for index in cluster}
+    kept: dict[Key, list[Tensor]] = {key: [] for key in groups}
+    for index, tensor in enumerate(members):
+        if index not in replaced:
+            kept[keys[index]].append(tensor)
+    for cluster in clusters:
+        key = keys[cluster[0]]
+        if any(keys[index] != key for index in cluster):
+            raise RuntimeError("gradients of different dtypes or meshes share memory")
+        kept[key].append(_union([members[index] for index in cluster], stores))
+    return kept
+
+
+def _clusters(tensors: Sequence[Tensor]) -> list[list[int]]:
+    """Positions of tensors whose memory is linked by overlaps, and of each with gaps."""
+    contiguous = [tensor.is_contiguous() for tensor in tensors]
+    starts = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
+    sizes = [
+        tensor.nbytes if simple else _span_nbytes(tensor)
+        for tensor, simple in zip(tensors, contiguous, strict=True)
+    ]
+    ends = np.where(starts, starts + sizes, 0)  # what has no address has no memory
+    order = np.argsort(starts, kind="stable")
+    apart = starts[order][1:] >= np.maximum.accumulate(ends[order])[:-1]
+    found = []
+    if not apart.all():
+        parts = np.split(order, np.flatnonzero(apart) + 1)
+        found = sorted(sorted(part.tolist()) for part in parts if len(part) > 1)
+    linked = {index for cluster in found for index in cluster}
+    gaps = [i for i, simple in enumerate(contiguous) if not simple and i not in linked]
+    return found + [[index] for index in gaps]
+
+
+def _span_nbytes(tensor: Tensor) -> int:
+    """Bytes from the first element to the last."""
+    return span(tensor.shape, tensor.stride()) * tensor.itemsize
+
+
+def _union(tensors: Sequence[Tensor], stores: Stores) -> Tensor:
+    """The elements that any of the tensors names: the one that names all, or a copy."""
+    storage, itemsize = tensors[0].untyped_storage(), tensors[0].itemsize
+    start = min(tensor.data_ptr() for tensor in tensors)
+    end = max(tensor.data_ptr() + _span_nbytes(tensor) for tensor in tensors)
+    numel = (end - start) // itemsize
+    for tensor in tensors:
+        if tensor.is_contiguous() and tensor.numel() == numel:
+            return tensor
+    if any(tensor.untyped_storage().data_ptr() != storage.data_ptr() for tensor in tensors):
+        raise RuntimeError("gradients share memory that is no one storage")
+    first = min(tensor.storage_offset() for tensor in tensors)
+    whole = tensors[0].as_strided((numel,), (1,), first)
+    named = torch.zeros(numel, dtype=torch.bool, device=whole.device)
+    for tensor in tensors:
+        offset = tensor.storage_offset() - first
+        named.as_strided(tensor.shape, tensor.stride(), offset).fill_(True)
+    elements = whole[named]
+    stores.append(partial(whole.index_put_, (named,), elements))
+    return elements

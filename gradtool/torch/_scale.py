@@ -1,0 +1,52 @@
+"""Gradients scaled in place: by a float64, and rounded once."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gradtool.torch._blocks import Bench, Block, as_real, flattened
+from gradtool.torch._gradients import Gradients
+
+
+def scale(grads: Gradients, coef: Tensor) -> None:
+    """Multiply every element by `coef`, a scalar.
+
+    On a CPU a factor of 1 leaves everything as it is; on a device nobody waits to see it.
+    """
+    for group, blocks in grads.groups.items():
+        dtype, parts = group.dtype, blocks
+        if dtype.is_complex:
+            # Part by part: the complex product of an infinity and a real number is NaN.
+            dtype, parts = dtype.to_real(), [as_real(block) for block in blocks]
+        if group.device.type == "cpu":
+            _scale_on_cpu(parts, dtype, float(coef))
+        else:
+            _scale_on_device(parts, coef.to(group.device))
+    for store in grads.stores:
+        store()
+
+
+def _scale_on_cpu(blocks: list[Block], dtype: torch.dtype, factor: float) -> None:
+    if factor == 1.0:
+        return
+    if dtype is torch.float64:
+        for block in blocks:
+            torch._foreach_mul_(block.tensors, factor)
+        return
+    bench = Bench(torch.device("cpu"), dtype, blocks)
+    for block in blocks:
+        flat = bench.flat(block)
+        bench.scale(flat, factor)
+        bench.store(flat, block)
+
+
+def _scale_on_device(blocks: list[Block], coef: Tensor) -> None:
+    """One kernel for a piece of a large tensor, a few for many small ones together."""
+    factor = coef.reshape(1)  # a scalar would be rounded to the tensors' type first
+    for block in blocks:
+        flat = flattened(block).mul_(factor)
+        if len(block.tensors) > 1:
+            pieces = torch.split(flat, [tensor.numel() for tensor in block.tensors])
+            views = [piece.view_as(t) for piece, t in zip(pieces, block.tensors, strict=True)]
+            torch._foreach_copy_(block.tensors, views)

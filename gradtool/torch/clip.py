@@ -1,0 +1,248 @@
+"""torch's functions for clipping gradients, with sums that neither drift nor overflow."""
+
+from __future__ import annotations
+
+import math
+import types
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.utils._foreach_utils import _device_has_foreach_support
+
+from gradtool.core.clipping import TORCH_EPS
+from gradtool.torch._blocks import wide_dtype
+from gradtool.torch._gradients import gather
+from gradtool.torch._mesh import is_dtensor, replicated_like
+from gradtool.torch._norm import total_norm
+from gradtool.torch._scale import scale
+
+Tensors = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
+"""A tensor, some, or some with their names, as `named_parameters()` gives them."""
+
+_SHOWN: Final = 3
+
+
+@torch.no_grad()
+def clip_grad_norm_(
+    parameters: Tensors,
+    max_norm: float,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """Clip the gradients of `parameters` in place by the norm of all of them together.
+
+        clip_coef = min(1, max_norm / (total_norm + 1e-6));  g <- g * clip_coef
+
+    Args:
+        parameters: a tensor, tensors, or pairs of name and tensor such as
+            `model.named_parameters()`; those without a gradient are passed over.
+        max_norm: bound on the norm, at least 0.
+        norm_type: p, any float but NaN; 'inf' for the largest magnitude.
+        error_if_nonfinite: raise if the norm is NaN or infinite, before anything is scaled.
+        foreach: True asks for devices on which torch has foreach kernels, as torch's own does;
+            it makes no difference otherwise.
+
+    Returns:
+        The norm before clipping, a float64 scalar on the first gradient's device; a replicated
+        DTensor where that gradient is a DTensor.
+
+    Raises:
+        ValueError: a negative or NaN `max_norm`, or a `norm_type` that is no number.
+        RuntimeError: a norm that is not finite, gradients of an integer dtype, or
+            foreach=True on a device that has no such kernels.
+
+    Source: torch/nn/utils/clip_grad.py, `clip_grad_norm_`; the differences are listed in the
+    documentation of `gradtool.torch`.
+    """
+    found, names = _listed(parameters)
+    if isinstance(parameters, types.GeneratorType) and not found:
+        message = "`parameters` is an empty generator, no gradient clipping will occur."
+        warnings.warn(message, stacklevel=3)
+    bound, p = _bound(max_norm), _norm_type(norm_type)
+    grads, names = _gradients(found, names)
+    _refuse(grads, foreach)
+    measured = gather(grads)
+    total = total_norm(measured, p, _first_device(grads))
+    if error_if_nonfinite:
+        _refuse_nonfinite(total, p, grads, names)
+    scale(gather(grads, summed=False) if measured.pending else measured, _coef(bound, total))
+    return _like_first(total, grads)
+
+
+@torch.no_grad()
+def get_total_norm(
+    tensors: Tensors,
+    norm_type: float = 2.0,
+    error_if_nonfinite: bool = False,
+    foreach: bool | None = None,
+) -> Tensor:
+    """The norm of `tensors` (gradients, not parameters) as if they were one vector.
+
+    Arguments, result and errors are those of `clip_grad_norm_`.
+
+    Source: torch/nn/utils/clip_grad.py, `_get_total_norm`.
+    """
+    p = _norm_type(norm_type)
+    grads, names = _listed(tensors)
+    _refuse(grads, foreach)
+    total = total_norm(gather(grads), p, _first_device(grads))
+    if error_if_nonfinite:
+        _refuse_nonfinite(total, p, grads, names)
+    return _like_first(total, grads)
+
+
+@torch.no_grad()
+def clip_grads_with_norm_(
+    parameters: Tensors,
+    max_norm: float,
+    total_norm: Tensor,
+    foreach: bool | None = None,
+) -> None:
+    """Clip the gradients of `parameters` in place by a norm that is known already.
+
+    `total_norm` is a scalar tensor or a number; the rest is as for `clip_grad_norm_`.
+
+    Source: torch/nn/utils/clip_grad.py, `_clip_grads_with_norm_`.
+    """
+    bound = _bound(max_norm)
+    grads, _ = _gradients(*_listed(parameters))
+    _refuse(grads, foreach)
+    known: Any = total_norm
+    known = known.full_tensor() if is_dtensor(known) else torch.as_tensor(known)
+    scale(gather(grads, summed=False), _coef(bound, known))
+
+
+@torch.no_grad()
+def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | None = None) -> None:
+    """Clamp each element of the gradients of `parameters` to [-clip_value, clip_value] in place.
+
+    Source: torch/nn/utils/clip_grad.py, `clip_grad_value_`.
+    """
+    grads, _ = _gradients(*_listed(parameters))
+    bound = float(clip_value)
+    _refuse_foreach(grads, foreach)
+    if any(grad.is_complex() for grad in grads):
+        raise NotImplementedError("clamp is not supported for complex types")
+    found = gather(grads, summed=False)
+    if found.pending:
+        raise NotImplementedError("gradients that are sums over ranks yet to be done have no value")
+    for blocks in found.groups.values():
+        for block in blocks:
+            torch._foreach_clamp_min_(block.tensors, -bound)
+            torch._foreach_clamp_max_(block.tensors, bound)
+    for store in found.stores:
+        store()
+
+
+def _listed(tensors: Tensors) -> tuple[list[Tensor], list[str]]:
+    """All of them, and the names of all, or of none."""
+    if isinstance(tensors, Tensor):
+        return [tensors], []
+    found: list[Any] = list(tensors)
+    if found and _is_named(found[0]):
+        return [tensor for _, tensor in found], [name for name, _ in found]
+    return found, []
+
+
+def _is_named(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+
+
+def _gradients(
+    parameters: Sequence[Tensor], names: Sequence[str]
+) -> tuple[list[Tensor], list[str]]:
+    """The gradients of those that have one, with their names."""
+    grads = [tensor.grad for tensor in parameters]
+    if names:
+        names = [name for name, grad in zip(names, grads, strict=True) if grad is not None]
+    return [grad for grad in grads if grad is not None], list(names)
+
+
+def _first_device(grads: Sequence[Tensor]) -> torch.device:
+    return grads[0].device if grads else torch.device("cpu")
+
+
+def _refuse_nonfinite(
+    total: Tensor, p: float, grads: Sequence[Tensor], names: Sequence[str]
+) -> None:
+    if bool(total.isfinite()):
+        return
+    bad = [name for name, grad in zip(names, grads, strict=False) if not _is_finite(grad)]
+    shown = ", ".join(map(repr, bad[:_SHOWN]))
+    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    raise RuntimeError(
+        f"The total norm of order {p} for gradients from `parameters` is non-finite, so it "
+        "cannot be clipped. To disable this error and scale the gradients by the non-finite "
+        "norm anyway, set `error_if_nonfinite=False`"
+        + (f". Non-finite gradients: {shown}{more}" if bad else "")
+    )
+
+
+def _is_finite(grad: Tensor) -> bool:
+    blocks = [block for blocks in gather([grad]).groups.values() for block in blocks]
+    return all(bool(tensor.isfinite().all()) for block in blocks for tensor in block.tensors)
+
+
+def _coef(max_norm: float, norm: Tensor) -> Tensor:
+    """min(1, max_norm / (norm + eps)), on the norm's device and in float64 if it has that."""
+    wide = norm.to(wide_dtype(norm.device))
+    # Divided as tensors: a number by a tensor is a product with a rounded reciprocal in torch.
+    return torch.clamp(torch.full_like(wide, max_norm) / (wide + TORCH_EPS), max=1.0)
+
+
+def _like_first(total: Tensor, grads: Sequence[Tensor]) -> Tensor:
+    """The norm as what torch would return: a DTensor where the first gradient is one."""
+    if grads and is_dtensor(grads[0]):
+        first: Any = grads[0]
+        return replicated_like(total, first)
+    return total
+
+
+def _bound(max_norm: float) -> float:
+    bound = float(max_norm)
+    if not bound >= 0.0:
+        raise ValueError(f"max_norm should be >= 0, {max_norm} was provided instead")
+    return bound
+
+
+def _norm_type(norm_type: float) -> float:
+    p = float(norm_type)
+    if math.isnan(p):
+        raise ValueError("norm_type should be a number, nan was provided instead")
+    return p + 0.0  # -0 is 0
+
+
+def _refuse(grads: Sequence[Tensor], foreach: bool | None) -> None:
+    """RuntimeError, in torch's words, for what has no norm or no foreach kernels."""
+    _refuse_foreach(grads, foreach)
+    for dtype in {grad.dtype for grad in grads}:
+        if not (dtype.is_floating_point or dtype.is_complex):
+            raise RuntimeError(
+                "linalg.vector_norm: Expected a floating point or complex tensor as input. "
+                f"Got {_SCALAR_TYPES.get(dtype, dtype)}"
+            )
+
+
+def _refuse_foreach(grads: Sequence[Tensor], foreach: bool | None) -> None:
+    if not foreach:
+        return
+    for device in dict.fromkeys(grad.device for grad in grads):
+        if not _device_has_foreach_support(device):
+            raise RuntimeError(
+                f"foreach=True was passed, but can't use the foreach API on {device.type} tensors"
+            )
+
+
+_SCALAR_TYPES: Final = {
+    torch.uint8: "Byte",
+    torch.int8: "Char",
+    torch.int16: "Short",
+    torch.int32: "Int",
+    torch.int64: "Long",
+    torch.bool: "Bool",
+}
+"""What torch's own message calls the types that have no norm."""
