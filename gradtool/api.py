@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import replace
-from typing import Unpack
+from typing import Any, Unpack
 
+from gradtool.arrays.catalogue import catalogue
 from gradtool.core.clip_plan import (
     ClipPlan,
     ClipRequest,
@@ -31,7 +32,7 @@ from gradtool.storage.workspace import Workspace, writing
 
 
 def measure(
-    path: str | bytes | os.PathLike[str],
+    source: str | bytes | os.PathLike[str] | Any,
     *,
     norm_type: float = 2.0,
     include: str | Sequence[str] = (),
@@ -43,7 +44,7 @@ def measure(
     threads: int | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
-    """Measure the gradients saved at `path`: norms, magnitudes, counts of non-finite values.
+    """Measure gradients, saved or in memory: norms, magnitudes, counts of non-finite values.
 
     Every norm is within 1e-12 of the exact one (for `0.1 <= |p| <= 64`), whatever the sizes,
     dtypes and magnitudes, and bit-identical for any number of threads. Memory depends on the
@@ -52,7 +53,10 @@ def measure(
         total_norm = ( sum over all elements |g|^p )^(1/p)
 
     Args:
-        path: a file (safetensors, torch zip, npz, npy), a directory of them or an index file.
+        source: a path, of a file (safetensors, torch zip, npz, npy), a directory of them or an
+            index file; or a `torch.nn.Module` or pairs of name and parameter, whose gradients
+            are measured; or arrays (NumPy, torch, MLX, JAX and others) in nested dicts, lists
+            and tuples. What is in memory must not change meanwhile.
         norm_type: p, any float but NaN; `math.inf` gives the largest magnitude.
         include: a glob or globs over tensor names, `*` matching dots too; empty for all.
         exclude: a glob or globs of names to leave out; they win.
@@ -83,9 +87,17 @@ def measure(
         threads=threads,
         progress=progress,
     )
-    checkpoint = job.select(job.open(os.fsdecode(path)))
+    owners: list[object] = []
+    if isinstance(source, str | bytes | os.PathLike):
+        checkpoint = job.open(os.fsdecode(source))
+    else:
+        require(raw_dtype is None and not verify, "raw_dtype and verify are for files")
+        checkpoint, owners = catalogue(source)
+    checkpoint = job.select(checkpoint)
     with job.executor() as executor:
-        return job.measure(checkpoint, executor, job.progress)
+        found = job.measure(checkpoint, executor, job.progress)
+    del owners  # whose memory was read until here
+    return found
 
 
 def clip(

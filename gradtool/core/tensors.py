@@ -26,6 +26,10 @@ class SourceFile:
     mtime_ns: int
 
 
+MEMORY: Final = SourceFile("memory", 0, 0, 1 << 64, 0)
+"""The memory of this process, as a file in which offsets are addresses."""
+
+
 @dataclass(frozen=True, slots=True)
 class Extent:
     """A contiguous byte range: `nbytes` bytes of `file` from byte `offset`."""
@@ -177,7 +181,8 @@ class Checkpoint:
 
 TEXT: Final = "text or dates"
 SCALAR: Final = "NumPy scalar"
-"""Why an array is skipped that holds no numbers, or that is a plain number: no gradient."""
+ABSENT: Final = "no gradient"
+"""Why a name is listed and not measured: no numbers, a plain number, a parameter without any."""
 
 
 def skip_reason(dtype: DType) -> str | None:
@@ -191,7 +196,7 @@ def skip_reason(dtype: DType) -> str | None:
 
 def hides_magnitude(skipped: Skipped) -> bool:
     """Whether a skipped tensor may belong to a gradient, so that totals are lower bounds."""
-    if skipped.reason in (TEXT, SCALAR):
+    if skipped.reason in (TEXT, SCALAR, ABSENT):
         return False
     dtype = DTYPES.get(skipped.dtype)
     return dtype is None or dtype.kind not in ("integer", "bool")

@@ -101,8 +101,9 @@ def _results(words: Array, name: str, transform: Transform) -> Array:
     before = words.view(_VALUES[name]).astype(np.float64)
     after = np.clip(before * transform.coef, -transform.bound, transform.bound)
     found: Array = _rounded(after, name).view(words.dtype)
-    bad = ~np.isfinite(before)
-    found[bad] = 0 if transform.nonfinite == "zero" else words[bad]
+    if transform.nonfinite != "absent":
+        bad = ~np.isfinite(before)
+        found[bad] = 0 if transform.nonfinite == "zero" else words[bad]
     return found
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final, cast
 
 from gradtool.core.dtypes import DType
+from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
 from gradtool.core.strides import (
     contiguous_strides,
     is_contiguous,
@@ -32,7 +33,6 @@ from gradtool.formats._stand_ins import (
     TensorRef,
     TextBytes,
 )
-from gradtool.formats._torch_dtypes import ElementType, numpy_type, storage_type, torch_type
 from gradtool.formats._walk import Found, counted
 
 _MAX_DIMENSIONS: Final = 64

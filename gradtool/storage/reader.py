@@ -6,13 +6,14 @@ kills the process with SIGBUS, while `pread` returns a short count, at the same 
 
 from __future__ import annotations
 
+import ctypes
 import os
 import stat
 from collections.abc import Sequence
 from types import TracebackType
 from typing import BinaryIO, Self
 
-from gradtool.core.tensors import SourceFile
+from gradtool.core.tensors import MEMORY, SourceFile
 from gradtool.errors import CorruptFileError, FileAccessError, FileChangedError
 
 
@@ -95,6 +96,21 @@ class Source:
             raise FileChangedError(self.path, "changed while it was read", hint=_CHANGED_HINT)
 
 
+class _Memory(Source):
+    """The memory of this process: its owner keeps what is read alive, and unchanged."""
+
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def check_unchanged(self) -> None:
+        """Nobody can tell."""
+
+    def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
+        buffer = buffers[0]
+        ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), offset, len(buffer))
+        return len(buffer)
+
+
 _CHANGED_HINT = "run again once nothing writes to it"
 
 
@@ -116,7 +132,12 @@ def open_source(path: str) -> Source:
 
 
 def reopen_source(file: SourceFile) -> Source:
-    """Open a catalogued file again, in any thread or process; refused if it is another now."""
+    """Open a catalogued file again, in any thread or process; refused if it is another now.
+
+    `MEMORY` is opened in its own process only.
+    """
+    if file is MEMORY:
+        return _Memory(MEMORY.path, -1, MEMORY)
     source = open_source(file.path)
     if source.file != file:
         source.close()

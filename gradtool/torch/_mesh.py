@@ -48,7 +48,8 @@ def shard_of(tensor: DTensor) -> Shard:
     groups = tuple(
         mesh.get_group(dimension)
         for dimension, placement in enumerate(tensor.placements)
-        if placement.is_shard()
+        # Not is_shard(): that is False of what FSDP2 over tensor parallelism splits by.
+        if not (placement.is_replicate() or placement.is_partial())
     )
     return Shard(tensor.to_local(), groups)
 

@@ -1,4 +1,4 @@
-"""Element types as torch and NumPy name them inside pickles."""
+"""Element types as torch and NumPy name them, in pickles and in memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from gradtool.core.tensors import skip_reason
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """An element type of a pickle.
+    """An element type under a foreign name.
 
     Attributes:
         name: gradtool's name for it, or the foreign one where it has none.
@@ -120,3 +120,8 @@ def numpy_type(description: str) -> ElementType | None:
     match = _NUMPY_NUMBER.fullmatch(description)
     dtype = DTYPES.get(f"{description[0].upper()}{8 * int(match[1])}") if match else None
     return _known(dtype) if dtype else None
+
+
+def array_type(name: str) -> ElementType | None:
+    """The type that libraries of arrays call so (`float32`, `bfloat16`); None for a foreign one."""
+    return _ELEMENT_TYPES.get(name)

@@ -1,0 +1,1 @@
+"""Gradients in memory: trees of arrays, modules and named parameters, as catalogues."""

@@ -1,0 +1,101 @@
+"""What is in memory as a catalogue, so that it is measured as a file of it would be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from gradtool.arrays.memory import located
+from gradtool.arrays.parameters import Named, gradient, named_arrays
+from gradtool.arrays.tree import Tree, leaves
+from gradtool.core.element_types import array_type
+from gradtool.core.sections import SECTION_KINDS, sections_of_flat_names
+from gradtool.core.tensors import (
+    ABSENT,
+    MEMORY,
+    Checkpoint,
+    SectionKind,
+    Skipped,
+    TensorSpec,
+)
+from gradtool.errors import UsageError
+
+_LONE = "array"
+"""The name of one that was given without any."""
+
+
+class Catalogued(NamedTuple):
+    """A catalogue, and what has to live for as long as it is read."""
+
+    checkpoint: Checkpoint
+    owners: list[object]
+
+
+def catalogue(source: Tree) -> Catalogued:
+    """The catalogue of a module, of pairs of name and parameter, or of a tree of arrays.
+
+    Of parameters their gradients are listed, of other arrays they themselves.
+
+    Raises UsageError for a leaf that is no array, or for names that come twice.
+    """
+    named = named_arrays(source)
+    if named is None:
+        named = [item for name, leaf in leaves(source) for item in gradient(name or _LONE, leaf)]
+        kinds = _sections_of_tree(source)
+    else:
+        kinds = sections_of_flat_names(item.name for item in named)
+    return catalogue_of(named, kinds)
+
+
+def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catalogued:
+    """The catalogue of named arrays, of which those under the keys of `kinds` are sections."""
+    tensors: list[TensorSpec] = []
+    skipped: list[Skipped] = []
+    owners: list[object] = []
+    shards = sparse = 0
+    for name, array, dtype in named:
+        head = name.split(".", 1)[0]
+        section = head if head in kinds else ""
+        if array is None:
+            known = array_type(dtype)
+            skipped.append(Skipped(name, known.name if known else dtype, ABSENT, section))
+            continue
+        found = located(array)
+        if found is None:
+            raise UsageError(f"{name!r} is no array of numbers: {type(array).__name__}")
+        owners.append(found.owner)
+        listed = found.listed(name, section)
+        (tensors if isinstance(listed, TensorSpec) else skipped).append(listed)  # type: ignore[arg-type]
+        shards += found.is_shard
+        if found.has_indices:
+            sparse += 1
+            skipped.append(Skipped(f"{name}.indices", "I64", "integer", section))
+    notes = []
+    if shards:
+        notes.append(f"DTensors ({shards}) are measured by the part that this rank holds")
+    if sparse:
+        notes.append(f"sparse tensors ({sparse}) are measured by the stored values")
+    checkpoint = Checkpoint(
+        path=MEMORY.path,
+        format=MEMORY.path,
+        files=(),
+        tensors=tuple(tensors),
+        skipped=tuple(skipped),
+        section_kinds=kinds,
+        notes=tuple(notes),
+    )
+    return Catalogued(checkpoint, owners)
+
+
+def _sections_of_tree(tree: Tree) -> dict[str, SectionKind]:
+    """What the recognised keys at the top of a tree hold, as in a dict that torch saved."""
+    if not isinstance(tree, dict):
+        return {}
+    kinds = {key: SECTION_KINDS[key] for key in tree if key in SECTION_KINDS}
+    several = len(set(kinds.values())) > 1
+    # A section holds arrays; a lone one may well be called `weights`.
+    return {
+        key: kind
+        for key, kind in kinds.items()
+        if several or isinstance(tree[key], dict | list | tuple)
+    }

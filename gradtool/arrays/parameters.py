@@ -1,0 +1,70 @@
+"""Modules and named parameters: which tensors are their gradients."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from gradtool.errors import UsageError
+
+
+class Named(NamedTuple):
+    """An array under its name: a parameter's gradient, or what was given itself.
+
+    `array` is None for a parameter that was to have a gradient and has none; `dtype` is then the
+    parameter's.
+    """
+
+    name: str
+    array: Any
+    dtype: str = ""
+
+
+def named_arrays(source: Any) -> list[Named] | None:
+    """The gradients of a module or of pairs of name and parameter; None for anything else.
+
+    Names of the same parameter are all listed. Raises UsageError for a name that comes twice, or
+    pairs that are none.
+    """
+    if hasattr(source, "named_parameters"):
+        pairs = list(source.named_parameters(remove_duplicate=False))
+    elif isinstance(source, Iterator) or _is_list_of_pairs(source):
+        pairs = list(source)
+    else:
+        return None
+    names: set[str] = set()
+    found: list[Named] = []
+    for pair in pairs:
+        if not _is_pair(pair):
+            raise UsageError(f"expected pairs of name and parameter, not {type(pair).__name__}")
+        name, leaf = pair
+        if name in names:
+            raise UsageError(f"two tensors come by the name {name!r}")
+        names.add(name)
+        found.extend(gradient(name, leaf))
+    return found
+
+
+def gradient(name: str, leaf: Any) -> Iterator[Named]:
+    """A parameter's gradient (`main_grad`, where Megatron keeps it); anything else as it is.
+
+    Nothing for None, and for a frozen parameter, which is not to have one.
+    """
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(leaf, torch.nn.Parameter):
+        if leaf is not None:
+            yield Named(name, leaf)
+        return
+    main = getattr(leaf, "main_grad", None)
+    grad = leaf.grad if main is None else main
+    if grad is not None or leaf.requires_grad:
+        yield Named(name, grad, str(leaf.dtype).removeprefix("torch."))
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], str)
+
+
+def _is_list_of_pairs(source: object) -> bool:
+    return isinstance(source, list | tuple) and bool(source) and _is_pair(source[0])

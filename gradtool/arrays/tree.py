@@ -1,0 +1,35 @@
+"""Trees: nested dicts, lists and tuples with anything else as leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+Tree = Any
+
+
+def leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Every leaf, and the keys and positions that lead to it, joined by dots."""
+    children = _children(tree)
+    if children is None:
+        yield name, tree
+        return
+    for key, child in children:
+        yield from leaves(child, f"{name}.{key}" if name else str(key))
+
+
+def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
+    """A tree of the same shape, its leaves what `function` makes of these, in the same order."""
+    if isinstance(tree, dict):
+        return type(tree)((key, mapped(function, child)) for key, child in tree.items())
+    if isinstance(tree, tuple) and hasattr(tree, "_fields"):
+        return type(tree)(*(mapped(function, child) for child in tree))
+    if isinstance(tree, list | tuple):
+        return type(tree)(mapped(function, child) for child in tree)
+    return function(tree)
+
+
+def _children(tree: Tree) -> Iterator[tuple[object, Tree]] | None:
+    if isinstance(tree, dict):
+        return iter(tree.items())
+    return enumerate(tree) if isinstance(tree, list | tuple) else None
