@@ -38,7 +38,7 @@ def measure(
     include: str | Sequence[str] = (),
     exclude: str | Sequence[str] = (),
     section: str | None = None,
-    loss_scale: float = 1.0,
+    loss_scale: float | None = None,
     raw_dtype: str | None = None,
     verify: bool = False,
     threads: int | None = None,
@@ -61,7 +61,8 @@ def measure(
         include: a glob or globs over tensor names, `*` matching dots too; empty for all.
         exclude: a glob or globs of names to leave out; they win.
         section: measure only the tensors of that section, "" for those under none.
-        loss_scale: gradients were saved multiplied by it: divide all figures' elements.
+        loss_scale: gradients were saved multiplied by it: divide all figures' elements. By
+            default what `dump_gradients` noted in the file, and 1 in all others.
         raw_dtype: what NumPy's nameless `V2` elements are, "BF16" say.
         verify: also check the stored CRC-32 of tensor data.
         threads: workers; by default one for each core, at most MAX_THREADS.

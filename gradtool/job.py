@@ -32,7 +32,7 @@ class MeasureOptions(TypedDict, total=False):
     include: str | Iterable[str]
     exclude: str | Iterable[str]
     section: str | None
-    loss_scale: float
+    loss_scale: float | None
     raw_dtype: str | None
     verify: bool
     threads: int | None
@@ -47,7 +47,7 @@ class Job:
     include: Sequence[str]
     exclude: Sequence[str]
     section: str | None
-    loss_scale: float
+    loss_scale: float | None
     raw_dtype: DType | None
     verify: bool
     workers: int
@@ -62,17 +62,19 @@ class Job:
         include: str | Iterable[str] = (),
         exclude: str | Iterable[str] = (),
         section: str | None = None,
-        loss_scale: float = 1.0,
+        loss_scale: float | None = None,
         raw_dtype: str | None = None,
         verify: bool = False,
         threads: int | None = None,
         progress: Progress | None = None,
     ) -> Job:
         """The options with their defaults; UsageError for what is out of its range."""
-        p, divisor = number("norm_type", norm_type), number("loss_scale", loss_scale)
+        p = number("norm_type", norm_type)
+        divisor = None if loss_scale is None else number("loss_scale", loss_scale)
         raw = DTYPES.get(raw_dtype.upper()) if isinstance(raw_dtype, str) else None
         require(not math.isnan(p), f"norm_type must be a number, not {p}")
-        require(0.0 < divisor < math.inf, f"loss_scale must be positive and finite, not {divisor}")
+        scales = divisor is None or 0.0 < divisor < math.inf
+        require(scales, f"loss_scale must be positive and finite, not {divisor}")
         require(raw_dtype is None or raw is not None, f"raw_dtype {raw_dtype!r} is no known dtype")
         counts = threads is None or (type(threads) is int and threads >= 1)
         require(counts, f"threads must be at least 1, not {threads!r}")
@@ -146,10 +148,19 @@ class Job:
             window=self.window,
             started=self.started,
             norm_type=self.norm_type,
-            loss_scale=self.loss_scale,
+            loss_scale=self._divisor(checkpoint),
             verify=self.verify,
             progress=progress,
         )
+
+    def _divisor(self, checkpoint: Checkpoint) -> float:
+        divisor = checkpoint.loss_scale if self.loss_scale is None else self.loss_scale
+        if divisor is None:
+            raise UsageError(
+                f"{checkpoint.path}: its files were written with different loss scales",
+                hint="--loss-scale gives one for all",
+            )
+        return divisor
 
 
 def number(name: str, value: float) -> float:

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Iterator
+from concurrent.futures import Executor
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -15,12 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.arrays.catalogue import catalogue_of
-from gradtool.arrays.memory import as_numpy, is_mlx, is_torch, located
+from gradtool.arrays.memory import (
+    as_numpy,
+    dtype_name,
+    is_big_endian,
+    is_mlx,
+    is_plain_tensor,
+    is_torch,
+)
 from gradtool.arrays.parameters import Named
 from gradtool.arrays.tree import Tree, leaves, mapped
 from gradtool.core.clipping import TORCH_EPS, Transform, clip_coef
 from gradtool.core.element_types import array_type
 from gradtool.engine.numpy_transforms import apply
+from gradtool.engine.plan import TASK_BYTES
 from gradtool.job import Job
 
 __all__ = ["clip_grad_norm"]
@@ -55,60 +66,85 @@ def clip_grad_norm(
     drift nor overflow, dtypes are kept, and an array that occurs twice counts once.
     """
     bound = _bound(max_norm)
-    p, epsilon = _norm_type(norm_type, bound), _eps(eps)
+    job = Job.checked(norm_type=_norm_type(norm_type, bound))
+    epsilon = _eps(eps)
     named = [Named(name or "gradient", leaf) for name, leaf in leaves(grads)]
-    for name, leaf, _ in named:
-        _refuse(name, leaf)
-    norm = _norm(named, p)
-    coef = clip_coef(norm, bound, epsilon)
-    return mapped(lambda leaf: _scaled(leaf, coef), grads), norm
+    arrays = [_array(name, leaf) for name, leaf, _ in named]
+    with job.executor() as executor:
+        norm = _norm(named, job, executor)
+        scale = partial(_scaled, coef=clip_coef(norm, bound, epsilon))
+        batches = executor.map(scale, _batches(arrays))
+        new = (array for batch in batches for array in batch)
+        return mapped(lambda leaf: _given_back(next(new), leaf), grads), norm
 
 
-def _norm(named: list[Named], p: float) -> float:
+def _norm(named: list[Named], job: Job, executor: Executor) -> float:
     if not named:
         return 0.0
-    job = Job.checked(norm_type=p)
     checkpoint, owners = catalogue_of(named, {})
-    with job.executor() as executor:
-        total = job.measure(checkpoint, executor, None).total
+    total = job.measure(checkpoint, executor, None).total
     del owners  # whose memory was read until here
     return total.norm if total else 0.0
 
 
-def _refuse(name: str, leaf: Any) -> None:
-    found = located(leaf)
-    if found is None:
-        problem = f"{type(leaf).__name__!r} object has no attribute 'square'"
+def _array(name: str, leaf: Any) -> Any:
+    """The leaf as an array of NumPy, or a tensor of torch, which has types that NumPy has not."""
+    array = leaf if is_torch(leaf) else as_numpy(leaf)
+    if array is None:
+        problem = f"{type(leaf).__name__!r} object has no attribute 'dtype'"
         raise AttributeError(f"{problem}: {name!r} is no array")
-    known = array_type(found.dtype)
+    dtype = _dtype_name(array)
+    known = array_type(dtype)
     if known is None or known.dtype is None:
-        raise TypeError(f"{name!r} is an array of {found.dtype}, which is no gradient")
-    if is_torch(leaf) and (found.is_shard or found.has_indices or leaf.device.type != "cpu"):
+        raise TypeError(f"{name!r} is an array of {dtype}, which is no gradient")
+    if array is leaf and is_torch(leaf) and not is_plain_tensor(leaf):
         hint = "gradtool.torch.clip_grad_norm_ clips such"
         raise TypeError(f"{name!r} is no plain tensor in memory; {hint}")
+    return array
 
 
-def _scaled(leaf: Any, coef: float) -> Any:
-    """A new array of the leaf's library."""
-    if is_torch(leaf):
-        tensor = leaf.detach().resolve_conj().resolve_neg().clone().contiguous()
-        _scale(tensor.view(-1).view(sys.modules["torch"].uint8).numpy(), str(tensor.dtype), coef)
-        return tensor
-    array = np.array(as_numpy(leaf), order="C")
-    _scale(array.reshape(-1).view(np.uint8), array.dtype.name, coef, array.dtype.byteorder)
-    if isinstance(leaf, np.ndarray | np.generic):
+def _dtype_name(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.") if is_torch(array) else dtype_name(array.dtype)
+
+
+def _batches(arrays: list[Any]) -> Iterator[list[Any]]:
+    """The arrays in order, enough at a time to be worth a thread's attention."""
+    batch: list[Any] = []
+    nbytes = 0
+    for array in arrays:
+        batch.append(array)
+        nbytes += array.nbytes
+        if nbytes >= TASK_BYTES:
+            yield batch
+            batch, nbytes = [], 0
+    if batch:
+        yield batch
+
+
+def _scaled(arrays: list[Any], coef: float) -> list[Any]:
+    """New arrays of the elements times `coef`."""
+    found = []
+    for array in arrays:
+        if is_torch(array):
+            new = array.detach().resolve_conj().resolve_neg().clone().contiguous()
+            raw, big_endian = new.view(-1).view(sys.modules["torch"].uint8).numpy(), False
+        else:
+            new = np.array(array, order="C")
+            raw, big_endian = new.reshape(-1).view(np.uint8), is_big_endian(new.dtype)
+        known = array_type(_dtype_name(array))
+        if coef != 1.0 and known is not None and known.dtype is not None:
+            apply(raw, known.dtype, Transform(coef), big_endian=big_endian)
+        found.append(new)
+    return found
+
+
+def _given_back(array: Any, leaf: Any) -> Any:
+    """A new array as one of the leaf's library."""
+    if is_torch(leaf) or isinstance(leaf, np.ndarray | np.generic):
         return array
     if is_mlx(leaf):
         return _as_mlx(array)
     return leaf.__array_namespace__().asarray(array)
-
-
-def _scale(raw: NDArray[Any], dtype: str, coef: float, byteorder: str = "=") -> None:
-    """Multiply elements, given as bytes, in place."""
-    known = array_type(dtype.removeprefix("torch."))
-    if known is not None and known.dtype is not None and coef != 1.0:
-        big_endian = byteorder == ">" or (byteorder == "=" and sys.byteorder == "big")
-        apply(raw, known.dtype, Transform(coef), big_endian=big_endian)
 
 
 def _as_mlx(array: NDArray[Any]) -> Any:

@@ -18,6 +18,7 @@ from gradtool.core.tensors import (
     Skipped,
     TensorSpec,
 )
+from gradtool.core.wording import counted
 from gradtool.errors import UsageError
 
 _LONE = "array"
@@ -72,9 +73,11 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
             skipped.append(Skipped(f"{name}.indices", "I64", "integer", section))
     notes = []
     if shards:
-        notes.append(f"DTensors ({shards}) are measured by the part that this rank holds")
+        found_shards = counted(shards, "DTensor is", "DTensors are")
+        notes.append(f"{found_shards} measured by the part that this rank holds")
     if sparse:
-        notes.append(f"sparse tensors ({sparse}) are measured by the stored values")
+        found_sparse = counted(sparse, "sparse tensor is", "sparse tensors are")
+        notes.append(f"{found_sparse} measured by the stored values")
     checkpoint = Checkpoint(
         path=MEMORY.path,
         format=MEMORY.path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import ml_dtypes
@@ -60,6 +61,12 @@ def is_torch(leaf: object) -> bool:
     return torch is not None and isinstance(leaf, torch.Tensor)
 
 
+def is_plain_tensor(tensor: Any) -> bool:
+    """Whether a torch tensor's elements are all in memory, and at strides."""
+    is_strided = str(tensor.layout) == "torch.strided"
+    return is_strided and tensor.device.type == "cpu" and not hasattr(tensor, "to_local")
+
+
 def is_mlx(leaf: object) -> bool:
     """Whether it is an MLX array."""
     core: Any = sys.modules.get("mlx.core")
@@ -113,14 +120,21 @@ def _located_array(array: Array) -> Located:
     return Located(
         array,
         array.__array_interface__["data"][0],
-        array.dtype.name,
+        dtype_name(array.dtype),
         array.shape,
         tuple(stride // itemsize for stride in array.strides),
-        _is_big_endian(array.dtype),
+        is_big_endian(array.dtype),
     )
 
 
-def _is_big_endian(dtype: np.dtype[Any]) -> bool:
+@cache
+def dtype_name(dtype: np.dtype[Any]) -> str:
+    """The dtype's name, which NumPy takes microseconds to find."""
+    return dtype.name
+
+
+def is_big_endian(dtype: np.dtype[Any]) -> bool:
+    """Whether elements of that type have their highest byte first."""
     order = dtype.byteorder
     return order == ">" or (order == "=" and sys.byteorder == "big")
 

@@ -67,4 +67,4 @@ def _is_pair(item: object) -> bool:
 
 
 def _is_list_of_pairs(source: object) -> bool:
-    return isinstance(source, list | tuple) and bool(source) and _is_pair(source[0])
+    return isinstance(source, list | tuple) and all(map(_is_pair, source[:1]))

@@ -38,7 +38,7 @@ def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
     include: options.Include = None,
     exclude: options.Exclude = None,
     section: options.Section = None,
-    loss_scale: options.LossScale = 1.0,
+    loss_scale: options.LossScale = None,
     raw_dtype: options.RawDType = None,
     verify: options.Verify = False,
     threads: options.Threads = None,

@@ -43,7 +43,7 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
     show_all: options.All = False,
     report_format: options.Format = options.ReportFormat.TABLE,
     output: options.Output = None,
-    loss_scale: options.LossScale = 1.0,
+    loss_scale: options.LossScale = None,
     raw_dtype: options.RawDType = None,
     verify: options.Verify = False,
     threads: options.Threads = None,

@@ -80,8 +80,8 @@ def _eps(value: float) -> float:
     return value
 
 
-def _loss_scale(value: float) -> float:
-    if not 0.0 < value < math.inf:
+def _loss_scale(value: float | None) -> float | None:
+    if value is not None and not 0.0 < value < math.inf:
         raise typer.BadParameter(f"{value} is no scale; give a finite number > 0")
     return value
 
@@ -134,12 +134,13 @@ Section: TypeAlias = Annotated[
     typer.Option("--section", metavar="NAME", help="Only that section, such as grads."),
 ]
 LossScale: TypeAlias = Annotated[
-    float,
+    float | None,
     typer.Option(
         "--loss-scale",
         metavar="S",
         callback=_loss_scale,
-        help="Gradients were saved multiplied by S: norms and bounds are without it.",
+        help="Gradients were saved multiplied by S: norms and bounds are without it. "
+        "By default what dump_gradients noted in the file.",
     ),
 ]
 RawDType: TypeAlias = Annotated[

@@ -154,6 +154,7 @@ class Checkpoint:
         seals: checksums over tensor data and over what is made of checksums.
         serialization_ids: what torch files make of those.
         metadata: the format's own string map, safetensors' `__metadata__` say.
+        loss_scale: what the file says that gradients are multiplied by; None where files differ.
         notes: what was assumed while reading, one sentence each.
     """
 
@@ -166,6 +167,7 @@ class Checkpoint:
     seals: tuple[Seal, ...] = ()
     serialization_ids: tuple[SerializationId, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
+    loss_scale: float | None = 1.0
     notes: tuple[str, ...] = ()
 
     @property

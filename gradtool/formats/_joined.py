@@ -32,8 +32,14 @@ def joined(
         section_kinds=kinds,
         seals=tuple(seal for part in parts for seal in part.seals),
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
+        loss_scale=_common([part.loss_scale for part in parts]),
         notes=(*notes, *(note for part in parts for note in part.notes)),
     )
+
+
+def _common(loss_scales: Sequence[float | None]) -> float | None:
+    different = set(loss_scales)
+    return loss_scales[0] if len(different) == 1 else None if different else 1.0
 
 
 def repeated_name(parts: Iterable[Checkpoint]) -> str | None:

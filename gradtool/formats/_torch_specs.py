@@ -21,6 +21,7 @@ from gradtool.core.strides import (
     span,
 )
 from gradtool.core.tensors import SCALAR, TEXT, Extent, Skipped, Stream, TensorSpec
+from gradtool.core.wording import counted
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats._stand_ins import (
     ArrayRef,
@@ -33,7 +34,7 @@ from gradtool.formats._stand_ins import (
     TensorRef,
     TextBytes,
 )
-from gradtool.formats._walk import Found, counted
+from gradtool.formats._walk import Found
 
 _MAX_DIMENSIONS: Final = 64
 _MAX_REPEATED_NUMEL: Final = 1 << 20

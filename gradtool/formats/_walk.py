@@ -14,6 +14,7 @@ from typing import Any, Final, NamedTuple, get_args
 
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import SectionKind
+from gradtool.core.wording import counted
 from gradtool.errors import UnsupportedFormatError
 from gradtool.formats._stand_ins import (
     ArrayRef,
@@ -210,11 +211,6 @@ def walk(root: object, path: str, pickle_nbytes: int) -> Walk:
     walked = Walk(path, _EXPANSION * pickle_nbytes + _FREE_COST)
     walked.visit_root(root)
     return walked
-
-
-def counted(count: int, one: str, many: str) -> str:
-    """A number and what it counts, in the singular or the plural."""
-    return f"{count} {one if count == 1 else many}"
 
 
 def _is_plain(value: object) -> bool:

@@ -7,11 +7,15 @@ the specification forbids (duplicate keys, leading spaces, unknown fields) this 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, Final
 
 from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.dump_metadata import DumpMetadata
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import Checkpoint, Extent, Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import ABSENT, Checkpoint, Extent, Skipped, TensorSpec, skip_reason
+from gradtool.core.wording import counted
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats._json import parse_object
 from gradtool.storage.reader import Source
@@ -48,17 +52,26 @@ def open_safetensors(source: Source) -> Checkpoint:
     entries.sort(key=lambda entry: entry[3:])  # by offsets: an empty tensor before its neighbour
     data_start = 8 + header_nbytes
     _check_tiling(source, entries, data_start)
-    sections = sections_of_flat_names(header)
-    tensors, skipped = [], []
+    facts = _facts(source.path, metadata)
+    sections = sections_of_flat_names([*header, *facts.aliases])
+    tensors: list[TensorSpec] = []
+    skipped: list[Skipped] = []
     for name, dtype, shape, begin, end in entries:
-        head = name.split(".", 1)[0] if sections else ""
-        section = head if head in sections else ""
+        section = _section(name, sections)
         reason = skip_reason(dtype)
         if reason is not None:
             skipped.append(Skipped(name, dtype.name, reason, section))
             continue
         extents = (Extent(source.file, data_start + begin, end - begin),) if end > begin else ()
         tensors.append(TensorSpec(name, dtype, shape, extents, section=section))
+    stored = {spec.name: spec for spec in tensors}
+    for alias, first in facts.aliases.items():
+        if first not in stored or alias in header:
+            problem = f"is noted to be {first!r}, which contradicts the header"
+            raise CorruptFileError(source.path, problem, tensor=alias)
+        tensors.append(replace(stored[first], name=alias, section=_section(alias, sections)))
+    for name, dtype_name in facts.absent.items():
+        skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
     return Checkpoint(
         path=source.path,
         format="safetensors",
@@ -67,7 +80,39 @@ def open_safetensors(source: Source) -> Checkpoint:
         skipped=tuple(skipped),
         section_kinds=sections,
         metadata=metadata,
+        loss_scale=facts.loss_scale,
+        notes=_notes(facts),
     )
+
+
+def _section(name: str, sections: Mapping[str, object]) -> str:
+    head = name.split(".", 1)[0] if sections else ""
+    return head if head in sections else ""
+
+
+def _facts(path: str, metadata: dict[str, str]) -> DumpMetadata:
+    """What gradtool noted when it wrote the file, if it did."""
+    try:
+        return DumpMetadata.read(metadata)
+    except ValueError as error:
+        raise CorruptFileError(
+            path, f"{error} in {_METADATA} is not what gradtool writes"
+        ) from None
+
+
+def _notes(facts: DumpMetadata) -> tuple[str, ...]:
+    notes = []
+    if facts.shards:
+        where = f"rank {facts.rank} of {facts.world_size}"
+        notes.append(
+            f"{counted(len(facts.shards), 'tensor is', 'tensors are')} the part of {where}"
+        )
+    if facts.sparse:
+        sparse = counted(len(facts.sparse), "sparse tensor is", "sparse tensors are")
+        notes.append(f"{sparse} measured by the stored values")
+    if facts.loss_scale != 1.0:
+        notes.append(f"the file says that gradients are multiplied by {facts.loss_scale:g}")
+    return tuple(notes)
 
 
 def _metadata(path: str, found: Any) -> dict[str, str]:

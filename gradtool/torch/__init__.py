@@ -32,5 +32,12 @@ from gradtool.torch.clip import (
     clip_grads_with_norm_,
     get_total_norm,
 )
+from gradtool.torch.dump import dump_gradients
 
-__all__ = ["clip_grad_norm_", "clip_grad_value_", "clip_grads_with_norm_", "get_total_norm"]
+__all__ = [
+    "clip_grad_norm_",
+    "clip_grad_value_",
+    "clip_grads_with_norm_",
+    "dump_gradients",
+    "get_total_norm",
+]

@@ -1,0 +1,90 @@
+"""What `dump_gradients` says about a dump, in the string map of its header."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+_PREFIX: Final = "gradtool."
+
+
+@dataclass(frozen=True, slots=True)
+class DumpMetadata:
+    """Facts about a dump of gradients that its tensors do not tell.
+
+    Attributes:
+        step: of the training.
+        loss_scale: what the gradients are multiplied by.
+        rank, world_size: whose gradients they are, and of how many processes.
+        aliases: further names of a gradient, and the one under which it is stored.
+        absent: parameters that were to have a gradient and had none, with their dtype.
+        shards: of gradients that are split over ranks, the whole one's shape, the placements of
+            its parts, and the mesh's shape, names and this rank's place in it.
+        sparse: shapes of gradients of which the values are stored, and the indices beside them.
+    """
+
+    step: int | None = None
+    loss_scale: float = 1.0
+    rank: int | None = None
+    world_size: int | None = None
+    aliases: dict[str, str] = field(default_factory=dict)
+    absent: dict[str, str] = field(default_factory=dict)
+    shards: dict[str, Any] = field(default_factory=dict)
+    sparse: dict[str, list[int]] = field(default_factory=dict)
+
+    def strings(self) -> dict[str, str]:
+        """The facts as JSON texts, under the names above; those that say nothing left out."""
+        found = {name: getattr(self, name) for name in self.__slots__}
+        return {
+            _PREFIX + name: json.dumps(value, allow_nan=False)
+            for name, value in found.items()
+            if value not in (None, {}) and (name, value) != ("loss_scale", 1.0)
+        }
+
+    @classmethod
+    def read(cls, metadata: Mapping[str, str]) -> DumpMetadata:
+        """The facts in a header's string map; ValueError naming the one that is none."""
+        found: dict[str, Any] = {}
+        for name in cls.__slots__:
+            text = metadata.get(_PREFIX + name)
+            if text is None:
+                continue
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError):
+                value = None
+            if not _CHECKS[name](value):
+                raise ValueError(_PREFIX + name)
+            found[name] = value
+        return cls(**found)
+
+
+def _is_count(value: object) -> bool:
+    return type(value) is int and value >= 0
+
+
+def _is_scale(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _are_names(value: object) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
+
+
+def _is_map(value: object) -> bool:
+    return isinstance(value, dict)
+
+
+_CHECKS: Final = {
+    "step": _is_count,
+    "loss_scale": _is_scale,
+    "rank": _is_count,
+    "world_size": _is_count,
+    "aliases": _are_names,
+    "absent": _are_names,
+    "shards": _is_map,
+    "sparse": _is_map,
+}

@@ -1,0 +1,247 @@
+"""Live gradients written to disk, so that `gradtool inspect` can tell everything about them."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, NamedTuple
+
+import torch
+from torch import Tensor
+
+from gradtool.arrays.parameters import Named, named_arrays
+from gradtool.core.dump_metadata import DumpMetadata
+from gradtool.core.element_types import array_type
+from gradtool.engine.schedule import in_order
+from gradtool.errors import EmptyDumpError, UsageError
+from gradtool.storage.files import create, inherit_and_sync, sync
+from gradtool.storage.sink import Sink, open_sink
+from gradtool.storage.workspace import Workspace, writing
+from gradtool.torch._mesh import is_dtensor
+
+_WRITERS: Final = 2
+_PIECE_NBYTES: Final = 8 << 20
+_ALIGNMENT: Final = 8
+
+_STORED: Final = frozenset(
+    {
+        torch.float16,
+        torch.bfloat16,
+        torch.float32,
+        torch.float64,
+        torch.complex64,
+        torch.float8_e4m3fn,
+        torch.float8_e4m3fnuz,
+        torch.float8_e5m2,
+        torch.float8_e5m2fnuz,
+        torch.int64,
+    }
+)
+"""Dtypes of gradients, and of the indices of sparse ones, that safetensors has."""
+
+
+@dataclass(slots=True)
+class _Dump:
+    """What is to be written: tensors by name, and what is known about them."""
+
+    tensors: dict[str, Tensor]
+    metadata: DumpMetadata
+
+
+@torch.no_grad()
+def dump_gradients(
+    model_or_named_parameters: torch.nn.Module | Iterable[tuple[str, Tensor]],
+    path: str | os.PathLike[str],
+    *,
+    step: int | None = None,
+    loss_scale: float | None = None,
+) -> str:
+    """Write the gradients of a model to a safetensors file, whole or not at all.
+
+        dump_gradients(model, f"grads/step{step:06d}.safetensors", step=step)
+
+    The file is on disk, and in the place of an older one, when this returns; whoever is killed on
+    the way leaves the older one as it was. `gradtool inspect` then says of it what
+    `gradtool.measure(model)` says now.
+
+    Args:
+        model_or_named_parameters: a module, or pairs of name and parameter. Where Megatron keeps
+            a `main_grad` it is taken. A gradient that parameters share is stored once, and the
+            other names are noted, as is each parameter that was to have a gradient and has none.
+            Of a DTensor the part of this rank is written, with its placement; of a sparse
+            tensor the values, and their indices as `NAME.indices`.
+        path: the file; `{rank}` in it becomes the number of this process.
+        step: of the training, to be noted.
+        loss_scale: what the gradients are multiplied by (`scaler.get_scale()`), to be noted:
+            gradtool divides by it.
+
+    Returns:
+        The path written.
+
+    Raises:
+        EmptyDumpError: there is no gradient at all.
+        UsageError: a `loss_scale` or `step` that cannot be, a dtype that safetensors has not, or
+            gradients in parts and a path that is the same for all ranks.
+        FileAccessError: the file cannot be written.
+    """
+    shown, rank, world_size = os.fspath(path), *_place_in_world()
+    metadata = DumpMetadata(_step(step), _scale(loss_scale), rank, world_size)
+    named = named_arrays(model_or_named_parameters)
+    if named is None:
+        kind = type(model_or_named_parameters).__name__
+        raise UsageError(f"expected a module or pairs of name and parameter, not {kind}")
+    dump = _collected(named, metadata)
+    if dump.metadata.shards and "{rank}" not in shown:
+        raise UsageError(
+            f"{shown}: gradients are split over {world_size} ranks, each of which writes a file",
+            hint="put {rank} into the path",
+        )
+    shown = shown.replace("{rank}", str(rank or 0))
+    if not dump.tensors:
+        problem = "not written: no parameter has a gradient"
+        hint = "call it after backward() and before zero_grad()"
+        raise EmptyDumpError(shown, problem, hint=hint)
+    _write(shown, dump)
+    return shown
+
+
+def _place_in_world() -> tuple[int | None, int | None]:
+    distributed = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return None, None
+    return distributed.get_rank(), distributed.get_world_size()
+
+
+def _step(step: int | None) -> int | None:
+    if step is not None and (isinstance(step, bool) or step != int(step) or step < 0):
+        raise UsageError(f"step must be a whole number, at least 0, not {step!r}")
+    return None if step is None else int(step)
+
+
+def _scale(loss_scale: float | None) -> float:
+    scale = 1.0 if loss_scale is None else float(loss_scale)
+    if not 0.0 < scale < float("inf"):
+        raise UsageError(f"loss_scale must be positive and finite, not {loss_scale}")
+    return scale
+
+
+def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
+    dump = _Dump({}, metadata)
+    stored: dict[object, str] = {}
+    for name, grad, dtype in named:
+        if grad is None:
+            metadata.absent[name] = _dtype_name(dtype)
+            continue
+        local = grad
+        if is_dtensor(grad):
+            metadata.shards[name] = _placement(grad)
+            local = grad.to_local()
+        elements = (id(local) if local.is_sparse else _elements(local), local.dtype, local.device)
+        first = stored.setdefault(elements, name) if local.numel() else name
+        if first != name:
+            metadata.aliases[name] = first
+        elif local.is_sparse:
+            values = local.coalesce()
+            metadata.sparse[name] = list(local.shape)
+            _add(dump, name, values._values())
+            _add(dump, f"{name}.indices", values._indices())
+        else:
+            _add(dump, name, local)
+    return dump
+
+
+def _elements(tensor: Tensor) -> object:
+    """A key that is equal for tensors of the very same elements."""
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def _add(dump: _Dump, name: str, tensor: Tensor) -> None:
+    if name in dump.tensors:
+        raise UsageError(f"two tensors come by the name {name!r}")
+    if tensor.dtype not in _STORED:
+        raise UsageError(f"{name!r}: safetensors has no {tensor.dtype}")
+    dump.tensors[name] = tensor
+
+
+def _dtype_name(dtype: object) -> str:
+    """What safetensors calls a dtype of torch."""
+    name = str(dtype).removeprefix("torch.")
+    known = array_type(name)
+    return known.name if known else name
+
+
+def _placement(grad: Any) -> dict[str, Any]:
+    mesh = grad.device_mesh
+    return {
+        "shape": list(grad.shape),
+        "placements": [str(placement) for placement in grad.placements],
+        "mesh": list(mesh.shape),
+        "mesh_dim_names": mesh.mesh_dim_names,
+        "coordinate": mesh.get_coordinate(),
+    }
+
+
+def _write(shown: str, dump: _Dump) -> None:
+    # Larger elements first, so that all are aligned; otherwise as the model has them.
+    order = sorted(dump.tensors.items(), key=lambda item: -item[1].itemsize)
+    header, offsets = _header(order, dump.metadata)
+    target = os.path.realpath(shown)
+    with Workspace(target, shown) as workspace, writing(shown):
+        built = workspace.place_for(os.path.basename(target))
+        create(built, offsets[-1])
+        with open_sink(built) as sink, ThreadPoolExecutor(_WRITERS) as executor:
+            sink.write(0, memoryview(header))
+            pieces = _pieces([tensor for _, tensor in order], offsets)
+            for _ in in_order(pieces, partial(_write_piece, sink), executor, 2 * _WRITERS):
+                pass
+        if os.path.exists(target):
+            inherit_and_sync(built, target)
+        else:
+            sync(built)
+        workspace.commit(built, overwrite=True)
+
+
+def _header(
+    tensors: Sequence[tuple[str, Tensor]], metadata: DumpMetadata
+) -> tuple[bytes, list[int]]:
+    """The file's first bytes, and where in it each tensor begins, and the last one ends."""
+    entries: dict[str, Any] = {"__metadata__": {"format": "pt", **metadata.strings()}}
+    ends = [0]
+    for name, tensor in tensors:
+        ends.append(ends[-1] + tensor.nbytes)
+        entries[name] = {
+            "dtype": _dtype_name(tensor.dtype),
+            "shape": list(tensor.shape),
+            "data_offsets": ends[-2:],
+        }
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % _ALIGNMENT)
+    start = 8 + len(text)
+    return len(text).to_bytes(8, "little") + text, [start + end for end in ends]
+
+
+class _Piece(NamedTuple):
+    """Bytes in memory, kept there by `owner`, and where in the file they go."""
+
+    owner: Tensor
+    address: int
+    nbytes: int
+    offset: int
+
+
+def _pieces(tensors: Iterable[Tensor], offsets: Iterable[int]) -> Iterator[_Piece]:
+    for tensor, offset in zip(tensors, offsets, strict=False):
+        local = tensor.detach().resolve_conj().resolve_neg().contiguous().cpu()
+        for start in range(0, local.nbytes, _PIECE_NBYTES):
+            nbytes = min(_PIECE_NBYTES, local.nbytes - start)
+            yield _Piece(local, local.data_ptr() + start, nbytes, offset + start)
+
+
+def _write_piece(sink: Sink, piece: _Piece) -> None:
+    data = (ctypes.c_char * piece.nbytes).from_address(piece.address)
+    sink.write_vector(piece.offset, [memoryview(data).cast("B")])
