@@ -126,10 +126,12 @@ class Bench:
 
     def _made(self, sizes: Sequence[int]) -> Iterator[tuple[int, _Room]]:
         most = sizes[0] if sizes else 0
+        gathered = most if self._device.type == "cpu" else 0
+        between_numel = most if self._is_narrow else 0
         wide_type = torch.complex128 if self._dtype.is_complex else wide_dtype(self._device)
-        flat = torch.empty(most, dtype=self._dtype, device=self._device)
+        flat = torch.empty(gathered, dtype=self._dtype, device=self._device)
         wide = torch.empty(_padded(most), dtype=wide_type, device=self._device)
-        between = torch.empty(most, dtype=torch.float32, device=self._device)
+        between = torch.empty(between_numel, dtype=torch.float32, device=self._device)
         for size in sizes:
             padded = wide[: _padded(size)]
             yield (

@@ -143,11 +143,16 @@ def _of_blocks(kernel: Kernel, group: Group, blocks: list[Block], fill: float) -
     wide = wide_dtype(group.device)
     yield kernel(torch.full((1, 1), fill, dtype=wide, device=group.device))
     if group.device.type != "cpu" and kernel is _squares and blocks:
-        # One kernel for all of them, that widens as it reads.
-        tensors = [tensor for block in blocks for tensor in block.tensors]
-        norms = torch.stack(torch._foreach_norm(tensors, 2.0, dtype=wide))
-        yield torch.dot(norms, norms)
+        yield squares_on_device(blocks)
         return
     bench = Bench(group.device, group.dtype, blocks)
     for block in blocks:
         yield kernel(bench.rows(bench.flat(block), fill))
+
+
+def squares_on_device(blocks: list[Block]) -> Tensor:
+    """The sum of squares, by one kernel over all tensors, that widens what it reads."""
+    tensors = [tensor for block in blocks for tensor in block.tensors]
+    wide = wide_dtype(tensors[0].device)
+    norms = torch.stack(torch._foreach_norm(tensors, 2.0, dtype=wide))
+    return torch.dot(norms, norms)

@@ -67,7 +67,10 @@ def _span_nbytes(tensor: Tensor) -> int:
 
 
 def _union(tensors: Sequence[Tensor], stores: Stores) -> Tensor:
-    """The elements that any of the tensors names: the one that names all, or a copy."""
+    """The elements that any of the tensors names: the one that names all, or a copy.
+
+    To make a copy the host waits for a device to say how many they are.
+    """
     storage, itemsize = tensors[0].untyped_storage(), tensors[0].itemsize
     start = min(tensor.data_ptr() for tensor in tensors)
     end = max(tensor.data_ptr() + _span_nbytes(tensor) for tensor in tensors)

@@ -14,6 +14,8 @@ def scale(grads: Gradients, coef: Tensor) -> None:
 
     On a CPU a factor of 1 leaves everything as it is; on a device nobody waits to see it.
     """
+    if all(group.device.type == "cpu" for group in grads.groups) and float(coef) == 1.0:
+        return
     for group, blocks in grads.groups.items():
         dtype, parts = group.dtype, blocks
         if dtype.is_complex:
@@ -22,14 +24,12 @@ def scale(grads: Gradients, coef: Tensor) -> None:
         if group.device.type == "cpu":
             _scale_on_cpu(parts, dtype, float(coef))
         else:
-            _scale_on_device(parts, coef.to(group.device))
+            scale_on_device(parts, coef.to(group.device))
     for store in grads.stores:
         store()
 
 
 def _scale_on_cpu(blocks: list[Block], dtype: torch.dtype, factor: float) -> None:
-    if factor == 1.0:
-        return
     if dtype is torch.float64:
         for block in blocks:
             torch._foreach_mul_(block.tensors, factor)
@@ -41,7 +41,7 @@ def _scale_on_cpu(blocks: list[Block], dtype: torch.dtype, factor: float) -> Non
         bench.store(flat, block)
 
 
-def _scale_on_device(blocks: list[Block], coef: Tensor) -> None:
+def scale_on_device(blocks: list[Block], coef: Tensor) -> None:
     """One kernel for a piece of a large tensor, a few for many small ones together."""
     factor = coef.reshape(1)  # a scalar would be rounded to the tensors' type first
     for block in blocks:

@@ -183,8 +183,8 @@ def _refuse_nonfinite(
 
 
 def _is_finite(grad: Tensor) -> bool:
-    blocks = [block for blocks in gather([grad]).groups.values() for block in blocks]
-    return all(bool(tensor.isfinite().all()) for block in blocks for tensor in block.tensors)
+    """Whether all elements are, those on other ranks too: every rank names the same gradients."""
+    return bool(total_norm(gather([grad]), math.inf, grad.device).isfinite())
 
 
 def _coef(max_norm: float, norm: Tensor) -> Tensor:
