@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -24,15 +24,14 @@ ROW = 64
 BLOCK = 1 << 20
 
 
-def tensors(path: Path) -> Iterator[torch.Tensor]:
-    """Each tensor of a safetensors file or a torch zip, flat."""
+def tensors_of(path: Path) -> Iterator[torch.Tensor]:
+    """Each tensor of a safetensors file or a torch zip."""
     if path.suffix == ".pt":
-        for tensor in torch.load(path, mmap=True).values():
-            yield tensor.flatten()
+        yield from torch.load(path, mmap=True).values()
         return
     with safe_open(path, framework="pt") as file:
         for name in file.keys():  # noqa: SIM118 - it is no dict
-            yield file.get_tensor(name).flatten()
+            yield file.get_tensor(name)
 
 
 def row_sums(values: npt.NDArray[np.float64]) -> Iterator[float]:
@@ -42,19 +41,20 @@ def row_sums(values: npt.NDArray[np.float64]) -> Iterator[float]:
     yield math.fsum(values[whole:].tolist())
 
 
-def powers(path: Path, p: float) -> Iterator[float]:
+def powers(tensors: Iterable[torch.Tensor], p: float) -> Iterator[float]:
     """Sums of |g|^p over short rows, which together cover every element."""
-    for tensor in tensors(path):
-        for start in range(0, len(tensor), BLOCK):
-            block = tensor[start : start + BLOCK].double().numpy()
+    for tensor in tensors:
+        flat = tensor.flatten()
+        for start in range(0, len(flat), BLOCK):
+            block = flat[start : start + BLOCK].double().numpy()
             yield from row_sums(np.square(block) if p == 2 else np.abs(block))
 
 
-def norm(path: Path, p: float) -> float:
-    """The p-norm of the whole dump, p being 1 or 2."""
+def norm(tensors: Iterable[torch.Tensor], p: float) -> float:
+    """The p-norm of all of them together, p being 1 or 2."""
     if p not in (1, 2):
         raise SystemExit("exact norms are for p = 1 and 2")
-    total = math.fsum(powers(path, p))
+    total = math.fsum(powers(tensors, p))
     return math.sqrt(total) if p == 2 else total
 
 
@@ -64,7 +64,7 @@ def cached_norm(path: Path, p: float) -> float:
     known: dict[str, float] = json.loads(cache.read_text()) if cache.exists() else {}
     key = f"{p:g}"
     if key not in known:
-        known[key] = norm(path, p)
+        known[key] = norm(tensors_of(path), p)
         cache.write_text(json.dumps(known))
     return known[key]
 

@@ -21,7 +21,8 @@ import peers
 from ml_dtypes import bfloat16
 from run import default_directory, exact_norm, paths_of
 from safetensors.numpy import save_file
-from timing import json_norm, last_number, table
+from tables import table
+from timing import json_norm, last_number
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 

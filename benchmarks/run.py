@@ -8,7 +8,6 @@ needs gradtool's `test` extra; MLX joins if it is installed. See README.md.
 from __future__ import annotations
 
 import argparse
-import math
 import shlex
 import subprocess
 import sys
@@ -17,7 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import peers
-from timing import Contender, Group, figure, json_norm, json_norm_before, last_number, show
+from tables import limit
+from timing import Contender, Group, json_norm, json_norm_before, last_number, show
 
 HERE = Path(__file__).resolve().parent
 CLIP_RUNS = 7
@@ -106,18 +106,6 @@ def start_up(path: Path) -> Group:
         Contender(f"python -c '{peers.START}'", peers.script(peers.START)),
     ]
     return Group("start-up", path, contenders)
-
-
-def limit(what: str, value: float, bound: float, unit: str = "") -> str:
-    """One line: a figure, its bound, and whether it is reached."""
-    if math.isnan(value):
-        verdict = "not measured"
-    elif value <= bound:
-        verdict = "reached"
-    else:
-        verdict = f"missed by {value - bound:.3g}{unit}"
-    wanted = figure(bound, ".3g")
-    return f"  {what}: {figure(value, '.3g')}{unit}, at most {wanted}{unit}: {verdict}"
 
 
 def large_limits(groups: dict[str, Group]) -> Iterable[str]:

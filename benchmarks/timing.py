@@ -1,4 +1,4 @@
-"""Whole processes, timed in turns: seconds, peak memory, what they printed; and tables of them."""
+"""Whole processes, timed in turns: seconds, peak memory, what they printed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,14 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+from tables import figure, table
+
+T = TypeVar("T")
 
 # Linux gives kilobytes, macOS bytes.
 RSS_UNIT = 1 if sys.platform == "darwin" else 1024
@@ -87,20 +92,14 @@ class Group:
         return next(one for one in self.contenders if one.label == label)
 
     def run(self, runs: int) -> None:
-        """Run all in turns, `runs` times, on cached data; one that fails sits out the rest.
-
-        Each turn starts with another one: what a run leaves behind (memory that the system has
-        at hand, a disk still writing) must not fall to the same neighbour every time.
-        """
+        """Run all in turns, `runs` times, on cached data; one that fails sits out the rest."""
         warm(self.path)
-        for turn in range(runs):
-            first = turn % len(self.contenders)
-            for contender in self.contenders[first:] + self.contenders[:first]:
-                if contender.failure is None:
-                    if contender.writes is not None:
-                        contender.writes.unlink(missing_ok=True)
-                        os.sync()
-                    measure(contender)
+        for contender in in_turns(self.contenders, runs):
+            if contender.failure is None:
+                if contender.writes is not None:
+                    contender.writes.unlink(missing_ok=True)
+                    os.sync()
+                measure(contender)
         for contender in self.contenders:
             if contender.writes is not None:
                 contender.writes.unlink(missing_ok=True)
@@ -112,6 +111,18 @@ class Group:
             return math.nan
         pairs = zip(one.samples, other.samples, strict=True)
         return statistics.median(a.seconds / b.seconds for a, b in pairs)
+
+
+def in_turns(contestants: Sequence[T], runs: int) -> Iterator[T]:
+    """All of them, `runs` times.
+
+    Each turn starts with another one: what a run leaves behind (memory that the system has
+    at hand, a disk still writing) must not fall to the same neighbour every time.
+    """
+    for turn in range(runs):
+        first = turn % len(contestants)
+        yield from contestants[first:]
+        yield from contestants[:first]
 
 
 def warm(path: Path) -> None:
@@ -152,21 +163,6 @@ def json_norm(stdout: str) -> float:
 def json_norm_before(stdout: str) -> float:
     """The norm that `gradtool clip` found."""
     return float(json.loads(stdout)["norm_before"])
-
-
-def figure(value: float, form: str) -> str:
-    """A number, or a dash where there is none."""
-    return "-" if math.isnan(value) else format(value, form)
-
-
-def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns as wide as they need, the first one to the left and the others to the right."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    lines = [
-        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-        for row in (heads, ["-" * width for width in widths], *rows)
-    ]
-    return "\n".join(lines)
 
 
 def show(group: Group) -> None:

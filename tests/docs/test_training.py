@@ -1,0 +1,184 @@
+"""The page on training loops is true: its examples print what it shows, and its list is torch's.
+
+    python tests/docs/test_training.py
+
+writes what examples and commands print today into the page, and the list of differences from
+the documentation of `gradtool.torch`.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import tempfile
+from math import isclose
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "training.md"
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+LIST = re.compile(r"(no\s+others:\n\n)(.*?)(?=\n\n)", re.DOTALL)
+DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?|-?\d+e[+-]\d+")
+SECONDS = 120.0
+
+
+class Example(NamedTuple):
+    """A script, and what is shown of its run: commands and their output, the script's first."""
+
+    script: str
+    sessions: list[tuple[str, str]]
+
+    @property
+    def file(self) -> str:
+        return self.sessions[0][0].split()[-1]
+
+
+def examples(page: str) -> list[Example]:
+    """The page's examples; the first line of each is the command that runs it."""
+    found: list[Example] = []
+    for kind, text in BLOCK.findall(page):
+        if kind == "python":
+            found.append(Example(text, [(text.splitlines()[0].removeprefix("# "), "")]))
+        elif kind == "text":
+            ((command, _),) = found[-1].sessions
+            found[-1].sessions[:] = [(command, text)]
+        elif kind == "console":
+            command, shown = text.removeprefix("$ ").split("\n", 1)
+            found[-1].sessions.append((command, shown))
+    return found
+
+
+def program(command: str) -> list[str]:
+    """The command as this environment runs it."""
+    modules = {"gradtool": "gradtool", "torchrun": "torch.distributed.run"}
+    name, *arguments = shlex.split(command)
+    if name in modules:
+        arguments = ["-m", modules[name], *arguments]
+    return [sys.executable, *arguments]
+
+
+def output_of(command: str, directory: Path) -> str:
+    """What the command prints in `directory`; it, and all that it starts, ends in time."""
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(ROOT),
+        "PYTHONWARNINGS": "error::UserWarning",
+        "COLUMNS": "100",
+        "NO_COLOR": "1",
+        "CUDA_VISIBLE_DEVICES": "",
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo0" if sys.platform == "darwin" else "lo",
+    }
+    process = subprocess.Popen(
+        program(command),
+        cwd=directory,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        text=True,
+    )
+    try:
+        printed, errors = process.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # torchrun then ends its ranks
+        try:
+            process.communicate(timeout=40.0)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()
+        pytest.fail(f"{command}: not done after {SECONDS} s")
+    assert process.returncode == 0, f"{command}:\n{errors}"
+    return printed
+
+
+def outputs_of(example: Example, directory: Path) -> list[str]:
+    """What each command prints, one after the other in one directory."""
+    (directory / example.file).write_text(example.script)
+    return [output_of(command, directory) for command, _ in example.sessions]
+
+
+def assert_shown(printed: str, shown: str) -> None:
+    """The same text, but for the width of columns and for how decimals are rounded.
+
+    Sums of float32 and float16 in another order are what another machine may differ by.
+    """
+    skeleton = [re.sub(r"\s+", " ", DECIMAL.sub("#", text)) for text in (printed, shown)]
+    assert skeleton[0] == skeleton[1], printed
+    for ours, theirs in zip(DECIMAL.findall(printed), DECIMAL.findall(shown), strict=True):
+        assert isclose(float(ours), float(theirs), rel_tol=5e-3), printed
+
+
+def differences(text: str) -> list[str]:
+    found = LIST.search(text)
+    assert found is not None
+    return [" ".join(item.split()) for item in found[2].removeprefix("- ").split("\n- ")]
+
+
+@pytest.mark.parametrize(
+    "example", [pytest.param(e, id=e.file) for e in examples(PAGE.read_text())]
+)
+def test_an_example_prints_what_the_page_shows(example: Example, tmp_path: Path) -> None:
+    printed = outputs_of(example, tmp_path)
+    for output, (_, shown) in zip(printed, example.sessions, strict=True):
+        assert shown
+        assert_shown(output, shown)
+
+
+def test_the_page_has_a_plain_loop_a_scaled_one_and_a_sharded_one() -> None:
+    files = [example.file for example in examples(PAGE.read_text())]
+    assert files[:3] == ["plain.py", "accumulation.py", "fsdp2.py"]
+    assert len(files) == len(set(files))
+
+
+@pytest.mark.parametrize(
+    ("printed", "shown"),
+    [("norm 2.65", "norm 2.75"), ("12 -Inf", "13 -Inf"), ("'embed'", "'head'"), ("1.5\n", "nan\n")],
+)
+def test_what_is_not_the_same_is_not_taken_for_it(printed: str, shown: str) -> None:
+    assert_shown(printed, printed)
+    with pytest.raises(AssertionError):
+        assert_shown(printed, shown)
+
+
+def test_the_differences_from_torch_are_those_that_the_package_lists() -> None:
+    import gradtool.torch  # noqa: PLC0415 - the script below needs none
+
+    documented = differences(gradtool.torch.__doc__ or "")
+    assert len(documented) >= 10
+    assert differences(PAGE.read_text()) == documented
+
+
+def rewrite() -> None:
+    """The page with the output of today."""
+    import gradtool.torch  # noqa: PLC0415 - as above
+
+    page = PAGE.read_text()
+    printed = []
+    for example in examples(page):
+        with tempfile.TemporaryDirectory() as directory:
+            printed.extend(outputs_of(example, Path(directory)))
+    outputs = iter(printed)
+
+    def block(found: re.Match[str]) -> str:
+        kind, text = found.groups()
+        if kind not in ("text", "console"):
+            return found[0]
+        command = text.split("\n", 1)[0] + "\n" if kind == "console" else ""
+        return f"```{kind}\n{command}{next(outputs)}```"
+
+    page = BLOCK.sub(block, page)
+    listed = LIST.search(gradtool.torch.__doc__ or "")
+    assert listed is not None
+    PAGE.write_text(LIST.sub(lambda found: found[1] + listed[2], page))
+
+
+if __name__ == "__main__":
+    rewrite()
