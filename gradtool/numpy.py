@@ -90,6 +90,8 @@ def _norm(named: list[Named], job: Job, executor: Executor) -> float:
 def _array(name: str, leaf: Any) -> Any:
     """The leaf as an array of NumPy, or a tensor of torch, which has types that NumPy has not."""
     array = leaf if is_torch(leaf) else as_numpy(leaf)
+    if array is None and hasattr(leaf, "dtype"):
+        raise TypeError(f"{name!r} is an array of objects, which is no gradient")
     if array is None:
         problem = f"{type(leaf).__name__!r} object has no attribute 'dtype'"
         raise AttributeError(f"{problem}: {name!r} is no array")
@@ -126,8 +128,10 @@ def _scaled(arrays: list[Any], coef: float) -> list[Any]:
     found = []
     for array in arrays:
         if is_torch(array):
-            new = array.detach().resolve_conj().resolve_neg().clone().contiguous()
-            raw, big_endian = new.view(-1).view(sys.modules["torch"].uint8).numpy(), False
+            torch: Any = sys.modules["torch"]
+            new = array.detach().resolve_conj().resolve_neg()
+            new = new.clone(memory_format=torch.contiguous_format)
+            raw, big_endian = new.view(-1).view(torch.uint8).numpy(), False
         else:
             new = np.array(array, order="C")
             raw, big_endian = new.reshape(-1).view(np.uint8), is_big_endian(new.dtype)

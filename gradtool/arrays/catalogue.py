@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gradtool.arrays.memory import located
-from gradtool.arrays.parameters import Named, gradient, named_arrays
+from gradtool.arrays.parameters import Named, gradient, named_arrays, refuse_repeated
 from gradtool.arrays.tree import Tree, leaves
 from gradtool.core.element_types import array_type
 from gradtool.core.sections import SECTION_KINDS, sections_of_flat_names
@@ -41,11 +41,20 @@ def catalogue(source: Tree) -> Catalogued:
     """
     named = named_arrays(source)
     if named is None:
-        named = [item for name, leaf in leaves(source) for item in gradient(name or _LONE, leaf)]
+        named = [item for name, leaf in _leaves(source) for item in gradient(name or _LONE, leaf)]
         kinds = _sections_of_tree(source)
     else:
         kinds = sections_of_flat_names(item.name for item in named)
-    return catalogue_of(named, kinds)
+    found = catalogue_of(named, kinds)
+    refuse_repeated(found.checkpoint.names)
+    return found
+
+
+def _leaves(tree: Tree) -> list[tuple[str, object]]:
+    try:
+        return list(leaves(tree))
+    except RecursionError:
+        raise UsageError("the tree nests too deeply, or holds itself") from None
 
 
 def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catalogued:
@@ -68,9 +77,9 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
         listed = found.listed(name, section)
         (tensors if isinstance(listed, TensorSpec) else skipped).append(listed)  # type: ignore[arg-type]
         shards += found.is_shard
-        if found.has_indices:
-            sparse += 1
-            skipped.append(Skipped(f"{name}.indices", "I64", "integer", section))
+        sparse += bool(found.indices)
+        for part, index_type in found.indices.items():
+            skipped.append(Skipped(f"{name}.{part}", index_type, "integer", section))
     notes = []
     if shards:
         found_shards = counted(shards, "DTensor is", "DTensors are")

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.element_types import array_type
-from gradtool.core.strides import is_contiguous, span
-from gradtool.core.tensors import MEMORY, TEXT, Extent, Skipped, TensorSpec
+from gradtool.core.strides import is_contiguous, overlaps_itself, span
+from gradtool.core.tensors import MEMORY, META, TEXT, Extent, Skipped, TensorSpec
+from gradtool.errors import UnsupportedFormatError
 
 Array = NDArray[Any]
+
+NOWHERE: Final = -1
+"""The address of a tensor that has no elements but a shape."""
+
+_TEXT_TYPES: Final = ("str", "bytes", "datetime64", "timedelta64")
+_MAX_REPEATED_NUMEL: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +33,7 @@ class Located:
 
     `owner` keeps them there. `dtype` is the library's name for their type, and `strides` are in
     elements, none of them negative. Of a DTensor they are this rank's part, of a sparse tensor
-    the values at its indices.
+    the values, and `indices` are the types of its parts that say where those belong.
     """
 
     owner: object
@@ -34,16 +43,31 @@ class Located:
     strides: tuple[int, ...]
     big_endian: bool = False
     is_shard: bool = False
-    has_indices: bool = False
+    indices: Mapping[str, str] = field(default_factory=dict)
 
     def listed(self, name: str, section: str) -> TensorSpec | Skipped:
-        """The array as a tensor of a catalogue."""
+        """The array as a tensor of a catalogue.
+
+        Raises UnsupportedFormatError for a type that may be of gradients and is not known, or a
+        view that makes many elements of few.
+        """
+        if self.address == NOWHERE:
+            return Skipped(name, f"torch.{self.dtype}", META, section)
         found = array_type(self.dtype)
+        if found is None and not self.dtype.startswith(_TEXT_TYPES):
+            problem = f"gradtool does not know the type {self.dtype}"
+            raise UnsupportedFormatError(MEMORY.path, problem, tensor=name)
         if found is None or found.dtype is None:
             reason = found.reason if found else TEXT
             return Skipped(name, found.name if found else self.dtype, reason, section)
-        nbytes = span(self.shape, self.strides) * found.itemsize
+        stored = span(self.shape, self.strides)
         contiguous = is_contiguous(self.shape, self.strides)
+        nbytes = stored * found.itemsize
+        # Expansion costs nothing; where indices meet otherwise, each of them is held.
+        is_large = not contiguous and math.prod(self.shape) > _MAX_REPEATED_NUMEL
+        if is_large and overlaps_itself(self.shape, self.strides):
+            problem = f"repeats {stored} stored elements to make {math.prod(self.shape)}"
+            raise UnsupportedFormatError(MEMORY.path, problem, tensor=name)
         return TensorSpec(
             name,
             found.dtype,
@@ -114,7 +138,7 @@ def _exchanged(leaf: Any) -> Array:
 
 
 def _located_array(array: Array) -> Located:
-    itemsize = array.itemsize
+    itemsize = max(array.itemsize, 1)
     if any(stride < 0 or stride % itemsize for stride in array.strides):
         array = np.ascontiguousarray(array)
     return Located(
@@ -140,21 +164,39 @@ def is_big_endian(dtype: np.dtype[Any]) -> bool:
 
 
 def _located_tensor(tensor: Any) -> Located:
-    is_shard, has_indices = hasattr(tensor, "to_local"), False
+    is_shard = hasattr(tensor, "to_local")
     local = tensor.detach()
     if is_shard:
         local = local.to_local()
-    if local.is_sparse:
-        has_indices = True
-        local = local.coalesce()._values()
-    local = local.cpu()
+    local, indices = _values_and_indices(local)
+    local = local if local.is_meta else local.resolve_neg().cpu()
     return Located(
         local,
-        local.data_ptr(),
-        str(local.dtype).removeprefix("torch."),
+        NOWHERE if local.is_meta else local.data_ptr(),
+        torch_dtype_name(local.dtype),
         tuple(local.shape),
         local.stride(),
         sys.byteorder == "big",
         is_shard,
-        has_indices,
+        indices,
     )
+
+
+def _values_and_indices(tensor: Any) -> tuple[Any, dict[str, str]]:
+    """The stored elements of a tensor, and the types of what says where in it they belong."""
+    layout = str(tensor.layout)
+    if layout == "torch.sparse_coo":
+        return tensor.coalesce().values(), {"indices": "I64"}
+    if not layout.startswith("torch.sparse_"):
+        return tensor, {}
+    by_row = layout in ("torch.sparse_csr", "torch.sparse_bsr")
+    index_type = (tensor.crow_indices() if by_row else tensor.ccol_indices()).dtype
+    known = array_type(torch_dtype_name(index_type))
+    return tensor.values(), dict.fromkeys(
+        ("compressed_indices", "plain_indices"), known.name if known else "I64"
+    )
+
+
+def torch_dtype_name(dtype: Any) -> str:
+    """The name of a dtype of torch, without `torch.`."""
+    return str(dtype).removeprefix("torch.")

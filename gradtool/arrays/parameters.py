@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from gradtool.errors import UsageError
@@ -33,17 +33,22 @@ def named_arrays(source: Any) -> list[Named] | None:
         pairs = list(source)
     else:
         return None
-    names: set[str] = set()
     found: list[Named] = []
     for pair in pairs:
         if not _is_pair(pair):
             raise UsageError(f"expected pairs of name and parameter, not {type(pair).__name__}")
-        name, leaf = pair
-        if name in names:
-            raise UsageError(f"two tensors come by the name {name!r}")
-        names.add(name)
-        found.extend(gradient(name, leaf))
+        found.extend(gradient(*pair))
+    refuse_repeated(name for name, _ in pairs)
     return found
+
+
+def refuse_repeated(names: Iterable[str]) -> None:
+    """UsageError for a name that comes twice."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            raise UsageError(f"two tensors come by the name {name!r}")
+        seen.add(name)
 
 
 def gradient(name: str, leaf: Any) -> Iterator[Named]:

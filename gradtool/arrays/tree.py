@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from copy import copy
 from typing import Any
 
 Tree = Any
@@ -21,7 +22,11 @@ def leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Any]]:
 def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
     """A tree of the same shape, its leaves what `function` makes of these, in the same order."""
     if isinstance(tree, dict):
-        return type(tree)((key, mapped(function, child)) for key, child in tree.items())
+        # Not every kind of dict is made of its items.
+        new = copy(tree)
+        for key, child in tree.items():
+            new[key] = mapped(function, child)
+        return new
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(mapped(function, child) for child in tree))
     if isinstance(tree, list | tuple):

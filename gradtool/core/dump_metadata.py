@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -67,11 +67,16 @@ def _is_count(value: object) -> bool:
 
 
 def _is_scale(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
+    return type(value) in (int, float) and 0 < value <= sys.float_info.max  # type: ignore[operator]
 
 
 def _are_names(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(name, str) for name in value.values())
+    return isinstance(value, dict) and all(map(_is_text, [*value, *value.values()]))
+
+
+def _is_text(value: object) -> bool:
+    # Without the lone surrogates that JSON can spell and no output takes.
+    return isinstance(value, str) and value.encode(errors="replace").decode() == value
 
 
 def _is_map(value: object) -> bool:

@@ -183,8 +183,11 @@ class Checkpoint:
 
 TEXT: Final = "text or dates"
 SCALAR: Final = "NumPy scalar"
+META: Final = "meta tensor, no data"
 ABSENT: Final = "no gradient"
-"""Why a name is listed and not measured: no numbers, a plain number, a parameter without any."""
+"""Why a name is listed and not measured: no numbers, a plain number, a shape without elements, a
+parameter without any gradient.
+"""
 
 
 def skip_reason(dtype: DType) -> str | None:

@@ -20,7 +20,7 @@ from gradtool.core.strides import (
     repetitions,
     span,
 )
-from gradtool.core.tensors import SCALAR, TEXT, Extent, Skipped, Stream, TensorSpec
+from gradtool.core.tensors import META, SCALAR, TEXT, Extent, Skipped, Stream, TensorSpec
 from gradtool.core.wording import counted
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats._stand_ins import (
@@ -96,7 +96,7 @@ class SpecBuilder:
                 self._skip(found, dtype_name, reason, extents)
             case MetaRef(dtype=dtype_name):
                 # Under the foreign name: a gradient that was lost is no integer.
-                self._skip(found, dtype_name, "meta tensor, no data")
+                self._skip(found, dtype_name, META)
 
     def notes(self) -> tuple[str, ...]:
         """What a reader should know of the tensors, one sentence each."""

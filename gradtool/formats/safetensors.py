@@ -71,6 +71,9 @@ def open_safetensors(source: Source) -> Checkpoint:
             raise CorruptFileError(source.path, problem, tensor=alias)
         tensors.append(replace(stored[first], name=alias, section=_section(alias, sections)))
     for name, dtype_name in facts.absent.items():
+        if name in header or name in facts.aliases:
+            problem = "is noted to have no gradient, which contradicts the header"
+            raise CorruptFileError(source.path, problem, tensor=name)
         skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
     return Checkpoint(
         path=source.path,
@@ -80,7 +83,7 @@ def open_safetensors(source: Source) -> Checkpoint:
         skipped=tuple(skipped),
         section_kinds=sections,
         metadata=metadata,
-        loss_scale=facts.loss_scale,
+        loss_scale=float(facts.loss_scale),
         notes=_notes(facts),
     )
 

@@ -16,8 +16,8 @@ from typing import Final, NamedTuple
 import torch
 from torch import Tensor
 
-CPU_BLOCK: Final = 1 << 18
-"""Elements of a piece on a CPU: 2 MiB once they are wide."""
+CPU_BLOCK: Final = 1 << 17
+"""Elements of a piece on a CPU: 1 MiB once they are wide."""
 
 DEVICE_BLOCK: Final = 1 << 24
 """On a device, where memory is fast, and starting a kernel is what costs."""

@@ -14,9 +14,10 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor
 
-from gradtool.torch._blocks import Bench, Block, wide_dtype
+from gradtool.torch._blocks import Block, wide_dtype
 from gradtool.torch._gradients import Gradients, Group
 from gradtool.torch._mesh import gathered
+from gradtool.torch._workers import each
 
 Kernel = Callable[[Tensor], Tensor]
 """From wide rows of elements, which it may overwrite, to one number."""
@@ -145,9 +146,12 @@ def _of_blocks(kernel: Kernel, group: Group, blocks: list[Block], fill: float) -
     if group.device.type != "cpu" and kernel is _squares and blocks:
         yield squares_on_device(blocks)
         return
-    bench = Bench(group.device, group.dtype, blocks)
-    for block in blocks:
-        yield kernel(bench.rows(bench.flat(block), fill))
+    yield from each(
+        lambda bench, block: kernel(bench.rows(bench.flat(block), fill)),
+        blocks,
+        group.device,
+        group.dtype,
+    )
 
 
 def squares_on_device(blocks: list[Block]) -> Tensor:

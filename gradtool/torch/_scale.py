@@ -7,6 +7,7 @@ from torch import Tensor
 
 from gradtool.torch._blocks import Bench, Block, as_real, flattened
 from gradtool.torch._gradients import Gradients
+from gradtool.torch._workers import each
 
 
 def scale(grads: Gradients, coef: Tensor) -> None:
@@ -34,11 +35,13 @@ def _scale_on_cpu(blocks: list[Block], dtype: torch.dtype, factor: float) -> Non
         for block in blocks:
             torch._foreach_mul_(block.tensors, factor)
         return
-    bench = Bench(torch.device("cpu"), dtype, blocks)
-    for block in blocks:
+
+    def scale_block(bench: Bench, block: Block) -> None:
         flat = bench.flat(block)
         bench.scale(flat, factor)
         bench.store(flat, block)
+
+    each(scale_block, blocks, torch.device("cpu"), dtype)
 
 
 def scale_on_device(blocks: list[Block], coef: Tensor) -> None:

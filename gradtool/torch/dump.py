@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import json
+import operator
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,11 +15,12 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from gradtool.arrays.parameters import Named, named_arrays
+from gradtool.arrays.parameters import Named, named_arrays, refuse_repeated
 from gradtool.core.dump_metadata import DumpMetadata
 from gradtool.core.element_types import array_type
 from gradtool.engine.schedule import in_order
-from gradtool.errors import EmptyDumpError, UsageError
+from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
+from gradtool.job import number
 from gradtool.storage.files import create, inherit_and_sync, sync
 from gradtool.storage.sink import Sink, open_sink
 from gradtool.storage.workspace import Workspace, writing
@@ -39,10 +41,9 @@ _STORED: Final = frozenset(
         torch.float8_e4m3fnuz,
         torch.float8_e5m2,
         torch.float8_e5m2fnuz,
-        torch.int64,
     }
 )
-"""Dtypes of gradients, and of the indices of sparse ones, that safetensors has."""
+"""Dtypes of gradients that safetensors has."""
 
 
 @dataclass(slots=True)
@@ -89,7 +90,7 @@ def dump_gradients(
             gradients in parts and a path that is the same for all ranks.
         FileAccessError: the file cannot be written.
     """
-    shown, rank, world_size = os.fspath(path), *_place_in_world()
+    shown, rank, world_size = os.fsdecode(path), *_place_in_world()
     metadata = DumpMetadata(_step(step), _scale(loss_scale), rank, world_size)
     named = named_arrays(model_or_named_parameters)
     if named is None:
@@ -118,13 +119,15 @@ def _place_in_world() -> tuple[int | None, int | None]:
 
 
 def _step(step: int | None) -> int | None:
-    if step is not None and (isinstance(step, bool) or step != int(step) or step < 0):
+    if step is None:
+        return None
+    if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
         raise UsageError(f"step must be a whole number, at least 0, not {step!r}")
-    return None if step is None else int(step)
+    return operator.index(step)
 
 
 def _scale(loss_scale: float | None) -> float:
-    scale = 1.0 if loss_scale is None else float(loss_scale)
+    scale = 1.0 if loss_scale is None else number("loss_scale", loss_scale)
     if not 0.0 < scale < float("inf"):
         raise UsageError(f"loss_scale must be positive and finite, not {loss_scale}")
     return scale
@@ -133,10 +136,13 @@ def _scale(loss_scale: float | None) -> float:
 def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
     dump = _Dump({}, metadata)
     stored: dict[object, str] = {}
+    indices: dict[str, Tensor] = {}
     for name, grad, dtype in named:
+        _refuse_name(name)
         if grad is None:
             metadata.absent[name] = _dtype_name(dtype)
             continue
+        _refuse_foreign(name, grad)
         local = grad
         if is_dtensor(grad):
             metadata.shards[name] = _placement(grad)
@@ -148,24 +154,34 @@ def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
         elif local.is_sparse:
             values = local.coalesce()
             metadata.sparse[name] = list(local.shape)
-            _add(dump, name, values._values())
-            _add(dump, f"{name}.indices", values._indices())
+            dump.tensors[name] = values._values()
+            indices[f"{name}.indices"] = values._indices()
         else:
-            _add(dump, name, local)
+            dump.tensors[name] = local
+    refuse_repeated([*dump.tensors, *indices, *metadata.aliases, *metadata.absent])
+    dump.tensors.update(indices)
     return dump
 
 
 def _elements(tensor: Tensor) -> object:
     """A key that is equal for tensors of the very same elements."""
-    return tensor.data_ptr(), tensor.shape, tensor.stride()
+    values = tensor.is_conj(), tensor.is_neg()
+    return tensor.data_ptr(), tensor.shape, tensor.stride(), values
 
 
-def _add(dump: _Dump, name: str, tensor: Tensor) -> None:
-    if name in dump.tensors:
-        raise UsageError(f"two tensors come by the name {name!r}")
-    if tensor.dtype not in _STORED:
-        raise UsageError(f"{name!r}: safetensors has no {tensor.dtype}")
-    dump.tensors[name] = tensor
+def _refuse_name(name: str) -> None:
+    if name == "__metadata__" or name.encode(errors="replace").decode() != name:
+        raise UsageError(f"safetensors has no tensor called {name!r}")
+
+
+def _refuse_foreign(name: str, grad: Any) -> None:
+    if not isinstance(grad, Tensor):
+        raise UsageError(f"{name!r} is no tensor of torch: {type(grad).__name__}")
+    if grad.dtype not in _STORED:
+        raise UsageError(f"{name!r}: safetensors has no gradients of {grad.dtype}")
+    if grad.is_meta or grad.layout not in (torch.strided, torch.sparse_coo):
+        what = "without elements" if grad.is_meta else f"of the layout {grad.layout}"
+        raise UsageError(f"{name!r}: safetensors has no tensors {what}")
 
 
 def _dtype_name(dtype: object) -> str:
@@ -190,7 +206,7 @@ def _write(shown: str, dump: _Dump) -> None:
     # Larger elements first, so that all are aligned; otherwise as the model has them.
     order = sorted(dump.tensors.items(), key=lambda item: -item[1].itemsize)
     header, offsets = _header(order, dump.metadata)
-    target = os.path.realpath(shown)
+    target = _target(shown)
     with Workspace(target, shown) as workspace, writing(shown):
         built = workspace.place_for(os.path.basename(target))
         create(built, offsets[-1])
@@ -204,6 +220,18 @@ def _write(shown: str, dump: _Dump) -> None:
         else:
             sync(built)
         workspace.commit(built, overwrite=True)
+
+
+def _target(shown: str) -> str:
+    """The real path, which a device, a pipe or a directory has to itself."""
+    try:
+        target = os.path.realpath(shown)
+    except ValueError as error:
+        raise FileAccessError(shown, f"cannot be written: {error}") from error
+    if shown.endswith(os.sep) or (os.path.lexists(target) and not os.path.isfile(target)):
+        kind = "is a directory" if os.path.isdir(target) else "is no regular file"
+        raise FileAccessError(shown, f"cannot be written: {kind}")
+    return target
 
 
 def _header(
