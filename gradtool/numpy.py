@@ -137,7 +137,7 @@ def _scaled(arrays: list[Any], coef: float) -> list[Any]:
             raw, big_endian = new.reshape(-1).view(np.uint8), is_big_endian(new.dtype)
         known = array_type(_dtype_name(array))
         if coef != 1.0 and known is not None and known.dtype is not None:
-            apply(raw, known.dtype, Transform(coef), big_endian=big_endian)
+            apply(raw, known.dtype, Transform(coef, nonfinite="scale"), big_endian=big_endian)
         found.append(new)
     return found
 

@@ -19,14 +19,15 @@ class Transform:
         g <- g * coef   or   g <- min(max(g, -bound), bound)
 
     One of `coef` and `bound` is left as it is here. `nonfinite` says what becomes of NaN and
-    Inf: 0, or the very bits that they have, or nothing because the tensor is known to hold none.
+    Inf: 0, or the very bits that they have, or what the equation makes of them, or nothing
+    because the tensor is known to hold none.
 
     Source: torch/nn/utils/clip_grad.py, `clip_grads_with_norm_` and `clip_grad_value_`.
     """
 
     coef: float = 1.0
     bound: float = math.inf
-    nonfinite: Literal["absent", "zero", "keep"] = "absent"
+    nonfinite: Literal["absent", "zero", "keep", "scale"] = "absent"
 
 
 IDENTITY: Final = Transform()

@@ -60,7 +60,7 @@ def apply(raw: Array, dtype: DType, transform: Transform, *, big_endian: bool = 
 def _apply_wide(values: Array, transform: Transform, parts: int) -> None:
     """For float32 and float64: NumPy widens, computes and rounds a cache's fill at a time."""
     bad = kept = None
-    if transform.nonfinite != "absent":
+    if transform.nonfinite in ("zero", "keep"):
         bad = _nonfinite(values, parts)
         kept = values[bad]
     if transform.coef != 1.0:
@@ -75,7 +75,7 @@ def _apply_wide(values: Array, transform: Transform, parts: int) -> None:
 def _apply_narrow(values: Array, part: DType, transform: Transform, parts: int) -> None:
     """For half precision and fp8: few enough codes to look each one's result up."""
     words = values.view(f"u{part.itemsize}")
-    if parts == 2 and transform.nonfinite != "absent":
+    if parts == 2 and transform.nonfinite in ("zero", "keep"):
         # Here a finite part may belong to an element that is not.
         bad = _nonfinite(values.astype(np.float32), parts)
         kept = words[bad]
@@ -101,7 +101,7 @@ def _results(words: Array, name: str, transform: Transform) -> Array:
     before = words.view(_VALUES[name]).astype(np.float64)
     after = np.clip(before * transform.coef, -transform.bound, transform.bound)
     found: Array = _rounded(after, name).view(words.dtype)
-    if transform.nonfinite != "absent":
+    if transform.nonfinite != "scale":
         bad = ~np.isfinite(before)
         found[bad] = 0 if transform.nonfinite == "zero" else words[bad]
     return found

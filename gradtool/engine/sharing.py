@@ -114,10 +114,14 @@ def refuse_two_types(specs: Sequence[TensorSpec]) -> None:
     base = first.extents[0]
     for spec in specs[1:]:
         (extent,) = spec.extents
-        if spec.dtype is not first.dtype or (extent.offset - base.offset) % spec.dtype.itemsize:
+        if _type_of(spec) != _type_of(first) or (extent.offset - base.offset) % spec.dtype.itemsize:
             raise CorruptFileError(
                 extent.file.path,
                 f"shares bytes with {first.name!r} as {spec.dtype.name} and {first.dtype.name}",
                 tensor=spec.name,
                 byte=extent.offset,
             )
+
+
+def _type_of(spec: TensorSpec) -> object:
+    return spec.dtype.name, spec.big_endian

@@ -1,9 +1,9 @@
-"""Threads of our own in which torch computes serially.
+"""Work on blocks, in torch's own threads for as long as those have the cores to themselves.
 
-torch's own threads meet at a barrier after every operation. Over thousands of operations on
-cache-sized pieces, each waits for the slowest; and where another process (a data loader, say)
-takes one of the cores, that is until it gives it back. Threads that each take the next piece
-do not wait for each other.
+torch's threads meet at a barrier after each operation: on cores of their own that is fastest.
+Where another process (a data loader, say) takes a core, each of thousands of barriers is one
+until it gives that back. Then the rest is left to threads of ours, in which torch computes
+serially, and which do not wait for each other. Results are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier, Lock
+from time import perf_counter
 from typing import Final, TypeVar
 
 import torch
@@ -20,14 +21,13 @@ from gradtool.torch._blocks import Bench, Block
 
 Result = TypeVar("Result")
 
-_MOST_WORKERS: Final = 8
-"""More would wait for Python's lock, which each holds for a tenth of its time."""
+STALLED_S: Final = 2e-3
+"""A block that takes so many seconds has waited; 0.1 ms is usual, and a tensor's copy 1 us."""
 
+_COPY_S: Final = 1e-6
+_MOST_WORKERS: Final = 8
 _SHARE_NUMEL: Final = 1 << 22
 """Elements of the blocks that a worker takes at a time."""
-
-_FEW_NUMEL: Final = 1 << 20
-"""Up to so many it is not worth waking anyone."""
 
 _pool: list[ThreadPoolExecutor] = []
 _starting = Lock()
@@ -38,23 +38,27 @@ def each(
     blocks: Sequence[Block],
     device: torch.device,
     dtype: torch.dtype,
+    *,
+    stalled_s: float = STALLED_S,
 ) -> list[Result]:
     """`function` of each block, in their order, on as many cores as torch is given."""
-    if not _is_worth_it(blocks, device):
-        return _share(function, blocks, device, dtype)
-    pool = _workers(torch.get_num_threads())
-    found = [pool.submit(_share, function, share, device, dtype) for share in _shares(blocks)]
-    return [result for future in found for result in future.result()]
-
-
-def _is_worth_it(blocks: Sequence[Block], device: torch.device) -> bool:
-    """Not where work is the device's, or Python's: small tensors take turns at its lock."""
-    return (
-        device.type == "cpu"
-        and torch.get_num_threads() > 1
-        and not torch.is_inference_mode_enabled()
-        and sum(block.numel for block in blocks if not block.addresses) > _FEW_NUMEL
-    )
+    bench = Bench(device, dtype, blocks)
+    # Workers would compute outside of inference mode, which is a thread's own.
+    threads = 1 if torch.is_inference_mode_enabled() else torch.get_num_threads()
+    can_stall = device.type == "cpu" and threads > 1
+    found: list[Result] = []
+    for block in blocks:
+        started = perf_counter()
+        found.append(function(bench, block))
+        taken = perf_counter() - started - _COPY_S * len(block.addresses)
+        if can_stall and taken >= stalled_s:
+            break
+    rest = blocks[len(found) :]
+    if rest:
+        pool = _workers(threads)
+        shares = [pool.submit(_share, function, share, device, dtype) for share in _shares(rest)]
+        found.extend(result for share in shares for result in share.result())
+    return found
 
 
 def _shares(blocks: Sequence[Block]) -> Iterator[list[Block]]:
@@ -76,7 +80,7 @@ def _share(
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[Result]:
-    with torch.no_grad():  # each thread has a mode of its own
+    with torch.no_grad():  # which is a thread's own too
         bench = Bench(device, dtype, blocks)
         return [function(bench, block) for block in blocks]
 

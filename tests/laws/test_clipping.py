@@ -6,6 +6,7 @@ import itertools
 import json
 import math
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
@@ -93,8 +94,7 @@ class Dump:
 
     def __init__(self, scratch: Path, layout: str, arrays: Arrays) -> None:
         suffix, save, self.load = FORMATS[layout]
-        self._directory = scratch / str(next(_numbers))
-        self._directory.mkdir()
+        self._directory = Path(tempfile.mkdtemp(dir=scratch))
         self._suffix = suffix
         self.path = self._directory / f"grads{suffix}"
         save(arrays, self.path)
