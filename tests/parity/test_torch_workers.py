@@ -1,0 +1,91 @@
+"""Torch's threads or ours: who computes a block changes no bit."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor
+
+from gradtool.torch import _norm, _scale
+from gradtool.torch._gradients import gather
+from gradtool.torch._workers import each
+
+CPU = torch.device("cpu")
+
+
+def gradients(dtype: torch.dtype) -> list[Tensor]:
+    """Some millions of elements, in tensors of many blocks and in many small ones."""
+    seed = torch.Generator().manual_seed(3)
+    sizes = [(1200, 2100), (777_777,), *[(31, 33)] * 400, (), (0,)]
+    return [torch.randn(size, generator=seed).mul_(1e-3).to(dtype) for size in sizes]
+
+
+@pytest.fixture
+def always_stalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """A switch after which every block but the first is left to threads of ours."""
+
+    def switch() -> None:
+        for module in (_norm, _scale):
+            monkeypatch.setattr(module, "each", partial(each, stalled_s=-1.0))
+
+    return switch
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("p", [0.5, 2.0, 3.0])
+def test_norms_and_elements_are_the_same_whoever_computes_them(
+    dtype: torch.dtype, p: float, always_stalled: Callable[[], None]
+) -> None:
+    ours, theirs = gradients(dtype), gradients(dtype)
+    coef = torch.tensor(0.3337, dtype=torch.float64)
+    expected = _norm.total_norm(gather(theirs), p, CPU)
+    _scale.scale(gather(theirs), coef)
+    before = torch.get_num_threads()
+    always_stalled()
+    assert _norm.total_norm(gather(ours), p, CPU) == expected
+    _scale.scale(gather(ours), coef)
+    assert all(map(torch.equal, ours, theirs))
+    assert torch.get_num_threads() == before
+
+
+def test_an_error_in_a_thread_of_ours_comes_out() -> None:
+    (blocks,) = gather(gradients(torch.float32)).groups.values()
+    seen: list[int] = []
+
+    def second_fails(_bench: object, _block: object) -> None:
+        seen.append(1)
+        if len(seen) > 1:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        each(second_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")
+def test_a_forked_child_starts_threads_of_its_own() -> None:
+    code = """
+import os, torch
+torch.set_num_threads(2)
+from gradtool.torch._gradients import gather
+from gradtool.torch._workers import each
+grads = [torch.full((300_000,), 0.5), torch.full((300_000,), 0.5)]
+(blocks,) = gather(grads).groups.values()
+def total():
+    kernel = lambda bench, block: float(bench.flat(block)[:20_000].sum())
+    return sum(each(kernel, blocks, torch.device("cpu"), torch.float32, stalled_s=-1.0))
+expected = total()
+child = os.fork()
+if child == 0:
+    os._exit(0 if total() == expected else 1)
+print(os.waitpid(child, 0)[1])
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert run.stdout == "0\n"
