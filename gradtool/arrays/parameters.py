@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import ItemsView, Iterable, Iterator
 from typing import Any, NamedTuple
 
 from gradtool.errors import UsageError
@@ -29,7 +29,7 @@ def named_arrays(source: Any) -> list[Named] | None:
     """
     if hasattr(source, "named_parameters"):
         pairs = list(source.named_parameters(remove_duplicate=False))
-    elif isinstance(source, Iterator) or _is_list_of_pairs(source):
+    elif isinstance(source, Iterator | ItemsView) or _is_list_of_pairs(source):
         pairs = list(source)
     else:
         return None
@@ -56,8 +56,7 @@ def gradient(name: str, leaf: Any) -> Iterator[Named]:
 
     Nothing for None, and for a frozen parameter, which is not to have one.
     """
-    torch: Any = sys.modules.get("torch")
-    if torch is None or not isinstance(leaf, torch.nn.Parameter):
+    if not _is_parameter(leaf):
         if leaf is not None:
             yield Named(name, leaf)
         return
@@ -65,6 +64,16 @@ def gradient(name: str, leaf: Any) -> Iterator[Named]:
     grad = leaf.grad if main is None else main
     if grad is not None or leaf.requires_grad:
         yield Named(name, grad, str(leaf.dtype).removeprefix("torch."))
+
+
+def _is_parameter(leaf: Any) -> bool:
+    """Whether it is a tensor that has a gradient, or is to get one."""
+    torch: Any = sys.modules.get("torch")
+    if torch is None or not isinstance(leaf, torch.Tensor):
+        return False
+    if isinstance(leaf, torch.nn.Parameter) or hasattr(leaf, "main_grad"):
+        return True
+    return bool(leaf.is_leaf and (leaf.requires_grad or leaf.grad is not None))
 
 
 def _is_pair(item: object) -> bool:

@@ -21,7 +21,7 @@ others:
 
 On a GPU nothing waits for the device, unless `error_if_nonfinite` asks for its answer.
 DTensors (FSDP2, tensor parallelism) have the norm of all ranks' parts, mixed with plain tensors
-too, which every rank is taken to have the same of.
+too, which every rank is taken to have the same of; all ranks have to make the same calls.
 """
 
 from __future__ import annotations
