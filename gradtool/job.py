@@ -13,7 +13,7 @@ from typing import TypedDict
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import name_filter
-from gradtool.core.tensors import Checkpoint
+from gradtool.core.tensors import ABSENT, Checkpoint
 from gradtool.engine import measure as engine
 from gradtool.engine.schedule import Progress
 from gradtool.errors import EmptyDumpError, UsageError
@@ -158,7 +158,7 @@ class Job:
         if divisor is None:
             raise UsageError(
                 f"{checkpoint.path}: its files were written with different loss scales",
-                hint="--loss-scale gives one for all",
+                hint="inspect them one by one, or give --loss-scale (loss_scale=) for all",
             )
         return divisor
 
@@ -180,6 +180,8 @@ def require(condition: bool, problem: str) -> None:
 def _why_empty(checkpoint: Checkpoint) -> str:
     if not checkpoint.skipped:
         return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
+    if {item.reason for item in checkpoint.skipped} == {ABSENT}:
+        return "no parameter has a gradient: measure after backward() and before zero_grad()"
     reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
     return f"holds no gradient: every tensor is skipped ({reasons})"
 

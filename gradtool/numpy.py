@@ -27,9 +27,10 @@ from gradtool.arrays.memory import (
     is_torch,
 )
 from gradtool.arrays.parameters import Named
-from gradtool.arrays.tree import Tree, leaves, mapped
+from gradtool.arrays.tree import LONE, Tree, all_leaves, mapped
 from gradtool.core.clipping import TORCH_EPS, Transform, clip_coef
 from gradtool.core.element_types import array_type
+from gradtool.core.stats import merge
 from gradtool.engine.numpy_transforms import apply
 from gradtool.engine.plan import TASK_BYTES
 from gradtool.job import Job
@@ -61,14 +62,16 @@ def clip_grad_norm(
         ValueError: a bound, an order or an eps out of its range.
         TypeError: an array of integers, or one whose library takes none back.
         AttributeError: a leaf that is no array, in MLX's words.
+        UsageError: a tree that holds itself.
+        InputError: arrays of different types over the same memory.
 
     Source: mlx/python/mlx/optimizers/optimizers.py, `clip_grad_norm`. Unlike there, sums neither
-    drift nor overflow, dtypes are kept, and an array that occurs twice counts once.
+    drift nor overflow, and dtypes are kept.
     """
     bound = _bound(max_norm)
     job = Job.checked(norm_type=_norm_type(norm_type, bound))
     epsilon = _eps(eps)
-    named = [Named(name or "gradient", leaf) for name, leaf in leaves(grads)]
+    named = [Named(name or LONE, leaf) for name, leaf in all_leaves(grads)]
     arrays = [_array(name, leaf) for name, leaf, _ in named]
     with job.executor() as executor:
         norm = _norm(named, job, executor)
@@ -82,9 +85,10 @@ def _norm(named: list[Named], job: Job, executor: Executor) -> float:
     if not named:
         return 0.0
     checkpoint, owners = catalogue_of(named, {})
-    total = job.measure(checkpoint, executor, None).total
+    measured = job.measure(checkpoint, executor, None)
     del owners  # whose memory was read until here
-    return total.norm if total else 0.0
+    # Of all that each array names: in memory that they share every one has values of its own.
+    return merge([tensor.stats for tensor in measured.tensors], job.norm_type).norm
 
 
 def _array(name: str, leaf: Any) -> Any:
@@ -102,6 +106,9 @@ def _array(name: str, leaf: Any) -> Any:
     if array is leaf and is_torch(leaf) and not is_plain_tensor(leaf):
         hint = "gradtool.torch.clip_grad_norm_ clips such"
         raise TypeError(f"{name!r} is no plain tensor in memory; {hint}")
+    ours = isinstance(leaf, np.ndarray | np.generic) or is_torch(leaf) or is_mlx(leaf)
+    if not (ours or hasattr(leaf, "__array_namespace__")):
+        raise TypeError(f"{name!r}: {type(leaf).__name__} says not how to make another of it")
     return array
 
 

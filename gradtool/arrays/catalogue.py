@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gradtool.arrays.memory import located
+from gradtool.arrays.memory import Located, located
 from gradtool.arrays.parameters import Named, gradient, named_arrays, refuse_repeated
-from gradtool.arrays.tree import Tree, leaves
+from gradtool.arrays.tree import LONE, Tree, all_leaves
 from gradtool.core.element_types import array_type
-from gradtool.core.sections import SECTION_KINDS, sections_of_flat_names
+from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import (
     ABSENT,
     MEMORY,
@@ -20,9 +20,6 @@ from gradtool.core.tensors import (
 )
 from gradtool.core.wording import counted
 from gradtool.errors import UsageError
-
-_LONE = "array"
-"""The name of one that was given without any."""
 
 
 class Catalogued(NamedTuple):
@@ -41,20 +38,14 @@ def catalogue(source: Tree) -> Catalogued:
     """
     named = named_arrays(source)
     if named is None:
-        named = [item for name, leaf in _leaves(source) for item in gradient(name or _LONE, leaf)]
+        found = all_leaves(source)
+        named = [item for name, leaf in found for item in gradient(name or LONE, leaf)]
         kinds = _sections_of_tree(source)
     else:
-        kinds = sections_of_flat_names(item.name for item in named)
-    found = catalogue_of(named, kinds)
-    refuse_repeated(found.checkpoint.names)
-    return found
-
-
-def _leaves(tree: Tree) -> list[tuple[str, object]]:
-    try:
-        return list(leaves(tree))
-    except RecursionError:
-        raise UsageError("the tree nests too deeply, or holds itself") from None
+        kinds = {}  # gradients, whatever the parts of a model are called
+    listed = catalogue_of(named, kinds)
+    refuse_repeated(listed.checkpoint.names)
+    return listed
 
 
 def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catalogued:
@@ -70,9 +61,7 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
             known = array_type(dtype)
             skipped.append(Skipped(name, known.name if known else dtype, ABSENT, section))
             continue
-        found = located(array)
-        if found is None:
-            raise UsageError(f"{name!r} is no array of numbers: {type(array).__name__}")
+        found = _located(name, array)
         owners.append(found.owner)
         listed = found.listed(name, section)
         (tensors if isinstance(listed, TensorSpec) else skipped).append(listed)  # type: ignore[arg-type]
@@ -97,6 +86,19 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
         notes=tuple(notes),
     )
     return Catalogued(checkpoint, owners)
+
+
+def _located(name: str, array: object) -> Located:
+    try:
+        found = located(array)
+    except (AttributeError, NotImplementedError, RuntimeError) as error:
+        # Tensors of transformations, nested ones, and what else libraries make of theirs.
+        problem = f"{type(array).__name__} has no elements in memory to be read"
+        raise UsageError(f"{name!r}: {problem} ({str(error).splitlines()[0]})") from error
+    if found is None:
+        hint = "one path at a time is measured" if isinstance(array, str) else None
+        raise UsageError(f"{name!r} is no array of numbers: {type(array).__name__}", hint=hint)
+    return found
 
 
 def _sections_of_tree(tree: Tree) -> dict[str, SectionKind]:

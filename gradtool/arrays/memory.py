@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import sys
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ Array = NDArray[Any]
 NOWHERE: Final = -1
 """The address of a tensor that has no elements but a shape."""
 
+_NOT_SHARED: Final = (BufferError, RuntimeError, TypeError, ValueError, AttributeError)
 _TEXT_TYPES: Final = ("str", "bytes", "datetime64", "timedelta64")
 _MAX_REPEATED_NUMEL: Final = 1 << 20
 
@@ -91,6 +93,13 @@ def is_plain_tensor(tensor: Any) -> bool:
     return is_strided and tensor.device.type == "cpu" and not hasattr(tensor, "to_local")
 
 
+def holds_its_elements(tensor: Any) -> bool:
+    """Whether a strided tensor's storage is there, and reaches as far as it does."""
+    end = tensor.storage_offset() + span(tensor.shape, tensor.stride())
+    is_there = tensor.data_ptr() != 0 or tensor.numel() == 0
+    return is_there and bool(end * tensor.itemsize <= tensor.untyped_storage().nbytes())
+
+
 def is_mlx(leaf: object) -> bool:
     """Whether it is an MLX array."""
     core: Any = sys.modules.get("mlx.core")
@@ -131,10 +140,11 @@ def _mlx_as_numpy(leaf: Any) -> Array:
 
 def _exchanged(leaf: Any) -> Array:
     """DLPack shares memory; where NumPy cannot take that (bfloat16, a device), `__array__` may."""
-    try:
+    with contextlib.suppress(*_NOT_SHARED):
         return np.from_dlpack(leaf)
-    except (BufferError, RuntimeError, TypeError, ValueError, AttributeError):
-        return np.asarray(leaf)
+    with contextlib.suppress(*_NOT_SHARED):
+        return np.from_dlpack(leaf, device="cpu")
+    return np.asarray(leaf)
 
 
 def _located_array(array: Array) -> Located:
@@ -170,6 +180,8 @@ def _located_tensor(tensor: Any) -> Located:
         local = local.to_local()
     local, indices = _values_and_indices(local)
     local = local if local.is_meta else local.resolve_neg().cpu()
+    if not local.is_meta and not holds_its_elements(local):
+        raise RuntimeError("its memory was freed")
     return Located(
         local,
         NOWHERE if local.is_meta else local.data_ptr(),

@@ -27,7 +27,7 @@ def named_arrays(source: Any) -> list[Named] | None:
     Names of the same parameter are all listed. Raises UsageError for a name that comes twice, or
     pairs that are none.
     """
-    if hasattr(source, "named_parameters"):
+    if hasattr(source, "named_parameters") and not isinstance(source, type):
         pairs = list(source.named_parameters(remove_duplicate=False))
     elif isinstance(source, Iterator | ItemsView) or _is_list_of_pairs(source):
         pairs = list(source)
@@ -73,7 +73,9 @@ def _is_parameter(leaf: Any) -> bool:
         return False
     if isinstance(leaf, torch.nn.Parameter) or hasattr(leaf, "main_grad"):
         return True
-    return bool(leaf.is_leaf and (leaf.requires_grad or leaf.grad is not None))
+    if leaf.is_leaf:
+        return leaf.requires_grad or leaf.grad is not None
+    return bool(leaf.retains_grad)
 
 
 def _is_pair(item: object) -> bool:

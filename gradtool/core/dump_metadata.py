@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+DUMP_VERSION: Final = 1
+
 _PREFIX: Final = "gradtool."
 
 
@@ -16,6 +18,7 @@ class DumpMetadata:
     """Facts about a dump of gradients that its tensors do not tell.
 
     Attributes:
+        dump: the version of these facts; None for a file that `dump_gradients` did not write.
         step: of the training.
         loss_scale: what the gradients are multiplied by.
         rank, world_size: whose gradients they are, and of how many processes.
@@ -26,6 +29,7 @@ class DumpMetadata:
         sparse: shapes of gradients of which the values are stored, and the indices beside them.
     """
 
+    dump: int | None = None
     step: int | None = None
     loss_scale: float = 1.0
     rank: int | None = None
@@ -37,7 +41,7 @@ class DumpMetadata:
 
     def strings(self) -> dict[str, str]:
         """The facts as JSON texts, under the names above; those that say nothing left out."""
-        found = {name: getattr(self, name) for name in self.__slots__}
+        found = {name: getattr(self, name) for name in _CHECKS}
         return {
             _PREFIX + name: json.dumps(value, allow_nan=False)
             for name, value in found.items()
@@ -48,7 +52,7 @@ class DumpMetadata:
     def read(cls, metadata: Mapping[str, str]) -> DumpMetadata:
         """The facts in a header's string map; ValueError naming the one that is none."""
         found: dict[str, Any] = {}
-        for name in cls.__slots__:
+        for name in _CHECKS:
             text = metadata.get(_PREFIX + name)
             if text is None:
                 continue
@@ -59,11 +63,14 @@ class DumpMetadata:
             if not _CHECKS[name](value):
                 raise ValueError(_PREFIX + name)
             found[name] = value
-        return cls(**found)
+        facts = cls(**found)
+        if facts.shards and not (facts.rank or 0) < (facts.world_size or 0):
+            raise ValueError(f"{_PREFIX}rank")
+        return facts
 
 
 def _is_count(value: object) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 1 << 63
 
 
 def _is_scale(value: object) -> bool:
@@ -84,6 +91,7 @@ def _is_map(value: object) -> bool:
 
 
 _CHECKS: Final = {
+    "dump": _is_count,
     "step": _is_count,
     "loss_scale": _is_scale,
     "rank": _is_count,

@@ -117,11 +117,11 @@ def refuse_two_types(specs: Sequence[TensorSpec]) -> None:
         if _type_of(spec) != _type_of(first) or (extent.offset - base.offset) % spec.dtype.itemsize:
             raise CorruptFileError(
                 extent.file.path,
-                f"shares bytes with {first.name!r} as {spec.dtype.name} and {first.dtype.name}",
+                f"shares bytes with {first.name!r} as {_type_of(spec)} and {_type_of(first)}",
                 tensor=spec.name,
                 byte=extent.offset,
             )
 
 
-def _type_of(spec: TensorSpec) -> object:
-    return spec.dtype.name, spec.big_endian
+def _type_of(spec: TensorSpec) -> str:
+    return f"big-endian {spec.dtype.name}" if spec.big_endian else spec.dtype.name

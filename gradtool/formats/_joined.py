@@ -33,7 +33,7 @@ def joined(
         seals=tuple(seal for part in parts for seal in part.seals),
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
         loss_scale=_common([part.loss_scale for part in parts if part.tensors]),
-        notes=(*notes, *(note for part in parts for note in part.notes)),
+        notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )
 
 

@@ -53,7 +53,8 @@ def open_safetensors(source: Source) -> Checkpoint:
     data_start = 8 + header_nbytes
     _check_tiling(source, entries, data_start)
     facts = _facts(source.path, metadata)
-    sections = sections_of_flat_names([*header, *facts.aliases])
+    # A dump holds gradients, whatever the parts of a model are called.
+    sections = {} if facts.dump else sections_of_flat_names(header)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     for name, dtype, shape, begin, end in entries:
@@ -64,17 +65,7 @@ def open_safetensors(source: Source) -> Checkpoint:
             continue
         extents = (Extent(source.file, data_start + begin, end - begin),) if end > begin else ()
         tensors.append(TensorSpec(name, dtype, shape, extents, section=section))
-    stored = {spec.name: spec for spec in tensors}
-    for alias, first in facts.aliases.items():
-        if first not in stored or alias in header:
-            problem = f"is noted to be {first!r}, which contradicts the header"
-            raise CorruptFileError(source.path, problem, tensor=alias)
-        tensors.append(replace(stored[first], name=alias, section=_section(alias, sections)))
-    for name, dtype_name in facts.absent.items():
-        if name in header or name in facts.aliases:
-            problem = "is noted to have no gradient, which contradicts the header"
-            raise CorruptFileError(source.path, problem, tensor=name)
-        skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
+    _add_noted(source.path, facts, header, tensors, skipped, sections)
     return Checkpoint(
         path=source.path,
         format="safetensors",
@@ -86,6 +77,33 @@ def open_safetensors(source: Source) -> Checkpoint:
         loss_scale=float(facts.loss_scale),
         notes=_notes(facts),
     )
+
+
+def _add_noted(
+    path: str,
+    facts: DumpMetadata,
+    header: Mapping[str, object],
+    tensors: list[TensorSpec],
+    skipped: list[Skipped],
+    sections: Mapping[str, object],
+) -> None:
+    """List the names that have no tensor of their own; CorruptFileError for notes that lie."""
+
+    def lie(name: str, problem: str) -> CorruptFileError:
+        return CorruptFileError(path, f"{problem}, which contradicts the header", tensor=name)
+
+    stored = {spec.name: spec for spec in tensors}
+    for name in (*facts.shards, *facts.sparse):
+        if name not in header and name not in facts.aliases:
+            raise lie(name, "is noted to be a part of a tensor, or sparse")
+    for alias, first in facts.aliases.items():
+        if first not in stored or alias in header:
+            raise lie(alias, f"is noted to be {first!r}")
+        tensors.append(replace(stored[first], name=alias, section=_section(alias, sections)))
+    for name, dtype_name in facts.absent.items():
+        if name in header or name in facts.aliases:
+            raise lie(name, "is noted to have no gradient")
+        skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
 
 
 def _section(name: str, sections: Mapping[str, object]) -> str:
@@ -105,6 +123,8 @@ def _facts(path: str, metadata: dict[str, str]) -> DumpMetadata:
 
 def _notes(facts: DumpMetadata) -> tuple[str, ...]:
     notes = []
+    if facts.step is not None:
+        notes.append(f"written at step {facts.step} of the training")
     if facts.shards:
         where = f"rank {facts.rank} of {facts.world_size}"
         notes.append(

@@ -10,11 +10,13 @@ others:
   elements and their magnitudes, and the same for any number of threads;
 - the norm comes back as float64 (float32 where the device has none), not in the dtype of the
   gradients;
-- the coefficient is not rounded to a half dtype, and each element is rounded once;
+- the coefficient is not rounded to a half dtype, and each element is rounded once, a complex one
+  part by part;
 - `norm_type` 0 counts elements that are not zero, where torch counts tensors; NaN is refused;
 - a negative or NaN `max_norm` is refused, where torch turns gradients round;
 - tensors without elements add nothing to any norm, where torch raises for some;
-- gradients that share memory count once and are scaled once, as does one that is given twice;
+- gradients that share memory count once and are scaled once, as does one that is given twice,
+  and an element that an expanded one repeats;
 - sparse COO gradients are measured and clipped by the values of their indices, each index once;
 - `clip_grad_value_` of no gradient at all does nothing, where torch raises;
 - the error for a non-finite norm names the gradients, where names were given.
@@ -25,6 +27,13 @@ too, which every rank is taken to have the same of; all ranks have to make the s
 """
 
 from __future__ import annotations
+
+try:
+    import torch as _torch  # noqa: F401 - for its absence to be told in one line
+except ModuleNotFoundError as error:
+    if error.name == "torch":
+        error.msg = "gradtool.torch needs torch: pip install 'gradtool[torch]'"
+    raise
 
 from gradtool.torch.clip import (
     clip_grad_norm_,

@@ -211,7 +211,7 @@ def _split(factor: float) -> tuple[float, float]:
 
     Of opposite signs, they would make NaN of an infinity.
     """
-    wide = torch.tensor(factor, dtype=torch.float64)
+    wide = torch.tensor(factor, dtype=torch.float64, device="cpu")
     high = (wide.view(torch.int64) >> _LOW_BITS << _LOW_BITS).view(torch.float64)
     low = (wide - high).to(torch.float32)
     return float(high.to(torch.float32)), float(low)

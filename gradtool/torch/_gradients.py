@@ -17,7 +17,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
 from gradtool.core.strides import is_dense, span
 from gradtool.torch._blocks import Block, blocks
-from gradtool.torch._mesh import is_dtensor, is_partial, reduced, shard_of
+from gradtool.torch._mesh import is_dtensor, is_partial, reduced, shard_of, waited
 from gradtool.torch._overlaps import distinct
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ def gather(grads: Iterable[Tensor], *, summed: bool = True) -> Gradients:
     found = Gradients()
     plain: list[Tensor] = []
     others: dict[Group, list[Tensor]] = {}
+    sparse: set[object] = set()
     for grad in grads:
         if (
             type(grad) in _PLAIN
@@ -78,12 +79,17 @@ def gather(grads: Iterable[Tensor], *, summed: bool = True) -> Gradients:
         ):
             plain.append(grad)  # as in nearly every case
             continue
-        found.numel += grad.numel()
-        local, ranks = grad, _NO_RANKS
+        local, ranks, numel = grad, _NO_RANKS, grad.numel()
         if type(grad) not in _PLAIN:
             local, ranks = _local(grad, found, summed=summed)
         if local.layout is not torch.strided:
+            key = _stored_values(local)
+            if key in sparse:
+                continue
+            sparse.add(key)
             local = _values(local, found.stores)
+            numel = local.numel()
+        found.numel += numel
         group = Group(local.device, local.dtype, ranks)
         others.setdefault(group, []).append(_plain_bits(local))
     groups = _grouped(plain)
@@ -115,15 +121,22 @@ def _local(
             found.pending = True
             dtensor = reduced(dtensor) if summed else dtensor
         return shard_of(dtensor)
+    grad = waited(grad)
     if type(grad).__torch_dispatch__ is not Tensor.__torch_dispatch__:
         raise NotImplementedError(f"gradients of type {type(grad).__name__} have no plain elements")
     return grad.as_subclass(Tensor), _NO_RANKS
 
 
-def _values(grad: Tensor, stores: list[Callable[[], object]]) -> Tensor:
-    """The explicit values of a sparse COO gradient, each index once."""
+def _stored_values(grad: Tensor) -> object:
+    """A key that is equal for sparse tensors of the very same values, coalesced or not."""
     if grad.layout is not torch.sparse_coo:
         raise NotImplementedError(f"gradients of layout {grad.layout} are not supported")
+    values = grad._values()
+    return values.data_ptr(), values.shape, grad._indices().data_ptr()
+
+
+def _values(grad: Tensor, stores: list[Callable[[], object]]) -> Tensor:
+    """The explicit values of a sparse COO gradient, each index once."""
     coalesced = grad
     if not grad.is_coalesced():
         coalesced = grad.coalesce()

@@ -29,6 +29,15 @@ def is_dtensor(tensor: object) -> bool:
     return module is not None and isinstance(tensor, module.DTensor)
 
 
+def waited(tensor: torch.Tensor) -> torch.Tensor:
+    """The tensor that a collective under way is to fill, once it has."""
+    module: Any = sys.modules.get("torch.distributed._functional_collectives")
+    if module is not None and isinstance(tensor, module.AsyncCollectiveTensor):
+        arrived: torch.Tensor = tensor.wait()
+        return arrived
+    return tensor
+
+
 def is_partial(tensor: DTensor) -> bool:
     """Whether ranks hold summands, so that only all of them together are the gradient."""
     return any(placement.is_partial() for placement in tensor.placements)
@@ -51,7 +60,7 @@ def shard_of(tensor: DTensor) -> Shard:
         # Not is_shard(): that is False of what FSDP2 over tensor parallelism splits by.
         if not (placement.is_replicate() or placement.is_partial())
     )
-    return Shard(tensor.to_local(), groups)
+    return Shard(waited(tensor.to_local()), groups)
 
 
 def gathered(value: torch.Tensor, group: ProcessGroup) -> torch.Tensor:

@@ -29,6 +29,10 @@ _WIDE = (torch.float64, torch.complex128)
 """Types with squares that float64 does not hold; those of all others it does, 2^60 of them."""
 
 
+_SMALLEST_ROOT = 2.0**-1000
+"""Below it a root has lost digits, which a scale would make visible."""
+
+
 def total_norm(grads: Gradients, p: float, device: torch.device) -> Tensor:
     """The norm of all elements, a scalar of float64 on `device`.
 
@@ -68,9 +72,10 @@ def _scale(grads: Gradients, p: float, device: torch.device) -> Tensor:
 
 def _root(powers: Tensor, p: float, scale: Tensor) -> Tensor:
     """powers^(1/p) * scale, without overflow on the way where the result has none."""
-    root = powers.pow(1.0 / p) * scale
+    root = powers.pow(1.0 / p)
     by_logarithm = torch.exp2(powers.log2() / p + scale.log2())
-    return torch.where(root.isfinite() | powers.isinf(), root, by_logarithm)
+    is_beyond = (root.isinf() | (root < _SMALLEST_ROOT)) & powers.isfinite() & (powers != 0.0)
+    return torch.where(is_beyond, by_logarithm, root * scale)
 
 
 def _squares(rows: Tensor) -> Tensor:
@@ -120,7 +125,7 @@ def _sum(values: Tensor) -> Tensor:
         total = math.fsum(found)
     except (OverflowError, ValueError):  # beyond float64, or of opposite infinities
         total = sum(found)
-    return torch.tensor(total, dtype=values.dtype)
+    return torch.tensor(total, dtype=values.dtype, device=values.device)
 
 
 def _reduced(

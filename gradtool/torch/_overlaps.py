@@ -49,6 +49,12 @@ def _clusters(tensors: Sequence[Tensor]) -> list[list[int]]:
         tensor.nbytes if simple else _span_nbytes(tensor)
         for tensor, simple in zip(tensors, contiguous, strict=True)
     ]
+    if not starts.all() and any(
+        tensor.numel() and not tensor.is_meta
+        for tensor, start in zip(tensors, starts.tolist(), strict=True)
+        if not start
+    ):
+        raise RuntimeError("the memory of a gradient was freed")
     ends = np.where(starts, starts + sizes, 0)  # what has no address has no memory
     order = np.argsort(starts, kind="stable")
     apart = starts[order][1:] >= np.maximum.accumulate(ends[order])[:-1]
@@ -81,7 +87,8 @@ def _union(tensors: Sequence[Tensor], stores: Stores) -> Tensor:
     if any(tensor.untyped_storage().data_ptr() != storage.data_ptr() for tensor in tensors):
         raise RuntimeError("gradients share memory that is no one storage")
     first = min(tensor.storage_offset() for tensor in tensors)
-    whole = tensors[0].as_strided((numel,), (1,), first)
+    largest = max(tensors, key=lambda tensor: tensor.untyped_storage().nbytes())
+    whole = largest.as_strided((numel,), (1,), first)
     named = torch.zeros(numel, dtype=torch.bool, device=whole.device)
     for tensor in tensors:
         offset = tensor.storage_offset() - first

@@ -8,9 +8,11 @@ serially, and which do not wait for each other. Results are the same to the last
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
 from threading import Barrier, Lock
 from time import perf_counter
 from typing import Final, TypeVar
@@ -29,7 +31,7 @@ _MOST_WORKERS: Final = 8
 _SHARE_NUMEL: Final = 1 << 22
 """Elements of the blocks that a worker takes at a time."""
 
-_pool: list[ThreadPoolExecutor] = []
+_pools: dict[int, ThreadPoolExecutor] = {}
 _starting = Lock()
 
 
@@ -55,10 +57,28 @@ def each(
             break
     rest = blocks[len(found) :]
     if rest:
-        pool = _workers(threads)
-        shares = [pool.submit(_share, function, share, device, dtype) for share in _shares(rest)]
-        found.extend(result for share in shares for result in share.result())
+        share = partial(_share, function, device=device, dtype=dtype)
+        found.extend(result for results in _by_workers(share, rest, threads) for result in results)
     return found
+
+
+def _by_workers(
+    share: Callable[[Sequence[Block]], list[Result]], blocks: Sequence[Block], threads: int
+) -> list[list[Result]]:
+    """What `share` gives for shares of the blocks; nobody works on when this is left."""
+    shares = list(_shares(blocks))
+    futures: list[Future[list[Result]]] = []
+    try:
+        with contextlib.suppress(RuntimeError):  # no threads to be had, as when Python is ending
+            pool = _workers(threads)
+            futures.extend(pool.submit(share, blocks) for blocks in shares)
+        results = [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        wait(futures)
+        raise
+    return results + [share(blocks) for blocks in shares[len(futures) :]]
 
 
 def _shares(blocks: Sequence[Block]) -> Iterator[list[Block]]:
@@ -86,18 +106,28 @@ def _share(
 
 
 def _workers(count: int) -> ThreadPoolExecutor:
-    """The threads of this process, started when they are first needed."""
+    """The threads of this process, started when they are first needed, or needed in number."""
+    workers = min(count, _MOST_WORKERS)
     with _starting:
-        if not _pool:
-            workers = min(count, _MOST_WORKERS)
-            pool = ThreadPoolExecutor(workers, "gradtool", _compute_serially)
-            started = Barrier(workers + 1)
-            for _ in range(workers):
-                pool.submit(started.wait)
-            started.wait()
-            torch.set_num_threads(count)  # for threads to come; those that are keep their own
-            _pool.append(pool)
-        return _pool[0]
+        if workers not in _pools:
+            _pools[workers] = _started(workers, count)
+        return _pools[workers]
+
+
+def _started(workers: int, count: int) -> ThreadPoolExecutor:
+    pool = ThreadPoolExecutor(workers, "gradtool", _compute_serially)
+    all_there = Barrier(workers + 1)
+    try:
+        for _ in range(workers):
+            pool.submit(all_there.wait)
+        all_there.wait()
+    except BaseException:
+        all_there.abort()
+        pool.shutdown(wait=False)
+        raise
+    finally:
+        torch.set_num_threads(count)  # for threads to come; those that are keep their own
+    return pool
 
 
 def _compute_serially() -> None:
@@ -106,6 +136,12 @@ def _compute_serially() -> None:
     torch.set_num_threads(1)
 
 
+def _forget() -> None:
+    """Threads do not survive in the child of a fork, and a lock may have been held."""
+    global _starting  # noqa: PLW0603 - nobody else is there yet
+    _pools.clear()
+    _starting = Lock()
+
+
 if hasattr(os, "register_at_fork"):
-    # Threads do not survive in the child of a fork.
-    os.register_at_fork(after_in_child=_pool.clear)
+    os.register_at_fork(after_in_child=_forget)

@@ -112,7 +112,10 @@ def clip_grads_with_norm_(
     grads, _ = _gradients(*_listed(parameters))
     _refuse(grads, foreach)
     known: Any = total_norm
-    known = known.full_tensor() if is_dtensor(known) else torch.as_tensor(known)
+    if is_dtensor(known):
+        known = known.full_tensor()
+    elif not isinstance(known, Tensor):
+        known = torch.tensor(float(known), dtype=torch.float64, device="cpu")
     scale(gather(grads, summed=False), _coef(bound, known))
 
 
@@ -172,13 +175,13 @@ def _refuse_nonfinite(
     if bool(total.isfinite()):
         return
     bad = [name for name, grad in zip(names, grads, strict=False) if not _is_finite(grad)]
-    shown = ", ".join(map(repr, bad[:_SHOWN]))
+    shown = ", ".join(map(repr, bad[:_SHOWN])) or "none, their norm is beyond float64"
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     raise RuntimeError(
         f"The total norm of order {p} for gradients from `parameters` is non-finite, so it "
         "cannot be clipped. To disable this error and scale the gradients by the non-finite "
         "norm anyway, set `error_if_nonfinite=False`"
-        + (f". Non-finite gradients: {shown}{more}" if bad else "")
+        + (f". Non-finite gradients: {shown}{more}" if names else "")
     )
 
 

@@ -15,8 +15,9 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from gradtool.arrays.memory import holds_its_elements
 from gradtool.arrays.parameters import Named, named_arrays, refuse_repeated
-from gradtool.core.dump_metadata import DumpMetadata
+from gradtool.core.dump_metadata import DUMP_VERSION, DumpMetadata
 from gradtool.core.element_types import array_type
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
@@ -24,7 +25,7 @@ from gradtool.job import number
 from gradtool.storage.files import create, inherit_and_sync, sync
 from gradtool.storage.sink import Sink, open_sink
 from gradtool.storage.workspace import Workspace, writing
-from gradtool.torch._mesh import is_dtensor
+from gradtool.torch._mesh import is_dtensor, waited
 
 _WRITERS: Final = 2
 _PIECE_NBYTES: Final = 8 << 20
@@ -75,7 +76,8 @@ def dump_gradients(
             a `main_grad` it is taken. A gradient that parameters share is stored once, and the
             other names are noted, as is each parameter that was to have a gradient and has none.
             Of a DTensor the part of this rank is written, with its placement; of a sparse
-            tensor the values, and their indices as `NAME.indices`.
+            tensor the values, and their indices as `NAME.indices`. A tensor that neither has
+            nor wants a gradient is taken for one.
         path: the file; `{rank}` in it becomes the number of this process.
         step: of the training, to be noted.
         loss_scale: what the gradients are multiplied by (`scaler.get_scale()`), to be noted:
@@ -91,13 +93,16 @@ def dump_gradients(
         FileAccessError: the file cannot be written.
     """
     shown, rank, world_size = os.fsdecode(path), *_place_in_world()
-    metadata = DumpMetadata(_step(step), _scale(loss_scale), rank, world_size)
+    metadata = DumpMetadata(DUMP_VERSION, _step(step), _scale(loss_scale), rank, world_size)
     named = named_arrays(model_or_named_parameters)
     if named is None:
         kind = type(model_or_named_parameters).__name__
-        raise UsageError(f"expected a module or pairs of name and parameter, not {kind}")
+        raise UsageError(
+            f"expected a module or pairs of name and parameter, not {kind}",
+            hint="give model.named_parameters(), or the items() of a dict",
+        )
     dump = _collected(named, metadata)
-    if dump.metadata.shards and "{rank}" not in shown:
+    if dump.metadata.shards and (world_size or 1) > 1 and "{rank}" not in shown:
         raise UsageError(
             f"{shown}: gradients are split over {world_size} ranks, each of which writes a file",
             hint="put {rank} into the path",
@@ -147,6 +152,7 @@ def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
         if is_dtensor(grad):
             metadata.shards[name] = _placement(grad)
             local = grad.to_local()
+        local = waited(local)
         elements = (id(local) if local.is_sparse else _elements(local), local.dtype, local.device)
         first = stored.setdefault(elements, name) if local.numel() else name
         if first != name:
@@ -182,6 +188,10 @@ def _refuse_foreign(name: str, grad: Any) -> None:
     if grad.is_meta or grad.layout not in (torch.strided, torch.sparse_coo):
         what = "without elements" if grad.is_meta else f"of the layout {grad.layout}"
         raise UsageError(f"{name!r}: safetensors has no tensors {what}")
+    local: Any = grad
+    local = waited(local.to_local() if is_dtensor(grad) else local)
+    if not local.is_sparse and not holds_its_elements(local):
+        raise UsageError(f"{name!r}: its memory was freed")
 
 
 def _dtype_name(dtype: object) -> str:

@@ -106,7 +106,7 @@ def test_gradients_of_all_types_side_by_side_come_back_bit_for_bit(path: Path) -
         )
     header_nbytes = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + header_nbytes])
-    assert header.pop("__metadata__") == {"format": "pt"}
+    assert header.pop("__metadata__") == {"format": "pt", "gradtool.dump": "1"}
     for name, entry in header.items():
         assert (8 + header_nbytes + entry["data_offsets"][0]) % grads[name].itemsize == 0
 
@@ -223,6 +223,7 @@ def test_what_was_noted_is_read_back(path: Path) -> None:
     with safe_open(path, "pt") as opened:
         assert opened.metadata() == {
             "format": "pt",
+            "gradtool.dump": "1",
             "gradtool.step": "1200",
             "gradtool.loss_scale": "65536.0",
         }

@@ -95,7 +95,8 @@ def test_each_of_two_ranks_writes_its_part_and_says_whose_it_is(two_ranks: Path)
         with safe_open(path, "pt") as opened:
             noted = {key: json.loads(text) for key, text in opened.metadata().items() if "." in key}
         shards = noted.pop("gradtool.shards")
-        assert noted == {"gradtool.step": 7, "gradtool.rank": rank, "gradtool.world_size": 2}
+        facts = {"dump": 1, "step": 7, "rank": rank, "world_size": 2}
+        assert noted == {f"gradtool.{name}": fact for name, fact in facts.items()}
         assert shards["split"] == {
             "shape": [5, 3],
             "placements": [str(shards["split"]["placements"][0])],
@@ -103,4 +104,7 @@ def test_each_of_two_ranks_writes_its_part_and_says_whose_it_is(two_ranks: Path)
             "mesh_dim_names": ["data"],
             "coordinate": [rank],
         }
-        assert gradtool.measure(path).notes == (f"1 tensor is the part of rank {rank} of 2",)
+        assert gradtool.measure(path).notes == (
+            "written at step 7 of the training",
+            f"1 tensor is the part of rank {rank} of 2",
+        )

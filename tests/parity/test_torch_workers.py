@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -65,6 +66,25 @@ def test_an_error_in_a_thread_of_ours_comes_out() -> None:
 
     with pytest.raises(ZeroDivisionError):
         each(second_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
+
+
+def test_nobody_works_on_after_an_error() -> None:
+    grads = [torch.ones(1 << 17) for _ in range(160)]
+    (blocks,) = gather(grads).groups.values()
+    started, ended = [], []
+
+    def fifth_fails(_bench: object, _block: object) -> None:
+        started.append(1)
+        if len(started) == 5:
+            raise ZeroDivisionError
+        time.sleep(0.002)
+        ended.append(1)
+
+    with pytest.raises(ZeroDivisionError):
+        each(fifth_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
+    at_the_raise = len(ended)
+    time.sleep(0.2)
+    assert len(ended) == at_the_raise < len(blocks) - 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a system without fork")

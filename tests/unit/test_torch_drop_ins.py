@@ -1,0 +1,89 @@
+"""Gradients out of the ordinary, for the drop-ins: once each, named, and to the last digit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import gradtool.torch as gt
+
+F64 = torch.float64
+
+
+def with_gradient(grad: Tensor) -> Tensor:
+    parameter = torch.zeros(grad.shape, dtype=grad.dtype)
+    parameter.grad = grad
+    return parameter
+
+
+def uncoalesced() -> Tensor:
+    where = torch.tensor([[0, 0, 2]])
+    return torch.sparse_coo_tensor(
+        where, torch.tensor([1.0, 2.0, 4.0]), (5,), check_invariants=True
+    )
+
+
+def test_a_sparse_gradient_that_is_given_twice_counts_and_is_scaled_once() -> None:
+    grad = uncoalesced()
+    twin = grad.detach()
+    assert gt.clip_grad_norm_([with_gradient(grad), with_gradient(twin)], 1.0) == 5.0
+    assert gt.get_total_norm([grad]).item() == pytest.approx(1.0, rel=1e-6)
+
+
+@pytest.mark.parametrize("p", [-2.0, -math.inf, 0.0, 2.0, math.inf])
+def test_a_sparse_gradient_without_values_adds_nothing(p: float) -> None:
+    empty = torch.sparse_coo_tensor(size=(5,), check_invariants=True)
+    assert gt.get_total_norm([empty], p) == 0.0
+    assert gt.get_total_norm([empty, torch.tensor([3.0])], p) == gt.get_total_norm(
+        [torch.tensor([3.0])], p
+    )
+
+
+def test_a_norm_given_as_a_number_keeps_its_digits() -> None:
+    grads = [torch.tensor([1e200], dtype=F64), torch.tensor([1.0], dtype=F64)]
+    gt.clip_grads_with_norm_([with_gradient(grads[0])], 1.0, 1e200)
+    gt.clip_grads_with_norm_([with_gradient(grads[1])], 0.05, 0.1)
+    assert grads[0].item() == 1.0
+    assert grads[1].item() == 0.05 / (0.1 + 1e-6)
+
+
+@pytest.mark.parametrize("p", [-0.01, 0.01, -0.05])
+def test_extreme_orders_have_their_nine_digits(p: float) -> None:
+    scale, many = 1e200 if p < 0 else 1e-200, 10_000
+    found = gt.get_total_norm([torch.full((many,), scale, dtype=F64)], p)
+    assert found.item() == pytest.approx(10.0 ** (math.log10(scale) + 4 / p), rel=1e-9)
+
+
+def test_the_error_says_when_all_is_finite_but_the_norm() -> None:
+    large = with_gradient(torch.full((4,), 1.7e308, dtype=F64))
+    with pytest.raises(RuntimeError, match="none, their norm is beyond float64"):
+        gt.clip_grad_norm_([("w", large)], 1.0, error_if_nonfinite=True)
+
+
+def test_views_of_memory_that_has_several_storages_are_one_vector() -> None:
+    numpy = torch.arange(20.0).numpy()
+    whole, part = torch.from_numpy(numpy), torch.from_numpy(numpy[:10])
+    views = [part[::2], whole[1::2]]
+    expected = math.sqrt(math.fsum(x * x for x in (*range(0, 10, 2), *range(1, 20, 2))))
+    assert gt.get_total_norm(views).item() == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("call", [gt.clip_grad_norm_, gt.clip_grads_with_norm_])
+def test_another_default_device_changes_nothing(call: Callable[..., object]) -> None:
+    grad = torch.tensor([3.0, 4.0])
+    parameter = with_gradient(grad)
+    with torch.device("meta"):
+        call([parameter], 1.0, 2.0) if call is gt.clip_grad_norm_ else call([parameter], 1.0, 5.0)
+    assert grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-6)
+
+
+def test_a_parameter_that_is_computed_has_the_gradient_that_it_retains() -> None:
+    weight = nn.Parameter(torch.ones(3))
+    double = weight * 2
+    double.retain_grad()
+    (double * 5).sum().backward()
+    assert gt.clip_grad_norm_([double], math.inf).item() == pytest.approx(math.sqrt(75))
