@@ -25,6 +25,7 @@ from gradtool.arrays.memory import (
     is_mlx,
     is_plain_tensor,
     is_torch,
+    torch_dtype_name,
 )
 from gradtool.arrays.parameters import Named
 from gradtool.arrays.tree import LONE, Tree, all_leaves, mapped
@@ -113,7 +114,7 @@ def _array(name: str, leaf: Any) -> Any:
 
 
 def _dtype_name(array: Any) -> str:
-    return str(array.dtype).removeprefix("torch.") if is_torch(array) else dtype_name(array.dtype)
+    return torch_dtype_name(array.dtype) if is_torch(array) else dtype_name(array.dtype)
 
 
 def _batches(arrays: list[Any]) -> Iterator[list[Any]]:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gradtool.arrays.memory import Located, located
 from gradtool.arrays.parameters import Named, gradient, named_arrays, refuse_repeated
 from gradtool.arrays.tree import LONE, Tree, all_leaves
-from gradtool.core.element_types import array_type
+from gradtool.core.element_types import listed_name
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import (
     ABSENT,
@@ -58,8 +58,7 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
         head = name.split(".", 1)[0]
         section = head if head in kinds else ""
         if array is None:
-            known = array_type(dtype)
-            skipped.append(Skipped(name, known.name if known else dtype, ABSENT, section))
+            skipped.append(Skipped(name, listed_name(dtype), ABSENT, section))
             continue
         found = _located(name, array)
         owners.append(found.owner)

@@ -6,6 +6,7 @@ import sys
 from collections.abc import ItemsView, Iterable, Iterator
 from typing import Any, NamedTuple
 
+from gradtool.arrays.memory import torch_dtype_name
 from gradtool.errors import UsageError
 
 
@@ -63,7 +64,7 @@ def gradient(name: str, leaf: Any) -> Iterator[Named]:
     main = getattr(leaf, "main_grad", None)
     grad = leaf.grad if main is None else main
     if grad is not None or leaf.requires_grad:
-        yield Named(name, grad, str(leaf.dtype).removeprefix("torch."))
+        yield Named(name, grad, torch_dtype_name(leaf.dtype))
 
 
 def _is_parameter(leaf: Any) -> bool:

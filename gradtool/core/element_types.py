@@ -122,6 +122,12 @@ def numpy_type(description: str) -> ElementType | None:
     return _known(dtype) if dtype else None
 
 
+def listed_name(name: str) -> str:
+    """What catalogues call the type `name` of a library of arrays: as safetensors, if it can."""
+    known = _ELEMENT_TYPES.get(name)
+    return known.name if known else name
+
+
 def array_type(name: str) -> ElementType | None:
     """The type that libraries of arrays call so (`float32`, `bfloat16`); None for a foreign one."""
     return _ELEMENT_TYPES.get(name)

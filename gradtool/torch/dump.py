@@ -15,10 +15,10 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
-from gradtool.arrays.memory import holds_its_elements
+from gradtool.arrays.memory import holds_its_elements, torch_dtype_name
 from gradtool.arrays.parameters import Named, named_arrays, refuse_repeated
 from gradtool.core.dump_metadata import DUMP_VERSION, DumpMetadata
-from gradtool.core.element_types import array_type
+from gradtool.core.element_types import listed_name
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
 from gradtool.job import number
@@ -145,7 +145,7 @@ def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
     for name, grad, dtype in named:
         _refuse_name(name)
         if grad is None:
-            metadata.absent[name] = _dtype_name(dtype)
+            metadata.absent[name] = listed_name(dtype)
             continue
         _refuse_foreign(name, grad)
         local = grad
@@ -192,13 +192,6 @@ def _refuse_foreign(name: str, grad: Any) -> None:
     local = waited(local.to_local() if is_dtensor(grad) else local)
     if not local.is_sparse and not holds_its_elements(local):
         raise UsageError(f"{name!r}: its memory was freed")
-
-
-def _dtype_name(dtype: object) -> str:
-    """What safetensors calls a dtype of torch."""
-    name = str(dtype).removeprefix("torch.")
-    known = array_type(name)
-    return known.name if known else name
 
 
 def _placement(grad: Any) -> dict[str, Any]:
@@ -253,7 +246,7 @@ def _header(
     for name, tensor in tensors:
         ends.append(ends[-1] + tensor.nbytes)
         entries[name] = {
-            "dtype": _dtype_name(tensor.dtype),
+            "dtype": listed_name(torch_dtype_name(tensor.dtype)),
             "shape": list(tensor.shape),
             "data_offsets": ends[-2:],
         }
