@@ -53,13 +53,11 @@ class Run:
         return lines[0]
 
 
-class Forks:
-    """The warmed process; a context manager. `within` is a command that starts it."""
+class Server:
+    """A warmed process that forks others and says so; a context manager."""
 
-    def __init__(self, folder: Path, within: Sequence[str] = ()) -> None:
-        warm = folder / "warm.safetensors"
-        write_safetensors(warm, {"w": ("F32", np.ones(100, np.float32))})
-        self._command = [*within, *PYTHON, _SERVER, str(warm)]
+    def __init__(self, command: Sequence[str]) -> None:
+        self._command = command
 
     def __enter__(self) -> Self:
         self._process = subprocess.Popen(
@@ -69,8 +67,6 @@ class Forks:
             env=ENVIRONMENT,
             text=True,
         )
-        assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
         return self
 
     def __exit__(
@@ -86,6 +82,21 @@ class Forks:
     @property
     def pid(self) -> int:
         return self._process.pid
+
+
+class Forks(Server):
+    """The process that runs gradtool's commands. `within` is a command that starts it."""
+
+    def __init__(self, folder: Path, within: Sequence[str] = ()) -> None:
+        warm = folder / "warm.safetensors"
+        write_safetensors(warm, {"w": ("F32", np.ones(100, np.float32))})
+        super().__init__([*within, *PYTHON, _SERVER, str(warm)])
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+        return self
 
     def run(self, *args: str | Path, **limits: Any) -> Run:
         """One run; `limits` are `fsize`, `umask` and `ids`."""

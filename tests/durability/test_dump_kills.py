@@ -13,11 +13,10 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import pytest
-from forks import ENVIRONMENT, PYTHON
+from forks import PYTHON, Server
 from halved import workspaces
 from nobody import as_nobody, give
 from safetensors import safe_open
@@ -83,35 +82,11 @@ for line in sys.stdin:
 """
 
 
-class Dumper:
-    """A process that has loaded torch, and forks one that dumps; a context manager."""
+class Dumper(Server):
+    """The process that dumps, having loaded torch. `within` is a command that starts it."""
 
     def __init__(self, within: Sequence[str] = ()) -> None:
-        self._command = [*within, *PYTHON, "-c", SERVER]
-
-    def __enter__(self) -> Self:
-        self._process = subprocess.Popen(
-            self._command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            env=ENVIRONMENT,
-            text=True,
-        )
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        with self._process:
-            assert self._process.stdin is not None
-            self._process.stdin.close()
-
-    @property
-    def pid(self) -> int:
-        return self._process.pid
+        super().__init__([*within, *PYTHON, "-c", SERVER])
 
     def run(
         self, path: Path, version: int, last: int, delay: float | None = None, **limits: int

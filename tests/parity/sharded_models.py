@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor, Partial, Replicate, distribute_tensor
 from torch.distributed.tensor.parallel import (
     ColwiseParallel,
     RowwiseParallel,
@@ -24,6 +25,20 @@ STEPS = 4
 BOUND = 0.05
 WIDTH = 6
 WORDS = 11
+
+
+def arriving(mesh: DeviceMesh) -> dict[str, Any]:
+    """Gradients whose sums over two ranks are under way while they are clipped."""
+    parameters = []
+    for _ in range(3):
+        ours = DTensor.from_local(torch.full((5,), 3.0), mesh, [Partial()], run_check=False)
+        parameter = nn.Parameter(distribute_tensor(torch.zeros(5), mesh, [Replicate()]))
+        parameter.grad = ours.redistribute(mesh, [Replicate()], async_op=True)
+        parameters.append(parameter)
+    kinds = {type(parameter.grad._local_tensor).__name__ for parameter in parameters}
+    norm = float(gt.clip_grad_norm_(parameters, 1.0))
+    after = [parameter.grad.full_tensor().tolist() for parameter in parameters]
+    return {"kinds": kinds, "norm": norm, "after": after}
 
 
 class Block(nn.Module):

@@ -203,6 +203,14 @@ def test_fsdp2_trains_as_with_torchs_clipping(on_two_ranks: Seen) -> None:
             torch.testing.assert_close(mine, other, rtol=0.0, atol=1e-5)
 
 
+def test_sums_that_are_under_way_are_waited_for(on_two_ranks: Seen) -> None:
+    for seen in on_two_ranks("arriving"):
+        assert seen["kinds"] == {"AsyncCollectiveTensor"}
+        assert close(seen["norm"], math.sqrt(15 * 36))
+        scaled = 6.0 / (math.sqrt(15 * 36) + 1e-6)
+        assert [value for grad in seen["after"] for value in grad] == pytest.approx([scaled] * 15)
+
+
 def assert_as_replicas(seen: dict[str, Any], p: float) -> None:
     """What the published cases ask of each rank, and that norms are true to twelve digits."""
     for full, true in zip(seen["full"], seen["true"], strict=True):

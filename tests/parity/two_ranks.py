@@ -217,7 +217,7 @@ def nonfinite(value: float, mesh: DeviceMesh) -> dict[str, Any]:
 
 def cases(world: int) -> dict[str, Callable[[], object]]:
     """All that a rank does, in the order in which every rank does it."""
-    from sharded_models import published_1d, published_2d, trained  # noqa: PLC0415 - of a rank alone
+    from sharded_models import arriving, published_1d, published_2d, trained  # noqa: PLC0415 - of a rank alone
 
     shape, names = ((2,), ("inner",)) if world == 2 else ((2, 2), ("outer", "inner"))
     mesh = init_device_mesh("cpu", shape, mesh_dim_names=names)
@@ -232,6 +232,7 @@ def cases(world: int) -> dict[str, Callable[[], object]]:
             "ours": trained(gt.clip_grad_norm_, mesh),
             "theirs": trained(torch.nn.utils.clip_grad_norm_, mesh),
         }
+        found["arriving"] = lambda: arriving(mesh)
         found["published 1d"] = lambda: published_1d(mesh)
     else:
         found["published 2d"] = lambda: published_2d(mesh)
