@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterator
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -34,6 +33,7 @@ from gradtool.core.element_types import array_type
 from gradtool.core.stats import merge
 from gradtool.engine.numpy_transforms import apply
 from gradtool.engine.plan import TASK_BYTES
+from gradtool.engine.schedule import batches
 from gradtool.job import Job
 
 __all__ = ["clip_grad_norm"]
@@ -77,8 +77,8 @@ def clip_grad_norm(
     with job.executor() as executor:
         norm = _norm(named, job, executor)
         scale = partial(_scaled, coef=clip_coef(norm, bound, epsilon))
-        batches = executor.map(scale, _batches(arrays))
-        new = (array for batch in batches for array in batch)
+        scaled = executor.map(scale, batches(arrays, _nbytes, TASK_BYTES))
+        new = (array for batch in scaled for array in batch)
         return mapped(lambda leaf: _given_back(next(new), leaf), grads), norm
 
 
@@ -117,18 +117,9 @@ def _dtype_name(array: Any) -> str:
     return torch_dtype_name(array.dtype) if is_torch(array) else dtype_name(array.dtype)
 
 
-def _batches(arrays: list[Any]) -> Iterator[list[Any]]:
-    """The arrays in order, enough at a time to be worth a thread's attention."""
-    batch: list[Any] = []
-    nbytes = 0
-    for array in arrays:
-        batch.append(array)
-        nbytes += array.nbytes
-        if nbytes >= TASK_BYTES:
-            yield batch
-            batch, nbytes = [], 0
-    if batch:
-        yield batch
+def _nbytes(array: Any) -> int:
+    nbytes: int = array.nbytes
+    return nbytes
 
 
 def _scaled(arrays: list[Any], coef: float) -> list[Any]:

@@ -90,10 +90,11 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
 def _located(name: str, array: object) -> Located:
     try:
         found = located(array)
-    except (AttributeError, NotImplementedError, RuntimeError) as error:
+    except (AttributeError, RuntimeError) as error:
         # Tensors of transformations, nested ones, and what else libraries make of theirs.
         problem = f"{type(array).__name__} has no elements in memory to be read"
-        raise UsageError(f"{name!r}: {problem} ({str(error).splitlines()[0]})") from error
+        reason = str(error).partition("\n")[0]
+        raise UsageError(f"{name!r}: {problem} ({reason})") from error
     if found is None:
         hint = "one path at a time is measured" if isinstance(array, str) else None
         raise UsageError(f"{name!r} is no array of numbers: {type(array).__name__}", hint=hint)

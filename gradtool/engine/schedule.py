@@ -33,6 +33,20 @@ def in_order(
             future.cancel()
 
 
+def batches(items: Iterable[Task], size: Callable[[Task], int], least: int) -> Iterator[list[Task]]:
+    """The items in order, as many at a time as have `least` together; the last may have less."""
+    batch: list[Task] = []
+    total = 0
+    for item in items:
+        batch.append(item)
+        total += size(item)
+        if total >= least:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
 class Advance:
     """Tells an observer how far the work is, of `todo` bytes."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from threading import Barrier, Lock
@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 import torch
 
+from gradtool.engine.schedule import batches
 from gradtool.torch._blocks import Bench, Block
 
 Result = TypeVar("Result")
@@ -66,7 +67,7 @@ def _by_workers(
     share: Callable[[Sequence[Block]], list[Result]], blocks: Sequence[Block], threads: int
 ) -> list[list[Result]]:
     """What `share` gives for shares of the blocks; nobody works on when this is left."""
-    shares = list(_shares(blocks))
+    shares = list(batches(blocks, lambda block: block.numel, _SHARE_NUMEL))
     futures: list[Future[list[Result]]] = []
     try:
         with contextlib.suppress(RuntimeError):  # no threads to be had, as when Python is ending
@@ -79,19 +80,6 @@ def _by_workers(
         wait(futures)
         raise
     return results + [share(blocks) for blocks in shares[len(futures) :]]
-
-
-def _shares(blocks: Sequence[Block]) -> Iterator[list[Block]]:
-    share: list[Block] = []
-    numel = 0
-    for block in blocks:
-        share.append(block)
-        numel += block.numel
-        if numel >= _SHARE_NUMEL:
-            yield share
-            share, numel = [], 0
-    if share:
-        yield share
 
 
 def _share(
