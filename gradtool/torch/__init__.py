@@ -32,7 +32,7 @@ try:
     import torch as _torch  # noqa: F401 - for its absence to be told in one line
 except ModuleNotFoundError as error:
     if error.name == "torch":
-        error.msg = "gradtool.torch needs torch: pip install 'gradtool[torch]'"
+        error.msg = "gradtool.torch needs torch, which gradtool's extra `torch` installs"
     raise
 
 from gradtool.torch.clip import (

@@ -87,3 +87,17 @@ def test_a_parameter_that_is_computed_has_the_gradient_that_it_retains() -> None
     double.retain_grad()
     (double * 5).sum().backward()
     assert gt.clip_grad_norm_([double], math.inf).item() == pytest.approx(math.sqrt(75))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64, torch.complex64], ids=str)
+@pytest.mark.parametrize("sizes", [[3, 5], [100_000]])
+def test_autograd_is_told_that_gradients_changed(dtype: torch.dtype, sizes: list[int]) -> None:
+    parameters = [torch.ones(size, dtype=dtype, requires_grad=True) for size in sizes]
+    cubes = sum((parameter**3).abs().sum() for parameter in parameters)
+    grads = torch.autograd.grad(cubes, parameters, create_graph=True)
+    for parameter, grad in zip(parameters, grads, strict=True):
+        parameter.grad = grad
+    squares = sum((grad**2).abs().sum() for grad in grads)
+    gt.clip_grad_norm_(parameters, 1.0)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        squares.backward()
