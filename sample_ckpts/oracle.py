@@ -132,6 +132,7 @@ def tensor_facts(entry: Entry) -> Json:
         "native_norm": strict(rounded(norm(values, 2.0), dtype)),
         "max_abs": norm(finite, math.inf),
         **_counts(values),
+        "subnormals": _subnormals(values, entry.tensor.dtype),
         "first_nonfinite": _first_nonfinite(values, list(entry.tensor.shape)),
         "alias_of": entry.alias_of,
     }
@@ -155,6 +156,9 @@ def set_facts(entries: Iterable[Entry]) -> Json:
         "native_dtype": promoted,
         "max_abs": norm(finite, math.inf),
         **_counts(values),
+        "subnormals": sum(
+            _subnormals(one, tensor.dtype) for one, tensor in zip(each, stored, strict=True)
+        ),
     }
 
 
@@ -202,6 +206,10 @@ def _counts(values: list[float]) -> Json:
         "neginf": values.count(-math.inf),
         "zeros": values.count(0.0),
     }
+
+
+def _subnormals(values: list[float], dtype: torch.dtype) -> int:
+    return sum(0.0 < abs(value) < torch.finfo(dtype).smallest_normal for value in values)
 
 
 def _first_nonfinite(values: list[float], shape: list[int]) -> list[int] | None:

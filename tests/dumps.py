@@ -34,6 +34,11 @@ NUMPY_TYPES: dict[str, Any] = {
     "F8_E4M3FNUZ": ml_dtypes.float8_e4m3fnuz,
 }
 
+SMALLEST_NORMAL = {
+    name: float(ml_dtypes.finfo(kind).smallest_normal) for name, kind in NUMPY_TYPES.items()
+}
+SMALLEST_NORMAL["C32"] = SMALLEST_NORMAL["F16"]
+
 WINDOW = 4
 """Tasks that `measured` has under way at most."""
 
@@ -58,6 +63,19 @@ def write_safetensors(
     encoded += b" " * (-len(encoded) % 8)
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
     return path
+
+
+def tiny_numbers(
+    dtype: str, count: int, rng: np.random.Generator, *, nonfinite: bool = False
+) -> NDArray[Any]:
+    """Elements of a real dtype on both sides of the borders of what is subnormal."""
+    limits = ml_dtypes.finfo(NUMPY_TYPES[dtype])
+    normal, least = float(limits.smallest_normal), float(limits.smallest_subnormal)
+    borders = [0.0, least, normal / 2, normal - least, normal, normal * 1.5, 1.0]
+    bad = [math.nan, math.inf] if nonfinite else []
+    values = rng.choice([*borders, *borders, *bad], count) * rng.choice([-1.0, 1.0], count)
+    array: NDArray[Any] = values.astype(NUMPY_TYPES[dtype])
+    return array
 
 
 def stored(

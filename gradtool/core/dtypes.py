@@ -18,11 +18,10 @@ class DType:
     """One element type.
 
     `bits` is the width of one element, both parts of a complex one included. `component`
-    names the real type of a complex one's parts. `precision`, `min_exponent` and
-    `max_finite` describe a binary floating-point type that torch can hold a norm in:
-    significand bits with the hidden one, exponent of the smallest normal number, largest
-    finite number; `precision` is 0 where torch has no norm (fp8) or there is nothing to
-    measure.
+    names the real type of a complex one's parts. `min_exponent` is the exponent of a real
+    floating-point type's smallest normal number. `precision` and `max_finite` describe one
+    that torch can hold a norm in: significand bits with the hidden one, largest finite number;
+    `precision` is 0 where torch has no norm (fp8) or there is nothing to measure.
     """
 
     name: str
@@ -42,6 +41,12 @@ class DType:
     def is_measured(self) -> bool:
         """Whether tensors of this type can be gradients."""
         return self.kind in ("float", "complex")
+
+    @property
+    def smallest_normal(self) -> float:
+        """The smallest normal number of a measured type, for a complex one of its parts."""
+        real = DTYPES[self.component] if self.component else self
+        return math.ldexp(1.0, real.min_exponent)
 
     @property
     def norm_dtype(self) -> DType | None:
@@ -84,10 +89,10 @@ DTYPES: Final[dict[str, DType]] = {
         DType("F6_E2M3", 6, "sub-byte"),
         DType("F6_E3M2", 6, "sub-byte"),
         DType("F8_E8M0", 8, "scale"),
-        DType("F8_E5M2", 8, "float"),
-        DType("F8_E4M3", 8, "float"),
-        DType("F8_E5M2FNUZ", 8, "float"),
-        DType("F8_E4M3FNUZ", 8, "float"),
+        DType("F8_E5M2", 8, "float", min_exponent=-14),
+        DType("F8_E4M3", 8, "float", min_exponent=-6),
+        DType("F8_E5M2FNUZ", 8, "float", min_exponent=-15),
+        DType("F8_E4M3FNUZ", 8, "float", min_exponent=-7),
         _floating("F16", 16, precision=11, max_exponent=15),
         _floating("BF16", 16, precision=8, max_exponent=127),
         _floating("F32", 32, precision=24, max_exponent=127),

@@ -39,6 +39,8 @@ class TensorStats:
         max_abs: largest finite magnitude; 0.0 where there is none.
         min_abs: smallest finite non-zero magnitude, sought for p < 0 only; else infinity.
         nan, posinf, neginf, zeros: counts of elements.
+        subnormals: finite non-zero elements, of which the magnitude is below the smallest
+            normal number of the dtype that they are stored in, or of a complex one's parts.
         first_nonfinite: C-order position of the first NaN or Inf in its tensor; None where
             there is none. Of a set of several tensors it means nothing.
     """
@@ -53,6 +55,7 @@ class TensorStats:
     posinf: int = 0
     neginf: int = 0
     zeros: int = 0
+    subnormals: int = 0
     first_nonfinite: int | None = None
 
     @property
@@ -93,7 +96,10 @@ class TensorStats:
         return self.min_abs if p == -math.inf else _root(self.power_sum, p, self.scale)
 
     def divided(self, divisor: float) -> TensorStats:
-        """The statistics of the same elements divided by `divisor`, a positive number."""
+        """The statistics of the same elements divided by `divisor`, a positive number.
+
+        `subnormals` stays what it is: a fact about the values as they are stored.
+        """
         if divisor == 1.0:
             return self
         scale, power_sum = self.scale / divisor, self.power_sum
@@ -122,6 +128,7 @@ class TensorStats:
             posinf=self.posinf * times,
             neginf=self.neginf * times,
             zeros=self.zeros * times,
+            subnormals=self.subnormals * times,
         )
 
 
@@ -146,6 +153,7 @@ def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
         posinf=sum(part.posinf for part in parts),
         neginf=sum(part.neginf for part in parts),
         zeros=sum(part.zeros for part in parts),
+        subnormals=sum(part.subnormals for part in parts),
         first_nonfinite=min(firsts, default=None),
     )
 

@@ -8,13 +8,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dumps import NUMPY_TYPES, measured, stored
+from dumps import COMPONENTS, NUMPY_TYPES, SMALLEST_NORMAL, measured, stored, tiny_numbers
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracle import close, exact_norm
 
+from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
+from gradtool.engine import numpy_kernels
 
 POWERS = [2.0, 1.0, 3.0, 0.5, 0.1, 64.0, -1.0, -2.0, -64.0, math.inf, -math.inf, 0.0]
 BEYOND = [0.01, 1e-6, 300.0, 450.0, 500.0, 1000.0, 1e6, -700.0]
@@ -41,6 +43,10 @@ def _abs(z: complex) -> float:
     if math.isnan(z.real) or math.isnan(z.imag):
         return math.nan
     return math.hypot(z.real, z.imag)
+
+
+def subnormals(dtype: str, sizes: list[float]) -> int:
+    return sum(0.0 < size < SMALLEST_NORMAL[dtype] for size in sizes)
 
 
 def total(measurement: Measurement) -> Any:
@@ -79,6 +85,7 @@ def test_counts_are_those_of_a_plain_loop(drawn: tuple[str, Any], p: float, scra
     assert stats.neginf == sum(negative)
     assert stats.posinf == sum(infinite) - sum(negative)
     assert stats.zeros == sum(z == 0 for z in parts)
+    assert stats.subnormals == subnormals(dtype, magnitudes(array))
     bad = [i for i in range(len(parts)) if nan[i] or infinite[i]]
     assert stats.first_nonfinite == (bad[0] if bad else None)
 
@@ -93,6 +100,39 @@ def test_the_largest_magnitude_is_a_finite_elements_own(
         finite = [m for m, z in zip(magnitudes(array), array, strict=True) if np.isfinite(z)]
     found = total(measured(stored(scratch, dtype, [array]))).max_abs
     assert close(found, max(finite, default=0.0), 1e-15)
+
+
+@pytest.mark.parametrize("big_endian", [False, True])
+@pytest.mark.parametrize("p", [2.0, 1.0, -2.0, math.inf, 0.0])
+@pytest.mark.parametrize("dtype", [*NUMPY_TYPES, *COMPONENTS])
+def test_subnormals_are_told_from_zeros_and_from_normal_numbers(
+    dtype: str, p: float, *, big_endian: bool
+) -> None:
+    part = COMPONENTS.get(dtype, dtype)
+    parts = tiny_numbers(part, 6000, np.random.default_rng(0), nonfinite=True)
+    sizes = magnitudes(parts)
+    if part != dtype:
+        sizes = [_abs(complex(*map(float, pair))) for pair in parts.reshape(-1, 2)]
+    counts = [1, 999, len(sizes) - 1000]
+    stored_as = parts.byteswap() if big_endian else parts
+    raw = stored_as.view(np.uint8)
+    itemsize = DTYPES[dtype].itemsize
+    together = numpy_kernels.stats(raw, DTYPES[dtype], counts, p, big_endian=big_endian)
+    start = 0
+    for count, stats in zip(counts, together, strict=True):
+        here = slice(start * itemsize, (start + count) * itemsize)
+        (alone,) = numpy_kernels.stats(raw[here], DTYPES[dtype], [count], p, big_endian=big_endian)
+        segment = sizes[start : start + count]
+        assert stats.subnormals == alone.subnormals == subnormals(dtype, segment)
+        assert stats.zeros == alone.zeros == segment.count(0.0)
+        start += count
+    assert 0 < stats.subnormals < stats.numel - stats.zeros - stats.nonfinite
+
+
+def test_a_loss_scale_makes_no_number_subnormal(tmp_path: Path) -> None:
+    specs = stored(tmp_path, "F32", [np.array([1.0, 1e-40, 0.0], np.float32)])
+    for loss_scale in (1.0, 2.0**-30, 2.0**140):
+        assert total(measured(specs, loss_scale=loss_scale)).subnormals == 1
 
 
 # Sums that lucky rounding hides from random data: constants, values near 1, powers far apart.
@@ -151,6 +191,7 @@ def test_elements_beyond_float64_spoil_no_figure_of_the_others(tmp_path: Path) -
     for p, norm in ((0.0, 4.0), (-math.inf, 0.0)):
         stats = measured(stored(tmp_path, "C128", [array[[0, 1, 2, 4, 3]]]), p).tensors[0].stats
         assert (stats.zeros, stats.nan, stats.posinf, stats.first_nonfinite) == (1, 1, 0, 4)
+        assert stats.subnormals == 1
         assert stats.norm == norm or p < 0.0
     pair = stored(tmp_path, "C128", [np.full(4, huge), np.array([1e308 + 0j])])
     true = exact_norm([math.hypot(0.75, 0.75) * 2.0] * 4 + [1.0], -2.0)

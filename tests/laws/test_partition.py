@@ -13,7 +13,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from dumps import NUMPY_TYPES, WINDOW, measured, stored, write_safetensors
+from dumps import (
+    NUMPY_TYPES,
+    SMALLEST_NORMAL,
+    WINDOW,
+    measured,
+    stored,
+    tiny_numbers,
+    write_safetensors,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import close, exact_norm
@@ -24,6 +32,7 @@ from gradtool.core.measurement import Measurement
 from gradtool.core.stats import TensorStats, merge
 from gradtool.core.strides import contiguous_strides
 from gradtool.core.tensors import Extent
+from gradtool.engine import numpy_kernels
 
 RNG = np.random.default_rng(0)
 
@@ -114,6 +123,74 @@ def test_cutting_tensors_over_files_changes_no_norm(
     assert sharded.stats.zeros == reverse.stats.zeros
 
 
+def small_counts(dtype: str, array: np.ndarray) -> tuple[int, int]:
+    """How many elements are 0, and how many subnormal."""
+    wide = array.astype(np.complex128 if array.dtype.kind == "c" else np.float64)
+    sizes = np.hypot(wide.real, wide.imag)
+    return int((sizes == 0).sum()), int(((sizes > 0) & (sizes < SMALLEST_NORMAL[dtype])).sum())
+
+
+def tiny_gradients(dtype: str, count: int, rng: np.random.Generator, **how: Any) -> np.ndarray:
+    if dtype in ("C64", "C128"):
+        part = {"C64": "F32", "C128": "F64"}[dtype]
+        return tiny_numbers(part, 2 * count, rng, **how).view(NUMPY_TYPES[dtype])
+    return tiny_numbers(dtype, count, rng, **how)
+
+
+@given(
+    parts=st.integers(1, 5),
+    sizes=st.lists(st.integers(1, 300), min_size=1, max_size=8),
+    p=st.sampled_from([2.0, 1.0, -1.0, math.inf, 0.0]),
+    dtype=st.sampled_from(sorted(NUMPY_TYPES)),
+    nonfinite=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_cutting_tensors_over_files_changes_no_count(
+    parts: int, sizes: list[int], p: float, dtype: str, seed: int, *, nonfinite: bool, scratch: Path
+) -> None:
+    rng = np.random.default_rng(seed)
+    arrays = [tiny_gradients(dtype, size, rng, nonfinite=nonfinite) for size in sizes]
+    known = [small_counts(dtype, array) for array in arrays]
+    found = measured(stored(scratch, dtype, arrays, parts), p)
+    assert [(t.stats.zeros, t.stats.subnormals) for t in found.tensors] == known
+    assert found.total is not None
+    assert found.total.stats.subnormals == sum(subnormals for _, subnormals in known)
+
+
+@pytest.mark.parametrize("p", [2.0, -1.0])
+@pytest.mark.parametrize("dtype", NUMPY_TYPES)
+def test_every_piece_of_a_long_tensor_is_counted(dtype: str, p: float, tmp_path: Path) -> None:
+    piece = numpy_kernels.PIECE
+    array = np.ones(6 * piece + 5).astype(NUMPY_TYPES[dtype])
+    array[piece : 2 * piece] = 0
+    array[2 * piece : 4 * piece] = tiny_gradients(dtype, 2 * piece, RNG)
+    array[-7:] = tiny_gradients(dtype, 7, RNG, nonfinite=True)
+    for parts in (1, 3):
+        (tensor,) = measured(stored(tmp_path, dtype, [array], parts), p).tensors
+        assert (tensor.stats.zeros, tensor.stats.subnormals) == small_counts(dtype, array)
+    np.savez_compressed(tmp_path / "x.npz", array)
+    if array.dtype.type.__module__ == "numpy":  # the others npz knows by their size only
+        (tensor,) = gradtool.measure(tmp_path / "x.npz", norm_type=p).tensors
+        assert (tensor.stats.zeros, tensor.stats.subnormals) == small_counts(dtype, array)
+
+
+def test_subnormals_that_views_share_count_once_in_the_total(tmp_path: Path) -> None:
+    array = tiny_numbers("F32", 40, RNG)
+    (whole,) = stored(tmp_path, "F32", [array])
+    (extent,) = whole.extents
+    part = replace(whole, name="part", shape=(20,), strides=(2,))
+    wide = replace(
+        whole, name="wide", shape=(3, 5), strides=(0, 1), extents=(replace(extent, nbytes=20),)
+    )
+    found = measured([part, wide, whole])
+    of_whole = small_counts("F32", array)[1]
+    of_part = small_counts("F32", array[::2])[1]
+    of_wide = 3 * small_counts("F32", array[:5])[1]
+    assert [t.stats.subnormals for t in found.tensors] == [of_part, of_wide, of_whole]
+    assert found.total is not None
+    assert found.total.stats.subnormals == of_whole
+
+
 def test_an_index_counts_from_the_start_of_the_tensor_in_whichever_part_it_lies(
     tmp_path: Path,
 ) -> None:
@@ -134,7 +211,7 @@ def test_merging_is_associative_up_to_rounding(
     elements: list[tuple[float, int]], p: float, at: int
 ) -> None:
     parts = [
-        TensorStats(p, 1 + zeros, 1.0, value, value, value, zeros=zeros)
+        TensorStats(p, 1 + zeros, 1.0, value, value, value, zeros=zeros, subnormals=zeros % 2)
         for value, zeros in elements
     ]
     at = min(at, len(parts) - 1)

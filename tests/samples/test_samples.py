@@ -25,7 +25,7 @@ EXPECTED: dict[str, dict[str, Any]] = json.loads((SAMPLES / "expected.json").rea
 READABLE = [name for name, known in EXPECTED.items() if known["exit_code"] == 0]
 REFUSED = [name for name, known in EXPECTED.items() if known["exit_code"] != 0]
 NORM_TYPES = ["0", "0.5", "1", "2", "3", "inf", "-inf"]
-SUMMED = ["tensors", "numel", "nan", "posinf", "neginf", "zeros"]
+SUMMED = ["tensors", "numel", "nan", "posinf", "neginf", "zeros", "subnormals"]
 CLIPS = [
     pytest.param(name, known, id=" ".join([name, *known["options"][2:]]))
     for name, sample in EXPECTED.items()
@@ -33,7 +33,7 @@ CLIPS = [
 ]
 CLIP_COUNTS = ["tensors", "tensors_changed", "nonfinite_replaced"]
 CLIP_FIGURES = ["clip_coef", "norm_before", "norm_after", "finite_norm_before", "finite_norm_after"]
-PER_TENSOR = ["section", "dtype", "shape", "numel", "nan", "posinf", "neginf", "zeros"]
+PER_TENSOR = ["section", "dtype", "shape", *SUMMED[1:]]
 
 
 def gradtool(*args: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from dumps import SMALLEST_NORMAL
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,6 +50,18 @@ def test_rounding_to_bfloat16_is_that_of_its_own_library(bits: int) -> None:
 )
 def test_rounding_is_to_nearest_even_and_only_once(name: str, value: float, rounded: float) -> None:
     assert DTYPES[name].round(value) == rounded
+
+
+@pytest.mark.parametrize("name", SMALLEST_NORMAL)
+def test_the_smallest_normal_number_is_that_of_the_library_that_defines_the_dtype(
+    name: str,
+) -> None:
+    assert DTYPES[name].smallest_normal == SMALLEST_NORMAL[name]
+
+
+def test_every_measured_dtype_has_a_smallest_normal_number() -> None:
+    measured = {name for name, dtype in DTYPES.items() if dtype.is_measured}
+    assert measured == set(SMALLEST_NORMAL)
 
 
 TORCH_TYPES = {
