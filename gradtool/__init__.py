@@ -13,8 +13,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from gradtool.api import clip as clip
-    from gradtool.api import measure as measure
+    from gradtool.api.baselines import save_baseline as save_baseline
+    from gradtool.api.baselines import update_baseline as update_baseline
+    from gradtool.api.checking import assert_healthy as assert_healthy
+    from gradtool.api.checking import check as check
+    from gradtool.api.clipping import clip as clip
+    from gradtool.api.measuring import measure as measure
+    from gradtool.core.baseline import Baseline as Baseline
     from gradtool.core.clip_plan import ClipPlan as ClipPlan
     from gradtool.core.clip_plan import ClipRequest as ClipRequest
     from gradtool.core.clipping import Transform as Transform
@@ -22,13 +27,18 @@ if TYPE_CHECKING:
     from gradtool.core.measurement import Summary as Summary
     from gradtool.core.measurement import TensorMeasurement as TensorMeasurement
     from gradtool.core.outcome import ClipOutcome as ClipOutcome
+    from gradtool.core.policy import Policy as Policy
     from gradtool.core.stats import TensorStats as TensorStats
+    from gradtool.core.verdict import CheckOutcome as CheckOutcome
+    from gradtool.core.verdict import Finding as Finding
+    from gradtool.core.verdict import Verdict as Verdict
     from gradtool.errors import CorruptFileError as CorruptFileError
     from gradtool.errors import EmptyDumpError as EmptyDumpError
     from gradtool.errors import FileAccessError as FileAccessError
     from gradtool.errors import FileChangedError as FileChangedError
     from gradtool.errors import GradtoolError as GradtoolError
     from gradtool.errors import InputError as InputError
+    from gradtool.errors import MissingShardError as MissingShardError
     from gradtool.errors import NonFiniteError as NonFiniteError
     from gradtool.errors import NormRangeError as NormRangeError
     from gradtool.errors import RefusedError as RefusedError
@@ -40,12 +50,18 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "gradtool.api": ("clip", "measure"),
+    "gradtool.api.baselines": ("save_baseline", "update_baseline"),
+    "gradtool.api.checking": ("assert_healthy", "check"),
+    "gradtool.api.clipping": ("clip",),
+    "gradtool.api.measuring": ("measure",),
+    "gradtool.core.baseline": ("Baseline",),
     "gradtool.core.clip_plan": ("ClipPlan", "ClipRequest"),
     "gradtool.core.clipping": ("Transform",),
     "gradtool.core.measurement": ("Measurement", "Summary", "TensorMeasurement"),
     "gradtool.core.outcome": ("ClipOutcome",),
+    "gradtool.core.policy": ("Policy",),
     "gradtool.core.stats": ("TensorStats",),
+    "gradtool.core.verdict": ("CheckOutcome", "Finding", "Verdict"),
     "gradtool.errors": (
         "CorruptFileError",
         "EmptyDumpError",
@@ -53,6 +69,7 @@ _HOMES = {
         "FileChangedError",
         "GradtoolError",
         "InputError",
+        "MissingShardError",
         "NonFiniteError",
         "NormRangeError",
         "RefusedError",

@@ -11,6 +11,7 @@
         ├── UnknownFormatError                content that no format recognises
         ├── UnsupportedFormatError            recognised, and outside what gradtool reads
         ├── CorruptFileError                  truncated, contradicting itself, ambiguous
+        │   └── MissingShardError             an index that names a file which is not there
         ├── FileChangedError                  changed or shrank while it was read
         └── EmptyDumpError                    readable, and holds no gradient tensor
 
@@ -29,6 +30,7 @@ __all__ = [
     "FileChangedError",
     "GradtoolError",
     "InputError",
+    "MissingShardError",
     "NonFiniteError",
     "NormRangeError",
     "RefusedError",
@@ -92,8 +94,8 @@ class UsageError(GradtoolError):
 class InputError(GradtoolError):
     """A path does not give its tensors, or does not take them.
 
-    `path` is the file, `tensor` the tensor's or archive record's name and `byte` the offset
-    in the file where the trouble lies, each where it is known.
+    `path` is the file, `problem` what is wrong with it, `tensor` the tensor's or archive
+    record's name and `byte` the offset in the file where the trouble lies, each where it is known.
     """
 
     exit_code = 3
@@ -111,6 +113,7 @@ class InputError(GradtoolError):
         at = f" (at byte {byte})" if byte is not None else ""
         super().__init__(f"{where}: {problem}{at}", hint=hint)
         self.path = path
+        self.problem = problem
         self.tensor = tensor
         self.byte = byte
 
@@ -133,6 +136,10 @@ class UnsupportedFormatError(InputError):
 
 class CorruptFileError(InputError):
     """The file is truncated, contradicts itself or can be read in two ways."""
+
+
+class MissingShardError(CorruptFileError):
+    """An index names a shard that is not there."""
 
 
 class FileChangedError(InputError):

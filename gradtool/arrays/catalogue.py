@@ -9,6 +9,7 @@ from gradtool.arrays.memory import Located, located
 from gradtool.arrays.parameters import Named, gradient, named_arrays, refuse_repeated
 from gradtool.arrays.tree import LONE, Tree, all_leaves
 from gradtool.core.element_types import listed_name
+from gradtool.core.figures import counted
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import (
     ABSENT,
@@ -18,7 +19,6 @@ from gradtool.core.tensors import (
     Skipped,
     TensorSpec,
 )
-from gradtool.core.wording import counted
 from gradtool.errors import UsageError
 
 

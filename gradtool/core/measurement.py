@@ -108,6 +108,8 @@ class Measurement:
         skipped: stored tensors that were not measured, and why.
         notes: what was assumed or deserves a warning, one sentence each.
         elapsed_s: seconds from opening the path to the last figure.
+        step: of the training, where the files say it.
+        ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
     """
 
     path: str
@@ -123,6 +125,8 @@ class Measurement:
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     elapsed_s: float
+    step: int | None = None
+    ranks: frozenset[tuple[int, int]] = frozenset()
 
     def grouped(self, group_by: str) -> tuple[Summary, ...]:
         """Figures rolled up by dotted prefix, in order of first occurrence.

@@ -155,6 +155,8 @@ class Checkpoint:
         serialization_ids: what torch files make of those.
         metadata: the format's own string map, safetensors' `__metadata__` say.
         loss_scale: what the file says that gradients are multiplied by; None where files differ.
+        step: of the training, as the file says; None where it does not, or files differ.
+        ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
         notes: what was assumed while reading, one sentence each.
     """
 
@@ -168,6 +170,8 @@ class Checkpoint:
     serialization_ids: tuple[SerializationId, ...] = ()
     metadata: dict[str, str] = field(default_factory=dict)
     loss_scale: float | None = 1.0
+    step: int | None = None
+    ranks: frozenset[tuple[int, int]] = frozenset()
     notes: tuple[str, ...] = ()
 
     @property

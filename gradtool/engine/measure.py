@@ -147,6 +147,8 @@ def _measurement(
         skipped=checkpoint.skipped,
         notes=checkpoint.notes + tuple(_sharing_notes(tensors)),
         elapsed_s=time.perf_counter() - started,
+        step=checkpoint.step,
+        ranks=checkpoint.ranks,
     )
 
 

@@ -32,6 +32,8 @@ def joined(
         section_kinds=kinds,
         seals=tuple(seal for part in parts for seal in part.seals),
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
+        step=_same([part.step for part in parts if part.tensors]),
+        ranks=frozenset().union(*(part.ranks for part in parts)),
         loss_scale=_common([part.loss_scale for part in parts if part.tensors]),
         notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )
@@ -40,6 +42,10 @@ def joined(
 def _common(loss_scales: Sequence[float | None]) -> float | None:
     different = set(loss_scales)
     return loss_scales[0] if len(different) == 1 else None if different else 1.0
+
+
+def _same(steps: Sequence[int | None]) -> int | None:
+    return steps[0] if len(set(steps)) == 1 else None
 
 
 def repeated_name(parts: Iterable[Checkpoint]) -> str | None:

@@ -13,6 +13,7 @@ from typing import Final, cast
 
 from gradtool.core.dtypes import DType
 from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
+from gradtool.core.figures import counted
 from gradtool.core.strides import (
     contiguous_strides,
     is_contiguous,
@@ -21,7 +22,6 @@ from gradtool.core.strides import (
     span,
 )
 from gradtool.core.tensors import META, SCALAR, TEXT, Extent, Skipped, Stream, TensorSpec
-from gradtool.core.wording import counted
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats._stand_ins import (
     ArrayRef,

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, get_args
 
+from gradtool.core.figures import counted
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import SectionKind
-from gradtool.core.wording import counted
 from gradtool.errors import UnsupportedFormatError
 from gradtool.formats._stand_ins import (
     ArrayRef,

@@ -13,11 +13,11 @@ from typing import Any, Final
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.dump_metadata import DumpMetadata
+from gradtool.core.figures import counted
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Checkpoint, Extent, Skipped, TensorSpec, skip_reason
-from gradtool.core.wording import counted
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
-from gradtool.formats._json import parse_object
+from gradtool.storage.json import parse_object
 from gradtool.storage.reader import Source
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -75,6 +75,8 @@ def open_safetensors(source: Source) -> Checkpoint:
         section_kinds=sections,
         metadata=metadata,
         loss_scale=float(facts.loss_scale),
+        step=facts.step,
+        ranks=_split_over(facts),
         notes=_notes(facts),
     )
 
@@ -121,10 +123,15 @@ def _facts(path: str, metadata: dict[str, str]) -> DumpMetadata:
         ) from None
 
 
+def _split_over(facts: DumpMetadata) -> frozenset[tuple[int, int]]:
+    """The file's rank and their number, if gradients in it are parts of whole ones."""
+    if not facts.shards or facts.rank is None or facts.world_size is None:
+        return frozenset()
+    return frozenset({(facts.rank, facts.world_size)})
+
+
 def _notes(facts: DumpMetadata) -> tuple[str, ...]:
     notes = []
-    if facts.step is not None:
-        notes.append(f"written at step {facts.step} of the training")
     if facts.shards:
         where = f"rank {facts.rank} of {facts.world_size}"
         notes.append(

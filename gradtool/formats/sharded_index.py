@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from gradtool.core.tensors import Checkpoint
-from gradtool.errors import CorruptFileError, UnknownFormatError
+from gradtool.errors import CorruptFileError, MissingShardError, UnknownFormatError
 from gradtool.formats._joined import joined
-from gradtool.formats._json import parse_object
+from gradtool.storage.json import parse_object
 from gradtool.storage.reader import open_source
 
 OpenFile = Callable[[str], Checkpoint | None]
@@ -42,7 +42,7 @@ def open_index(path: str, open_file: OpenFile) -> Checkpoint:
     for name in sorted(set(weight_map.values())):
         shard_path = os.path.join(os.path.dirname(path), name)
         if not os.path.exists(shard_path):
-            raise CorruptFileError(path, f"shard {name!r} is missing")
+            raise MissingShardError(path, f"shard {name!r} is missing")
         shard = open_file(shard_path)
         if shard is None:
             raise UnknownFormatError(shard_path, "is a shard in no format that gradtool knows")

@@ -29,6 +29,7 @@ def render(outcome: ClipOutcome, style: Style) -> str:  # noqa: ARG001
         "total_norm": request.total_norm,
         "per_tensor": request.per_tensor,
         "loss_scale": before.loss_scale,
+        "step": before.step,
         "nonfinite": request.nonfinite,
         "clip_coef": outcome.clip_coef,
         "norm_before": number(outcome.norm_before),

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Final
 
 from gradtool.core.clip_plan import ClipRequest
+from gradtool.core.figures import counted, dimensions, norm_name, precise, short, significant
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.outcome import ClipOutcome
 from gradtool.report.escaping import visible
-from gradtool.report.figures import counted, dimensions, norm_name, precise, short, significant
 from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
 from gradtool.report.layout import MOODS, Painter, grid_lines
 from gradtool.report.model import DEFAULT_ROWS, Style
@@ -66,6 +66,8 @@ def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:
 def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
     request, before = outcome.request, outcome.before
     yield "clip", ", ".join(_asked(request))
+    if before.step is not None:
+        yield "step", f"{before.step:,} of the training"
     if before.loss_scale != 1.0:
         yield "loss scale", f"{short(before.loss_scale)}: norms and bounds are without it"
     if outcome.clip_coef is not None:

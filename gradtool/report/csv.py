@@ -6,9 +6,9 @@ import csv
 import io
 from collections.abc import Iterator, Sequence
 
+from gradtool.core.figures import dimensions, index_text, number
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.report.escaping import recoverable
-from gradtool.report.figures import dimensions, index_text, number
 from gradtool.report.model import InspectReport, Style
 
 HEADER = (

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
+from gradtool.core.figures import dimensions, norm_name, share, significant, tally
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.stats import TensorStats
 from gradtool.report.escaping import visible
-from gradtool.report.figures import dimensions, norm_name, share, significant, tally
 
 CELL_DIGITS = 5
 

@@ -51,9 +51,10 @@ def _report(report: InspectReport) -> dict[str, object]:
         "norm_type": number(measurement.norm_type),
         "backend": measurement.backend,
         "loss_scale": measurement.loss_scale,
-        "total": None if total is None else _figures(total),
+        "step": measurement.step,
+        "total": None if total is None else figures(total),
         "sections": (
-            {"name": section.name, "kind": section.kind, **_figures(section)}
+            {"name": section.name, "kind": section.kind, **figures(section)}
             for section in measurement.sections
         ),
         "clip": None
@@ -64,14 +65,15 @@ def _report(report: InspectReport) -> dict[str, object]:
             "clip_coef": optional(clip.clip_coef),
         },
         "tensors": map(_tensor, report.rows),
-        "groups": ({"name": group.name, **_figures(group)} for group in report.groups),
+        "groups": ({"name": group.name, **figures(group)} for group in report.groups),
         "skipped": map(_skipped, measurement.skipped),
         "notes": list(measurement.notes),
         "elapsed_s": round(measurement.elapsed_s, 6),
     }
 
 
-def _figures(summary: Summary) -> dict[str, object]:
+def figures(summary: Summary) -> dict[str, object]:
+    """What every total says, whatever it is the total of."""
     stats = summary.stats
     return {
         "tensors": summary.tensors,
@@ -85,6 +87,7 @@ def _figures(summary: Summary) -> dict[str, object]:
         "posinf": stats.posinf,
         "neginf": stats.neginf,
         "zeros": stats.zeros,
+        "subnormals": stats.subnormals,
         "lower_bound": summary.lower_bound,
     }
 
@@ -99,7 +102,8 @@ def _tensor(tensor: TensorMeasurement) -> str:
         f'"norm": {_spelled(tensor.norm)}, "finite_norm": {_spelled(tensor.finite_norm)}, '
         f'"native_norm": {_spelled(tensor.native_norm)}, "max_abs": {_spelled(stats.max_abs)}, '
         f'"nan": {stats.nan}, "posinf": {stats.posinf}, "neginf": {stats.neginf}, '
-        f'"zeros": {stats.zeros}, "first_nonfinite": {"null" if first is None else list(first)}, '
+        f'"zeros": {stats.zeros}, "subnormals": {stats.subnormals}, '
+        f'"first_nonfinite": {"null" if first is None else list(first)}, '
         f'"alias_of": {_encode(tensor.alias_of)}}}'
     )
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
+from gradtool.core.brackets import brackets
+from gradtool.core.figures import counted
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.report.brackets import brackets
 from gradtool.report.escaping import visible
-from gradtool.report.figures import counted
 from gradtool.report.grid import Grid, group_grid, section_grid, tensor_grid
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (

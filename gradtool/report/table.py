@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
+from gradtool.core.brackets import Bracket, brackets
+from gradtool.core.figures import counted
 from gradtool.core.measurement import Measurement, TensorMeasurement
-from gradtool.report.brackets import Bracket, brackets
 from gradtool.report.escaping import visible
-from gradtool.report.figures import counted
 from gradtool.report.grid import Grid, Row, group_grid, section_grid, tensor_grid
 from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
 from gradtool.report.model import InspectReport, Style

@@ -6,11 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
-from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
-from gradtool.core.stats import TensorStats
-from gradtool.core.tensors import Skipped
-from gradtool.report.escaping import visible
-from gradtool.report.figures import (
+from gradtool.core.figures import (
     byte_size,
     counted,
     index_text,
@@ -19,6 +15,10 @@ from gradtool.report.figures import (
     share,
     short,
 )
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.stats import TensorStats
+from gradtool.core.tensors import Skipped
+from gradtool.report.escaping import visible
 from gradtool.report.grid import dtypes, magnitude_name
 from gradtool.report.model import ClipPreview, InspectReport
 
@@ -49,6 +49,8 @@ def totals(report: InspectReport) -> Iterator[tuple[str, str]]:
         yield from _total(measurement, total)
     else:
         yield "total", "none: the sections hold different things; choose one with --section"
+    if measurement.step is not None:
+        yield "step", f"{measurement.step:,} of the training"
     if measurement.loss_scale != 1.0:
         yield "loss scale", f"every element was divided by {short(measurement.loss_scale)}"
     if report.clip is not None:

@@ -104,7 +104,7 @@ def test_each_of_two_ranks_writes_its_part_and_says_whose_it_is(two_ranks: Path)
             "mesh_dim_names": ["data"],
             "coordinate": [rank],
         }
-        assert gradtool.measure(path).notes == (
-            "written at step 7 of the training",
-            f"1 tensor is the part of rank {rank} of 2",
-        )
+        measurement = gradtool.measure(path)
+        assert measurement.step == 7
+        assert measurement.ranks == {(rank, 2)}
+        assert measurement.notes == (f"1 tensor is the part of rank {rank} of 2",)

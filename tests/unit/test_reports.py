@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 import gradtool
 from gradtool.cli.options import ClipFormat, Order, ReportFormat
 from gradtool.cli.options import NonFinite as NonFiniteOption
+from gradtool.core.brackets import brackets
 from gradtool.core.clip_plan import NonFinite
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement, TensorMeasurement, summarize
@@ -29,7 +30,6 @@ from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.report import CLIP_REPORTERS, REPORTERS, clip_reporter, reporter
 from gradtool.report.arrangement import ORDERS, arrange, report_on
-from gradtool.report.brackets import brackets
 from gradtool.report.escaping import visible
 from gradtool.report.markdown import code
 from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
@@ -132,6 +132,26 @@ def test_the_schema_refuses_what_reports_never_hold(dump: str) -> None:
         report = {**result["reports"][0], key: wrong}
         assert not validator.is_valid({**result, "reports": [report]}), key
     assert validator.is_valid({**result, "added": 1}), "fields may be added"
+
+
+def test_json_counts_what_is_below_normal_and_the_other_reports_do_not(tmp_path: Path) -> None:
+    path = str(tmp_path / "dump.safetensors")
+    save_file({"a.w": np.float16([2.0**-24, -1e-5, 0, 1]), "b.w": np.float32([1e-39, 1])}, path)
+    report = report_on(gradtool.measure(path), group_by="1")
+    result = strict_json(render("json", report))
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    assert validator.is_valid(result)
+    (written,) = result["reports"]
+    assert [entry["subnormals"] for entry in written["tensors"]] == [2, 1]
+    assert {entry["name"]: entry["subnormals"] for entry in written["groups"]} == {"a": 2, "b": 1}
+    assert [entry["subnormals"] for entry in written["sections"]] == [3]
+    assert written["total"]["subnormals"] == 3
+    for part in (written["total"], written["tensors"][0]):
+        del part["subnormals"]
+        assert not validator.is_valid(result)
+        part["subnormals"] = 1
+    for name in set(REPORTERS) - {"json"}:
+        assert "subnormal" not in render(name, report)
 
 
 def test_json_says_nonfinite_numbers_in_strings() -> None:

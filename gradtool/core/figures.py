@@ -29,9 +29,9 @@ def short(value: float) -> str:
     return text if float(text) == value or math.isnan(value) else repr(value)
 
 
-def counted(count: int, noun: str) -> str:
-    """`1 tensor`, `1,234 tensors`."""
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+def counted(count: int, one: str, many: str | None = None) -> str:
+    """`1 tensor`, `1,234 tensors`: `many` is `one` with an s, unless given."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
 def tally(count: int) -> str:

@@ -1,0 +1,1 @@
+"""What gradtool does, as functions: the only place where names meet implementations."""

@@ -1,0 +1,28 @@
+"""What a configuration says about which tensors to measure."""
+
+from __future__ import annotations
+
+import os
+
+from gradtool.job import MeasureOptions
+from gradtool.rules.config_file import Config, load_config
+from gradtool.rules.settings import Settings
+
+
+def config_of(config: str | os.PathLike[str] | Config | None) -> Config:
+    """The configuration that was given: its file, itself, or none."""
+    if config is None:
+        return Config()
+    return config if isinstance(config, Config) else load_config(os.fspath(config))
+
+
+def with_configured(options: MeasureOptions, configured: Settings) -> MeasureOptions:
+    """Which tensors to measure: as given in the call, else as configured."""
+    choices: MeasureOptions = {**options}
+    if not options.get("include"):
+        choices["include"] = configured.include
+    if not options.get("exclude"):
+        choices["exclude"] = configured.exclude
+    if options.get("section") is None:
+        choices["section"] = configured.section
+    return choices
