@@ -15,7 +15,7 @@ from torch import Tensor
 
 from gradtool.torch import _norm, _scale
 from gradtool.torch._gradients import gather
-from gradtool.torch._workers import each
+from gradtool.torch._workers import STALLS, each
 
 CPU = torch.device("cpu")
 
@@ -29,7 +29,7 @@ def gradients(dtype: torch.dtype) -> list[Tensor]:
 
 @pytest.fixture
 def always_stalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """A switch after which every block but the first is left to threads of ours."""
+    """A switch after which every block but the first ones is left to threads of ours."""
 
     def switch() -> None:
         for module in (_norm, _scale):
@@ -59,13 +59,13 @@ def test_an_error_in_a_thread_of_ours_comes_out() -> None:
     (blocks,) = gather(gradients(torch.float32)).groups.values()
     seen: list[int] = []
 
-    def second_fails(_bench: object, _block: object) -> None:
+    def one_of_ours_fails(_bench: object, _block: object) -> None:
         seen.append(1)
-        if len(seen) > 1:
+        if len(seen) > STALLS:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        each(second_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
+        each(one_of_ours_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
 
 
 def test_nobody_works_on_after_an_error() -> None:
