@@ -18,6 +18,7 @@ import torch
 from safetensors.numpy import save_file
 
 WIDTH, VOCABULARY, CONTEXT = 1280, 50257, 1024
+RUN_DUMPS = 1000
 SMALL_TENSORS, SMALL_ELEMENTS = 100_000, 1_000
 
 Arrays = dict[str, npt.NDArray[np.float32]]
@@ -101,6 +102,18 @@ def make_small(directory: Path) -> None:
     save_safetensors(dict(normal(shapes, seed=2)), small_path(directory))
 
 
+def make_run(directory: Path) -> None:
+    """A thousand dumps of 1 MB, as a run leaves them: 16 layers of four matrices."""
+    place = run_path(directory)
+    if (place / f"step-{RUN_DUMPS - 1:04}.safetensors").exists():
+        return
+    place.mkdir(exist_ok=True)
+    names = [f"layers.{layer}.{part}.weight" for layer in range(16) for part in "qkvo"]
+    for step in range(RUN_DUMPS):
+        arrays = normal(dict.fromkeys(names, (64, 64)), seed=step)
+        save_safetensors(dict(arrays), place / f"step-{step:04}.safetensors")
+
+
 def large_paths(directory: Path, size_gib: float) -> dict[str, Path]:
     """Where the large dumps are, by type."""
     return {
@@ -119,14 +132,21 @@ def small_path(directory: Path) -> Path:
     return directory / "small.safetensors"
 
 
+def run_path(directory: Path) -> Path:
+    """Where the dumps of a run are."""
+    return directory / "run"
+
+
 def main() -> None:
     """Make what is missing and print what is where, a name and a path to a line."""
     directory, size_gib = Path(sys.argv[1]), float(sys.argv[2])
     make_large(directory, size_gib)
     make_many(directory)
     make_small(directory)
+    make_run(directory)
     paths = large_paths(directory, size_gib) | many_paths(directory)
-    for name, path in (paths | {"small": small_path(directory)}).items():
+    paths |= {"small": small_path(directory), "run": run_path(directory)}
+    for name, path in paths.items():
         print(name, path, sep="\t")
 
 

@@ -8,6 +8,7 @@ needs gradtool's `test` extra; MLX joins if it is installed. See README.md.
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import subprocess
 import sys
@@ -97,6 +98,17 @@ def clipping(path: Path) -> Group:
     return Group(title, path, contenders, exact_norm(path))
 
 
+def checking(directory: Path) -> Group:
+    """`check` of the thousand dumps of a run."""
+    files = f"{shlex.quote(str(directory))}/*"
+    contenders = [
+        Contender("gradtool check", peers.gradtool("check", f"{directory}/*", "--isolated", "-q")),
+        Contender("cat > /dev/null", ["sh", "-c", f"exec cat {files} > /dev/null"]),
+    ]
+    dumps = len(os.listdir(directory))
+    return Group(f"check of {dumps:,} dumps of 1 MB in one process", directory, contenders)
+
+
 def start_up(path: Path) -> Group:
     """What nothing costs."""
     contenders = [
@@ -157,11 +169,12 @@ def compare(directory: Path, runs: int, size_gib: float) -> None:
         "torch zip": many(paths["many_torch"], "torch zip", peers.TORCH_ZIP),
     }
     start = start_up(paths["small"])
-    clip = clipping(paths["float32"])
-    for group in (start, *tensors.values(), *big.values(), clip):
+    clip, check = clipping(paths["float32"]), checking(paths["run"])
+    for group in (start, *tensors.values(), check, *big.values(), clip):
         group.run(max(runs, CLIP_RUNS) if group is clip else runs)
         show(group)
     limits = [*small_limits(start, tensors), *large_limits(big), *clip_limits(clip)]
+    limits.append(limit("check of the run", check["gradtool check"].seconds, 20, " s"))
     print("\nlimits of the design", *limits, sep="\n")
 
 

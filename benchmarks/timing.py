@@ -126,12 +126,18 @@ def in_turns(contestants: Sequence[T], runs: int) -> Iterator[T]:
 
 
 def warm(path: Path) -> None:
-    """Write out what is waiting, and bring the file into the page cache."""
+    """Write out what is waiting, and bring the file, or those of a directory, into the cache."""
     os.sync()
-    with open(path, "rb", buffering=0) as file:
-        buffer = bytearray(1 << 20)
-        while file.readinto(buffer):
-            pass
+    buffer = bytearray(1 << 20)
+    for one in files_at(path):
+        with open(one, "rb", buffering=0) as file:
+            while file.readinto(buffer):
+                pass
+
+
+def files_at(path: Path) -> list[Path]:
+    """The file, or those of a directory."""
+    return sorted(path.iterdir()) if path.is_dir() else [path]
 
 
 def measure(contender: Contender) -> None:
@@ -178,7 +184,7 @@ def show(group: Group) -> None:
 
 def _row(group: Group, contender: Contender, first: str) -> list[str]:
     times = [sample.seconds for sample in contender.samples] if contender.ok else []
-    size = group.path.stat().st_size
+    size = sum(file.stat().st_size for file in files_at(group.path))
     rate = size / contender.seconds / 1e9 if size > 1e6 else math.nan
     return [
         contender.label,

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gradtool import __version__
-from gradtool.cli import clip, inspect
+from gradtool.cli import baseline, check, clip, inspect, rules
 from gradtool.cli.console import lose_stdout, say, tell, write_result
 from gradtool.errors import GradtoolError
 
@@ -112,6 +112,14 @@ app = typer.Typer(
 )
 app.command("inspect", cls=Command, epilog=inspect.EPILOG)(inspect.inspect)
 app.command("clip", cls=Command, epilog=clip.EPILOG)(clip.clip)
+app.command("check", cls=Command, epilog=check.EPILOG)(check.check)
+app.command("explain", cls=Command)(rules.explain)
+app.command("rules", cls=Command)(rules.rules)
+
+_baselines = typer.Typer(help="What healthy gradients are like, for `check` to compare with.")
+_baselines.command("save", cls=Command)(baseline.save)
+_baselines.command("update", cls=Command)(baseline.update)
+app.add_typer(_baselines, name="baseline")
 
 
 def _print_version(wanted: bool) -> None:
@@ -130,6 +138,6 @@ def gradtool(
         ),
     ] = False,
 ) -> None:
-    """The truth about gradients saved to disk, and clipped ones written back."""
+    """The truth about gradients saved to disk, clipped ones written back, verdicts for CI."""
     if ctx.invoked_subcommand is None:
         write_result(f"{ctx.get_help()}\n", None)

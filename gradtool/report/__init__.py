@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final, cast
 
-from gradtool.report.model import ClipReporter, Reporter
+from gradtool.report.model import CheckReporter, ClipReporter, Reporter
 
 REPORTERS: Final = {
     "table": "gradtool.report.table",
@@ -21,6 +21,15 @@ CLIP_REPORTERS: Final = {
 }
 """The same for `clip --format`."""
 
+CHECK_REPORTERS: Final = {
+    "text": "gradtool.report.check_text",
+    "json": "gradtool.report.check_json",
+    "junit": "gradtool.report.check_junit",
+    "github": "gradtool.report.check_github",
+    "markdown": "gradtool.report.check_markdown",
+}
+"""The same for `check --format`."""
+
 
 def reporter(name: str) -> Reporter:
     """The function that renders format `name`, its module loaded only now: rich is slow to."""
@@ -30,3 +39,8 @@ def reporter(name: str) -> Reporter:
 def clip_reporter(name: str) -> ClipReporter:
     """The function that renders what clipping did in format `name`."""
     return cast(ClipReporter, import_module(CLIP_REPORTERS[name]).render)
+
+
+def check_reporter(name: str) -> CheckReporter:
+    """The function that renders verdicts in format `name`."""
+    return cast(CheckReporter, import_module(CHECK_REPORTERS[name]).render)

@@ -8,6 +8,7 @@ from typing import TypeAlias
 
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.outcome import ClipOutcome
+from gradtool.core.verdict import CheckOutcome
 
 DEFAULT_ROWS = 40
 """Tensors that people are shown unless they ask for all: about a screen."""
@@ -69,3 +70,6 @@ Reporter: TypeAlias = Callable[[Sequence[InspectReport], Style], str]
 
 ClipReporter: TypeAlias = Callable[[ClipOutcome, Style], str]
 """The same of what clipping did."""
+
+CheckReporter: TypeAlias = Callable[[CheckOutcome, Style], str]
+"""The same of verdicts."""

@@ -31,8 +31,10 @@ def output_of(arguments: str) -> str:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "sample_ckpts").symlink_to(ROOT / "sample_ckpts")
         run = subprocess.run(
-            command, cwd=directory, env=environment, capture_output=True, check=True, text=True
+            command, cwd=directory, env=environment, capture_output=True, check=False, text=True
         )
+    # A verdict is a result too, whatever it is.
+    assert run.returncode == 0 or (arguments.startswith("check ") and run.returncode in (1, 3))
     return run.stdout
 
 

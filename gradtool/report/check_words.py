@@ -1,0 +1,98 @@
+"""What verdicts say, in words that every format for people shares."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from gradtool.core.figures import counted, norm_name, precise
+from gradtool.core.policy import InForce, Override, Policy
+from gradtool.core.rule import Thresholds, family, spelled
+from gradtool.core.verdict import CheckOutcome, Finding, Verdict
+from gradtool.report.escaping import visible
+
+
+def subject(finding: Finding, verdict: Verdict | None) -> str:
+    """What a finding is about, in front of its message: tensor, file and byte."""
+    said = []
+    if finding.file is not None and (verdict is None or finding.file != verdict.path):
+        said.append(finding.file)
+    if finding.tensor is not None:
+        said.append(finding.tensor)
+    return visible(": ".join(said))
+
+
+def sentence(finding: Finding, verdict: Verdict | None) -> str:
+    """The finding in one line, without its code."""
+    about = subject(finding, verdict)
+    at = f" (at byte {finding.byte})" if finding.byte is not None else ""
+    return f"{about}: {visible(finding.message)}{at}" if about else visible(finding.message) + at
+
+
+def standing(verdict: Verdict) -> str:
+    """`ok`, `FAILED`, or that there is nothing to judge."""
+    if verdict.summary is None:
+        return "NOT JUDGED"
+    return "FAILED" if verdict.failed else "ok"
+
+
+def facts(verdict: Verdict) -> Iterator[str]:
+    """What is known about the dump: its step, tensors and norm."""
+    if verdict.step is not None:
+        yield f"step {verdict.step}"
+    if (summary := verdict.summary) is not None:
+        yield counted(summary.tensors, "gradient")
+        yield f"{norm_name(summary.stats.norm_type)} {precise(summary.norm)}"
+    yield from tally(verdict.findings)
+
+
+def tally(findings: Iterable[Finding]) -> Iterator[str]:
+    """`2 errors`, `1 warning`."""
+    counts = Counter(finding.severity for finding in findings)
+    for severity in ("error", "warning"):
+        if counts[severity]:
+            yield counted(counts[severity], severity)
+
+
+def conclusion(outcome: CheckOutcome) -> str:
+    """The verdict over all in one line."""
+    dumps = len(outcome.verdicts)
+    bad = sum(verdict.failed for verdict in outcome.verdicts)
+    parts = [f"{bad} of {counted(dumps, 'dump')} failed" if bad else counted(dumps, "dump") + " ok"]
+    parts.extend(tally(outcome.all_findings))
+    return ", ".join(parts)
+
+
+def in_force(policy: Policy) -> Iterator[tuple[str, str]]:
+    """Label and value of everything that the verdict was reached by."""
+    yield "fail on", policy.fail_on
+    if policy.config is not None:
+        yield "config", visible(policy.config)
+    for name, codes in groupby(policy.rules, family):
+        yield name, ", ".join(_rule(policy.rules[code]) for code in codes)
+    for override in policy.overrides:
+        yield (
+            "override",
+            visible(f"{' '.join(override.patterns)}: {', '.join(_override(override))}"),
+        )
+
+
+def _rule(in_force: InForce) -> str:
+    """`GT203 min_norm=1e-08 max_norm=10000`, and a severity that is not the rule's own."""
+    words = [in_force.rule.code, *_settings(in_force.thresholds)]
+    if in_force.severity != in_force.rule.severity:
+        words.append(f"severity={in_force.severity}")
+    return " ".join(words)
+
+
+def _settings(values: Thresholds) -> Iterator[str]:
+    for name, value in spelled(values):
+        yield f"{name}={value}"
+
+
+def _override(override: Override) -> Iterator[str]:
+    if override.ignore:
+        yield f"ignore {' '.join(sorted(override.ignore))}"
+    for code, values in override.thresholds.items():
+        yield " ".join([code, *_settings(values)])

@@ -1,0 +1,160 @@
+"""GT3xx: gradients that stand out among their own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+
+from gradtool.core.figures import counted, precise, share, significant
+from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.rule import Parameter, Thresholds
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+from gradtool.rules.siblings import has_log, layer_of
+
+NEGLIGIBLE = 1e-5
+"""Norms below that part of the total are not compared: gradients that are 0 but for rounding,
+such as those of a key's bias, differ by any factor from one step to the next.
+"""
+
+_LEAST_SIBLINGS = 3
+_LEAST_TENSORS = 8
+
+
+def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    total, p = evidence.summary.norm, evidence.measurement.norm_type
+    comparable = 0.0 < p < math.inf and 0.0 < total < math.inf
+    if not comparable or len(evidence.gradients) < _LEAST_TENSORS:
+        return
+    for tensor, thresholds in limits.each(evidence.gradients):
+        most, found = limit(thresholds, "max_share"), (tensor.norm / total) ** p
+        if most is not None and found > most:
+            percent = share(round(found * 1e6), 1_000_000)
+            what = "squared total norm" if p == 2.0 else f"total norm to the power of {p:g}"
+            others = counted(len(evidence.gradients) - 1, "other tensor")
+            yield Trouble(
+                f"makes up {percent} of the {what}, all {others} the rest",
+                tensor.name,
+                value=found,
+                limit=most,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Outlier:
+    """A tensor far from its kind: `z` robust standard deviations above it, or below."""
+
+    tensor: TensorMeasurement
+    z: float
+    distance: float
+    limit: float
+
+
+def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    """One finding for each layer: what scales a layer scales all that is in it."""
+    layers: dict[str, list[_Outlier]] = {}
+    for tensor, thresholds in limits.each(evidence.gradients):
+        if (outlier := _outlier(tensor, thresholds, evidence)) is not None:
+            layers.setdefault(layer_of(tensor.name), []).append(outlier)
+    for layer, outliers in layers.items():
+        worst = max(outliers, key=lambda one: (abs(one.z), one.tensor.name))
+        times = significant(math.exp(worst.distance), 3)
+        where = "above" if worst.z > 0 else "below"
+        inside = counted(evidence.layers[layer], "tensor")
+        standing_out = f"{len(outliers)} of {inside} of {layer!r} stand out"
+        yield Trouble(
+            f"its norm, {precise(worst.tensor.norm)}, is {times} times {where} the median of its "
+            f"kind over the layers (robust z {worst.z:.1f}); {standing_out}"
+            f"{_next_to(worst, evidence, layers)}",
+            worst.tensor.name,
+            value=abs(worst.z),
+            limit=worst.limit,
+        )
+
+
+def _outlier(
+    tensor: TensorMeasurement, thresholds: Thresholds, evidence: Evidence
+) -> _Outlier | None:
+    kind = evidence.kinds[tensor.name]
+    largest, least_spread = limit(thresholds, "max_z"), limit(thresholds, "min_spread")
+    if largest is None or least_spread is None or not has_log(tensor):
+        return None
+    if kind.compared < _LEAST_SIBLINGS:
+        return None
+    if max(tensor.norm, math.exp(kind.middle)) < NEGLIGIBLE * evidence.summary.finite_norm:
+        return None
+    distance = math.log(tensor.norm) - kind.middle
+    z = distance / max(kind.spread, least_spread)
+    return _Outlier(tensor, z, abs(distance), largest) if abs(z) > largest else None
+
+
+def _next_to(worst: _Outlier, evidence: Evidence, outlying: Collection[str]) -> str:
+    """The layers next to the outlier's that do not stand out: the edge is where to look.
+
+    What enlarges activations leaves the gradients before it as they were and, where a
+    normalization divides by them, makes those behind it small.
+    """
+    stem, _, number = layer_of(worst.tensor.name).rpartition(".")
+
+    def is_sound(name: str) -> bool:
+        return name in evidence.layers and name not in outlying
+
+    before, after = (f"{stem}.{int(number) + step}".removeprefix(".") for step in (-1, 1))
+    if worst.z < 0 and is_sound(before):
+        return f"; {before!r} before it is sound, and may give out too much"
+    sound = [repr(name) for name in (before, after) if is_sound(name)]
+    is_are = "is" if len(sound) == 1 else "are"
+    return f"; next to it, {' and '.join(sound)} {is_are} sound" if sound else ""
+
+
+RULES = (
+    DumpRule(
+        code="GT301",
+        name="dominant-tensor",
+        severity="warning",
+        per_tensor=True,
+        find=_dominant,
+        summary="One tensor makes up nearly all of the total norm.",
+        explanation=(
+            "Clipping by the total norm then scales everything by what that one tensor does, and "
+            "the others hardly move."
+        ),
+        threshold=(
+            "max_share is 0.95; in healthy runs of a small transformer it was up to 0.73. Dumps "
+            "of fewer than 8 tensors are not judged, nor norms without powers to add."
+        ),
+        remedy=(
+            "Look at that layer's scale and initialization; clip it apart, per tensor or per group."
+        ),
+        parameters=(
+            Parameter("max_share", 0.95, "largest share in the squared total norm", high=1.0),
+        ),
+    ),
+    DumpRule(
+        code="GT302",
+        name="sibling-outlier",
+        per_tensor=True,
+        find=_outliers,
+        summary="A tensor's norm is far from those of its kind in other layers.",
+        explanation=(
+            "Norms of one kind of tensor change slowly from layer to layer. One that stands out "
+            "by orders of magnitude points at a wrong scale, a wrong initialization or a cut "
+            "gradient, in that layer or in one next to it: what makes activations large makes "
+            "gradients small in the layers behind, where a normalization divides by them. "
+            "Tensors are of one kind if they have one shape, and one name but for the first "
+            "number in it. Compared are logarithms, by the median and the median absolute "
+            "deviation, which a single outlier does not move; kinds of fewer than 3 and norms "
+            "below 1e-5 of the total are left out."
+        ),
+        threshold=(
+            "max_z is 4 and min_spread 1, so that a tensor is e^4 = 55 times from the median at "
+            "least. Healthy layers of a small transformer reach 2.1, a layer behind one scaled "
+            "by 1e4 at least 8.7."
+        ),
+        remedy="Compare that layer with its neighbours: `gradtool inspect -g 'layers.*'`.",
+        parameters=(
+            Parameter("max_z", 4.0, "largest robust z-score of the norm's logarithm"),
+            Parameter("min_spread", 1.0, "least standard deviation of the logarithms", low=1e-6),
+        ),
+    ),
+)

@@ -1,0 +1,152 @@
+"""What rules look at, and how they say what they found."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TypeAlias
+
+from gradtool.core.baseline import Baseline
+from gradtool.core.brackets import Bracket, brackets
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
+from gradtool.core.rule import Rule, Thresholds
+from gradtool.core.tensors import Skipped
+from gradtool.errors import GradtoolError
+from gradtool.rules.siblings import Kind, kinds_of, layer_of
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A measured dump, and what of it counts as gradients.
+
+    Where sections of it are recognised, those that hold gradients do, and weights and optimizer
+    state do not, unless `section_chosen`: whoever chose a section says what to judge. `baseline`
+    is what to compare with; `nonfinite_told`, that NaN and Inf in it are told already.
+    """
+
+    measurement: Measurement
+    section_chosen: bool = False
+    baseline: Baseline | None = None
+    nonfinite_told: bool = False
+
+    def is_told(self, norm: float) -> bool:
+        """Whether what there is to say about a norm has been said: why it is not finite."""
+        return self.nonfinite_told and not math.isfinite(norm)
+
+    @cached_property
+    def stored(self) -> tuple[TensorMeasurement, ...]:
+        """Every tensor once, whatever it holds and however many names it has."""
+        return tuple(one for one in self.measurement.tensors if one.alias_of is None)
+
+    @cached_property
+    def named_gradients(self) -> tuple[TensorMeasurement, ...]:
+        """The gradients, under every name."""
+        if (sections := self._sections) is None:
+            return self.measurement.tensors
+        return tuple(one for one in self.measurement.tensors if one.spec.section in sections)
+
+    @cached_property
+    def gradients(self) -> tuple[TensorMeasurement, ...]:
+        """The gradients, each once."""
+        return tuple(one for one in self.named_gradients if one.alias_of is None)
+
+    @cached_property
+    def skipped(self) -> tuple[Skipped, ...]:
+        """What is listed beside the gradients and not measured."""
+        sections = self._sections
+        skipped = self.measurement.skipped
+        return tuple(one for one in skipped if sections is None or one.section in sections)
+
+    @cached_property
+    def summary(self) -> Summary:
+        """The figures of all gradients together."""
+        total = self.measurement.total
+        if self._sections is None and total is not None:
+            return total
+        norm_type = self.measurement.norm_type
+        return summarize("", None, self.named_gradients, self.skipped, norm_type)
+
+    @cached_property
+    def around(self) -> dict[str, Bracket]:
+        """For each tensor that is not finite those next to it, in file order, that are."""
+        found = brackets(self.measurement.tensors)
+        return {one.name: bracket for bracket in found for one in bracket.nonfinite}
+
+    @cached_property
+    def kinds(self) -> dict[str, Kind]:
+        """The kind of each gradient, by its name: itself and its siblings."""
+        return kinds_of(self.gradients)
+
+    @cached_property
+    def layers(self) -> Counter[str]:
+        """Names of layers, and how many gradients each has."""
+        return Counter(layer_of(one.name) for one in self.gradients)
+
+    @cached_property
+    def _sections(self) -> frozenset[str] | None:
+        """Names of the sections whose tensors are gradients; None for all there are."""
+        kinds = {section.name: section.kind for section in self.measurement.sections}
+        if self.section_chosen or not any(kinds.values()):
+            return None
+        return frozenset(name for name, kind in kinds.items() if kind == "gradients")
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """What a rule found; the fields are those of `core.verdict.Finding`."""
+
+    message: str
+    tensor: str | None = None
+    index: tuple[int, ...] | None = None
+    value: float | None = None
+    limit: float | None = None
+
+
+class Limits:
+    """A rule's thresholds: `dump` for all together, called with a name those for one tensor."""
+
+    def __init__(self, dump: Thresholds, of_tensor: Callable[[str], Thresholds | None]) -> None:
+        self.dump = dump
+        self._of_tensor = of_tensor
+
+    def __call__(self, tensor: str) -> Thresholds | None:
+        """The thresholds for the tensor so named; None where the rule does not judge it."""
+        return self._of_tensor(tensor)
+
+    def each(
+        self, tensors: Iterable[TensorMeasurement]
+    ) -> Iterator[tuple[TensorMeasurement, Thresholds]]:
+        """Those of `tensors` that the rule judges, with its thresholds for them."""
+        for tensor in tensors:
+            thresholds = self(tensor.name)
+            if thresholds is not None:
+                yield tensor, thresholds
+
+
+Finder: TypeAlias = Callable[[Evidence, Limits], Iterator[Trouble]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DumpRule(Rule):
+    """A rule that judges one dump.
+
+    Attributes:
+        find: what is wrong with a measured dump.
+        errors: kinds of errors, of a dump that cannot be measured, that are its findings too.
+        per_tensor: whether it judges tensors one by one, so that there may be exceptions.
+        compares: whether it needs a baseline.
+    """
+
+    find: Finder | None = None
+    errors: tuple[type[GradtoolError], ...] = ()
+    per_tensor: bool = False
+    compares: bool = False
+
+
+def limit(thresholds: Thresholds, name: str) -> float | None:
+    """A threshold that is a number; None where it sets no limit."""
+    value = thresholds[name]
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,177 @@
+"""GT0xx: whether there is a dump to judge, and all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradtool.core.figures import counted
+from gradtool.core.names import name_filter
+from gradtool.core.rule import Parameter
+from gradtool.core.tensors import ABSENT, hides_magnitude
+from gradtool.errors import EmptyDumpError, GradtoolError, MissingShardError
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
+
+
+def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+    if not evidence.gradients:
+        kinds = sorted({one.kind for one in evidence.measurement.sections if one.kind})
+        yield Trouble(
+            f"holds {' and '.join(kinds)} and no gradients; choose with --section what to judge"
+        )
+
+
+def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for item in evidence.skipped:
+        if hides_magnitude(item) and limits(item.name) is not None:
+            kind = f"{item.reason}, {item.dtype}" if item.dtype else item.reason
+            yield Trouble(f"is not measured ({kind})", item.name)
+
+
+def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+    here = {rank for rank, _ in evidence.measurement.ranks}
+    ranks = max((number for _, number in evidence.measurement.ranks), default=0)
+    if missing := [rank for rank in range(ranks) if rank not in here]:
+        shown = ", ".join(map(str, missing[:8])) + (" and others" if missing[8:] else "")
+        of = counted(ranks, "rank")
+        yield Trouble(f"gradients are split over {of}, and rank {shown} is not here: norms are low")
+    if evidence.summary.lower_bound:
+        yield Trouble("its norm is a lower bound: there are tensors that are not measured")
+
+
+def _too_few(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    least = limits.dump["min_tensors"]
+    found = len(evidence.gradients)
+    if isinstance(least, int) and 0 < found < least:  # of none GT002 tells
+        said = counted(found, "gradient")
+        yield Trouble(f"holds {said}, at least {least:,} expected", value=found, limit=least)
+
+
+def _missing(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    wanted = limits.dump["names"]
+    names = [one.name for one in evidence.named_gradients]
+    for glob in wanted if isinstance(wanted, tuple) else ():
+        if not any(map(name_filter([glob], ()), names)):
+            yield Trouble("is expected, and no gradient has such a name", glob)
+
+
+def _without_gradient(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for item in evidence.skipped:
+        if item.reason == ABSENT and limits(item.name) is not None:
+            yield Trouble("has no gradient", item.name)
+
+
+RULES = (
+    DumpRule(
+        code="GT001",
+        name="unreadable",
+        always=True,
+        errors=(GradtoolError,),
+        summary="The dump cannot be read, understood or trusted.",
+        explanation=(
+            "The file is missing, truncated, corrupt, changed while it was read, or in a layout "
+            "that gradtool does not know. Nothing is known about its gradients, so that the "
+            "verdict cannot be good; gradtool exits with 3."
+        ),
+        threshold="None: a file can be read or it cannot. The rule cannot be switched off.",
+        remedy=(
+            "Read the message: it names file, tensor and byte. Write the dump again, and check "
+            "that the job that wrote it had ended."
+        ),
+    ),
+    DumpRule(
+        code="GT002",
+        name="empty-dump",
+        always=True,
+        errors=(EmptyDumpError,),
+        find=_no_gradients,
+        summary="The dump holds no gradient.",
+        explanation=(
+            "A dump of nothing passes every test of norms. It comes from dumping before "
+            "backward() or after zero_grad(), from trainers that keep gradients in main_grad or "
+            "in flat buffers, and from checkpoints of weights taken for gradients."
+        ),
+        threshold="None: one gradient is enough. The rule cannot be switched off.",
+        remedy=(
+            "Dump between backward() and zero_grad(), with gradtool.torch.dump_gradients say; "
+            "where a checkpoint holds several things, choose with --section."
+        ),
+    ),
+    DumpRule(
+        code="GT003",
+        name="missing-shard",
+        always=True,
+        errors=(MissingShardError,),
+        summary="An index names a shard that is not there.",
+        explanation="A part of the gradients is missing, so that no norm of the whole is known.",
+        threshold="None. The rule cannot be switched off.",
+        remedy="Copy all shards that the index names, or write the checkpoint again.",
+    ),
+    DumpRule(
+        code="GT004",
+        name="unmeasured-tensor",
+        per_tensor=True,
+        find=_unmeasured,
+        summary="A tensor may be a gradient and is not measured.",
+        explanation=(
+            "It is of a sub-byte or scale dtype (F4, F6, E8M0), sparse and not coalesced, or on "
+            "the meta device. What was not measured is not called healthy."
+        ),
+        threshold="None: integers, bools and text are no gradients and are not counted here.",
+        remedy=(
+            "Coalesce sparse gradients, dump them before quantization, or say by --exclude or an "
+            "override that the tensor is none."
+        ),
+    ),
+    DumpRule(
+        code="GT005",
+        name="lower-bound",
+        find=_lower_bound,
+        summary="Norms are lower bounds: parts of the gradients are not here.",
+        explanation=(
+            "Tensors were skipped that may be gradients, or gradients are split over ranks and "
+            "not every rank's file is here. The true norm is larger by an unknown amount."
+        ),
+        threshold="None.",
+        remedy="Give a directory with the files of all ranks; see GT004 for skipped tensors.",
+    ),
+    DumpRule(
+        code="GT006",
+        name="too-few-tensors",
+        find=_too_few,
+        summary="The dump holds fewer gradients than expected.",
+        explanation=(
+            "A dump that lost most of its tensors, to a wrong prefix or a module left out, may "
+            "look healthy. Names that share memory count once."
+        ),
+        threshold="min_tensors is 1 unless set: only you know how many there are.",
+        remedy="Set min_tensors (--min-tensors), or compare with a baseline, which knows names.",
+        parameters=(Parameter("min_tensors", 1, "least number of gradients", kind="count", low=1),),
+    ),
+    DumpRule(
+        code="GT007",
+        name="missing-name",
+        find=_missing,
+        summary="No gradient has an expected name.",
+        explanation="A layer that must be trained has no gradient in the dump.",
+        threshold="names is empty unless set.",
+        remedy="Look for a detach(), a no_grad() or requires_grad=False on its way to the loss.",
+        parameters=(
+            Parameter("names", (), "globs, each of which must match a gradient", kind="names"),
+        ),
+    ),
+    DumpRule(
+        code="GT008",
+        name="no-gradient",
+        severity="warning",
+        per_tensor=True,
+        find=_without_gradient,
+        summary="A parameter has no gradient.",
+        explanation=(
+            "dump_gradients notes parameters that require a gradient and got none: they do not "
+            "reach the loss. That is normal for parts that are not used in every step, and a "
+            "cut graph otherwise."
+        ),
+        threshold="None; a warning, because unused parts are common.",
+        remedy="See GT007; for parts that are meant to be unused, add an override.",
+    ),
+)

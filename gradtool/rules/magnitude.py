@@ -1,0 +1,266 @@
+"""GT2xx: gradients that are too large or too small, for the dtype or for training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from gradtool.core.dtypes import DTYPES
+from gradtool.core.figures import counted, precise, share, short
+from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.rule import Parameter
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+from gradtool.rules.siblings import is_all_zero
+
+
+def _native_overflow(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+    summary = evidence.summary
+    native, dtype = summary.native_norm, summary.native_dtype
+    if native is None or dtype is None or not math.isfinite(summary.norm) or math.isfinite(native):
+        return
+    wrong = "is infinite in {}: torch's clip_grad_norm_ zeroes the step"
+    over = [one for one in evidence.gradients if one.native_norm == math.inf]
+    if over and summary.norm <= dtype.max_finite:  # in a narrower dtype than that of the total
+        worst = max(over, key=_size)
+        narrow = worst.spec.dtype.norm_dtype or dtype
+        said = f"its norm, {precise(worst.norm)}, {wrong.format(narrow.name)}"
+        yield Trouble(said, worst.name, value=worst.norm, limit=narrow.max_finite)
+    else:
+        yield _of_total(evidence, wrong.format(dtype.name), limit=dtype.max_finite)
+
+
+def _of_total(evidence: Evidence, problem: str, limit: float) -> Trouble:
+    """Trouble with the norm of all, put down to the tensor that makes up most of it."""
+    total, p = evidence.summary.norm, evidence.measurement.norm_type
+    # What makes the total NaN is NaN itself.
+    candidates = [one for one in evidence.gradients if math.isnan(one.norm)] or evidence.gradients
+    largest = (max if p > 0.0 else min)(candidates, key=_size)
+    part = f"its norm is {precise(largest.norm)} of a total of {precise(total)}"
+    return Trouble(f"{part}, which {problem}", largest.name, value=total, limit=limit)
+
+
+def _size(tensor: TensorMeasurement) -> tuple[float, str]:
+    """A key to compare by, of equal ones by name: the same in whatever order they lie."""
+    return -math.inf if math.isnan(tensor.norm) else tensor.norm, tensor.name
+
+
+def _headroom(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, thresholds in limits.each(evidence.gradients):
+        part = tensor.spec.dtype.component
+        dtype = DTYPES[part] if part else tensor.spec.dtype
+        stored = tensor.stats.max_abs * evidence.measurement.loss_scale
+        factor = limit(thresholds, "factor")
+        if factor is None or not dtype.precision or not stored:
+            continue  # fp8 is scaled so as to fill its range
+        bound = dtype.max_finite / factor
+        if stored > bound:
+            room = short(round(dtype.max_finite / stored, 3))
+            yield Trouble(
+                f"its largest element, {precise(stored)} as stored, is within a factor of {room} "
+                f"of the largest {dtype.name}, {precise(dtype.max_finite)}",
+                tensor.name,
+                value=stored,
+                limit=bound,
+            )
+
+
+def _total_norm(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    norm = evidence.summary.norm
+    low, high = limit(limits.dump, "min_norm"), limit(limits.dump, "max_norm")
+    if not evidence.gradients or evidence.is_told(norm):
+        return
+    if (outside := _outside(norm, low, high)) is not None:
+        yield _of_total(evidence, *outside)
+
+
+def _tensor_norm(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, thresholds in limits.each(evidence.gradients):
+        low, high = limit(thresholds, "min_norm"), limit(thresholds, "max_norm")
+        outside = _outside(tensor.norm, low, high)
+        if outside is not None and not evidence.is_told(tensor.norm):
+            problem, bound = outside
+            said = f"its norm, {precise(tensor.norm)}, {problem}"
+            yield Trouble(said, tensor.name, value=tensor.norm, limit=bound)
+
+
+def _outside(norm: float, low: float | None, high: float | None) -> tuple[str, float] | None:
+    """What is wrong with a norm, and the bound it is outside of; NaN is outside of any."""
+    if high is not None and not norm <= high:
+        return f"is not at most {short(high)}", high
+    if low is not None and not norm >= low:
+        return f"is not at least {short(low)}", low
+    return None
+
+
+def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, thresholds in limits.each(evidence.gradients):
+        stats, most = tensor.stats, limit(thresholds, "max_share")
+        found = stats.zeros / stats.numel if stats.numel else 0.0
+        if most is not None and found > most:
+            said = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')}"
+            yield Trouble(f"{said} are 0", tensor.name, value=found, limit=most)
+
+
+def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    most, stats = limit(limits.dump, "max_share"), evidence.summary.stats
+    nonzero = stats.numel - stats.zeros - stats.nonfinite
+    if most is None or not nonzero or stats.subnormals / nonzero <= most:
+        return
+    worst = max(
+        evidence.gradients,
+        key=lambda one: (one.stats.subnormals / (one.stats.numel or 1), one.name),
+    )
+    said = f"{share(stats.subnormals, nonzero)} of {counted(nonzero, 'non-zero element')}"
+    of_worst = share(worst.stats.subnormals, worst.stats.numel)
+    yield Trouble(
+        f"{said} in all tensors together are subnormal, with few digits left; here, where they "
+        f"are most, {of_worst} in {worst.spec.dtype.name}",
+        worst.name,
+        value=stats.subnormals / nonzero,
+        limit=most,
+    )
+
+
+def _dead(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, _ in limits.each(evidence.gradients):
+        if not is_all_zero(tensor):
+            continue
+        kind = evidence.kinds[tensor.name]
+        if kind.alive:
+            among = counted(len(kind.members) - 1, "tensor")
+            yield Trouble(
+                f"is all 0, and {kind.alive:,} of {among} of its kind in other layers are not",
+                tensor.name,
+            )
+
+
+RULES = (
+    DumpRule(
+        code="GT201",
+        name="native-overflow",
+        find=_native_overflow,
+        summary="The total norm is finite in truth and infinite in the gradients' dtype.",
+        explanation=(
+            "torch computes norms in the dtype of the gradients. Where that overflows, "
+            "clip_grad_norm_ divides by infinity and sets every gradient to 0: the step is lost "
+            "without a word, although each element is finite."
+        ),
+        threshold="The largest finite number of the dtype: 65504 for float16.",
+        remedy=(
+            "Unscale before clipping (GradScaler.unscale_), clip in float32, or use "
+            "gradtool.torch.clip_grad_norm_. If the gradients were saved multiplied by a loss "
+            "scale, say so: --loss-scale."
+        ),
+    ),
+    DumpRule(
+        code="GT202",
+        name="headroom",
+        severity="warning",
+        per_tensor=True,
+        find=_headroom,
+        summary="Elements come close to the largest number of their dtype.",
+        explanation=(
+            "The next larger batch or spike overflows. It is judged on the elements as stored, a "
+            "loss scale included. fp8, which is scaled to fill its range, is not judged."
+        ),
+        threshold=(
+            "factor 2: one more doubling overflows. A warning, since dynamic loss scaling works "
+            "within a few doublings of the limit on purpose."
+        ),
+        remedy="Lower the loss scale, or use bfloat16.",
+        parameters=(
+            Parameter("factor", 2.0, "the least factor to the dtype's largest number", low=1.0),
+        ),
+    ),
+    DumpRule(
+        code="GT203",
+        name="total-norm",
+        find=_total_norm,
+        summary="The norm of all gradients together is out of bounds.",
+        explanation=(
+            "Above the bound training has most likely diverged; below it nothing is learnt: the "
+            "loss is disconnected from the weights, or everything underflowed."
+        ),
+        threshold=(
+            "max_norm is 1e4: with a loss that is a mean, norms are between 1e-3 and 1e2 in "
+            "ordinary training, and hundreds at its beginning; losses that are sums need a bound "
+            "of their own. min_norm is 1e-8: Adam's epsilon is as large."
+        ),
+        remedy=(
+            "Look with `gradtool inspect --sort norm` for the layer that carries the norm; lower "
+            "the learning rate, lengthen the warm-up, clip."
+        ),
+        parameters=(
+            Parameter("min_norm", 1e-8, "least norm"),
+            Parameter("max_norm", 1e4, "largest norm"),
+        ),
+    ),
+    DumpRule(
+        code="GT204",
+        name="tensor-norm",
+        per_tensor=True,
+        find=_tensor_norm,
+        summary="The norm of a tensor is out of bounds.",
+        explanation="The same as GT203, for one tensor.",
+        threshold=(
+            "None unless set: how large one tensor's gradient may be depends on its size and "
+            "place. Overrides give bounds to some."
+        ),
+        remedy="See GT203.",
+        parameters=(
+            Parameter("min_norm", None, "least norm"),
+            Parameter("max_norm", None, "largest norm"),
+        ),
+    ),
+    DumpRule(
+        code="GT205",
+        name="zeros",
+        severity="warning",
+        per_tensor=True,
+        find=_zeros,
+        summary="Nearly all elements of a tensor are exactly 0.",
+        explanation=(
+            "The tensor is hardly trained: activations are dead, its output is not used, or "
+            "small gradients underflowed to 0."
+        ),
+        threshold=(
+            "max_share is 0.999: a batch of a thousand tokens leaves 99.3 % of the rows of an "
+            "embedding of 150,000 at 0, which is as it should be."
+        ),
+        remedy="See GT207 where other layers differ, and GT206 for underflow.",
+        parameters=(Parameter("max_share", 0.999, "largest share of zeros", high=1.0),),
+    ),
+    DumpRule(
+        code="GT206",
+        name="subnormals",
+        find=_subnormals,
+        summary="Many elements are subnormal: gradients are underflowing.",
+        explanation=(
+            "Below its smallest normal number (6.1e-5 for float16) a dtype has ever fewer digits "
+            "and then 0. Gradients there turn into noise. It is judged on the elements as stored, "
+            "a loss scale included."
+        ),
+        threshold=(
+            "max_share is 0.01. In float16 with a loss scale of 4096 a healthy small transformer "
+            "had at most 0.0001, without loss scaling 0.04 to 0.18."
+        ),
+        remedy="Use loss scaling (torch.amp.GradScaler), or bfloat16.",
+        parameters=(
+            Parameter("max_share", 0.01, "largest share of subnormals among non-zeros", high=1.0),
+        ),
+    ),
+    DumpRule(
+        code="GT207",
+        name="dead-layer",
+        per_tensor=True,
+        find=_dead,
+        summary="A tensor is all 0, and those of the same kind in other layers are not.",
+        explanation=(
+            "The layer gets no gradient: its output is detached or multiplied by 0, or all its "
+            "units are dead. Tensors are of one kind if they have one shape, and one name but "
+            "for the first number in it: `layers.3.mlp.up.weight` and `layers.4.mlp.up.weight`."
+        ),
+        threshold="None: exactly 0 in every element does not happen by chance.",
+        remedy="Look in that layer for a detach(), a mask, a gate or a ReLU that closes.",
+    ),
+)

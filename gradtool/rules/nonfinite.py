@@ -1,0 +1,141 @@
+"""GT1xx: NaN and infinities."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+
+from gradtool.core.figures import counted, index_text
+from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.rule import Parameter, Rule, Thresholds
+from gradtool.core.verdict import Verdict
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
+
+
+def _nan(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, _ in limits.each(evidence.stored):
+        if nan := tensor.stats.nan:
+            yield _trouble(evidence, tensor, nan, f"{nan:,} NaN")
+
+
+def _inf(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, _ in limits.each(evidence.stored):
+        signs = ((tensor.stats.posinf, "+Inf"), (tensor.stats.neginf, "-Inf"))
+        if said := " and ".join(f"{count:,} {sign}" for count, sign in signs if count):
+            infinite = tensor.stats.posinf + tensor.stats.neginf
+            yield _trouble(evidence, tensor, infinite, said)
+
+
+def _trouble(evidence: Evidence, tensor: TensorMeasurement, count: int, said: str) -> Trouble:
+    index = tensor.first_nonfinite
+    among = counted(tensor.stats.numel, "element")
+    at = f", first at {index_text(index)}" if index else ""
+    near = _neighbours(evidence, tensor)
+    message = f"{said} among {among}{at}; {near}"
+    return Trouble(message, tensor.name, index, value=float(count), limit=0.0)
+
+
+def _neighbours(evidence: Evidence, tensor: TensorMeasurement) -> str:
+    """The finite tensors next to the run of non-finite ones: the fault lies between them."""
+    around = evidence.around[tensor.name]
+    found = (("before", around.before), ("after", around.after))
+    said = [f"{one.name!r} {where}" for where, one in found if one is not None]
+    return f"finite in the file: {', '.join(said) or 'nothing'}"
+
+
+@dataclass(frozen=True, slots=True)
+class Streak:
+    """Consecutive steps that are not finite, as positions of their dumps; too long or not."""
+
+    verdicts: range
+    steps: int
+    too_long: bool
+
+
+def streaks(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Iterator[Streak]:
+    """The streaks of non-finite steps among `verdicts`, which are in the order of steps.
+
+    Dumps of one step, of several ranks say, are one step together. A dump that could not be
+    read is passed over: it ends no streak and is part of none.
+    """
+    most = thresholds["max_consecutive"]
+    readable = [at for at, verdict in enumerate(verdicts) if verdict.summary is not None]
+    by_step = [
+        list(dumps) for _, dumps in groupby(readable, lambda at: _same_step(verdicts[at], at))
+    ]
+
+    def is_bad(dumps: list[int]) -> bool:
+        return any(verdicts[at].has_nonfinite for at in dumps)
+
+    for bad, run in groupby(by_step, is_bad):
+        if bad:
+            steps = list(run)
+            too_long = isinstance(most, int) and len(steps) > most
+            yield Streak(range(steps[0][0], steps[-1][-1] + 1), len(steps), too_long)
+
+
+def _same_step(verdict: Verdict, at: int) -> tuple[int | None, int]:
+    return (verdict.step, 0) if verdict.step is not None else (None, at)
+
+
+STREAK = Rule(
+    code="GT103",
+    name="nonfinite-streak",
+    summary="Too many steps in a row are not finite.",
+    explanation=(
+        "With dynamic loss scaling a step now and then overflows: the scaler skips it and halves "
+        "the scale, and the next is finite. A streak means that the scale falls without end or "
+        "that the weights are broken. With max_consecutive N of at least 1, steps that are not "
+        "finite are warnings in streaks of up to N, and errors in longer ones; with 0 every "
+        "single one is what GT101 and GT102 say it is."
+    ),
+    threshold=(
+        "max_consecutive is 0 unless set: without loss scaling no step may be non-finite. With "
+        "torch's GradScaler 1 or 2 are normal."
+    ),
+    remedy="Look at the first step of the streak, and there at what GT101 and GT102 name.",
+    parameters=(
+        Parameter(
+            "max_consecutive", 0, "non-finite steps in a row that are no errors", kind="count"
+        ),
+    ),
+)
+
+RULES = (
+    DumpRule(
+        code="GT101",
+        name="nan",
+        per_tensor=True,
+        find=_nan,
+        summary="A tensor holds NaN.",
+        explanation=(
+            "One NaN makes the total norm NaN, and clipping by it makes every gradient NaN. It "
+            "comes from 0/0, Inf-Inf or 0*Inf: a square root or norm at 0, a softmax over "
+            "nothing but -Inf, a division by a count of zero, or an overflow elsewhere."
+        ),
+        threshold="None: no NaN is fine. See GT103 for single steps with loss scaling.",
+        remedy=(
+            "Backward runs from the last layer to the first: look between the tensors that are "
+            "named and the finite ones next to them; torch.autograd.set_detect_anomaly(True) "
+            "finds the operation."
+        ),
+    ),
+    DumpRule(
+        code="GT102",
+        name="inf",
+        per_tensor=True,
+        find=_inf,
+        summary="A tensor holds infinities.",
+        explanation=(
+            "An element is beyond its dtype, or a division by zero took place. Clipping by an "
+            "infinite norm makes these elements NaN and all others 0."
+        ),
+        threshold="None: no Inf is fine. See GT103 for single steps with loss scaling.",
+        remedy=(
+            "In float16 lower the loss scale, or use bfloat16; in float32 look for a division or "
+            "a logarithm at 0 near the named tensor."
+        ),
+    ),
+    STREAK,
+)

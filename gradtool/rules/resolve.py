@@ -1,0 +1,104 @@
+"""Settings of a configuration and of the command line give the policy to judge by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from gradtool.core.policy import InForce, Override, Policy
+from gradtool.core.rule import Rule, Thresholds
+from gradtool.errors import UsageError
+from gradtool.rules import RULES
+from gradtool.rules.evidence import DumpRule
+from gradtool.rules.settings import ALL, Settings, matching
+
+EXPECTED = "GT401"
+
+
+def resolve(
+    configured: Settings, given: Settings, *, has_baseline: bool, config: str | None = None
+) -> Policy:
+    """The policy of a configuration and of what was given in the call, which wins.
+
+    Rules that cannot be switched off are in force whatever was chosen; those that compare are
+    where there is something to compare with. UsageError where something was asked of a rule
+    that is not in force: it would be without effect.
+    """
+    chosen = _chosen(configured, given)
+    thresholds = {
+        code: {
+            **rule.defaults,
+            **configured.thresholds.get(code, {}),
+            **given.thresholds.get(code, {}),
+        }
+        for code, rule in RULES.items()
+    }
+    in_force = {
+        code
+        for code, rule in RULES.items()
+        if rule.always or (code in chosen and _can_judge(rule, thresholds[code], has_baseline))
+    }
+    _refuse_contradictions(configured, f"{config}: " if config else "")
+    _refuse_contradictions(given)
+    _refuse_idle(given, in_force, chosen)
+    severities = {**configured.severities, **given.severities}
+    rules = {
+        code: InForce(rule, severities.get(code, rule.severity), thresholds[code])
+        for code, rule in RULES.items()
+        if code in in_force
+    }
+    return Policy(
+        rules=rules,
+        overrides=tuple(_outdone(configured.overrides, given.thresholds)),
+        fail_on=given.fail_on or configured.fail_on or "error",
+        config=config,
+    )
+
+
+def _chosen(configured: Settings, given: Settings) -> frozenset[str]:
+    """The rules selected and not ignored; what is selected in the call is so against a file."""
+    if given.select is not None:
+        return matching(given.select) - matching(given.ignore)
+    select = matching((ALL,)) if configured.select is None else matching(configured.select)
+    return select - matching(configured.ignore) - matching(given.ignore)
+
+
+def _can_judge(rule: Rule, thresholds: Thresholds, has_baseline: bool) -> bool:
+    if rule.code == EXPECTED:
+        return thresholds["norm"] is not None
+    return has_baseline or not (isinstance(rule, DumpRule) and rule.compares)
+
+
+def _refuse_idle(given: Settings, in_force: set[str], chosen: frozenset[str]) -> None:
+    """UsageError for what the call asks of a rule that will not judge anything."""
+    named = {code for code in given.select or () if code in RULES}
+    for code in sorted({*given.thresholds, *given.severities, *named} - in_force):
+        if code not in chosen:
+            raise UsageError(f"{code} is set and not in force", hint="select it, or leave it alone")
+        needs = "an expected norm: --expect-norm" if code == EXPECTED else "a baseline: --baseline"
+        raise UsageError(f"{code} needs {needs}")
+
+
+def _refuse_contradictions(settings: Settings, where: str = "") -> None:
+    ignored = matching(settings.ignore)
+    for code in settings.select or ():
+        if matching((code,)) <= ignored:
+            raise UsageError(f"{where}{code} is both selected and ignored")
+    for code in settings.ignore:
+        if code in RULES and RULES[code].always:
+            raise UsageError(
+                f"{where}{code} cannot be ignored: where it finds something there is nothing "
+                "to judge"
+            )
+
+
+def _outdone(
+    overrides: tuple[Override, ...], given: Mapping[str, Thresholds]
+) -> Iterator[Override]:
+    """The overrides without the thresholds that were given in the call."""
+    for override in overrides:
+        kept = {
+            code: {name: value for name, value in found.items() if name not in given.get(code, {})}
+            for code, found in override.thresholds.items()
+        }
+        yield replace(override, thresholds={code: found for code, found in kept.items() if found})

@@ -1,0 +1,223 @@
+"""What was asked of `check`, in a configuration or on the command line, checked word by word.
+
+Nothing is taken for what it may have meant: a threshold with a typing error in it would be one
+that is not in force.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from gradtool.core.policy import Override
+from gradtool.core.rule import SEVERITIES, Rule, Severity, Threshold, Thresholds
+from gradtool.errors import UsageError
+from gradtool.rules import RULES, nearest_of
+from gradtool.rules.evidence import DumpRule
+
+ALL = "ALL"
+_LONGEST = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Choices, each None or empty where none was made.
+
+    Attributes:
+        select, ignore: codes, beginnings of codes such as GT2, or ALL.
+        thresholds: by code.
+        severities: by code, where they are not the rules' own.
+        overrides: for some tensors; the first that matches counts.
+        fail_on: the least severity that fails.
+        baseline: a file to compare with.
+        include, exclude: globs over the names of the tensors to judge.
+        section: the one to judge.
+    """
+
+    select: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+    thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
+    severities: Mapping[str, Severity] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+    fail_on: Severity | None = None
+    baseline: str | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    section: str | None = None
+
+
+_KEYS = ("select", "ignore", "overrides", "fail_on", "baseline", "include", "exclude", "section")
+
+
+def read_settings(table: Mapping[str, Any], where: str) -> Settings:
+    """The settings in a table of a configuration; UsageError naming `where` and the key."""
+    select = table.get("select")
+    for key in table:
+        if key not in _KEYS and key not in RULES:
+            _refuse(where, key, "there is no such key", [*_KEYS, *RULES])
+    return Settings(
+        select=None if select is None else _codes(select, f"{where} select"),
+        ignore=_codes(table.get("ignore", []), f"{where} ignore"),
+        thresholds=dict(_all_thresholds(table, where)),
+        severities=dict(_severities(table, where)),
+        overrides=tuple(_overrides(table.get("overrides", []), f"{where} overrides")),
+        fail_on=_severity(table["fail_on"], f"{where} fail_on") if "fail_on" in table else None,
+        baseline=_text(table, "baseline", where),
+        include=_texts(table.get("include", []), f"{where} include"),
+        exclude=_texts(table.get("exclude", []), f"{where} exclude"),
+        section=_text(table, "section", where),
+    )
+
+
+def read_call(
+    *,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    thresholds: Mapping[str, object] | None = None,
+    fail_on: object = None,
+) -> Settings:
+    """The settings given in a call: thresholds as `{"GT203.max_norm": 50}`."""
+    found: dict[str, dict[str, object]] = {}
+    for key, value in (thresholds or {}).items():
+        code, dot, name = key.partition(".")
+        if code not in RULES:
+            _refuse(_CALL, key, "there is no such code", [*RULES])
+        if not dot:
+            raise UsageError(f"{_CALL} {key}: which threshold? give {code}.NAME")
+        found.setdefault(code, {})[name] = value
+    return Settings(
+        select=None if select is None else _codes(list(select), "select (--select)"),
+        ignore=_codes(list(ignore), "ignore (--ignore)"),
+        thresholds=dict(_all_thresholds(found, _CALL)),
+        severities=dict(_severities(found, _CALL)),
+        fail_on=None if fail_on is None else _severity(fail_on, "fail_on (--fail-on)"),
+    )
+
+
+_CALL = "thresholds (--set)"
+
+
+def _threshold(rule: Rule, name: str, value: object, where: str) -> Threshold:
+    """The value of a rule's parameter, if it can be that."""
+    parameter = rule.parameter(name)
+    if parameter is None:
+        valid = [one.name for one in rule.parameters] + ([] if rule.always else ["severity"])
+        if not valid:
+            raise UsageError(f"{where} {rule.code}.{name}: {rule.code} has no thresholds to set")
+        _refuse(where, f"{rule.code}.{name}", "there is no such threshold", valid)
+    try:
+        return parameter.checked(value)
+    except ValueError as error:
+        raise UsageError(f"{where} {rule.code}.{name}: {error}") from error
+
+
+def matching(codes: tuple[str, ...]) -> frozenset[str]:
+    """The rules that codes and beginnings of codes stand for."""
+    return frozenset(
+        code for code in RULES for wanted in codes if wanted == ALL or code.startswith(wanted)
+    )
+
+
+def _codes(value: object, where: str) -> tuple[str, ...]:
+    codes = _texts(value, where)
+    for code in codes:
+        if code != ALL and not (len(code) > 2 and matching((code,))):
+            families = list(dict.fromkeys(known[:3] for known in RULES))
+            _refuse(where, code, "there is no such code", [*RULES, *families, ALL])
+    return codes
+
+
+def _texts(value: object, where: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
+        raise UsageError(f"{where}: must be a list of texts, not {shown(value)}")
+    (twice, times), *_ = Counter(value).most_common(1) or [("", 1)]
+    if times > 1:
+        raise UsageError(f"{where}: {twice!r} is there twice")
+    return tuple(value)
+
+
+def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
+    value = table.get(key)
+    if value is not None and not (isinstance(value, str) and value):
+        raise UsageError(f"{where} {key}: must be a text, not {shown(value)}")
+    return value
+
+
+def _severity(value: object, where: str) -> Severity:
+    for severity in SEVERITIES:
+        if value == severity:
+            return severity
+    choices = " or ".join(map(repr, SEVERITIES))
+    raise UsageError(f"{where}: must be {choices}, not {shown(value)}")
+
+
+def _severities(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, Severity]]:
+    for code in RULES:
+        if "severity" in (values := _table(table.get(code, {}), f"{where} {code}")):
+            if RULES[code].always:
+                raise UsageError(f"{where} {code}.severity: {code} is an error always")
+            yield code, _severity(values["severity"], f"{where} {code}.severity")
+
+
+def _all_thresholds(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, Thresholds]]:
+    for code, rule in RULES.items():
+        values = _table(table.get(code, {}), f"{where} {code}")
+        found = {
+            name: _threshold(rule, name, value, where)
+            for name, value in values.items()
+            if name != "severity"
+        }
+        if found:
+            yield code, found
+
+
+def _overrides(value: object, where: str) -> Iterator[Override]:
+    if not isinstance(value, list):
+        raise UsageError(f"{where}: must be a list of tables ([[…overrides]]), not {shown(value)}")
+    for number, table in enumerate(value, start=1):
+        yield _override(_table(table, where), f"{where} {number}")
+
+
+def _override(table: Mapping[str, Any], where: str) -> Override:
+    for key in table:
+        if key not in ("pattern", "ignore") and key not in RULES:
+            _refuse(where, key, "there is no such key", ["pattern", "ignore", *RULES])
+        if key in RULES and "severity" in _table(table[key], f"{where} {key}"):
+            raise UsageError(f"{where} {key}.severity: one rule has one severity")
+    pattern = table.get("pattern")
+    patterns = _texts([pattern] if isinstance(pattern, str) else pattern, f"{where} pattern")
+    if not patterns:
+        raise UsageError(f"{where} pattern: an override needs at least one")
+    ignore = matching(_codes(table.get("ignore", []), f"{where} ignore"))
+    thresholds = dict(_all_thresholds(table, where))
+    if not ignore and not thresholds:
+        raise UsageError(f"{where}: it changes nothing; give ignore, or thresholds")
+    for code in (*_codes(table.get("ignore", []), where), *thresholds):
+        if code in RULES and not _judges_tensors(RULES[code]):
+            raise UsageError(f"{where} {code}: {code} judges whole dumps, not tensors")
+    return Override(patterns, ignore, thresholds)
+
+
+def _judges_tensors(rule: Rule) -> bool:
+    return isinstance(rule, DumpRule) and rule.per_tensor
+
+
+def _table(value: object, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise UsageError(f"{where}: must be a table, not {shown(value)}")
+    return value
+
+
+def shown(value: object) -> str:
+    """A value that is wrong, in few words however large it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def _refuse(where: str, key: str, problem: str, valid: list[str]) -> NoReturn:
+    raise UsageError(f"{where} {key}: {problem}", hint=f"did you mean {nearest_of(key, valid)}?")
