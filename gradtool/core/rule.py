@@ -83,6 +83,7 @@ class Rule:
         threshold: why the parameters' defaults are what they are.
         remedy: what to do about it.
         parameters: what can be set.
+        together: whether it judges all dumps together, and no single one.
         always: whether it cannot be switched off: without it nothing could be said at all.
     """
 
@@ -94,6 +95,7 @@ class Rule:
     threshold: str
     remedy: str
     parameters: tuple[Parameter, ...] = ()
+    together: bool = False
     always: bool = False
 
     @property

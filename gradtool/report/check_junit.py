@@ -21,9 +21,6 @@ from gradtool.report.check_words import sentence
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
 
-TOGETHER: Final = ("GT103",)
-"""Rules that judge no single dump, but all together."""
-
 _ALL: Final = "all dumps"
 _LONGEST: Final = 1000
 
@@ -53,13 +50,13 @@ def _of_dump(verdict: Verdict, policy: Policy) -> ET.Element:
             return None
         return f"not judged: {sentence(verdict.findings[0], verdict)}"
 
-    rules = [rule for code, rule in policy.rules.items() if code not in TOGETHER]
+    rules = [one for one in policy.rules.values() if not one.rule.together]
     return _suite(_named(verdict.path), rules, verdict, policy, reason)
 
 
 def _of_all(outcome: CheckOutcome) -> ET.Element | None:
     """What is judged over several dumps, if anything is."""
-    rules = [rule for code, rule in outcome.policy.rules.items() if code in TOGETHER]
+    rules = [one for one in outcome.policy.rules.values() if one.rule.together]
     if not rules:
         return None
 

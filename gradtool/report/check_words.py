@@ -59,7 +59,11 @@ def conclusion(outcome: CheckOutcome) -> str:
     """The verdict over all in one line."""
     dumps = len(outcome.verdicts)
     bad = sum(verdict.failed for verdict in outcome.verdicts)
-    parts = [f"{bad} of {counted(dumps, 'dump')} failed" if bad else counted(dumps, "dump") + " ok"]
+    all_dumps = counted(dumps, "dump")
+    if bad:
+        parts = [f"{bad} of {all_dumps} failed"]
+    else:
+        parts = [f"{all_dumps} failed together" if outcome.failed else f"{all_dumps} ok"]
     parts.extend(tally(outcome.all_findings))
     return ", ".join(parts)
 

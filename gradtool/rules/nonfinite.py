@@ -82,6 +82,7 @@ def _same_step(verdict: Verdict, at: int) -> tuple[int | None, int]:
 STREAK = Rule(
     code="GT103",
     name="nonfinite-streak",
+    together=True,
     summary="Too many steps in a row are not finite.",
     explanation=(
         "With dynamic loss scaling a step now and then overflows: the scaler skips it and halves "

@@ -12,8 +12,19 @@ import pytest
 
 import gradtool
 from gradtool import errors
+from gradtool.core import baseline
 from gradtool.formats import FORMATS
-from gradtool.report import CLIP_REPORTERS, REPORTERS, clip_json, clip_reporter, json, reporter
+from gradtool.report import (
+    CHECK_REPORTERS,
+    CLIP_REPORTERS,
+    REPORTERS,
+    check_json,
+    check_reporter,
+    clip_json,
+    clip_reporter,
+    json,
+    reporter,
+)
 
 PACKAGE = Path(gradtool.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -54,14 +65,17 @@ def test_the_tables_of_reporters_list_the_modules_that_render() -> None:
         for node in ast.parse(module.read_text()).body
         if isinstance(node, ast.FunctionDef) and node.name == "render"
     }
-    assert {*REPORTERS.values(), *CLIP_REPORTERS.values()} == rendering
+    tables = (REPORTERS, CLIP_REPORTERS, CHECK_REPORTERS)
+    assert {module for table in tables for module in table.values()} == rendering
     assert all(callable(reporter(name)) for name in REPORTERS)
     assert all(callable(clip_reporter(name)) for name in CLIP_REPORTERS)
+    assert all(callable(check_reporter(name)) for name in CHECK_REPORTERS)
 
 
 def test_every_json_report_has_a_schema() -> None:
     schemas = {schema.name for schema in (PACKAGE / "report" / "schemas").iterdir()}
-    declared = [module.SCHEMA.removeprefix("gradtool.") for module in (json, clip_json)]
+    modules = (json, clip_json, check_json, baseline)
+    declared = [module.SCHEMA.removeprefix("gradtool.") for module in modules]
     assert schemas == {f"{name.replace('/', '-')}.schema.json" for name in declared}
 
 
@@ -92,13 +106,13 @@ def test_every_module_says_what_it_is_for() -> None:
     assert [m for m in MODULES if not ast.get_docstring(ast.parse(m.read_text()))] == []
 
 
-@pytest.mark.parametrize("statement", ["import gradtool.api", "import gradtool.cli.app"])
+@pytest.mark.parametrize("statement", ["import gradtool.api.checking", "import gradtool.cli.app"])
 def test_no_framework_is_imported(statement: str) -> None:
     assert _loaded(statement).isdisjoint({"torch", "mlx", "jax"})
 
 
 def test_the_check_for_imports_can_fail() -> None:
-    assert "torch" in _loaded("import torch, gradtool.api")
+    assert "torch" in _loaded("import torch, gradtool.api.checking")
 
 
 def test_help_needs_no_array_library() -> None:
