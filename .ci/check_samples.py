@@ -1,4 +1,4 @@
-"""Inspect and clip every sample with an installed gradtool; compare with what is expected.
+"""Inspect, check and clip every sample with an installed gradtool; compare with what is expected.
 
 Usage: check_samples.py path/to/gradtool
 """
@@ -12,10 +12,11 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 SAMPLES = Path(__file__).parent.parent / "sample_ckpts"
 
-Facts = dict[str, float | str | None]
+Facts = dict[str, Any]
 
 
 def main(gradtool: str) -> int:
@@ -34,7 +35,8 @@ def _as_expected(gradtool: str, name: str, sample: dict) -> bool:
     path = str(SAMPLES / name)
     total = sample.get("total")
     known = [{"exit_code": sample["exit_code"], "norm": total and total["norms"]["2"]}]
-    found = [_inspected(gradtool, path)]
+    known.append(sample["check"])
+    found = [_inspected(gradtool, path), _checked(gradtool, path)]
     for clip in sample["clip"]:
         options = clip.pop("options")
         known.append({**clip, "written": clip["exit_code"] == 0})
@@ -58,6 +60,14 @@ def _inspected(gradtool: str, path: str) -> Facts:
     return {"exit_code": run.returncode, "norm": total and total["norm"]}
 
 
+def _checked(gradtool: str, path: str) -> Facts:
+    command = [gradtool, "check", path, "--isolated", "-f", "json"]
+    run = subprocess.run(command, capture_output=True, check=False)
+    findings = json.loads(run.stdout)["dumps"][0]["findings"]
+    errors = [[one["code"], one["tensor"]] for one in findings if one["severity"] == "error"]
+    return {"exit_code": run.returncode, "errors": errors}
+
+
 def _clipped(gradtool: str, path: str, options: list[str]) -> Facts:
     with tempfile.TemporaryDirectory() as folder:
         command = [gradtool, "clip", path, *options, "-o", f"{folder}/clipped", "-f", "json"]
@@ -68,7 +78,10 @@ def _clipped(gradtool: str, path: str, options: list[str]) -> Facts:
 
 
 def _shown(facts: Facts) -> str:
-    """`exit 0, 0.566`, or for a clip `exit 0, 0.566 -> 0.1`."""
+    """`exit 0, 0.566`, for a clip `exit 0, 0.566 -> 0.1`, for a check `exit 1, GT101`."""
+    if "errors" in facts:
+        codes = ", ".join(code for code, _ in facts["errors"])
+        return f"exit {facts['exit_code']}, {codes or 'no errors'}"
     norms = (facts.get(field) for field in ("norm", "norm_before", "norm_after"))
     shown = " -> ".join(_short(norm) for norm in norms if norm is not None)
     return f"exit {facts['exit_code']}" + (f", {shown}" if shown else "")

@@ -25,6 +25,19 @@ SHARDS = 3
 KINDS = {"grads": "gradients", "model": "weights", "optimizer": "optimizer"}
 PLAIN = (Clip(),)
 
+_NONFINITE = [["GT101", "layers.1.up.weight"], ["GT102", "layers.1.up.gain"]]
+SICK = {
+    "nonfinite.safetensors": _NONFINITE,
+    "nonfinite.pt": _NONFINITE,
+    "overflow_f16.safetensors": [["GT201", "embed.weight"], ["GT203", "embed.weight"]],
+    "exploded.safetensors": [["GT203", "layers.2.qkv.weight"]],
+    "empty.safetensors": [["GT002", None]],
+    "empty.pt": [["GT002", None]],
+    "truncated.safetensors": [["GT001", "position.weight"]],
+    "truncated.pt": [["GT001", None]],
+}
+"""The errors, code and tensor, that `gradtool check` has to find; in all other files none."""
+
 
 class Dumps:
     """Writes dumps and remembers what is true about each."""
@@ -55,12 +68,19 @@ class Dumps:
             "tensors": [tensor_facts(entry) for entry in entries],
             "skipped": [],
             "clip": [clip_facts(entries, clip) for clip in clips],
+            "check": verdict(name, 1),
         }
 
     def refused(self, name: str, layout: str) -> None:
         """Note a file that has to be refused."""
         clip = {"options": Clip().options, "exit_code": 3}
-        self.known[name] = {"format": layout, "exit_code": 3, "files": [name], "clip": [clip]}
+        self.known[name] = {
+            "format": layout,
+            "exit_code": 3,
+            "files": [name],
+            "clip": [clip],
+            "check": verdict(name, 3),
+        }
 
     def safetensors(self, name: str, grads: Grads, clips: Sequence[Clip] = PLAIN) -> None:
         """One safetensors file."""
@@ -151,6 +171,12 @@ class Dumps:
                 clip_facts(of_grads, Clip(section="grads")),
             ],
         }
+
+
+def verdict(name: str, exit_code: int) -> Json:
+    """What `gradtool check` says about a file: `exit_code` if it is sick."""
+    errors = SICK.get(name, [])
+    return {"exit_code": exit_code if errors else 0, "errors": errors}
 
 
 def plain(grads: Grads) -> list[Entry]:
