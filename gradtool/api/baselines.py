@@ -12,7 +12,8 @@ from gradtool.api.measuring import measure
 from gradtool.core.baseline import Baseline
 from gradtool.errors import EmptyDumpError, NonFiniteError, NormRangeError, UsageError
 from gradtool.job import MeasureOptions, require
-from gradtool.rules.baseline_file import baseline_of, read_baseline, write_baseline
+from gradtool.rules.baseline_file import read_baseline, write_baseline
+from gradtool.rules.baselines import baseline_of
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
 from gradtool.storage.workspace import exists_error, write_file

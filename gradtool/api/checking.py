@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
 from gradtool.api.configured import config_of, with_configured
 from gradtool.api.measuring import measure
 from gradtool.core.baseline import Baseline
+from gradtool.core.names import name_filter
 from gradtool.core.policy import Policy
 from gradtool.core.rule import Severity
+from gradtool.core.steps import step_in
 from gradtool.core.tensors import MEMORY
 from gradtool.core.verdict import CheckOutcome, Verdict
 from gradtool.engine.schedule import Progress
@@ -28,9 +29,6 @@ from gradtool.rules.judge import judge_together, verdict_on, verdict_on_unreadab
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import read_call
 
-_STEP = re.compile(r"(?:step|iter|iteration|checkpoint|ckpt)[-_=]?(\d{1,18})", re.IGNORECASE)
-"""What trainers call the steps of their dumps."""
-
 
 def check(
     *sources: str | bytes | os.PathLike[str] | Any,
@@ -39,6 +37,7 @@ def check(
     select: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     thresholds: Mapping[str, object] | None = None,
+    rtol: float | None = None,
     fail_on: Severity | None = None,
     **options: Unpack[MeasureOptions],
 ) -> CheckOutcome:
@@ -55,6 +54,8 @@ def check(
         select: codes of the rules to apply, or beginnings such as "GT2"; all by default.
         ignore: codes of those not to apply.
         thresholds: what to set, as `{"GT203.max_norm": 50}`; also `GT202.severity`.
+        rtol: relative tolerance of the comparisons with a norm and with a baseline:
+            `GT401.rtol`, and less 1 `GT402.max_factor` and `GT403.max_factor`.
         fail_on: the least severity that fails, "error" by default.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale, raw_dtype,
             verify, threads, progress (over all sources).
@@ -71,14 +72,16 @@ def check(
     require(bool(sources), "give at least one source to check")
     found = config_of(config)
     configured = found.settings
-    given = read_call(select=select, ignore=ignore, thresholds=thresholds, fail_on=fail_on)
+    given = read_call(
+        select=select, ignore=ignore, thresholds=thresholds, rtol=rtol, fail_on=fail_on
+    )
     where = os.fspath(baseline) if baseline is not None else configured.baseline
     known = None if where is None else read_baseline(where)
     policy = resolve(configured, given, has_baseline=known is not None, config=found.path)
     choices = with_configured(options, configured)
     job = Job.checked(**choices)  # what is wrong with them is wrong with every dump
     _refuse_other_norm(known, job.norm_type)
-    judging = _Judging(policy, known, choices)
+    judging = _Judging(policy, known, choices, name_filter(job.include, job.exclude))
     progress = _Total(sources, choices.get("progress"))
     verdicts = [judging.verdict(source, progress.of(source)) for source in sources]
     verdicts.sort(key=lambda one: (one.step is None, one.step or 0))
@@ -90,7 +93,8 @@ def check(
         policy=policy,
         baseline=where,
         notes=tuple(
-            f"the override for {', '.join(map(repr, one.patterns))} fits no tensor"
+            f"the override for {', '.join(map(repr, one.patterns))} decides nothing: no tensor, "
+            "or only such as an earlier one fits"
             for one in (policy.idle_overrides if measured_any else ())
         ),
         elapsed_s=time.perf_counter() - started,
@@ -105,6 +109,7 @@ def assert_healthy(
     select: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     thresholds: Mapping[str, object] | None = None,
+    rtol: float | None = None,
     fail_on: Severity | None = None,
     **options: Unpack[MeasureOptions],
 ) -> None:
@@ -122,6 +127,7 @@ def assert_healthy(
         select=select,
         ignore=ignore,
         thresholds=thresholds,
+        rtol=rtol,
         fail_on=fail_on,
         **options,
     )
@@ -144,6 +150,7 @@ class _Judging:
     policy: Policy
     baseline: Baseline | None
     options: MeasureOptions
+    is_chosen: Callable[[str], bool]
 
     def verdict(self, source: object, progress: Progress | None) -> Verdict:
         """The verdict on one source, whatever is wrong with it."""
@@ -162,15 +169,10 @@ class _Judging:
             measurement,
             section_chosen=self.options.get("section") is not None,
             baseline=self.baseline,
+            is_chosen=self.is_chosen,
         )
         step = measurement.step if measurement.step is not None else step_in(path)
         return verdict_on(evidence, self.policy, step, time.perf_counter() - started)
-
-
-def step_in(path: str) -> int | None:
-    """The step that a path names: the last number in it that follows a word for one."""
-    found = _STEP.findall(path)
-    return int(found[-1]) if found else None
 
 
 class _Total:

@@ -70,7 +70,6 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option
     found = list(expand_all(paths))
     configured = check_options.read_config(config, isolated=isolated)
     _spare_files(sinks, [*found, baseline or configured.settings.baseline, configured.path])
-    compares = baseline is not None or configured.settings.baseline is not None
     thresholds = _thresholds(
         assignments or (),
         [
@@ -78,7 +77,6 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option
             ("GT007.names", expect),
             ("GT103.max_consecutive", max_consecutive),
             ("GT401.norm", expect_norm),
-            *_tolerances(rtol, expects=expect_norm is not None, compares=compares),
         ],
     )
     progress = ByteProgress(paths[0], enabled=not (quiet or no_progress), color=color)
@@ -90,6 +88,7 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option
             select=check_options.read_codes(select),
             ignore=check_options.read_codes(ignore) or (),
             thresholds=thresholds,
+            rtol=rtol,
             fail_on=None if fail_on is None else fail_on.value,
             norm_type=norm_type,
             include=include or (),
@@ -119,19 +118,6 @@ def _thresholds(
     return found
 
 
-def _tolerances(
-    rtol: float | None, *, expects: bool, compares: bool
-) -> list[tuple[str, float | None]]:
-    """The thresholds that `--rtol` sets."""
-    if rtol is None:
-        return []
-    if not (expects or compares):
-        raise UsageError("--rtol needs something to compare with: --expect-norm or --baseline")
-    of_norm: list[tuple[str, float | None]] = [("GT401.rtol", rtol)] if expects else []
-    factors = [("GT402.max_factor", 1.0 + rtol), ("GT403.max_factor", 1.0 + rtol)]
-    return [*of_norm, *(factors if compares else [])]
-
-
 def _spare_files(sinks: Sequence[check_options.Sink], read: Sequence[str | None]) -> None:
     """Raise UsageError if a report would replace a file that is read."""
     existing = any(sink.file is not None and os.path.exists(sink.file) for sink in sinks)
@@ -159,11 +145,19 @@ def _report(outcome: CheckOutcome, sinks: Sequence[check_options.Sink], style: S
             for finding in verdict.findings:
                 console.say(f"error: {verdict.path}: {sentence(finding, verdict)}")
     plain = Style(quiet=style.quiet, show_all=style.show_all)
+    failures: list[FileAccessError] = []
     for sink in sinks:
         text = check_reporter(sink.format)(outcome, style if sink.file is None else plain)
-        console.write_result(text, sink.file)
-        if sink.format == "github" and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
-            _append(summary, check_reporter("markdown")(outcome, plain))
+        try:
+            console.write_result(text, sink.file)
+            if sink.format == "github" and (summary := os.environ.get("GITHUB_STEP_SUMMARY")):
+                _append(summary, check_reporter("markdown")(outcome, plain))
+        except FileAccessError as error:
+            failures.append(error)  # the other reports are as good as before
+    for failure in failures[1:]:
+        console.say(f"error: {failure}")
+    if failures:
+        raise failures[0]
 
 
 def _append(path: str, text: str) -> None:

@@ -9,6 +9,9 @@ from typing import Final
 
 SCHEMA: Final = "gradtool.baseline/1"
 
+CERTAIN: Final = 1e-11
+"""Norms that are closer are the same: they are kept to twelve digits and right to as many."""
+
 
 @dataclass(frozen=True, slots=True)
 class NormRange:
@@ -34,7 +37,8 @@ class NormRange:
         if self.low <= norm <= self.high:
             return 1.0
         small, large = (norm, self.low) if norm < self.low else (self.high, norm)
-        return large / small if small > 0.0 else math.inf
+        factor = large / small if small > 0.0 else math.inf
+        return factor if factor > 1.0 + CERTAIN else 1.0
 
 
 @dataclass(frozen=True, slots=True)

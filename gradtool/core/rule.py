@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
@@ -13,6 +14,9 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning")
 
 Threshold: TypeAlias = float | int | tuple[str, ...] | None
 """The value of a parameter; None where it sets no limit."""
+
+LARGEST: Final = sys.float_info.max
+"""The bound of what must be finite."""
 
 _TOO_MUCH: Final = 1 << 63
 
@@ -51,13 +55,15 @@ class Parameter:
         # NaN is refused too, and what neither a float nor a counter holds.
         if not self.low <= value <= self.high or (isinstance(value, int) and value >= _TOO_MUCH):
             raise ValueError(f"must be {wanted} {self.range}, not {value!r}")
-        return value if self.kind == "count" else float(value)
+        return value
 
     @property
     def range(self) -> str:
         """Which values make sense, in words."""
         if self.kind == "names":
             return "a list of globs"
+        if self.high == LARGEST:
+            return f"of at least {self.low:g}, and finite"
         if self.high == math.inf:
             return f"of at least {self.low:g}"
         return f"from {self.low:g} to {self.high:g}"
@@ -131,4 +137,4 @@ def spelled(thresholds: Thresholds) -> Iterator[tuple[str, str]]:
         elif isinstance(value, tuple):
             yield name, ",".join(value)
         else:
-            yield name, f"{value:.12g}"
+            yield name, repr(value).removesuffix(".0")

@@ -17,7 +17,7 @@ from gradtool.core.policy import InForce, Policy
 from gradtool.core.rule import spelled
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check_rows import shortened
-from gradtool.report.check_words import sentence
+from gradtool.report.check_words import exception, sentence
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
 
@@ -125,6 +125,8 @@ def _properties(
         yield f"{rule.rule.code}.severity", rule.severity
         for name, value in spelled(rule.thresholds):
             yield f"{rule.rule.code}.{name}", visible(value)
+    for number, override in enumerate(policy.overrides, start=1):
+        yield f"override {number}", visible(exception(override))
 
 
 def _output(judged: Verdict | CheckOutcome, policy: Policy) -> Iterator[str]:

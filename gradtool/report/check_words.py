@@ -78,7 +78,7 @@ def in_force(policy: Policy) -> Iterator[tuple[str, str]]:
     for override in policy.overrides:
         yield (
             "override",
-            visible(f"{' '.join(override.patterns)}: {', '.join(_override(override))}"),
+            visible(exception(override)),
         )
 
 
@@ -95,8 +95,8 @@ def _settings(values: Thresholds) -> Iterator[str]:
         yield f"{name}={value}"
 
 
-def _override(override: Override) -> Iterator[str]:
-    if override.ignore:
-        yield f"ignore {' '.join(sorted(override.ignore))}"
-    for code, values in override.thresholds.items():
-        yield " ".join([code, *_settings(values)])
+def exception(override: Override) -> str:
+    """`embed.*: ignore GT205, GT204 max_norm=10`."""
+    ignored = [f"ignore {' '.join(sorted(override.ignore))}"] if override.ignore else []
+    others = [" ".join([code, *_settings(found)]) for code, found in override.thresholds.items()]
+    return f"{' '.join(override.patterns)}: {', '.join(ignored + others) or 'nothing is left'}"

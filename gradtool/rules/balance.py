@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from gradtool.core.figures import counted, precise, share, significant
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.core.rule import Parameter, Thresholds
+from gradtool.core.rule import LARGEST, Parameter, Thresholds
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
 from gradtool.rules.siblings import has_log, layer_of
 
@@ -154,7 +154,13 @@ RULES = (
         remedy="Compare that layer with its neighbours: `gradtool inspect -g 'layers.*'`.",
         parameters=(
             Parameter("max_z", 4.0, "largest robust z-score of the norm's logarithm"),
-            Parameter("min_spread", 1.0, "least standard deviation of the logarithms", low=1e-6),
+            Parameter(
+                "min_spread",
+                1.0,
+                "least standard deviation of the logarithms",
+                low=1e-6,
+                high=LARGEST,
+            ),
         ),
     ),
 )

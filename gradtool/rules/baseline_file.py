@@ -10,21 +10,16 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Final
 
 from gradtool.core.baseline import SCHEMA, Baseline, BaselineTensor, NormRange
 from gradtool.core.dtypes import DTYPES
-from gradtool.core.figures import dimensions
-from gradtool.core.measurement import TensorMeasurement
-from gradtool.core.names import natural_key
 from gradtool.errors import (
     CorruptFileError,
     FileAccessError,
     UnsupportedFormatError,
-    UsageError,
 )
-from gradtool.rules.evidence import Evidence
 from gradtool.storage.json import parse_object
 
 _DIGITS: Final = 12
@@ -35,40 +30,6 @@ _LARGEST: Final = 1 << 28
 
 _FIELDS: Final = {"schema", "norm_type", "dumps", "total", "tensors"}
 _TENSOR_FIELDS: Final = {"dtype", "shape", "norm", "zeros"}
-
-
-def baseline_of(path: str, evidence: Sequence[Evidence]) -> Baseline:
-    """The baseline of some healthy dumps of one model, to be written to `path`."""
-    found: dict[str, list[Any]] = {}
-    for dump in evidence:
-        for tensor in dump.named_gradients:
-            alike = found.setdefault(tensor.name, [])
-            if alike and _kind(alike[0]) != _kind(tensor):
-                here, was = _kind(tensor), _kind(alike[0])
-                problem = f"{tensor.name!r} is {here}, in another dump {was}"
-                raise UsageError(f"{dump.measurement.path}: {problem}: no model is both")
-            alike.append(tensor)
-    return Baseline(
-        path=path,
-        norm_type=evidence[0].measurement.norm_type,
-        dumps=tuple(dump.measurement.path for dump in evidence),
-        total=NormRange.of(dump.summary.norm for dump in evidence),
-        tensors={
-            name: BaselineTensor(
-                dtype=tensors[0].spec.dtype.name,
-                shape=tensors[0].spec.shape,
-                norm=NormRange.of(tensor.norm for tensor in tensors),
-                zeros=max(one.stats.zeros / (one.stats.numel or 1) for one in tensors),
-            )
-            for name, tensors in sorted(
-                found.items(), key=lambda item: (natural_key(item[0]), item[0])
-            )
-        },
-    )
-
-
-def _kind(tensor: TensorMeasurement) -> str:
-    return f"{tensor.spec.dtype.name} {dimensions(tensor.spec.shape)}"
 
 
 def write_baseline(baseline: Baseline) -> str:
@@ -138,7 +99,7 @@ def read_baseline(path: str) -> Baseline:
         path=path,
         norm_type=_norm_type(path, fields["norm_type"]),
         dumps=tuple(dumps),
-        total=_read_range(path, "total", fields["total"]),
+        total=_read_range(path, None, fields["total"]),
         tensors={name: _read_tensor(path, name, entry) for name, entry in tensors.items()},
     )
 
@@ -158,11 +119,13 @@ def _read_tensor(path: str, name: str, entry: Mapping[str, Any]) -> BaselineTens
     return BaselineTensor(dtype, tuple(shape), norm, float(zeros))
 
 
-def _read_range(path: str, name: str, value: object) -> NormRange:
+def _read_range(path: str, name: str | None, value: object) -> NormRange:
+    """The norms of the tensor so named, or the total ones."""
+    what = "'total'" if name is None else "its norm"
     if not isinstance(value, list) or len(value) != 2 or not all(map(_is_norm, value)):
-        raise _broken(path, "its norm is no pair of finite numbers of at least 0", name)
+        raise _broken(path, f"{what} is no pair of finite numbers of at least 0", name)
     if value[0] > value[1]:
-        raise _broken(path, "the first of its norms is the larger one", name)
+        raise _broken(path, f"{what} begins with the larger number", name)
     return NormRange(float(value[0]), float(value[1]))
 
 

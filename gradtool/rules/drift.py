@@ -7,10 +7,12 @@ from collections.abc import Iterator
 
 from gradtool.core.baseline import NormRange
 from gradtool.core.figures import counted, dimensions, precise, share, short, significant
-from gradtool.core.rule import Parameter
+from gradtool.core.rule import LARGEST, Parameter
 from gradtool.core.tensors import ABSENT
 from gradtool.rules.balance import NEGLIGIBLE
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+
+EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT = "GT401", "GT402", "GT403"
 
 
 def _expected(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
@@ -24,6 +26,8 @@ def _expected(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
 
 
 def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    if evidence.is_part_of_baseline:
+        return  # which the verdict notes
     if evidence.baseline is not None and _is_same_model(evidence):
         most = limit(limits.dump, "max_factor")
         yield from _drift(evidence, evidence.summary.norm, evidence.baseline.total, most)
@@ -118,7 +122,7 @@ def _vanished(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
     here = {one.name for one in evidence.named_gradients}
     skipped = {one.name: one.reason for one in evidence.measurement.skipped}
     for name in evidence.baseline.tensors:
-        if name not in here and limits(name) is not None:
+        if name not in here and evidence.is_chosen(name) and limits(name) is not None:
             why = {None: "is gone", ABSENT: "has no gradient"}
             reason = skipped.get(name)
             said = why.get(reason, f"is not measured ({reason})")
@@ -145,7 +149,7 @@ _FACTOR_MEANING = "largest factor outside the baseline's range, upwards or downw
 
 RULES = (
     DumpRule(
-        code="GT401",
+        code=EXPECTED,
         name="expected-norm",
         find=_expected,
         summary="The total norm is not the expected one.",
@@ -159,12 +163,12 @@ RULES = (
         ),
         remedy="Look at what changed: seed, data, versions, precision, parallelism.",
         parameters=(
-            Parameter("norm", None, "the total norm"),
-            Parameter("rtol", 1e-3, "largest difference, relative to the larger one"),
+            Parameter("norm", None, "the total norm", high=LARGEST),
+            Parameter("rtol", 1e-3, "largest difference, relative to the larger one", high=LARGEST),
         ),
     ),
     DumpRule(
-        code="GT402",
+        code=TOTAL_DRIFT,
         name="total-drift",
         compares=True,
         find=_total_drift,
@@ -181,7 +185,7 @@ RULES = (
         parameters=(Parameter("max_factor", 10.0, _FACTOR_MEANING, low=1.0),),
     ),
     DumpRule(
-        code="GT403",
+        code=TENSOR_DRIFT,
         name="tensor-drift",
         compares=True,
         per_tensor=True,

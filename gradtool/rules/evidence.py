@@ -18,18 +18,24 @@ from gradtool.errors import GradtoolError
 from gradtool.rules.siblings import Kind, kinds_of, layer_of
 
 
+def _anything(_name: str) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Evidence:
     """A measured dump, and what of it counts as gradients.
 
     Where sections of it are recognised, those that hold gradients do, and weights and optimizer
     state do not, unless `section_chosen`: whoever chose a section says what to judge. `baseline`
-    is what to compare with; `nonfinite_told`, that NaN and Inf in it are told already.
+    is what to compare with, `is_chosen` which names the call's filters let through, and
+    `nonfinite_told`, that NaN and Inf in it are told already.
     """
 
     measurement: Measurement
     section_chosen: bool = False
     baseline: Baseline | None = None
+    is_chosen: Callable[[str], bool] = _anything
     nonfinite_told: bool = False
 
     def is_told(self, norm: float) -> bool:
@@ -37,9 +43,16 @@ class Evidence:
         return self.nonfinite_told and not math.isfinite(norm)
 
     @cached_property
-    def stored(self) -> tuple[TensorMeasurement, ...]:
-        """Every tensor once, whatever it holds and however many names it has."""
-        return tuple(one for one in self.measurement.tensors if one.alias_of is None)
+    def is_part_of_baseline(self) -> bool:
+        """Whether filters left out tensors of the baseline, whose total is then of others too."""
+        return self.baseline is not None and not all(map(self.is_chosen, self.baseline.tensors))
+
+    @cached_property
+    def state(self) -> tuple[TensorMeasurement, ...]:
+        """What lies beside the gradients, weights and optimizer state say, each tensor once."""
+        gradients = {one.name for one in self.named_gradients}
+        stored = (one for one in self.measurement.tensors if one.alias_of is None)
+        return tuple(one for one in stored if one.name not in gradients)
 
     @cached_property
     def named_gradients(self) -> tuple[TensorMeasurement, ...]:

@@ -11,11 +11,15 @@ from gradtool.core.rule import SEVERITIES
 from gradtool.core.verdict import Finding, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
+from gradtool.rules.drift import TOTAL_DRIFT
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
 from gradtool.rules.nonfinite import RULES as NONFINITE_RULES
 from gradtool.rules.nonfinite import STREAK, Streak, streaks
 
 _NONFINITE = frozenset(rule.code for rule in NONFINITE_RULES)
+_OF_A_STEP = frozenset({"GT101", "GT102"})
+"""What a step may be skipped for; broken weights stay broken."""
+
 _UNREADABLE = 3
 
 
@@ -30,7 +34,8 @@ def judge(evidence: Evidence, policy: Policy) -> tuple[Finding, ...]:
             policy.override(one.name)
     first = [one for one in policy.rules.values() if one.rule.code in _NONFINITE]
     found = [finding for rule in first for finding in _apply(rule, evidence, policy)]
-    evidence = replace(evidence, nonfinite_told=bool(found))
+    told = any(finding.code in _OF_A_STEP for finding in found)
+    evidence = replace(evidence, nonfinite_told=told)
     for rule in policy.rules.values():
         if rule.rule.code not in _NONFINITE:
             found.extend(_apply(rule, evidence, policy))
@@ -72,13 +77,21 @@ def verdict_on(evidence: Evidence, policy: Policy, step: int | None, elapsed_s: 
             format=measurement.format,
             summary=evidence.summary if evidence.gradients else None,
             findings=judge(evidence, policy),
-            notes=measurement.notes,
+            notes=(*measurement.notes, *_not_judged(evidence, policy)),
             failed=False,
             exit_code=0,
             elapsed_s=elapsed_s,
         ),
         policy,
     )
+
+
+def _not_judged(evidence: Evidence, policy: Policy) -> Iterator[str]:
+    if evidence.is_part_of_baseline and TOTAL_DRIFT in policy.rules:
+        yield (
+            f"{TOTAL_DRIFT} did not judge: filters leave out tensors of which the baseline has "
+            "the total norm"
+        )
 
 
 def verdict_on_unreadable(
@@ -131,7 +144,7 @@ def _excused(verdict: Verdict) -> Verdict:
     if verdict.summary is None:
         return verdict
     findings = [
-        replace(one, severity="warning") if one.code in _NONFINITE else one
+        replace(one, severity="warning") if one.code in _OF_A_STEP else one
         for one in verdict.findings
     ]
     return replace(verdict, findings=_gravest_first(findings))

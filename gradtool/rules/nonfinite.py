@@ -14,17 +14,28 @@ from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
 
 
 def _nan(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
-    for tensor, _ in limits.each(evidence.stored):
+    for tensor, _ in limits.each(evidence.gradients):
         if nan := tensor.stats.nan:
             yield _trouble(evidence, tensor, nan, f"{nan:,} NaN")
 
 
 def _inf(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
-    for tensor, _ in limits.each(evidence.stored):
+    for tensor, _ in limits.each(evidence.gradients):
         signs = ((tensor.stats.posinf, "+Inf"), (tensor.stats.neginf, "-Inf"))
         if said := " and ".join(f"{count:,} {sign}" for count, sign in signs if count):
             infinite = tensor.stats.posinf + tensor.stats.neginf
             yield _trouble(evidence, tensor, infinite, said)
+
+
+def _state(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, _ in limits.each(evidence.state):
+        stats = tensor.stats
+        # 0 and -Inf: a mask, which is added to what a softmax is taken of.
+        is_mask = stats.max_abs == 0.0 and not stats.nan and not stats.posinf
+        if stats.nonfinite and not is_mask:
+            counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
+            said = " and ".join(f"{count:,} {kind}" for count, kind in counts if count)
+            yield _trouble(evidence, tensor, stats.nonfinite, said)
 
 
 def _trouble(evidence: Evidence, tensor: TensorMeasurement, count: int, said: str) -> Trouble:
@@ -139,4 +150,18 @@ RULES = (
         ),
     ),
     STREAK,
+    DumpRule(
+        code="GT104",
+        name="broken-state",
+        per_tensor=True,
+        find=_state,
+        summary="Weights or optimizer state beside the gradients are not finite.",
+        explanation=(
+            "Such a run does not recover: whatever is computed from these weights is NaN too. "
+            "Sections of a checkpoint that hold no gradients are judged by this alone. Tensors of "
+            "0 and -Inf, as masks are, are left out."
+        ),
+        threshold="None. A streak of steps, GT103, excuses no such thing.",
+        remedy="Go back to a checkpoint before; look there at what GT101 and GT102 find.",
+    ),
 )

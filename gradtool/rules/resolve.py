@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 
 from gradtool.core.policy import InForce, Override, Policy
 from gradtool.core.rule import Rule, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES
+from gradtool.rules.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT
 from gradtool.rules.evidence import DumpRule
 from gradtool.rules.settings import ALL, Settings, matching
-
-EXPECTED = "GT401"
 
 
 def resolve(
@@ -25,25 +25,18 @@ def resolve(
     that is not in force: it would be without effect.
     """
     chosen = _chosen(configured, given)
-    thresholds = {
-        code: {
-            **rule.defaults,
-            **configured.thresholds.get(code, {}),
-            **given.thresholds.get(code, {}),
-        }
-        for code, rule in RULES.items()
-    }
+    norm = _merged(RULES[EXPECTED], configured, given)["norm"]
+    can_judge = partial(_can_judge, has_norm=norm is not None, has_baseline=has_baseline)
     in_force = {
-        code
-        for code, rule in RULES.items()
-        if rule.always or (code in chosen and _can_judge(rule, thresholds[code], has_baseline))
+        code for code, rule in RULES.items() if rule.always or (code in chosen and can_judge(rule))
     }
     _refuse_contradictions(configured, f"{config}: " if config else "")
     _refuse_contradictions(given)
     _refuse_idle(given, in_force, chosen)
+    given = _with_tolerance(given, in_force)
     severities = {**configured.severities, **given.severities}
     rules = {
-        code: InForce(rule, severities.get(code, rule.severity), thresholds[code])
+        code: InForce(rule, severities.get(code, rule.severity), _merged(rule, configured, given))
         for code, rule in RULES.items()
         if code in in_force
     }
@@ -63,9 +56,36 @@ def _chosen(configured: Settings, given: Settings) -> frozenset[str]:
     return select - matching(configured.ignore) - matching(given.ignore)
 
 
-def _can_judge(rule: Rule, thresholds: Thresholds, has_baseline: bool) -> bool:
+def _merged(rule: Rule, configured: Settings, given: Settings) -> Thresholds:
+    code = rule.code
+    return {
+        **rule.defaults,
+        **configured.thresholds.get(code, {}),
+        **given.thresholds.get(code, {}),
+    }
+
+
+def _with_tolerance(given: Settings, in_force: set[str]) -> Settings:
+    """What was given, its tolerance among the thresholds of the rules that compare norms."""
+    if given.rtol is None:
+        return given
+    thresholds = dict(given.thresholds)
+    meant = {EXPECTED: ("rtol", given.rtol)}
+    meant |= dict.fromkeys((TOTAL_DRIFT, TENSOR_DRIFT), ("max_factor", 1.0 + given.rtol))
+    if not in_force & meant.keys():
+        hint = "give --expect-norm or --baseline"
+        raise UsageError("rtol (--rtol) has nothing to compare with", hint=hint)
+    for code in in_force & meant.keys():
+        name, value = meant[code]
+        if name in thresholds.get(code, {}):
+            raise UsageError(f"rtol (--rtol) and {code}.{name} exclude each other")
+        thresholds[code] = {**thresholds.get(code, {}), name: value}
+    return replace(given, thresholds=thresholds)
+
+
+def _can_judge(rule: Rule, *, has_norm: bool, has_baseline: bool) -> bool:
     if rule.code == EXPECTED:
-        return thresholds["norm"] is not None
+        return has_norm
     return has_baseline or not (isinstance(rule, DumpRule) and rule.compares)
 
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from gradtool.core.policy import Override
 from gradtool.core.rule import SEVERITIES, Rule, Severity, Threshold, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES, nearest_of
+from gradtool.rules.drift import EXPECTED
 from gradtool.rules.evidence import DumpRule
 
 ALL = "ALL"
@@ -30,6 +31,7 @@ class Settings:
         thresholds: by code.
         severities: by code, where they are not the rules' own.
         overrides: for some tensors; the first that matches counts.
+        rtol: relative tolerance of all rules that compare norms.
         fail_on: the least severity that fails.
         baseline: a file to compare with.
         include, exclude: globs over the names of the tensors to judge.
@@ -41,6 +43,7 @@ class Settings:
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
     severities: Mapping[str, Severity] = field(default_factory=dict)
     overrides: tuple[Override, ...] = ()
+    rtol: float | None = None
     fail_on: Severity | None = None
     baseline: str | None = None
     include: tuple[str, ...] = ()
@@ -76,6 +79,7 @@ def read_call(
     select: Sequence[str] | None = None,
     ignore: Sequence[str] = (),
     thresholds: Mapping[str, object] | None = None,
+    rtol: object = None,
     fail_on: object = None,
 ) -> Settings:
     """The settings given in a call: thresholds as `{"GT203.max_norm": 50}`."""
@@ -92,11 +96,20 @@ def read_call(
         ignore=_codes(list(ignore), "ignore (--ignore)"),
         thresholds=dict(_all_thresholds(found, _CALL)),
         severities=dict(_severities(found, _CALL)),
+        rtol=None if rtol is None else _tolerance(rtol),
         fail_on=None if fail_on is None else _severity(fail_on, "fail_on (--fail-on)"),
     )
 
 
 _CALL = "thresholds (--set)"
+
+
+def _tolerance(value: object) -> float:
+    try:
+        found = RULES[EXPECTED].parameter("rtol").checked(value)  # type: ignore[union-attr]
+    except ValueError as error:
+        raise UsageError(f"rtol (--rtol): {error}") from error
+    return cast(float, found)
 
 
 def _threshold(rule: Rule, name: str, value: object, where: str) -> Threshold:

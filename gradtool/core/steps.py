@@ -1,0 +1,32 @@
+"""The step of the training that a path names."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import Final
+
+_STEP: Final = re.compile(
+    r"(?:step|iter|iteration|checkpoint|ckpt)[-_=]?(\d{1,18})(?!\d)", re.IGNORECASE
+)
+"""What trainers call the steps of their dumps."""
+
+_PART: Final = re.compile(r"(?:rank|shard|part|gpu|worker|model|of)[-_=]?\d+", re.IGNORECASE)
+"""What they call the parts of one dump."""
+
+_DIGIT: Final = re.compile(r"\d")
+
+
+def step_in(path: str) -> int | None:
+    """The last number in a path that follows a word for a step; None where there is none.
+
+    That of a directory counts for `step_10/rank1.pt`, a part of a step, and not for
+    `ckpt2/grads_0001.pt`, in which the file has a number of its own.
+    """
+    directory, name = os.path.split(path)
+    if found := _STEP.findall(name):
+        return int(found[-1])
+    if _DIGIT.search(_PART.sub("", name)):
+        return None
+    found = _STEP.findall(directory)
+    return int(found[-1]) if found else None

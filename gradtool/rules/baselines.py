@@ -1,0 +1,61 @@
+"""Healthy dumps give a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from gradtool.core.baseline import Baseline, BaselineTensor, NormRange
+from gradtool.core.figures import dimensions
+from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.names import natural_key
+from gradtool.errors import UsageError
+from gradtool.rules.evidence import Evidence
+
+
+def baseline_of(path: str, evidence: Sequence[Evidence]) -> Baseline:
+    """The baseline of some healthy dumps of one model, to be written to `path`."""
+    found: dict[str, list[TensorMeasurement]] = {}
+    for dump in evidence:
+        for tensor in dump.named_gradients:
+            alike = found.setdefault(tensor.name, [])
+            if alike and _kind(alike[0]) != _kind(tensor):
+                here, was = _kind(tensor), _kind(alike[0])
+                problem = f"{tensor.name!r} is {here}, in another dump {was}"
+                raise UsageError(f"{dump.measurement.path}: {problem}: no model is both")
+            alike.append(tensor)
+    _refuse_gaps(found, evidence)
+    return Baseline(
+        path=path,
+        norm_type=evidence[0].measurement.norm_type,
+        dumps=tuple(dump.measurement.path for dump in evidence),
+        total=NormRange.of(dump.summary.norm for dump in evidence),
+        tensors={
+            name: BaselineTensor(
+                dtype=tensors[0].spec.dtype.name,
+                shape=tensors[0].spec.shape,
+                norm=NormRange.of(tensor.norm for tensor in tensors),
+                zeros=max(one.stats.zeros / (one.stats.numel or 1) for one in tensors),
+            )
+            for name, tensors in sorted(
+                found.items(), key=lambda item: (natural_key(item[0]), item[0])
+            )
+        },
+    )
+
+
+def _refuse_gaps(found: Mapping[str, Sequence[object]], evidence: Sequence[Evidence]) -> None:
+    """UsageError where a dump lacks a tensor: it would not agree with its own baseline."""
+    for name, tensors in found.items():
+        if len(tensors) == len(evidence):
+            continue
+        for dump in evidence:
+            if not any(one.name == name for one in dump.named_gradients):
+                path = dump.measurement.path
+                raise UsageError(
+                    f"{path}: lacks {name!r}, which another dump has",
+                    hint="save a baseline of dumps with the same tensors, or --exclude it",
+                )
+
+
+def _kind(tensor: TensorMeasurement) -> str:
+    return f"{tensor.spec.dtype.name} {dimensions(tensor.spec.shape)}"
