@@ -80,8 +80,8 @@ class Job:
         require(counts, f"threads must be at least 1, not {threads!r}")
         return cls(
             norm_type=p + 0.0,  # -0 is 0
-            include=_globs("include", include),
-            exclude=_globs("exclude", exclude),
+            include=globs("include", include),
+            exclude=globs("exclude", exclude),
             section=section,
             loss_scale=divisor,
             raw_dtype=raw,
@@ -186,7 +186,8 @@ def _why_empty(checkpoint: Checkpoint) -> str:
     return f"holds no gradient: every tensor is skipped ({reasons})"
 
 
-def _globs(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
+def globs(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
+    """A glob or globs as a tuple; UsageError for anything else."""
     require(hasattr(patterns, "__iter__"), f"{name} must be a glob or globs, not {patterns!r}")
     # Patterns are used more than once; what gives them may not be.
     found = (patterns,) if isinstance(patterns, str) else tuple(patterns)

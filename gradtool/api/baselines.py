@@ -5,22 +5,35 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Unpack
 
 from gradtool.api.configured import config_of, with_configured
 from gradtool.api.measuring import measure
 from gradtool.core.baseline import Baseline
-from gradtool.errors import EmptyDumpError, NonFiniteError, NormRangeError, UsageError
-from gradtool.job import MeasureOptions, require
+from gradtool.core.figures import short
+from gradtool.core.policy import Policy
+from gradtool.core.rule import family
+from gradtool.errors import (
+    EmptyDumpError,
+    NonFiniteError,
+    NormRangeError,
+    RefusedError,
+    UsageError,
+)
+from gradtool.job import Job, MeasureOptions, require
 from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.baselines import baseline_of
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
+from gradtool.rules.judge import judge
+from gradtool.rules.resolve import resolve
+from gradtool.rules.settings import Settings
 from gradtool.storage.workspace import exists_error, write_file
 
 
 def save_baseline(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | os.PathLike[str],
     *,
     force: bool = False,
@@ -29,34 +42,51 @@ def save_baseline(
 ) -> Baseline:
     """Write what healthy dumps of one model were like to `out`, for `check` to compare with.
 
-    Of several dumps, of some steps of a run say, the range of each norm is noted.
+    Of several dumps, of some steps of a run say, the range of each norm is noted. They are
+    judged first, by the rules of `check` that need no baseline.
 
     Args:
-        sources: paths, each as for `measure`.
+        sources: a path or paths, each as for `measure`.
         out: the file to write, whole or not at all.
         force: replace one that is there.
-        config: as for `check`; it may say which tensors to include.
+        config: as for `check`: it says by what to judge and which tensors to include.
         options: as for `measure`.
 
     Raises:
         NonFiniteError: a dump is not finite: what is compared with must be well.
         NormRangeError: its norm is beyond float64.
-        UsageError: `out` exists, a dump cannot be of the same model, or as for `measure`.
+        RefusedError: another rule finds an error.
+        UsageError: `out` exists or is one of the dumps, these cannot be of the same model, or
+            as for `check`.
         InputError: a dump cannot be read or holds no gradient, or `out` cannot be written.
     """
-    require(bool(sources), "give at least one dump")
+    paths = [os.fspath(one) for one in _listed(sources)]
     path = os.fspath(out)
+    require(bool(paths), "give at least one dump")
     require(bool(path), "the path of the baseline is empty")
     if os.path.lexists(path) and not force:
         raise exists_error(path)
-    choices = with_configured(options, config_of(config).settings)
-    baseline = baseline_of(path, [_healthy(os.fspath(one), choices) for one in sources])
+    found = config_of(config)
+    choices = with_configured(options, found.settings)
+    norm_type = Job.checked(**choices).norm_type
+    judging = replace(found.settings, select=_without_comparison(found.settings))
+    policy = resolve(
+        judging,
+        Settings(),
+        has_baseline=False,
+        norm_type=norm_type,
+        config=found.path,
+        may_be_idle=True,
+    )
+    dumps = [_healthy(one, choices, policy) for one in paths]
+    _spare(path, [file for dump in dumps for file in dump.measurement.files])
+    baseline = baseline_of(path, dumps)
     write_file(path, write_baseline(baseline).encode())
     return baseline
 
 
 def update_baseline(
-    sources: Sequence[str | os.PathLike[str]],
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     path: str | os.PathLike[str],
     *,
     config: str | os.PathLike[str] | Config | None = None,
@@ -67,26 +97,57 @@ def update_baseline(
     Raises as `save_baseline`; InputError where there is no baseline to replace.
     """
     old = read_baseline(os.fspath(path))
-    asked = options.get("norm_type", old.norm_type)
-    if asked != old.norm_type:
-        raise UsageError(f"{old.path}: holds norms of order {old.norm_type:g}, not {asked:g}")
+    if "norm_type" in options:
+        refuse_other_norm(old, Job.checked(**options).norm_type)
     options["norm_type"] = old.norm_type
     return old, save_baseline(sources, path, force=True, config=config, **options)
 
 
-def _healthy(path: str, options: MeasureOptions) -> Evidence:
+def refuse_other_norm(known: Baseline, norm_type: float) -> None:
+    """UsageError for norms that cannot be compared with those of a baseline."""
+    if known.norm_type != norm_type:
+        raise UsageError(
+            f"{known.path}: holds norms of order {short(known.norm_type)}, not {short(norm_type)}",
+            hint=f"give --norm-type {short(known.norm_type)}",
+        )
+
+
+def _listed(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+) -> Sequence[str | os.PathLike[str]]:
+    return [sources] if isinstance(sources, str | os.PathLike) else sources
+
+
+def _without_comparison(settings: Settings) -> tuple[str, ...] | None:
+    """What a configuration selects, without rules that compare: there is nothing to yet."""
+    if settings.select is None:
+        return None
+    kept = tuple(code for code in settings.select if family(code) != "baseline")
+    return kept or None
+
+
+def _spare(path: str, files: Sequence[str]) -> None:
+    """UsageError where a baseline at `path` would replace what it is made of."""
+    if os.path.exists(path) and any(os.path.samefile(path, file) for file in files):
+        raise UsageError(f"{path} is one of the dumps that the baseline is made of")
+
+
+def _healthy(path: str, options: MeasureOptions, policy: Policy) -> Evidence:
     """A dump fit to be compared with."""
     measurement = measure(path, **options)
     evidence = Evidence(measurement, section_chosen=options.get("section") is not None)
     if not evidence.gradients:
         raise EmptyDumpError(path, "holds no gradients", hint="choose with --section")
+    hint = f"`gradtool check {path}` says more"
     bad = tuple(one.name for one in evidence.gradients if one.stats.nonfinite)
     if bad:
-        raise NonFiniteError(
-            f"{path}: {bad[0]!r} is not finite: no baseline is made of it",
-            bad,
-            hint=f"`gradtool check {path}` says more",
-        )
+        problem = f"{path}: {bad[0]!r} is not finite: no baseline is made of it"
+        raise NonFiniteError(problem, bad, hint=hint)
     if not math.isfinite(norm := evidence.summary.norm):
         raise NormRangeError(f"{path}: its norm, {norm}, is beyond what a baseline can hold")
+    for finding in judge(evidence, policy):
+        if finding.severity == "error":
+            about = f"{finding.tensor!r} " if finding.tensor else ""
+            problem = f"{path}: {finding.code} {finding.name}: {about}{finding.message}"
+            raise RefusedError(f"{problem}: no baseline is made of it", hint=hint)
     return evidence

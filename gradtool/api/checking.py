@@ -2,40 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack
 
+from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, with_configured
 from gradtool.api.measuring import measure
 from gradtool.core.baseline import Baseline
-from gradtool.core.names import name_filter
+from gradtool.core.names import name_filter, natural_key
 from gradtool.core.policy import Policy
 from gradtool.core.rule import Severity
-from gradtool.core.steps import step_in
+from gradtool.core.steps import are_parts, step_in
 from gradtool.core.tensors import MEMORY
 from gradtool.core.verdict import CheckOutcome, Verdict
 from gradtool.engine.schedule import Progress
-from gradtool.errors import EmptyDumpError, GradtoolError, UsageError
+from gradtool.errors import EmptyDumpError, GradtoolError
 from gradtool.job import Job, MeasureOptions, require
-from gradtool.report.check_text import render
+from gradtool.report import check_reporter
 from gradtool.report.model import Style
 from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
 from gradtool.rules.judge import judge_together, verdict_on, verdict_on_unreadable
 from gradtool.rules.resolve import resolve
-from gradtool.rules.settings import read_call
+from gradtool.rules.settings import Settings, read_call
 
 
 def check(
     *sources: str | bytes | os.PathLike[str] | Any,
     baseline: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | Config | None = None,
-    select: Sequence[str] | None = None,
-    ignore: Sequence[str] = (),
+    select: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] = (),
     thresholds: Mapping[str, object] | None = None,
     rtol: float | None = None,
     fail_on: Severity | None = None,
@@ -61,7 +63,8 @@ def check(
             verify, threads, progress (over all sources).
 
     Returns:
-        The verdicts in the order of steps (those that dumps note, else those in their paths),
+        The verdicts in the order of steps (those that dumps note, else those in their paths; of
+        the paths, where a step occurs twice),
         findings about several dumps, and the policy that was in force.
 
     Raises:
@@ -75,28 +78,35 @@ def check(
     given = read_call(
         select=select, ignore=ignore, thresholds=thresholds, rtol=rtol, fail_on=fail_on
     )
-    where = os.fspath(baseline) if baseline is not None else configured.baseline
+    where = configured.baseline if baseline is None else os.fsdecode(baseline)
     known = None if where is None else read_baseline(where)
-    policy = resolve(configured, given, has_baseline=known is not None, config=found.path)
     choices = with_configured(options, configured)
     job = Job.checked(**choices)  # what is wrong with them is wrong with every dump
-    _refuse_other_norm(known, job.norm_type)
+    if known is not None:
+        refuse_other_norm(known, job.norm_type)
+    policy = resolve(
+        configured,
+        given,
+        has_baseline=known is not None,
+        norm_type=job.norm_type,
+        config=found.path,
+    )
     judging = _Judging(policy, known, choices, name_filter(job.include, job.exclude))
-    progress = _Total(sources, choices.get("progress"))
-    verdicts = [judging.verdict(source, progress.of(source)) for source in sources]
-    verdicts.sort(key=lambda one: (one.step is None, one.step or 0))
-    settled, together = judge_together(verdicts, policy)
-    measured_any = any(one.format is not None for one in settled)
+    total = _Total(len(sources), job.progress)
+    verdicts = [judging.verdict(source, total.of_next()) for source in sources]
+    total.end()
+    settled, together = judge_together(_in_order(verdicts), policy)
+    all_read = all(one.format is not None for one in settled)
     return CheckOutcome(
         verdicts=settled,
         findings=together,
         policy=policy,
         baseline=where,
-        notes=tuple(
-            f"the override for {', '.join(map(repr, one.patterns))} decides nothing: no tensor, "
-            "or only such as an earlier one fits"
-            for one in (policy.idle_overrides if measured_any else ())
-        ),
+        norm_type=job.norm_type,
+        include=tuple(job.include),
+        exclude=tuple(job.exclude),
+        section=job.section,
+        notes=tuple(_without_effect(configured, policy, all_read=all_read)),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -106,8 +116,8 @@ def assert_healthy(
     *,
     baseline: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | None = None,
-    select: Sequence[str] | None = None,
-    ignore: Sequence[str] = (),
+    select: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] = (),
     thresholds: Mapping[str, object] | None = None,
     rtol: float | None = None,
     fail_on: Severity | None = None,
@@ -132,15 +142,32 @@ def assert_healthy(
         **options,
     )
     if outcome.exit_code:
+        render = check_reporter("text")
         raise AssertionError(render(outcome, Style(quiet=True)))
 
 
-def _refuse_other_norm(known: Baseline | None, norm_type: float) -> None:
-    if known is not None and known.norm_type != norm_type:
-        raise UsageError(
-            f"{known.path}: holds norms of order {known.norm_type:g}, not {norm_type:g}",
-            hint=f"give --norm-type {known.norm_type:g}",
+def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """In the order of steps; those without one last, as they were given."""
+    ordered = sorted(verdicts, key=lambda one: (one.step is None, one.step or 0))
+    for one, following in itertools.pairwise(ordered):
+        same = one.step is not None and one.step == following.step
+        if same and not are_parts(one.path, following.path):
+            # Steps begin anew in each epoch, say: paths know more.
+            return sorted(verdicts, key=lambda one: natural_key(one.path))
+    return ordered
+
+
+def _without_effect(configured: Settings, policy: Policy, *, all_read: bool) -> Iterator[str]:
+    """What a configuration says in vain, a sentence each."""
+    for override in policy.idle_overrides if all_read else ():
+        patterns = ", ".join(map(repr, override.patterns))
+        yield (
+            f"the override for {patterns} decides nothing: no tensor, or only such as an "
+            "earlier one fits"
         )
+    idle = (configured.thresholds.keys() | configured.severities.keys()) - policy.rules.keys()
+    for code in sorted(idle):
+        yield f"{code} is set in the configuration and not in force"
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,13 +182,14 @@ class _Judging:
     def verdict(self, source: object, progress: Progress | None) -> Verdict:
         """The verdict on one source, whatever is wrong with it."""
         started = time.perf_counter()
-        is_path = isinstance(source, str | bytes | os.PathLike)
-        path = os.fsdecode(source) if isinstance(source, str | bytes | os.PathLike) else MEMORY.path
+        path = MEMORY.path
+        if isinstance(source, str | bytes | os.PathLike):
+            path = os.fsdecode(source)
         options: MeasureOptions = {**self.options, "progress": progress}
         try:
             measurement = measure(source, **options)
         except GradtoolError as error:
-            if not is_path and not isinstance(error, EmptyDumpError):
+            if path == MEMORY.path and not isinstance(error, EmptyDumpError):
                 raise  # not a sick dump, but no dump at all
             elapsed_s = time.perf_counter() - started
             return verdict_on_unreadable(path, error, step_in(path), elapsed_s)
@@ -176,36 +204,38 @@ class _Judging:
 
 
 class _Total:
-    """Progress over several sources as one piece of work."""
+    """Progress over several sources as one piece of work, as far as its size is known.
 
-    def __init__(self, sources: Sequence[object], progress: Progress | None) -> None:
+    What is still to be opened is taken to be as large as what was.
+    """
+
+    def __init__(self, sources: int, progress: Progress | None) -> None:
         self._progress = progress
-        self._done = 0
-        self._sizes = [0] if progress is None else [_size(source) for source in sources]
-        self._todo = sum(self._sizes)
+        self._left = sources
+        self._opened = self._done = self._of_last = 0
+        self._told = (0, 0)
 
-    def of(self, source: object) -> Progress | None:
-        """The observer of one source, which is the next one."""
+    def of_next(self) -> Progress | None:
+        """The observer of the next source."""
         progress = self._progress
         if progress is None:
             return None
-        size, before = _size(source), self._done
-        self._done += size
+        self._done += self._of_last
+        self._left -= 1
+        self._of_last, before = 0, self._done
 
         def advance(done: int, todo: int) -> None:
-            progress(before + size * done // max(todo, 1), self._todo)
+            self._of_last = todo
+            known = before + todo
+            opened = self._opened
+            self._told = before + done, known + known * self._left // opened
+            progress(*self._told)
 
+        self._opened += 1
         return advance
 
-
-def _size(source: object) -> int:
-    """Bytes that there may be to read; 0 where nobody knows."""
-    if not isinstance(source, str | bytes | os.PathLike):
-        return 0
-    try:
-        if not os.path.isdir(source):
-            return os.path.getsize(source)
-        with os.scandir(os.fsdecode(source)) as entries:
-            return sum(entry.stat().st_size for entry in entries if entry.is_file())
-    except (OSError, ValueError):
-        return 0
+    def end(self) -> None:
+        """All that could be opened was: the last ones may have been none of these."""
+        done = self._done + self._of_last
+        if self._progress is not None and self._told != (done, done):
+            self._progress(done, done)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gradtool.job import MeasureOptions
+from gradtool.job import MeasureOptions, globs
 from gradtool.rules.config_file import Config, load_config
 from gradtool.rules.settings import Settings
 
@@ -19,10 +19,8 @@ def config_of(config: str | os.PathLike[str] | Config | None) -> Config:
 def with_configured(options: MeasureOptions, configured: Settings) -> MeasureOptions:
     """Which tensors to measure: as given in the call, else as configured."""
     choices: MeasureOptions = {**options}
-    if not options.get("include"):
-        choices["include"] = configured.include
-    if not options.get("exclude"):
-        choices["exclude"] = configured.exclude
+    choices["include"] = globs("include", options.get("include", ())) or configured.include
+    choices["exclude"] = globs("exclude", options.get("exclude", ())) or configured.exclude
     if options.get("section") is None:
         choices["section"] = configured.section
     return choices

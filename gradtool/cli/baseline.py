@@ -38,6 +38,8 @@ def save(  # noqa: PLR0913, PLR0917 - one parameter for each option
     Of several dumps, of some steps of a run say, the range of each norm is noted. The file is
     made to be kept in git: sorted, a line for each tensor.
     """
+    if output == "-":
+        raise UsageError("--output takes a file: a baseline is read again")
     saved = gradtool.save_baseline(
         list(expand_all(paths)),
         output,
@@ -52,7 +54,7 @@ def save(  # noqa: PLR0913, PLR0917 - one parameter for each option
         verify=verify,
         threads=threads,
     )
-    console.write_result(f"{_saved(saved)}\n", None)
+    console.write_result(f"{_saved(saved)}\n{_advice(saved)}", None)
 
 
 def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -94,6 +96,12 @@ def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
     )
     style = console.style(color, None, quiet=False, show_all=show_all)
     console.write_result(f"{difference(old, new, style)}{_saved(new)}\n", None)
+
+
+def _advice(baseline: Baseline) -> str:
+    if len(baseline.dumps) > 1:
+        return ""
+    return "norms differ from step to step: a baseline of several steps is a better one\n"
 
 
 def _saved(baseline: Baseline) -> str:

@@ -14,7 +14,7 @@ from gradtool.cli.paths import expand_all, is_among
 from gradtool.cli.progress import ByteProgress
 from gradtool.cli.signals import ended_by_signals
 from gradtool.core.verdict import CheckOutcome
-from gradtool.errors import FileAccessError, GradtoolError, UsageError
+from gradtool.errors import FileAccessError, UsageError
 from gradtool.report import check_reporter
 from gradtool.report.check_words import sentence
 from gradtool.report.model import Style
@@ -28,6 +28,10 @@ Examples:
   gradtool check grads.npz --expect-norm 9.01 --rtol 1e-3
   gradtool check grads.pt -f junit:report.xml -f github
 """
+
+
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".index.json")
+"""Of what may belong to a dump that is a directory."""
 
 
 def check(  # noqa: PLR0913, PLR0917 - one parameter for each option
@@ -128,14 +132,15 @@ def _spare_files(sinks: Sequence[check_options.Sink], read: Sequence[str | None]
 
 
 def _with_parts(paths: Iterable[str]) -> Iterator[str]:
-    """All of `paths`, and the files that dumps in several consist of."""
-    from gradtool.formats import open_checkpoint  # noqa: PLC0415 - loads all that reads
-
+    """All of `paths`, and the tensor files in directories and beside indices among them."""
     for path in paths:
         yield path
+        folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
         if os.path.isdir(path) or path.endswith(".json"):
-            with suppress(GradtoolError):  # it is a finding, later
-                yield from (file.path for file in open_checkpoint(path).files)
+            with suppress(OSError):  # it is a finding, later
+                for name in os.listdir(folder):
+                    if name.lower().endswith(_SUFFIXES):
+                        yield os.path.join(folder, name)
 
 
 def _report(outcome: CheckOutcome, sinks: Sequence[check_options.Sink], style: Style) -> None:

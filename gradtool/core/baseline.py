@@ -13,6 +13,11 @@ CERTAIN: Final = 1e-11
 """Norms that are closer are the same: they are kept to twelve digits and right to as many."""
 
 
+def rounded(value: float) -> float:
+    """A figure to twelve digits: more would differ between machines, and in git."""
+    return float(f"{value:.12g}")
+
+
 @dataclass(frozen=True, slots=True)
 class NormRange:
     """The least and the largest norm that was seen."""
@@ -22,8 +27,8 @@ class NormRange:
 
     @classmethod
     def of(cls, norms: Iterable[float]) -> NormRange:
-        """The range of some norms, of which there is at least one."""
-        found = list(norms)
+        """The range of some norms, of which there is at least one, to the digits of a baseline."""
+        found = list(map(rounded, norms))
         return cls(min(found), max(found))
 
     def factor(self, norm: float) -> float:

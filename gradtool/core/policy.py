@@ -58,12 +58,12 @@ class Policy:
     fail_on: Severity = "error"
     config: str | None = None
 
-    def override(self, name: str) -> Override | None:
-        """The exception that counts for the tensor so named."""
-        if name not in self._known:  # every rule asks, of every tensor of every dump
-            matching = (one for one in self.overrides if one.matches(name))
-            self._known[name] = next(matching, None)
-        return self._known[name]
+    def override(self, *names: str) -> Override | None:
+        """The exception that counts for a tensor with these names."""
+        if names not in self._known:  # every rule asks, of every tensor of every dump
+            matching = (one for one in self.overrides if any(map(one.matches, names)))
+            self._known[names] = next(matching, None)
+        return self._known[names]
 
     @property
     def idle_overrides(self) -> tuple[Override, ...]:
@@ -72,14 +72,14 @@ class Policy:
         return tuple(one for one in self.overrides if id(one) not in used)
 
     @cached_property
-    def _known(self) -> dict[str, Override | None]:
+    def _known(self) -> dict[tuple[str, ...], Override | None]:
         return {}
 
-    def thresholds(self, code: str, tensor: str) -> Thresholds | None:
-        """The rule's thresholds for a tensor; None where it does not judge that one."""
+    def thresholds(self, code: str, *names: str) -> Thresholds | None:
+        """The rule's thresholds for a tensor with these names; None where it does not judge it."""
         if not self.overrides:
             return self.rules[code].thresholds
-        override = self.override(tensor)
+        override = self.override(*names)
         if override is None:
             return self.rules[code].thresholds
         if code in override.ignore:

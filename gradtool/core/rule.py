@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Final, Literal, TypeAlias
 
 Severity = Literal["error", "warning"]
@@ -14,6 +15,9 @@ SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning")
 
 Threshold: TypeAlias = float | int | tuple[str, ...] | None
 """The value of a parameter; None where it sets no limit."""
+
+NONE: Final = "none"
+"""How it is spelt that a number sets no limit."""
 
 LARGEST: Final = sys.float_info.max
 """The bound of what must be finite."""
@@ -34,6 +38,7 @@ class Parameter:
         meaning: what it limits, and in which unit.
         low, high: the least and the largest value that make sense.
         kind: "number", "count" (a whole number), or "names" (globs over tensor names).
+        of_l2: whether the default is for norms of order 2, and None for others.
     """
 
     name: str
@@ -42,12 +47,18 @@ class Parameter:
     low: float = 0.0
     high: float = math.inf
     kind: Literal["number", "count", "names"] = "number"
+    of_l2: bool = False
 
     def checked(self, value: object) -> Threshold:
         """`value`, if the parameter can be that; ValueError saying what it must be."""
         if self.kind == "names":
             return _names(value)
+        if self.kind == "number" and (value is None or value == NONE):
+            return None
         wanted = "a whole number" if self.kind == "count" else "a number"
+        if type(value) not in (bool, int, float) and isinstance(value, Real):
+            # NumPy's, say, of which float64 is a float that is spelt otherwise.
+            value = int(value) if isinstance(value, Integral) else float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"must be {wanted}, not {value!r}")
         if self.kind == "count" and not isinstance(value, int):
@@ -104,10 +115,12 @@ class Rule:
     together: bool = False
     always: bool = False
 
-    @property
-    def defaults(self) -> dict[str, Threshold]:
-        """Its thresholds where nobody set any."""
-        return {parameter.name: parameter.default for parameter in self.parameters}
+    def defaults(self, norm_type: float = 2.0) -> dict[str, Threshold]:
+        """Its thresholds for norms of that order where nobody set any."""
+        return {
+            one.name: None if one.of_l2 and norm_type != 2.0 else one.default
+            for one in self.parameters
+        }
 
     def parameter(self, name: str) -> Parameter | None:
         """The parameter so named, if there is one."""
@@ -125,16 +138,16 @@ FAMILIES: Final = {
 
 
 def family(code: str) -> str:
-    """The name of the family that a code belongs to."""
-    return FAMILIES[code[2]]
+    """The name of the family that a code, or its beginning, belongs to; "" for that of any."""
+    return FAMILIES.get(code[2:3], "")
 
 
 def spelled(thresholds: Thresholds) -> Iterator[tuple[str, str]]:
     """Names and values as a configuration spells them; `none` where there is no limit."""
     for name, value in thresholds.items():
         if value is None or value == ():
-            yield name, "none"
+            yield name, NONE
         elif isinstance(value, tuple):
-            yield name, ",".join(value)
+            yield name, " ".join(value)
         else:
             yield name, repr(value).removesuffix(".0")

@@ -79,6 +79,9 @@ class CheckOutcome:
         findings: about several dumps together.
         policy: what was judged by.
         baseline: the file that was compared with, if any.
+        norm_type: p of the norms.
+        include, exclude: globs over the names of the tensors that were judged.
+        section: the one that was, None for all.
         notes: what deserves a warning, one sentence each.
         elapsed_s: seconds from start to end.
     """
@@ -87,6 +90,10 @@ class CheckOutcome:
     findings: tuple[Finding, ...]
     policy: Policy
     baseline: str | None
+    norm_type: float = 2.0
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    section: str | None = None
     notes: tuple[str, ...] = ()
     elapsed_s: float = field(default=0.0, compare=False)
 
@@ -98,7 +105,10 @@ class CheckOutcome:
 
     @property
     def exit_code(self) -> int:
-        """0 healthy, 1 findings, 3 a dump that could not be read; the highest of them."""
+        """0 healthy, 1 findings, 2 a dump that the call does not fit, 3 one that cannot be read.
+
+        The highest of them.
+        """
         codes = [verdict.exit_code for verdict in self.verdicts]
         return max([*codes, 1 if self.failed else 0], default=0)
 

@@ -11,7 +11,7 @@ from gradtool import __version__
 from gradtool.core.policy import InForce, Override
 from gradtool.core.rule import Threshold, Thresholds
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
-from gradtool.report.json import figures, optional
+from gradtool.report.json import figures, number, optional
 from gradtool.report.model import Style
 
 SCHEMA: Final = "gradtool.check/1"
@@ -31,6 +31,10 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
             "fail_on": _encode(policy.fail_on),
             "config": _encode(policy.config),
             "baseline": _encode(outcome.baseline),
+            "norm_type": _encode(number(outcome.norm_type)),
+            "include": _encode(outcome.include),
+            "exclude": _encode(outcome.exclude),
+            "section": _encode(outcome.section),
             "rules": _lines(_encode(_rule(rule)) for rule in policy.rules.values()),
             "overrides": _lines(_encode(_override(one)) for one in policy.overrides),
             "dumps": _lines(map(_dump, outcome.verdicts)),

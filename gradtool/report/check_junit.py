@@ -17,7 +17,7 @@ from gradtool.core.policy import InForce, Policy
 from gradtool.core.rule import spelled
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check_rows import shortened
-from gradtool.report.check_words import exception, sentence
+from gradtool.report.check_words import exception, selection, sentence
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
 
@@ -32,7 +32,7 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
     """The outcome as a `<testsuites>`, in ASCII, so that no locale spoils it."""
     root = ET.Element("testsuites")
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    suites = [_of_dump(verdict, outcome.policy) for verdict in outcome.verdicts]
+    suites = [_of_dump(verdict, outcome) for verdict in outcome.verdicts]
     if (together := _of_all(outcome)) is not None:
         suites.append(together)
     for number, suite in enumerate(suites):
@@ -44,14 +44,14 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _of_dump(verdict: Verdict, policy: Policy) -> ET.Element:
+def _of_dump(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
     def reason(rule: InForce) -> str | None:  # noqa: ARG001
         if verdict.summary is not None:
             return None
         return f"not judged: {sentence(verdict.findings[0], verdict)}"
 
-    rules = [one for one in policy.rules.values() if not one.rule.together]
-    return _suite(_named(verdict.path), rules, verdict, policy, reason)
+    rules = [one for one in outcome.policy.rules.values() if not one.rule.together]
+    return _suite(_named(verdict.path), rules, verdict, outcome, reason)
 
 
 def _of_all(outcome: CheckOutcome) -> ET.Element | None:
@@ -64,20 +64,21 @@ def _of_all(outcome: CheckOutcome) -> ET.Element | None:
         idle = not any(rule.thresholds.values())
         return f"not judged: {_settings(rule)}" if idle else None
 
-    return _suite(_ALL, rules, outcome, outcome.policy, reason)
+    return _suite(_ALL, rules, outcome, outcome, reason)
 
 
 def _suite(
     name: str,
     rules: Sequence[InForce],
     judged: Verdict | CheckOutcome,
-    policy: Policy,
+    outcome: CheckOutcome,
     reason: _Reason,
 ) -> ET.Element:
+    policy = outcome.policy
     verdict = judged if isinstance(judged, Verdict) else None
     suite = ET.Element("testsuite", name=name, package=name, hostname="localhost")
     properties = ET.SubElement(suite, "properties")
-    for key, value in _properties(rules, judged, policy):
+    for key, value in _properties(rules, judged, outcome):
         ET.SubElement(properties, "property", name=key, value=value)
     for rule in rules:
         found = [one for one in judged.findings if one.code == rule.rule.code]
@@ -111,16 +112,18 @@ def _case(
 
 
 def _properties(
-    rules: Iterable[InForce], judged: Verdict | CheckOutcome, policy: Policy
+    rules: Iterable[InForce], judged: Verdict | CheckOutcome, outcome: CheckOutcome
 ) -> Iterator[tuple[str, str]]:
-    """What was judged by: every threshold in force, by its name in a configuration."""
+    """What was judged, and by what: every threshold in force, by its name in a configuration."""
+    policy = outcome.policy
     yield "fail_on", policy.fail_on
     if policy.config is not None:
         yield "config", visible(policy.config)
     if isinstance(judged, Verdict) and judged.step is not None:
         yield "step", str(judged.step)
-    if isinstance(judged, CheckOutcome) and judged.baseline is not None:
-        yield "baseline", visible(judged.baseline)
+    if outcome.baseline is not None:
+        yield "baseline", visible(outcome.baseline)
+    yield from selection(outcome)
     for rule in rules:
         yield f"{rule.rule.code}.severity", rule.severity
         for name, value in spelled(rule.thresholds):

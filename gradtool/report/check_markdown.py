@@ -10,7 +10,7 @@ from gradtool.core.figures import counted, precise
 from gradtool.core.rule import FAMILIES, spelled
 from gradtool.core.verdict import CheckOutcome, Verdict
 from gradtool.report.check_rows import Row, most_important_first, shortened
-from gradtool.report.check_words import conclusion, in_force, standing
+from gradtool.report.check_words import conclusion, in_force, selection, standing
 from gradtool.report.escaping import visible
 from gradtool.report.markdown import code, escaped
 from gradtool.report.model import Style
@@ -117,6 +117,7 @@ def _judged_by(outcome: CheckOutcome) -> Iterator[str]:
     yield ""
     rules = FAMILIES.values()  # which have a table of their own below
     settings = [pair for pair in in_force(outcome.policy) if pair[0] not in rules]
+    settings.extend(selection(outcome))
     if outcome.baseline is not None:
         settings.append(("baseline", visible(outcome.baseline)))
     yield from _fitting(settings, _setting, "more setting", _OTHER_ROOM)

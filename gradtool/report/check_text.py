@@ -7,7 +7,7 @@ from itertools import groupby
 
 from gradtool.core.rule import Severity
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
-from gradtool.report.check_words import conclusion, facts, in_force, sentence, standing
+from gradtool.report.check_words import conclusion, facts, in_force, selection, sentence, standing
 from gradtool.report.escaping import visible
 from gradtool.report.layout import HEADER, MOODS, Painter, paragraph
 from gradtool.report.model import Style
@@ -29,9 +29,12 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
     for verdict in outcome.verdicts:
         if verdict.findings or not style.quiet:
             yield from _verdict(verdict, style, painter)
-    yield from _findings(outcome.findings, None, style, painter)
+    if outcome.findings:
+        yield painter.paint("all dumps together: FAILED", MOODS["alarming"])
+        yield from _findings(outcome.findings, None, style, painter)
     if not style.quiet:
         yield ""
+        yield from labelled(selection(outcome), style, painter)
         yield from labelled(in_force(outcome.policy), style, painter)
         if outcome.baseline is not None:
             yield from labelled([("compared to", visible(outcome.baseline))], style, painter)

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 
-from gradtool.core.figures import counted, norm_name, precise
+from gradtool.core.figures import counted, norm_name, precise, short
 from gradtool.core.policy import InForce, Override, Policy
 from gradtool.core.rule import Thresholds, family, spelled
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
@@ -66,6 +66,17 @@ def conclusion(outcome: CheckOutcome) -> str:
         parts = [f"{all_dumps} failed together" if outcome.failed else f"{all_dumps} ok"]
     parts.extend(tally(outcome.all_findings))
     return ", ".join(parts)
+
+
+def selection(outcome: CheckOutcome) -> Iterator[tuple[str, str]]:
+    """Which tensors were judged, where not all were, and by norms of which order, if not 2."""
+    if outcome.norm_type != 2.0:
+        yield "norm type", short(outcome.norm_type)
+    if outcome.section is not None:
+        yield "section", visible(repr(outcome.section))
+    for name, globs in (("include", outcome.include), ("exclude", outcome.exclude)):
+        if globs:
+            yield name, visible(" ".join(globs))
 
 
 def in_force(policy: Policy) -> Iterator[tuple[str, str]]:

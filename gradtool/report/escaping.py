@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+_COMMAND: Final = re.compile(r"^( *):(?=:)|#(?=#\[)")
+"""Up to the first character of what a runner obeys: `::` at the start, `##[` anywhere."""
+
 
 def visible(text: str) -> str:
     r"""`text` with every character that a terminal would act on or hide written as an escape.
 
     Control characters, bidirectional overrides, line separators, zero-width and unassigned
     characters and lone surrogates become `\x1b`, `\u202e` and the like, so that no name from
-    a file can move the cursor or hide. A name that is spelt with such an escape looks the
+    a file can move the cursor or hide. Neither can it begin a line with a command to GitHub's
+    runner, `::stop-commands::` say. A name that is spelt with such an escape looks the
     same; `recoverable` tells the two apart.
     """
-    if text.isprintable():
-        return text
-    return "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
+    if not text.isprintable():
+        text = "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
+    return _COMMAND.sub(lambda found: found[0][:-1] + _escape(ord(found[0][-1])), text)
 
 
 def recoverable(text: str) -> str:

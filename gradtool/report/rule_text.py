@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 
 from gradtool.core.rule import Parameter, Rule, family, spelled
@@ -42,9 +43,9 @@ def _explanation(rule: Rule, style: Style, painter: Painter) -> Iterator[str]:
     yield ""
     yield from paragraph(rule.explanation, width, "")
     yield ""
-    narrow = Style(width, style.colour, style.quiet, style.show_all)
+    narrow = replace(style, width=width)
     yield from labelled([("threshold", rule.threshold)], narrow, painter)
-    values = dict(spelled(rule.defaults))
+    values = dict(spelled(rule.defaults()))
     said = [
         ("sets", f"{one.name} = {values[one.name]}: {_meaning(one)}") for one in rule.parameters
     ]

@@ -1,4 +1,4 @@
-"""What `check` looks for: every rule, one module for each family."""
+"""What `check` looks for: every rule, by families."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Final
 
 from gradtool.core.rule import Rule
 from gradtool.errors import UsageError
-from gradtool.rules import balance, drift, integrity, magnitude, nonfinite
+from gradtool.rules import balance, changes, drift, integrity, magnitude, nonfinite
 
 RULES: Final[dict[str, Rule]] = {
     rule.code: rule
-    for family in (integrity, nonfinite, magnitude, balance, drift)
-    for rule in family.RULES
+    for module in (integrity, nonfinite, magnitude, balance, drift, changes)
+    for rule in module.RULES
 }
 """All rules by code, in the order of codes."""
 

@@ -10,7 +10,7 @@ from gradtool.core.figures import counted, precise, share, significant
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.rule import LARGEST, Parameter, Thresholds
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
-from gradtool.rules.siblings import has_log, layer_of
+from gradtool.rules.siblings import has_log, place_of
 
 NEGLIGIBLE = 1e-5
 """Norms below that part of the total are not compared: gradients that are 0 but for rounding,
@@ -18,6 +18,7 @@ such as those of a key's bias, differ by any factor from one step to the next.
 """
 
 _LEAST_SIBLINGS = 3
+_LARGEST_EXPONENT = 709.0
 _LEAST_TENSORS = 8
 
 
@@ -55,10 +56,10 @@ def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
     layers: dict[str, list[_Outlier]] = {}
     for tensor, thresholds in limits.each(evidence.gradients):
         if (outlier := _outlier(tensor, thresholds, evidence)) is not None:
-            layers.setdefault(layer_of(tensor.name), []).append(outlier)
+            layers.setdefault(place_of(tensor.name).layer, []).append(outlier)
     for layer, outliers in layers.items():
         worst = max(outliers, key=lambda one: (abs(one.z), one.tensor.name))
-        times = significant(math.exp(worst.distance), 3)
+        times = _times(worst.distance)
         where = "above" if worst.z > 0 else "below"
         inside = counted(evidence.layers[layer], "tensor")
         standing_out = f"{len(outliers)} of {inside} of {layer!r} stand out"
@@ -72,6 +73,13 @@ def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         )
 
 
+def _times(distance: float) -> str:
+    """E to the power of a distance, which may be more than a float holds."""
+    if distance < _LARGEST_EXPONENT:
+        return significant(math.exp(distance), 3)
+    return f"1e{distance / math.log(10.0):.0f}"
+
+
 def _outlier(
     tensor: TensorMeasurement, thresholds: Thresholds, evidence: Evidence
 ) -> _Outlier | None:
@@ -81,7 +89,7 @@ def _outlier(
         return None
     if kind.compared < _LEAST_SIBLINGS:
         return None
-    if max(tensor.norm, math.exp(kind.middle)) < NEGLIGIBLE * evidence.summary.finite_norm:
+    if math.exp(kind.middle) < NEGLIGIBLE * evidence.summary.finite_norm:
         return None
     distance = math.log(tensor.norm) - kind.middle
     z = distance / max(kind.spread, least_spread)
@@ -94,12 +102,13 @@ def _next_to(worst: _Outlier, evidence: Evidence, outlying: Collection[str]) -> 
     What enlarges activations leaves the gradients before it as they were and, where a
     normalization divides by them, makes those behind it small.
     """
-    stem, _, number = layer_of(worst.tensor.name).rpartition(".")
+    place = place_of(worst.tensor.name)
+    number = place.number or 0  # it has siblings, and so a number
 
     def is_sound(name: str) -> bool:
         return name in evidence.layers and name not in outlying
 
-    before, after = (f"{stem}.{int(number) + step}".removeprefix(".") for step in (-1, 1))
+    before, after = (f"{place.stem}{number + step}" for step in (-1, 1))
     if worst.z < 0 and is_sound(before):
         return f"; {before!r} before it is sound, and may give out too much"
     sound = [repr(name) for name in (before, after) if is_sound(name)]
@@ -141,10 +150,10 @@ RULES = (
             "by orders of magnitude points at a wrong scale, a wrong initialization or a cut "
             "gradient, in that layer or in one next to it: what makes activations large makes "
             "gradients small in the layers behind, where a normalization divides by them. "
-            "Tensors are of one kind if they have one shape, and one name but for the first "
-            "number in it. Compared are logarithms, by the median and the median absolute "
-            "deviation, which a single outlier does not move; kinds of fewer than 3 and norms "
-            "below 1e-5 of the total are left out."
+            "Tensors are of one kind if they have one shape, one name but for the first number in "
+            "it, and layers with the same tensors. Compared are logarithms, by the median and the "
+            "median absolute deviation, which a single outlier does not move. Left out are kinds "
+            "of fewer than 3, and those whose median is below 1e-5 of the total norm."
         ),
         threshold=(
             "max_z is 4 and min_spread 1, so that a tensor is e^4 = 55 times from the median at "

@@ -22,9 +22,6 @@ from gradtool.errors import (
 )
 from gradtool.storage.json import parse_object
 
-_DIGITS: Final = 12
-"""What of a norm is certain; more would differ between machines, and in git."""
-
 _LARGEST: Final = 1 << 28
 """Bytes: the lines of a million tensors are half as much."""
 
@@ -53,16 +50,12 @@ def _tensor(tensor: BaselineTensor) -> dict[str, object]:
         "dtype": tensor.dtype,
         "shape": list(tensor.shape),
         "norm": _range(tensor.norm),
-        "zeros": _rounded(tensor.zeros),
+        "zeros": tensor.zeros,
     }
 
 
 def _range(norm: NormRange) -> list[float]:
-    return [_rounded(norm.low), _rounded(norm.high)]
-
-
-def _rounded(value: float) -> float:
-    return float(f"{value:.{_DIGITS}g}")
+    return [norm.low, norm.high]
 
 
 def _number(value: float) -> float | str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gradtool.core.baseline import Baseline, BaselineTensor, NormRange
+from gradtool.core.baseline import Baseline, BaselineTensor, NormRange, rounded
 from gradtool.core.figures import dimensions
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.names import natural_key
@@ -34,7 +34,7 @@ def baseline_of(path: str, evidence: Sequence[Evidence]) -> Baseline:
                 dtype=tensors[0].spec.dtype.name,
                 shape=tensors[0].spec.shape,
                 norm=NormRange.of(tensor.norm for tensor in tensors),
-                zeros=max(one.stats.zeros / (one.stats.numel or 1) for one in tensors),
+                zeros=rounded(max(one.stats.zeros / (one.stats.numel or 1) for one in tensors)),
             )
             for name, tensors in sorted(
                 found.items(), key=lambda item: (natural_key(item[0]), item[0])

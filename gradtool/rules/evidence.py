@@ -15,7 +15,7 @@ from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, s
 from gradtool.core.rule import Rule, Thresholds
 from gradtool.core.tensors import Skipped
 from gradtool.errors import GradtoolError
-from gradtool.rules.siblings import Kind, kinds_of, layer_of
+from gradtool.rules.siblings import Kind, kinds_of, peers_of, place_of
 
 
 def _anything(_name: str) -> bool:
@@ -41,6 +41,12 @@ class Evidence:
     def is_told(self, norm: float) -> bool:
         """Whether what there is to say about a norm has been said: why it is not finite."""
         return self.nonfinite_told and not math.isfinite(norm)
+
+    @cached_property
+    def knows_model(self) -> bool:
+        """Whether the baseline, if there is one, has a gradient of these."""
+        baseline = self.baseline
+        return baseline is None or any(one.name in baseline.tensors for one in self.named_gradients)
 
     @cached_property
     def is_part_of_baseline(self) -> bool:
@@ -84,9 +90,23 @@ class Evidence:
 
     @cached_property
     def around(self) -> dict[str, Bracket]:
-        """For each tensor that is not finite those next to it, in file order, that are."""
-        found = brackets(self.measurement.tensors)
+        """For each tensor that is not finite those next to it, in file order, that are.
+
+        What stands in other sections was not computed together with it.
+        """
+        sections: dict[str, list[TensorMeasurement]] = {}
+        for one in self.measurement.tensors:
+            sections.setdefault(one.spec.section, []).append(one)
+        found = (bracket for tensors in sections.values() for bracket in brackets(tensors))
         return {one.name: bracket for bracket in found for one in bracket.nonfinite}
+
+    @cached_property
+    def names(self) -> dict[str, list[str]]:
+        """All names of a stored tensor, by the first of them."""
+        found: dict[str, list[str]] = {}
+        for one in self.measurement.tensors:
+            found.setdefault(one.alias_of or one.name, []).append(one.name)
+        return found
 
     @cached_property
     def kinds(self) -> dict[str, Kind]:
@@ -94,9 +114,14 @@ class Evidence:
         return kinds_of(self.gradients)
 
     @cached_property
+    def peers(self) -> dict[str, Kind]:
+        """Each gradient, by its name, and those with another index in its layer."""
+        return peers_of(self.gradients)
+
+    @cached_property
     def layers(self) -> Counter[str]:
         """Names of layers, and how many gradients each has."""
-        return Counter(layer_of(one.name) for one in self.gradients)
+        return Counter(place_of(one.name).layer for one in self.gradients)
 
     @cached_property
     def _sections(self) -> frozenset[str] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count, islice
 
 from gradtool.core.figures import counted
 from gradtool.core.names import name_filter
@@ -10,6 +11,8 @@ from gradtool.core.rule import Parameter
 from gradtool.core.tensors import ABSENT, hides_magnitude
 from gradtool.errors import EmptyDumpError, GradtoolError, MissingShardError
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
+
+_MOST_RANKS = 8
 
 
 def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
@@ -27,14 +30,18 @@ def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
             yield Trouble(f"is not measured ({kind})", item.name)
 
 
-def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
     here = {rank for rank, _ in evidence.measurement.ranks}
     ranks = max((number for _, number in evidence.measurement.ranks), default=0)
-    if missing := [rank for rank in range(ranks) if rank not in here]:
-        shown = ", ".join(map(str, missing[:8])) + (" and others" if missing[8:] else "")
+    if (missing := ranks - len(here)) > 0:
+        # The number of ranks is the file's word: nothing may be as long as it is large.
+        first = islice((rank for rank in count() if rank not in here), min(missing, _MOST_RANKS))
+        others = " and others" if missing > _MOST_RANKS else ""
+        shown = f"{', '.join(map(str, first))}{others}"
         of = counted(ranks, "rank")
         yield Trouble(f"gradients are split over {of}, and rank {shown} is not here: norms are low")
-    if evidence.summary.lower_bound:
+    hidden = (item.name for item in evidence.skipped if hides_magnitude(item))
+    if any(limits(name) is not None for name in hidden):
         yield Trouble("its norm is a lower bound: there are tensors that are not measured")
 
 
@@ -118,13 +125,14 @@ RULES = (
         ),
         threshold="None: integers, bools and text are no gradients and are not counted here.",
         remedy=(
-            "Coalesce sparse gradients, dump them before quantization, or say by --exclude or an "
-            "override that the tensor is none."
+            "Coalesce sparse gradients, dump them before quantization, or say that the tensor is "
+            "none: by --exclude, or by an override that ignores GT004 and GT005."
         ),
     ),
     DumpRule(
         code="GT005",
         name="lower-bound",
+        per_tensor=True,
         find=_lower_bound,
         summary="Norms are lower bounds: parts of the gradients are not here.",
         explanation=(

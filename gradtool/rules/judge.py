@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 
 from gradtool.core.policy import InForce, Policy
-from gradtool.core.rule import SEVERITIES
+from gradtool.core.rule import SEVERITIES, Thresholds
 from gradtool.core.verdict import Finding, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
@@ -30,8 +29,8 @@ def judge(evidence: Evidence, policy: Policy) -> tuple[Finding, ...]:
     finite for that reason is told nothing of; otherwise it is out of any bounds.
     """
     if policy.overrides:  # which fit a tensor whatever rules are in force
-        for one in evidence.measurement.tensors:
-            policy.override(one.name)
+        for names in evidence.names.values():
+            policy.override(*names)
     first = [one for one in policy.rules.values() if one.rule.code in _NONFINITE]
     found = [finding for rule in first for finding in _apply(rule, evidence, policy)]
     told = any(finding.code in _OF_A_STEP for finding in found)
@@ -45,7 +44,11 @@ def judge(evidence: Evidence, policy: Policy) -> tuple[Finding, ...]:
 def _apply(in_force: InForce, evidence: Evidence, policy: Policy) -> Iterator[Finding]:
     rule = in_force.rule
     if isinstance(rule, DumpRule) and rule.find is not None:
-        limits = Limits(in_force.thresholds, partial(policy.thresholds, rule.code))
+
+        def of_tensor(name: str) -> Thresholds | None:
+            return policy.thresholds(rule.code, *evidence.names.get(name, [name]))
+
+        limits = Limits(in_force.thresholds, of_tensor)
         for trouble in rule.find(evidence, limits):
             yield _finding(in_force, trouble)
 
@@ -103,6 +106,7 @@ def verdict_on_unreadable(
         one for one in RULES.values() if isinstance(one, DumpRule) and isinstance(error, one.errors)
     ][-1]
     problem = error.problem if isinstance(error, InputError) else str(error.args[0])
+    problem = problem.removeprefix(f"{path}: ")
     message = f"{problem}; {error.hint}" if error.hint else problem
     finding = Finding(rule.code, rule.name, "error", message)
     if isinstance(error, InputError):
@@ -136,13 +140,12 @@ def judge_together(
             findings.append(_finding(in_force, _told(streak, settled, in_force)))
         else:
             for at in streak.verdicts:
-                settled[at] = _settled(_excused(settled[at]), policy)
+                if settled[at].summary is not None:
+                    settled[at] = _settled(_excused(settled[at]), policy)
     return tuple(settled), tuple(findings)
 
 
 def _excused(verdict: Verdict) -> Verdict:
-    if verdict.summary is None:
-        return verdict
     findings = [
         replace(one, severity="warning") if one.code in _OF_A_STEP else one
         for one in verdict.findings

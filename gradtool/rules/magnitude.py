@@ -18,6 +18,8 @@ def _native_overflow(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  
     native, dtype = summary.native_norm, summary.native_dtype
     if native is None or dtype is None or not math.isfinite(summary.norm) or math.isfinite(native):
         return
+    if evidence.measurement.norm_type <= 0.0:
+        return  # by which nobody clips
     wrong = "is infinite in {}: torch's clip_grad_norm_ zeroes the step"
     over = [one for one in evidence.gradients if one.native_norm == math.inf]
     if over and summary.norm <= dtype.max_finite:  # in a narrower dtype than that of the total
@@ -102,21 +104,21 @@ def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
 
 
 def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
-    most, stats = limit(limits.dump, "max_share"), evidence.summary.stats
-    nonzero = stats.numel - stats.zeros - stats.nonfinite
-    if most is None or not nonzero or stats.subnormals / nonzero <= most:
+    # fp8 is scaled so as to fill its range, subnormals included.
+    judged = [one for one in evidence.gradients if one.spec.dtype.norm_dtype is not None]
+    subnormals = sum(one.stats.subnormals for one in judged)
+    nonzero = sum(one.stats.numel - one.stats.zeros - one.stats.nonfinite for one in judged)
+    most = limit(limits.dump, "max_share")
+    if most is None or not nonzero or subnormals / nonzero <= most:
         return
-    worst = max(
-        evidence.gradients,
-        key=lambda one: (one.stats.subnormals / (one.stats.numel or 1), one.name),
-    )
-    said = f"{share(stats.subnormals, nonzero)} of {counted(nonzero, 'non-zero element')}"
+    worst = min(judged, key=lambda one: (-one.stats.subnormals / (one.stats.numel or 1), one.name))
+    said = f"{share(subnormals, nonzero)} of {counted(nonzero, 'non-zero element')}"
     of_worst = share(worst.stats.subnormals, worst.stats.numel)
     yield Trouble(
         f"{said} in all tensors together are subnormal, with few digits left; here, where they "
         f"are most, {of_worst} in {worst.spec.dtype.name}",
         worst.name,
-        value=stats.subnormals / nonzero,
+        value=subnormals / nonzero,
         limit=most,
     )
 
@@ -126,10 +128,12 @@ def _dead(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         if not is_all_zero(tensor):
             continue
         kind = evidence.kinds[tensor.name]
-        if kind.alive:
-            among = counted(len(kind.members) - 1, "tensor")
+        others = len(kind.members) - 1
+        # Of experts and of the heads of several tasks some rest in any one step.
+        if 2 * kind.alive > others and not evidence.peers[tensor.name].alive:
             yield Trouble(
-                f"is all 0, and {kind.alive:,} of {among} of its kind in other layers are not",
+                f"is all 0, and {kind.alive:,} of {counted(others, 'tensor')} of its kind in "
+                "other layers are not",
                 tensor.name,
             )
 
@@ -184,15 +188,16 @@ RULES = (
         threshold=(
             "max_norm is 1e4: with a loss that is a mean, norms are between 1e-3 and 1e2 in "
             "ordinary training, and hundreds at its beginning; losses that are sums need a bound "
-            "of their own. min_norm is 1e-8: Adam's epsilon is as large."
+            "of their own. min_norm is 1e-8: Adam's epsilon is as large. Norms of other orders "
+            "than 2 have no bounds unless set."
         ),
         remedy=(
             "Look with `gradtool inspect --sort norm` for the layer that carries the norm; lower "
             "the learning rate, lengthen the warm-up, clip."
         ),
         parameters=(
-            Parameter("min_norm", 1e-8, "least norm"),
-            Parameter("max_norm", 1e4, "largest norm"),
+            Parameter("min_norm", 1e-8, "least norm", of_l2=True),
+            Parameter("max_norm", 1e4, "largest norm", of_l2=True),
         ),
     ),
     DumpRule(
@@ -238,7 +243,7 @@ RULES = (
         explanation=(
             "Below its smallest normal number (6.1e-5 for float16) a dtype has ever fewer digits "
             "and then 0. Gradients there turn into noise. It is judged on the elements as stored, "
-            "a loss scale included."
+            "a loss scale included. fp8, which is scaled to fill its range, is not judged."
         ),
         threshold=(
             "max_share is 0.01. In float16 with a loss scale of 4096 a healthy small transformer "
@@ -257,8 +262,10 @@ RULES = (
         summary="A tensor is all 0, and those of the same kind in other layers are not.",
         explanation=(
             "The layer gets no gradient: its output is detached or multiplied by 0, or all its "
-            "units are dead. Tensors are of one kind if they have one shape, and one name but "
-            "for the first number in it: `layers.3.mlp.up.weight` and `layers.4.mlp.up.weight`."
+            "units are dead. Tensors are of one kind if they have one shape, one name but for the "
+            "first number in it (`layers.3.up.weight` and `layers.4.up.weight`), and layers with "
+            "the same tensors. More than half of the others have to be alive, and an expert of "
+            "several in its layer counts as dead only if all of them are."
         ),
         threshold="None: exactly 0 in every element does not happen by chance.",
         remedy="Look in that layer for a detach(), a mask, a gate or a ReLU that closes.",

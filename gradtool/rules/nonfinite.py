@@ -9,6 +9,8 @@ from itertools import groupby
 from gradtool.core.figures import counted, index_text
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.rule import Parameter, Rule, Thresholds
+from gradtool.core.stats import TensorStats
+from gradtool.core.steps import are_parts
 from gradtool.core.verdict import Verdict
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
 
@@ -27,12 +29,16 @@ def _inf(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
             yield _trouble(evidence, tensor, infinite, said)
 
 
+def _is_mask(stats: TensorStats) -> bool:
+    """0 and -Inf, added to what a softmax is taken of."""
+    return stats.zeros > 0 and stats.zeros + stats.neginf == stats.numel
+
+
 def _state(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    kinds = {section.name: section.kind for section in evidence.measurement.sections}
     for tensor, _ in limits.each(evidence.state):
         stats = tensor.stats
-        # 0 and -Inf: a mask, which is added to what a softmax is taken of.
-        is_mask = stats.max_abs == 0.0 and not stats.nan and not stats.posinf
-        if stats.nonfinite and not is_mask:
+        if stats.nonfinite and not (kinds[tensor.spec.section] == "weights" and _is_mask(stats)):
             counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
             said = " and ".join(f"{count:,} {kind}" for count, kind in counts if count)
             yield _trouble(evidence, tensor, stats.nonfinite, said)
@@ -67,14 +73,17 @@ class Streak:
 def streaks(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Iterator[Streak]:
     """The streaks of non-finite steps among `verdicts`, which are in the order of steps.
 
-    Dumps of one step, of several ranks say, are one step together. A dump that could not be
-    read is passed over: it ends no streak and is part of none.
+    Dumps of one step whose paths differ in the number of a rank only are one step together. A
+    dump that could not be read is passed over: it ends no streak and is part of none.
     """
     most = thresholds["max_consecutive"]
     readable = [at for at, verdict in enumerate(verdicts) if verdict.summary is not None]
-    by_step = [
-        list(dumps) for _, dumps in groupby(readable, lambda at: _same_step(verdicts[at], at))
-    ]
+    by_step: list[list[int]] = []
+    for at in readable:
+        if by_step and _are_one_step(verdicts[by_step[-1][-1]], verdicts[at]):
+            by_step[-1].append(at)
+        else:
+            by_step.append([at])
 
     def is_bad(dumps: list[int]) -> bool:
         return any(verdicts[at].has_nonfinite for at in dumps)
@@ -86,8 +95,9 @@ def streaks(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Iterator[Str
             yield Streak(range(steps[0][0], steps[-1][-1] + 1), len(steps), too_long)
 
 
-def _same_step(verdict: Verdict, at: int) -> tuple[int | None, int]:
-    return (verdict.step, 0) if verdict.step is not None else (None, at)
+def _are_one_step(verdict: Verdict, following: Verdict) -> bool:
+    same = verdict.step is not None and verdict.step == following.step
+    return same and are_parts(verdict.path, following.path)
 
 
 STREAK = Rule(
@@ -158,8 +168,8 @@ RULES = (
         summary="Weights or optimizer state beside the gradients are not finite.",
         explanation=(
             "Such a run does not recover: whatever is computed from these weights is NaN too. "
-            "Sections of a checkpoint that hold no gradients are judged by this alone. Tensors of "
-            "0 and -Inf, as masks are, are left out."
+            "Sections of a checkpoint that hold no gradients are judged by this alone. Weights "
+            "of nothing but 0 and -Inf, as masks are, are left out."
         ),
         threshold="None. A streak of steps, GT103, excuses no such thing.",
         remedy="Go back to a checkpoint before; look there at what GT101 and GT102 find.",

@@ -16,16 +16,24 @@ from gradtool.rules.settings import ALL, Settings, matching
 
 
 def resolve(
-    configured: Settings, given: Settings, *, has_baseline: bool, config: str | None = None
+    configured: Settings,
+    given: Settings,
+    *,
+    has_baseline: bool,
+    norm_type: float = 2.0,
+    config: str | None = None,
+    may_be_idle: bool = False,
 ) -> Policy:
     """The policy of a configuration and of what was given in the call, which wins.
 
     Rules that cannot be switched off are in force whatever was chosen; those that compare are
     where there is something to compare with. UsageError where something was asked of a rule
-    that is not in force: it would be without effect.
+    that is not in force: it would be without effect, and, unless `may_be_idle`, where nothing
+    that was chosen is in force.
     """
     chosen = _chosen(configured, given)
-    norm = _merged(RULES[EXPECTED], configured, given)["norm"]
+    merged = partial(_merged, configured, given, norm_type)
+    norm = merged(RULES[EXPECTED])["norm"]
     can_judge = partial(_can_judge, has_norm=norm is not None, has_baseline=has_baseline)
     in_force = {
         code for code, rule in RULES.items() if rule.always or (code in chosen and can_judge(rule))
@@ -33,10 +41,17 @@ def resolve(
     _refuse_contradictions(configured, f"{config}: " if config else "")
     _refuse_contradictions(given)
     _refuse_idle(given, in_force, chosen)
+    for code in configured.select or () if given.select is None else ():
+        if code in RULES and code in chosen - in_force:
+            where = f"{config}: " if config else ""
+            raise UsageError(f"{where}{code} is selected and needs {_need(code)}")
+    if not chosen & in_force and not may_be_idle:
+        raise UsageError("no rule is in force but those that cannot be switched off")
     given = _with_tolerance(given, in_force)
+    merged = partial(_merged, configured, given, norm_type)
     severities = {**configured.severities, **given.severities}
     rules = {
-        code: InForce(rule, severities.get(code, rule.severity), _merged(rule, configured, given))
+        code: InForce(rule, severities.get(code, rule.severity), merged(rule))
         for code, rule in RULES.items()
         if code in in_force
     }
@@ -56,10 +71,10 @@ def _chosen(configured: Settings, given: Settings) -> frozenset[str]:
     return select - matching(configured.ignore) - matching(given.ignore)
 
 
-def _merged(rule: Rule, configured: Settings, given: Settings) -> Thresholds:
+def _merged(configured: Settings, given: Settings, norm_type: float, rule: Rule) -> Thresholds:
     code = rule.code
     return {
-        **rule.defaults,
+        **rule.defaults(norm_type),
         **configured.thresholds.get(code, {}),
         **given.thresholds.get(code, {}),
     }
@@ -91,12 +106,21 @@ def _can_judge(rule: Rule, *, has_norm: bool, has_baseline: bool) -> bool:
 
 def _refuse_idle(given: Settings, in_force: set[str], chosen: frozenset[str]) -> None:
     """UsageError for what the call asks of a rule that will not judge anything."""
+    if given.select is not None and not given.select:
+        raise UsageError("select (--select) names no rule")
+    for code in given.select or ():
+        if not matching((code,)) & in_force and code not in RULES:
+            hint = "GT4 compares: give --baseline" if code.startswith("GT4") else None
+            raise UsageError(f"{code} is selected, and none of its rules is in force", hint=hint)
     named = {code for code in given.select or () if code in RULES}
     for code in sorted({*given.thresholds, *given.severities, *named} - in_force):
         if code not in chosen:
             raise UsageError(f"{code} is set and not in force", hint="select it, or leave it alone")
-        needs = "an expected norm: --expect-norm" if code == EXPECTED else "a baseline: --baseline"
-        raise UsageError(f"{code} needs {needs}")
+        raise UsageError(f"{code} needs {_need(code)}")
+
+
+def _need(code: str) -> str:
+    return "an expected norm: --expect-norm" if code == EXPECTED else "a baseline: --baseline"
 
 
 def _refuse_contradictions(settings: Settings, where: str = "") -> None:

@@ -57,6 +57,8 @@ _KEYS = ("select", "ignore", "overrides", "fail_on", "baseline", "include", "exc
 def read_settings(table: Mapping[str, Any], where: str) -> Settings:
     """The settings in a table of a configuration; UsageError naming `where` and the key."""
     select = table.get("select")
+    if select == []:
+        raise UsageError(f"{where} select: names no rule")
     for key in table:
         if key not in _KEYS and key not in RULES:
             _refuse(where, key, "there is no such key", [*_KEYS, *RULES])
@@ -76,8 +78,8 @@ def read_settings(table: Mapping[str, Any], where: str) -> Settings:
 
 def read_call(
     *,
-    select: Sequence[str] | None = None,
-    ignore: Sequence[str] = (),
+    select: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] = (),
     thresholds: Mapping[str, object] | None = None,
     rtol: object = None,
     fail_on: object = None,
@@ -92,8 +94,8 @@ def read_call(
             raise UsageError(f"{_CALL} {key}: which threshold? give {code}.NAME")
         found.setdefault(code, {})[name] = value
     return Settings(
-        select=None if select is None else _codes(list(select), "select (--select)"),
-        ignore=_codes(list(ignore), "ignore (--ignore)"),
+        select=None if select is None else _codes(_listed(select), "select (--select)"),
+        ignore=_codes(_listed(ignore), "ignore (--ignore)"),
         thresholds=dict(_all_thresholds(found, _CALL)),
         severities=dict(_severities(found, _CALL)),
         rtol=None if rtol is None else _tolerance(rtol),
@@ -102,6 +104,10 @@ def read_call(
 
 
 _CALL = "thresholds (--set)"
+
+
+def _listed(codes: str | Sequence[str]) -> list[str]:
+    return [codes] if isinstance(codes, str) else list(codes)
 
 
 def _tolerance(value: object) -> float:
@@ -233,4 +239,7 @@ def shown(value: object) -> str:
 
 
 def _refuse(where: str, key: str, problem: str, valid: list[str]) -> NoReturn:
-    raise UsageError(f"{where} {key}: {problem}", hint=f"did you mean {nearest_of(key, valid)}?")
+    short = key if len(key) <= _LONGEST else f"{key[:_LONGEST]}…"
+    raise UsageError(
+        f"{where} {short}: {problem}", hint=f"did you mean {nearest_of(short, valid)}?"
+    )

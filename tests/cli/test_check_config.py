@@ -241,7 +241,9 @@ def family(*digits: str) -> set[str]:
         ('ignore = ["GT101"]', {"ignore": ["GT102"]}, {*RULES} - {"GT101", "GT102"}),
         ('select = ["GT101", "GT102"]', {"ignore": ["GT102"]}, {"GT101"}),
         ('select = ["ALL"]', {"ignore": ["GT1", "GT2"]}, family("0", "3")),
-        ('ignore = ["ALL"]', {}, set()),
+        ('select = ["GT101", "GT403"]', {"ignore": ["GT403"]}, {"GT101"}),
+        ('select = ["GT1", "GT4"]', {}, family("1")),
+        ('select = ["GT403"]', {"select": "GT1"}, family("1")),
         ('ignore = ["GT0"]', {}, family("1", "2", "3")),
     ],
 )
@@ -251,6 +253,47 @@ def test_rules_are_chosen_and_those_that_must_be_are_always(
     policy = configured(f"[check]\n{text}", tmp_path, **call)
     comparing = family("4")  # nothing to compare with is given
     assert policy.rules.keys() == (chosen - comparing) | {"GT001", "GT002", "GT003"}
+
+
+@pytest.mark.parametrize(
+    ("text", "call", "said"),
+    [
+        ('ignore = ["ALL"]', {}, "^no rule is in force but those"),
+        ('ignore = ["GT0", "GT1", "GT2", "GT3"]', {}, "^no rule is in force but those"),
+        ('select = ["GT4"]', {}, "^no rule is in force but those"),
+        ('select = ["GT101"]', {"ignore": ["GT101"]}, "^no rule is in force but those"),
+        ('select = ["GT403"]', {}, r"gradtool\.toml: GT403 is selected and needs a baseline"),
+        ('select = ["GT1", "GT403"]', {}, r"gradtool\.toml: GT403 .* needs a baseline"),
+        ('select = ["GT401"]', {}, r"gradtool\.toml: GT401 .* needs an expected norm"),
+        ("", {"select": ["GT1", "GT4"]}, "^GT4 is selected, and none of its rules is in force"),
+        ("", {"select": ["GT403"]}, "^GT403 needs a baseline"),
+        ("", {"select": []}, "names no rule"),
+        ('select = ["GT4"]', {"select": []}, "names no rule"),
+    ],
+)
+def test_what_would_judge_nothing_is_refused(
+    text: str, call: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        configured(f"[check]\n{text}", tmp_path, **call)
+    assert re.search(said, str(caught.value).removeprefix(f"{tmp_path}/")), caught.value
+
+
+def test_what_is_set_in_vain_is_noted(tree: Path) -> None:
+    (tree / "gradtool.toml").write_text(
+        "[check.GT403]\nmax_factor = 5\n[check.GT203]\nmin_norm = 1"
+    )
+    found = report(tree / "b" / "c")
+    assert found["exit_code"] == 0
+    (note,) = found["notes"]
+    assert note.startswith("GT403 is set in the configuration and not in force")
+
+
+@pytest.mark.parametrize("text", ['"none"', "inf"])
+def test_a_file_may_set_no_limit(text: str, tmp_path: Path) -> None:
+    policy = configured(f"[check.GT203]\nmax_norm = {text}", tmp_path)
+    wanted = {"min_norm": 1e-8, "max_norm": None if "none" in text else math.inf}
+    assert policy.rules["GT203"].thresholds == wanted
 
 
 def test_tensors_are_chosen_by_the_file_unless_by_the_command_line(tmp_path: Path) -> None:
@@ -326,6 +369,7 @@ WRONG = [
     ('select = ["GT101", 102]', "select: must be a list of texts"),
     ('select = [["GT101"]]', "select: must be a list of texts"),
     ('select = [""]', "select: must be a list of texts"),
+    ("select = []", "select: names no rule"),
     ("select = true", "select: must be a list of texts, not True"),
     ("select = {}", "select: must be a list of texts"),
     ("select = 1979-05-27", "select: must be a list of texts"),
@@ -433,10 +477,12 @@ WRONG = [
     ("GT301.max_share = inf", "GT301.max_share: must be a number from 0 to 1"),
     ("GT302.max_z = nan", "GT302.max_z: must be a number"),
     ("GT302.min_spread = 0", "GT302.min_spread: must be a number of at least 1e-06, and finite"),
-        "GT302.min_spread = 0",
-        "GT302.min_spread: must be a number of at least 1e-06, and finite, not 0",
-    ),
     ("GT401.norm = nan", "GT401.norm: must be a number"),
+    ("GT401.norm = inf", "GT401.norm: must be a number of at least 0, and finite, not inf"),
+    ("GT401.rtol = inf", "GT401.rtol: must be a number of at least 0, and finite, not inf"),
+    ("GT302.min_spread = inf", "GT302.min_spread: must be a number of at least 1e-06, and finite"),
+    ('GT203.max_norm = "None"', "GT203.max_norm: must be a number"),
+    ('GT006.min_tensors = "none"', "GT006.min_tensors: must be a whole number"),
     ("GT401.rtol = -1e-9", "GT401.rtol: must be a number of at least 0"),
     ("GT402.max_factor = 0.1", "GT402.max_factor: must be a number of at least 1"),
     ("GT403.max_factor = 0", "GT403.max_factor: must be a number of at least 1"),
@@ -589,7 +635,7 @@ KEYS = ["select", "ignore", "overrides", "fail_on", "baseline", "include", "excl
 NAMES = sorted({one.name for rule in RULES.values() for one in rule.parameters} | {"severity"})
 words = st.one_of(
     st.sampled_from(
-        [*KEYS, *RULES, *NAMES, "pattern", "ALL", "GT2", "GT", "error", "warning", "*"]
+        [*KEYS, *RULES, *NAMES, "pattern", "ALL", "GT2", "GT", "error", "warning", "*", "none"]
     ),
     st.text(max_size=5),
 )
@@ -649,6 +695,8 @@ def test_any_table_gives_a_policy_or_a_usage_error(
         for name, value in table.get(code, {}).items():
             asked = (value,) if name == "names" and isinstance(value, str) else value
             found = rule.severity if name == "severity" else rule.thresholds[name]
+            if value == "none" and name != "names":
+                asked = None
             assert found == (tuple(asked) if isinstance(asked, list) else asked)
 
 
@@ -790,3 +838,23 @@ def test_what_sets_no_limit_is_echoed_as_none(baseline: str) -> None:
     outcome = outcome_with("GT203.max_norm", 50.0, baseline)
     text = check_reporter("text")(outcome, Style())
     assert echoed(text, "GT204", "max_norm") == echoed(text, "GT204", "min_norm") == ["none"]
+
+
+def test_names_are_echoed_one_beside_the_other(baseline: str) -> None:
+    names = {"GT007.names": ["w", "w*"]}
+    outcome = gradtool.check(GRADIENTS, baseline=baseline, thresholds=names)
+    text = " ".join(check_reporter("text")(outcome, Style()).split())
+    assert "GT007 names=w w*, " in text
+
+
+@pytest.mark.parametrize("name", sorted(CHECK_REPORTERS.keys() - {"github"}))
+def test_which_tensors_were_judged_is_echoed(name: str, tree: Path) -> None:
+    folder = tree / "b" / "c"
+    save_file({"grads.w": np.float32([3]), "model.w": np.float32([4])}, str(folder / "dump"))
+    plain = run("check", "dump", "-f", name, cwd=folder).stdout
+    options = ["-i", "*.w", "-i", "m?del.*", "-x", "*.odd", "--section", "model"]
+    shown = run("check", "dump", "-f", name, *options, cwd=folder).stdout.replace("\\", "")
+    for word in ("*.w", "m?del.*", "*.odd"):
+        assert word not in plain
+        assert word in shown
+    assert re.search(r"section\W+(value=.)?'?model", shown)

@@ -356,7 +356,7 @@ def test_a_name_of_any_length_leaves_an_error_one_readable_line() -> None:
 
 
 def test_help_promises_no_more_than_there_is() -> None:
-    assert "gradients saved to disk, and clipped ones written back" in " ".join(
+    assert "gradients saved to disk, clipped ones written back, verdicts for CI" in " ".join(
         run("--help").stdout.split()
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,10 @@ def test_select_and_ignore(
     table: dict[str, Any] = {"ignore": configured_ignore}
     if configured_select is not None:
         table["select"] = configured_select
+    if configured_select == []:
+        with pytest.raises(gradtool.UsageError, match="names no rule"):
+            configured(**table)
+        return
     options: dict[str, Any] = {"select": select, "ignore": ignore, "config": configured(**table)}
     if compares:
         options["baseline"] = known
@@ -92,8 +97,11 @@ def test_select_and_ignore(
         ALWAYS & {*out} or any(meant([word]) <= meant(out) for word in into or ())
         for into, out in ((select, ignore), (configured_select, configured_ignore))
     )
-    idle = {word for word in select or () if word in RULES} - judging - ALWAYS
-    if contradiction or idle:
+    in_force = judging | ALWAYS
+    idle = select == [] or any(not meant([word]) & in_force for word in select or ())
+    if select is None:  # a full code in a file, too, unless the call ignores it
+        idle |= bool({*(configured_select or ())} & chosen - in_force)
+    if contradiction or idle or not chosen & in_force:
         with pytest.raises(gradtool.UsageError):
             policy(**options)
     else:
@@ -113,8 +121,7 @@ def test_all_that_can_judge_is_in_force_unless_something_is_said(known: Path) ->
 @pytest.mark.parametrize("code", sorted(ALWAYS))
 def test_some_rules_are_always_in_force_and_always_errors(code: str) -> None:
     assert code in in_force(select=["GT203"])
-    assert code in in_force(select=[])
-    assert code in in_force(ignore=["ALL"])
+    assert code in in_force(ignore=["GT1", "GT2", "GT3", "GT004"])
     assert code in in_force(ignore=["GT0"])
     for options in (
         {"ignore": [code]},
@@ -131,8 +138,48 @@ def test_what_is_ignored_finds_nothing_and_the_rest_does() -> None:
     assert [one.code for one in found.all_findings] == ["GT101"]
     found = gradtool.check(sick, select=["GT102"])
     assert [one.code for one in found.all_findings] == ["GT102"]
-    assert gradtool.check(sick, ignore=["ALL"]).exit_code == 0
-    assert gradtool.check({}, ignore=["ALL"]).exit_code == 3
+    assert gradtool.check(sick, select=["GT006"]).exit_code == 0
+    assert gradtool.check({}, select=["GT006"]).exit_code == 3
+
+
+@pytest.mark.parametrize("options", [
+    {"ignore": ["ALL"]},
+    {"ignore": ["GT0", "GT1", "GT2", "GT3", "GT4"]},
+    {"config": configured(ignore=["ALL"])},
+    {"config": configured(select=["GT4"])},
+    {"config": configured(select=["GT101"]), "ignore": ["GT1"]},
+], ids=str)  # fmt: skip
+def test_a_call_by_which_nothing_is_judged_is_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(gradtool.UsageError, match="no rule is in force but those"):
+        policy(**options)
+
+
+def test_a_code_that_a_file_selects_in_vain_is_refused_naming_the_file(known: Path) -> None:
+    for select in (["GT403"], ["GT403", "GT2"], ["GT2", "GT405"]):
+        config = configured(select=select)
+        with pytest.raises(gradtool.UsageError, match=r"gradtool\.toml: GT40\d .* a baseline"):
+            policy(config=config)
+        assert in_force(config=config, baseline=known) >= {one for one in select if len(one) > 3}
+        assert in_force(config=config, select=["GT1"]) == ALWAYS | meant(["GT1"])
+        assert in_force(config=configured(select=["GT2", "GT4"])) == ALWAYS | meant(["GT2"])
+    with pytest.raises(gradtool.UsageError, match="an expected norm"):
+        policy(config=configured(select=["GT401", "GT1"]), baseline=known)
+    both = configured(select=["GT101", "GT403"])
+    assert in_force(config=both, ignore=["GT403"]) == ALWAYS | {"GT101"}
+    both = configured(select=["GT101", "GT102"])
+    assert in_force(config=both, ignore=["GT102"]) == ALWAYS | {"GT101"}
+
+
+def test_a_code_or_a_beginning_is_enough(known: Path) -> None:
+    assert in_force(select="GT2") == in_force(select=["GT2"]) == ALWAYS | meant(["GT2"])
+    assert in_force(ignore="GT2") == WITHOUT_BASELINE - meant(["GT2"])
+    assert in_force(select="GT403", baseline=known) == ALWAYS | {"GT403"}
+    assert gradtool.assert_healthy(TREE, select="GT2", ignore="GT203") is None
+    with pytest.raises(AssertionError, match="GT204"):
+        gradtool.assert_healthy(TREE, select="GT2", thresholds={"GT204.max_norm": 1})
+    for word in ("", "gt2", "GT999"):
+        with pytest.raises(gradtool.UsageError):
+            policy(select=word)
 
 
 WRONG: list[dict[str, Any]] = [
@@ -142,6 +189,17 @@ WRONG: list[dict[str, Any]] = [
     {"select": ["GT999"]},
     {"select": ["GT2033"]},
     {"select": [""]},
+    {"select": []},
+    {"select": ["GT4"]},
+    {"select": ["GT40"]},
+    {"select": ["GT1", "GT4"]},
+    {"select": ["GT2", "GT1"], "ignore": ["GT101", "GT102", "GT103", "GT104"]},
+    {"select": ["GT2"], "rtol": 0.1},
+    {"rtol": 0.1},
+    *({"thresholds": {"GT401.norm": 5}, "rtol": value} for value in (
+        -1, math.nan, math.inf, "1", True, 1j, [1],
+    )),
+    {"thresholds": {"GT401.norm": 5, "GT401.rtol": 0.1}, "rtol": 0.1},
     {"ignore": ["all"]},
     {"ignore": ["GT2", "GT2"]},
     {"ignore": [203]},
@@ -163,9 +221,15 @@ WRONG: list[dict[str, Any]] = [
     {"fail_on": "never"},
     {"fail_on": ""},
     *({"thresholds": {"GT203.max_norm": value}} for value in (
-        "1", None, True, math.nan, -1, -1e-9, [1], 10**400, 2**63, 1j,
+        "1", "None", "NONE", "", True, math.nan, np.float64(math.nan), np.bool_(True), np.ones(1),
+        -1, -1e-9, [1], 10**400, 2**63, 1j,
     )),
-    *({"thresholds": {"GT006.min_tensors": value}} for value in (1.0, 0, True, "1", 2**63)),
+    *({"thresholds": {"GT401.norm": value}} for value in (math.inf, math.nan, -1)),
+    *({"thresholds": {"GT401.norm": 1, "GT401.rtol": value}} for value in (math.inf, -1)),
+    *({"thresholds": {"GT302.min_spread": value}} for value in (math.inf, 0, 1e-7)),
+    *({"thresholds": {"GT006.min_tensors": value}} for value in (
+        1.0, 0, True, "1", 2**63, None, "none", np.float64(2), np.int8(-1),
+    )),
     *({"thresholds": {"GT205.max_share": value}} for value in (1.1, math.inf, -0.1)),
     *({"thresholds": {"GT402.max_factor": value}} for value in (0.9, math.nan)),
     *({"thresholds": {"GT007.names": value}} for value in (1, [1], [""], {"a": 1}, None)),
@@ -205,8 +269,116 @@ def test_the_call_wins_over_the_file_and_the_file_over_the_rule(
     for code in ("GT203", "GT204", "GT302"):
         for name, value in found.rules[code].thresholds.items():
             key = f"{code}.{name}"
-            default = RULES[code].defaults[name]
+            default = RULES[code].defaults()[name]
             assert value == from_call.get(key, from_file.get(key, default))
+
+
+@pytest.mark.parametrize("nothing", [None, "none"])
+def test_a_number_may_set_no_limit(nothing: object) -> None:
+    huge = {"a": np.array([1e9]), "b": np.zeros(3)}
+    limits = {"GT203.max_norm": nothing, "GT205.max_share": nothing}
+    tables = {"GT203": {"max_norm": nothing}, "GT205": {"max_share": nothing}}
+    for options in ({"thresholds": limits}, {"config": configured(**tables)}):
+        outcome = gradtool.check(huge, **options)
+        assert outcome.exit_code == 0
+        assert list(outcome.all_findings) == []
+        assert outcome.policy.rules["GT203"].thresholds == {"min_norm": 1e-8, "max_norm": None}
+
+
+@pytest.mark.parametrize("number", [
+    np.float32(50), np.float64(50), np.float16(50), np.int64(50), np.uint8(50), Fraction(50),
+])  # fmt: skip
+def test_scalars_of_numpy_are_numbers(number: Any) -> None:
+    found = policy(thresholds={"GT203.max_norm": number}).rules["GT203"].thresholds["max_norm"]
+    assert (found, type(found) in (int, float)) == (50, True)
+    if isinstance(number, np.integer):
+        found = policy(thresholds={"GT006.min_tensors": number}).rules["GT006"].thresholds
+        assert type(found["min_tensors"]) is int
+
+
+def test_a_tolerance_is_that_of_every_rule_that_compares_norms(known: Path) -> None:
+    tolerance = {"GT401": "rtol", "GT402": "max_factor", "GT403": "max_factor"}
+
+    def limits(**options: Any) -> dict[str, Any]:
+        rules = policy(rtol=0.25, **options).rules
+        return {code: rules[code].thresholds[n] for code, n in tolerance.items() if code in rules}
+
+    assert limits(thresholds={"GT401.norm": 5}) == {"GT401": 0.25}
+    assert limits(baseline=known) == {"GT402": 1.25, "GT403": 1.25}
+    assert limits(baseline=known, select=["GT403"]) == {"GT403": 1.25}
+    norm = math.sqrt(26)
+    for rtol, code in ((0.3, 0), (0.2, 1)):
+        thresholds = {"GT401.norm": norm / 1.25}
+        assert gradtool.check(TREE, thresholds=thresholds, rtol=rtol).exit_code == code
+
+
+def test_what_a_file_sets_for_rules_that_are_not_in_force_is_noted(known: Path) -> None:
+    config = configured(
+        GT403={"max_factor": 5}, GT404={"severity": "warning"}, GT203={"max_norm": 9}
+    )
+    said = [note.split()[0] for note in gradtool.check(TREE, config=config).notes]
+    assert said == ["GT403", "GT404"]
+    assert gradtool.check(TREE, config=config, baseline=known).notes == ()
+    chosen = gradtool.check(TREE, config=config, select=["GT1"])
+    assert [note.split()[0] for note in chosen.notes] == ["GT203", "GT403", "GT404"]
+    assert all("not in force" in note for note in chosen.notes)
+
+
+# What is judged, and what is said about that.
+
+
+def test_globs_may_be_given_once_and_are_told(tmp_path: Path) -> None:
+    save_file({"a.w": np.ones(2), "a.b": np.ones(3), "c": np.full(2, 1e9)}, tmp_path / "a")
+    plain = gradtool.check(tmp_path / "a")
+    assert (plain.norm_type, plain.include, plain.exclude, plain.section) == (2.0, (), (), None)
+    assert plain.exit_code == 1
+    outcome = gradtool.check(
+        tmp_path / "a",
+        tmp_path / "a",
+        include=(glob for glob in ["a.*", "d"]),
+        exclude=(glob for glob in ["*.b"]),
+        norm_type=1,
+    )
+    assert (outcome.norm_type, outcome.include, outcome.exclude) == (1.0, ("a.*", "d"), ("*.b",))
+    norms = [one.summary.norm for one in outcome.verdicts if one.summary]
+    assert (outcome.exit_code, norms) == (0, [2.0, 2.0])
+    config = configured(include=["a.*"], exclude=["*.w"])
+    outcome = gradtool.check(tmp_path / "a", config=config, exclude=iter(["*.b"]))
+    assert (outcome.include, outcome.exclude) == (("a.*",), ("*.b",))
+    tree = {"grads": {"w": np.ones(2)}, "model": {"w": np.ones(2)}}
+    assert gradtool.check(tree, section="model").section == "model"
+    assert gradtool.check(tree, config=configured(section="grads")).section == "grads"
+
+
+@given(
+    sizes=st.lists(
+        st.sampled_from([0, 1, 100_000, 3_000_000, "missing", "cut"]), min_size=1, max_size=5
+    )
+)
+def test_progress_over_several_sources_is_that_of_one_piece_of_work(
+    sizes: list[int | str], scratch: Path
+) -> None:
+    """It never goes back, and ends where everything that could be opened is done."""
+    paths = []
+    for size in sizes:
+        paths.append(scratch / f"progress{size}.safetensors")
+        if size == "cut":
+            paths[-1].write_bytes(b"\0" * 40)
+        elif isinstance(size, int):
+            save_file({"w": np.ones(size, "u1").view("i1"), "g": np.ones(size // 8)}, paths[-1])
+    alone: list[int] = []
+    for path in paths:
+        calls: list[tuple[int, int]] = []
+        gradtool.check(path, progress=lambda done, total, calls=calls: calls.append((done, total)))
+        alone.append(calls[-1][1] if calls else 0)
+    told: list[tuple[int, int]] = []
+    gradtool.check(*paths, progress=lambda done, total: told.append((done, total)))
+    assert [done for done, _ in told] == sorted(done for done, _ in told)
+    assert all(0 <= done <= total for done, total in told)
+    if any(alone):
+        assert told[-1] == (sum(alone), sum(alone))
+    if all(alone) and len({*alone}) == 1:  # what is not open yet is taken for as large
+        assert {total for _, total in told} == {sum(alone)}
 
 
 def test_severity_and_what_fails_are_the_calls_then_the_files() -> None:

@@ -28,7 +28,7 @@ UNREADABLE = {LOST, EMPTY}
 def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dump of each kind for each step and rank, its step in its path."""
     at = tmp_path_factory.mktemp("kinds")
-    for kind in (GOOD, NAN, INF, BOTH, LOST, EMPTY):
+    for kind in KINDS:
         for step in [*map(str, range(8)), "none"]:
             for rank in range(2):
                 path = at / named(kind, step, rank)
@@ -41,9 +41,13 @@ def kinds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return at
 
 
+KINDS = [GOOD, NAN, INF, BOTH, LOST, EMPTY]
+
+
 def named(kind: str, step: str, rank: int) -> str:
-    where = kind if step == "none" else f"{kind}-step{step}"
-    return f"{where}-rank{rank}.safetensors"
+    """A path that differs from those of the other dumps of its step in the rank's number only."""
+    number = 2 * KINDS.index(kind) + rank
+    return f"rank{number}" if step == "none" else f"step{step}-rank{number}"
 
 
 @dataclass(frozen=True)
@@ -143,6 +147,57 @@ def test_dumps_of_one_step_count_once(kinds: Path) -> None:
     assert judged([*two_ranks, Dump(GOOD, 4, 0), Dump(NAN, 4, 1)], 2, kinds).exit_code == 0
 
 
+def paths_of(at: Path, names: list[str], value: float = math.nan) -> list[Path]:
+    for name in names:
+        (at / name).parent.mkdir(parents=True, exist_ok=True)
+        save_file({"w": np.array([value])}, at / name)
+    return [at / name for name in names]
+
+
+@pytest.mark.parametrize(
+    ("names", "steps"),
+    [
+        (["step_10/rank0.pt", "step_10/rank1.pt"], 1),
+        (["rank0/step_10.pt", "rank1/step_10.pt"], 1),
+        (["step3-00001.pt", "step3-00002.pt"], 2),
+        (["step_3/model-00001-of-00002.pt", "step_3/model-00002-of-00002.pt"], 1),
+        (["step3_gpu0.pt", "step3_gpu1.pt", "step3_gpu2.pt", "step4_gpu0.pt"], 2),
+        (["epoch1/step1.pt", "epoch2/step1.pt"], 2),
+        (["a/step1.pt", "b/step1.pt"], 2),
+        (["step1/rank0.pt", "step01/rank1.pt"], 2),
+        (["step1.pt", "step1.pt"], 2),
+        (["rank0.pt", "rank1.pt"], 2),
+    ],
+)
+def test_parts_of_one_step_differ_in_the_number_of_the_part_only(
+    names: list[str], steps: int, tmp_path: Path
+) -> None:
+    paths = paths_of(tmp_path, names)
+    allowed = gradtool.check(*paths, thresholds={"GT103.max_consecutive": steps})
+    assert (allowed.findings, allowed.exit_code) == ((), 0)
+    if steps > 1:
+        (one,) = gradtool.check(*paths, thresholds={"GT103.max_consecutive": steps - 1}).findings
+        assert (one.code, one.value) == ("GT103", steps)
+
+
+def test_a_dump_that_the_call_does_not_fit_keeps_its_code_in_a_streak(tmp_path: Path) -> None:
+    """It is exit code 2, which neither an excuse nor its finding's would give."""
+    sick = {"model": {"w": torch.tensor([math.nan])}, "grads": {"w": torch.ones(1)}}
+    for step in (1, 3):
+        torch.save(sick, tmp_path / f"step{step}.pt")
+    save_file({"w": np.ones(1)}, tmp_path / "step2.safetensors")
+    paths = [tmp_path / name for name in ("step1.pt", "step2.safetensors", "step3.pt")]
+    for fail_on in ("error", "warning"):
+        outcome = gradtool.check(
+            *paths, section="model", fail_on=fail_on, thresholds={"GT103.max_consecutive": 2}
+        )
+        assert [one.exit_code for one in outcome.verdicts] == [
+            int(fail_on == "warning"), 2, int(fail_on == "warning")
+        ]  # fmt: skip
+        assert outcome.verdicts[1].failed
+        assert outcome.exit_code == 2
+
+
 def test_every_single_step_is_an_error_unless_something_is_set(kinds: Path) -> None:
     outcome = gradtool.check(Dump(NAN, 1, 0).at(kinds))
     assert [(one.code, one.severity) for one in outcome.all_findings] == [("GT101", "error")]
@@ -210,6 +265,20 @@ def test_a_step_that_the_dump_notes_counts_before_that_of_its_path(tmp_path: Pat
         ("12", None),
         ("step", None),
         ("step-x5", None),
+        ("timestep5", None),
+        ("mystep7", None),
+        ("my-step7", 7),
+        ("step" + "1" * 18, 111_111_111_111_111_111),
+        ("step" + "1" * 19, None),
+        ("step4-timestep5", 4),
+        ("step_10/rank1", 10),
+        ("step_10/model-00001-of-00002", 10),
+        ("step_10/gpu3_shard2", 10),
+        ("step_10/part3worker4", 10),
+        ("step_10/grads_0001", None),
+        ("ckpt2/grads_0001-rank3", None),
+        ("step_10/rank1/grads", 10),
+        ("timestep_10/grads", None),
     ],
 )
 def test_the_step_in_a_path(name: str, step: int | None, tmp_path: Path) -> None:

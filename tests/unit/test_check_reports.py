@@ -163,7 +163,7 @@ def outcome_of(
         verdicts.append(
             replace(HEALTHY, path=path, findings=findings, failed=failed, exit_code=int(failed))
         )
-    return CheckOutcome(tuple(verdicts), together, policy, None, notes)
+    return CheckOutcome(tuple(verdicts), together, policy, None, notes=notes)
 
 
 def unreadable(path: str, message: str) -> Verdict:
@@ -183,8 +183,18 @@ def hostile(path: str, tensor: str, message: str) -> CheckOutcome:
         made,
         verdicts=(made.verdicts[0], noted, unreadable(path, message)),
         baseline=path,
+        include=(path, tensor),
+        exclude=(message,),
+        section=tensor,
         policy=replace(made.policy, config=path),
     )
+
+
+def commands_in(text: str) -> list[str]:
+    """Lines that GitHub's runner obeys, blanks before them or not."""
+    return [
+        line for line in re.split("[\r\n]", text) if re.match(r"\s*::.*::", line) or "##[" in line
+    ]
 
 
 # --- JSON
@@ -210,6 +220,11 @@ def test_json_obeys_its_schema(real: CheckOutcome) -> None:
         ("rules", []),
         ("dumps", [{}]),
         ("findings", None),
+        ("norm_type", "NaN"),
+        ("norm_type", None),
+        ("include", "*.w"),
+        ("exclude", [1]),
+        ("section", 3),
         ("counts", {"dumps": -1}),
         ("elapsed_s", "NaN"),
     ],
@@ -273,6 +288,8 @@ def test_json_keeps_every_text_exactly(path: str, tensor: str, message: str) -> 
     assert first["findings"][0]["message"] == message
     (streak,) = result["findings"]
     assert (streak["value"], streak["limit"]) == ("NaN", "-Infinity")
+    assert (result["include"], result["exclude"]) == ([path, tensor], [message])
+    assert result["section"] == tensor
 
 
 def paired(text: str) -> str:
@@ -380,6 +397,51 @@ def test_junit_has_the_thresholds_in_force_as_properties() -> None:
     assert properties["GT202.severity"] == "warning"
 
 
+def test_every_report_says_what_was_judged_and_compared_with(tmp_path: Path) -> None:
+    baseline, config = tmp_path / "known.json", tmp_path / "gradtool.toml"
+    config.write_text('[[check.overrides]]\npattern = "embed.*"\nignore = ["GT205"]\n')
+    chosen: dict[str, Any] = {"include": ["*.weight", "*"], "exclude": ["*.odd"], "norm_type": 3.0}
+    sample = SAMPLES / "training.pt"
+    gradtool.save_baseline([sample], baseline, section="grads", **chosen)
+    outcome = check(
+        "training.pt", "training.pt", section="grads", config=config, baseline=baseline,
+        thresholds={"GT007.names": ["*", "*.weight"]}, **chosen,
+    )  # fmt: skip
+    result = strict_json(outcome)
+    VALIDATOR.validate(result)
+    assert {key: result[key] for key in chosen} == chosen
+    assert (result["section"], result["baseline"]) == ("grads", str(baseline))
+    *suites, together = junit(outcome)
+    assert len(suites) == 2
+    for suite in (*suites, together):
+        properties = {one.get("name"): one.get("value") for one in suite.iter("property")}
+        assert properties["baseline"] == str(baseline)
+        assert properties["norm type"] == "3"
+        assert properties["section"] == "'grads'"
+        assert (properties["include"], properties["exclude"]) == ("*.weight *", "*.odd")
+        assert properties["override 1"] == "embed.*: ignore GT205"
+        assert ("GT007.names" in properties) == (suite is not together)
+        assert properties.get("GT007.names", "* *.weight") == "* *.weight"
+    details = render("markdown", outcome).replace("\\", "").partition("<details>")[2]
+    text = " ".join(render("text", outcome).split())
+    for word in ("*.weight *", "*.odd", "'grads'", str(baseline), "norm type"):
+        assert word in text
+        assert word in details
+
+
+def test_where_all_was_judged_nothing_is_said_of_that() -> None:
+    outcome = check("healthy.pt")
+    result = strict_json(outcome)
+    wanted = {"norm_type": 2.0, "include": [], "exclude": [], "section": None}
+    assert {key: result[key] for key in wanted} == wanted
+    properties = {one.get("name") for one in junit(outcome).iter("property")}
+    assert not properties & {"include", "exclude", "section", "baseline", "norm type"}
+    for p, said in ((math.inf, "Infinity"), (-math.inf, "-Infinity")):
+        result = strict_json(check("healthy.pt", norm_type=p))
+        VALIDATOR.validate(result)
+        assert result["norm_type"] == said
+
+
 def test_junit_is_the_same_for_the_same_outcome_but_for_the_time(real: CheckOutcome) -> None:
     texts = {re.sub(r'timestamp="[^"]*"', "", render("junit", real)) for _ in range(2)}
     assert len(texts) == 1
@@ -437,6 +499,17 @@ def commands(outcome: CheckOutcome) -> list[tuple[str, dict[str, str], str]]:
         pairs = [pair.split("=", 1) for pair in match[2].split(",")]
         found.append((match[1], {k: unescaped(v) for k, v in pairs}, unescaped(match[3])))
     return found
+
+
+@given(names, names, names)
+def test_no_report_for_people_holds_a_command_to_the_runner(
+    path: str, tensor: str, message: str
+) -> None:
+    outcome = hostile(path, tensor, message)
+    for name in ("text", "junit", "markdown"):
+        assert commands_in(render(name, outcome)) == []
+    *_, last = render("github", outcome)[:-1].split("\n")
+    assert commands_in(last) == []
 
 
 @given(names, names, names)
@@ -598,7 +671,9 @@ def test_real_files_with_hostile_names_are_reported(name: str, tmp_path: Path) -
     assert text.endswith("\n")
     text.encode()  # no lone surrogate is left
     assert all(line.isprintable() for line in text.split("\n"))
-    if name != "text":
+    if name in ("text", "junit", "markdown"):
+        assert commands_in(text) == []
+    else:
         assert not [line for line in text.split("\n") if line.startswith(("::error::", "##["))]
     if name == "json":
         VALIDATOR.validate(json.loads(text))

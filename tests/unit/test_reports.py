@@ -30,7 +30,7 @@ from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.report import CLIP_REPORTERS, REPORTERS, clip_reporter, reporter
 from gradtool.report.arrangement import ORDERS, arrange, report_on
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import recoverable, visible
 from gradtool.report.markdown import code
 from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
 
@@ -259,12 +259,48 @@ def test_no_report_acts_on_a_terminal(name: str) -> None:
     text.encode()
 
 
-@given(st.text(alphabet=st.characters()))
+COMMANDS = st.lists(
+    st.sampled_from([":", "::", "#", "##[", "[", " ", "\t", "error", "\n", "]", "\\"])
+).map("".join)
+
+
+@given(st.text(alphabet=st.characters()) | COMMANDS)
 def test_visible_text_is_printable_and_stays_as_it_is(text: str) -> None:
+    """But for what a runner would obey: two colons at the start, and `##[`."""
     shown = visible(text)
     assert shown.isprintable()
     assert visible(shown) == shown
-    assert not text.isprintable() or shown == text
+    assert not shown.lstrip().startswith("::")
+    assert "##[" not in shown
+    if text.isprintable():
+        harmless = "##[" not in text and not text.lstrip(" ").startswith("::")
+        assert (shown == text) == harmless
+        assert shown.replace(r"\x3a", ":").replace(r"\x23", "#") == text
+
+
+@given(COMMANDS)
+def test_recoverable_text_can_be_read_back(text: str) -> None:
+    back = recoverable(text).encode("latin-1", "backslashreplace").decode("unicode_escape")
+    assert back == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("::error::x", r"\x3a:error::x"),
+        ("  ::error::x", r"  \x3a:error::x"),
+        ("\t::error::x", r"\x09::error::x"),
+        (":::", r"\x3a::"),
+        (":a::b", ":a::b"),
+        ("a::b", "a::b"),
+        ("##[error]", r"\x23#[error]"),
+        ("a###[x##[y", r"a#\x23#[x\x23#[y"),
+        ("#[a", "#[a"),
+        ("## [a", "## [a"),
+    ],
+)
+def test_commands_to_a_runner_are_shown_and_not_obeyed(text: str, shown: str) -> None:
+    assert visible(text) == shown
 
 
 @st.composite

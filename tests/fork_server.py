@@ -3,7 +3,8 @@
 Starting an interpreter takes longer than a clip. Reads a request on each line of stdin and
 answers on a line of stdout:
 
-    {"runs": [{"args": [...], "fsize": n, "umask": n, "ids": [uid, gid, [groups]]}, ...],
+    {"runs": [{"args": [...], "cwd": "...", "env": {...}, "fsize": n, "umask": n,
+               "ids": [uid, gid, [groups]]}, ...],
      "signal": n, "delay": seconds}
     [{"status": wait status, "out": "...", "err": "...", "seconds": s, "alive": bool}, ...]
 
@@ -65,7 +66,7 @@ def _all(
     children = []
     for run in runs:
         done, not_done = os.pipe()
-        # Pipes, on which a limit to the size of files does not tell. Little is said.
+        # Pipes, on which a limit to the size of files does not tell.
         out, says_out = os.pipe()
         err, says_err = os.pipe()
         pid = os.fork()
@@ -96,27 +97,39 @@ def _all(
 
 
 def _ended(pid: int, done: int, out: int, err: int, started: float) -> dict[str, Any]:
-    left = max(0.0, started + LIMIT_S - time.perf_counter())
-    hangs = not select.select([done], [], [], left)[0]
+    said = {out: b"", err: b""}
+    open_ones = [done, out, err]
+    hangs = False
+    while open_ones and not hangs:
+        left = max(0.0, started + LIMIT_S - time.perf_counter())
+        found = select.select(open_ones, [], [], left)[0]
+        hangs = not found
+        for descriptor in found:
+            data = os.read(descriptor, 1 << 16)
+            if data:
+                said[descriptor] += data
+            else:
+                open_ones.remove(descriptor)
     seconds = time.perf_counter() - started
     if hangs:
         os.kill(pid, 9)
     _, status = os.waitpid(pid, 0)
-    os.close(done)
-    said = []
-    for descriptor in (out, err):
-        with open(descriptor, "rb") as stream:
-            said.append(stream.read().decode("utf-8", "backslashreplace"))
+    for descriptor in (done, out, err):
+        os.close(descriptor)
+    texts = [said[one].decode("utf-8", "backslashreplace") for one in (out, err)]
     if hangs:
-        said[1] += "HANGS\n"
-    return {"status": status, "out": said[0], "err": said[1], "seconds": seconds}
+        texts[1] += "HANGS\n"
+    return {"status": status, "out": texts[0], "err": texts[1], "seconds": seconds}
 
 
 def _child(run: dict[str, Any], out: int, err: int, is_ready: int, wait: int) -> NoReturn:
     code = CRASHED
     try:
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
         os.dup2(out, 1)
         os.dup2(err, 2)
+        os.environ.update(run.get("env", {}))
+        os.chdir(run.get("cwd", os.curdir))
         os.umask(run.get("umask", 0o022))
         if "fsize" in run:
             resource.setrlimit(resource.RLIMIT_FSIZE, (run["fsize"], run["fsize"]))

@@ -19,8 +19,9 @@ from dumps import write_safetensors
 import gradtool
 
 ROOT = str(Path(gradtool.__file__).parents[1])
+_UNWANTED = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "GITHUB_STEP_SUMMARY")
 ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if key not in ("COLUMNS", "FORCE_COLOR")},
+    **{key: value for key, value in os.environ.items() if key not in _UNWANTED},
     "PYTHONPATH": ROOT,
     # There must be no thread in a process that forks.
     "OPENBLAS_NUM_THREADS": "1",
@@ -99,7 +100,7 @@ class Forks(Server):
         return self
 
     def run(self, *args: str | Path, **limits: Any) -> Run:
-        """One run; `limits` are `fsize`, `umask` and `ids`."""
+        """One run; `limits` are `cwd`, `env`, `fsize`, `umask` and `ids`."""
         return self.together([args], **limits)[0]
 
     def together(self, commands: Sequence[Sequence[str | Path]], **limits: Any) -> list[Run]:

@@ -1,0 +1,166 @@
+"""GT404 to GT409: tensors that are not what they were in a baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradtool.core.figures import counted, dimensions, precise, share
+from gradtool.core.rule import Parameter
+from gradtool.core.tensors import ABSENT
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+
+_LEAST_ELEMENTS = 64
+"""In smaller tensors a few units that rest are a large share."""
+
+
+def _new_zeros(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, thresholds in limits.each(evidence.gradients):
+        known = evidence.baseline and evidence.baseline.tensors.get(tensor.name)
+        most, before = limit(thresholds, "max_share"), limit(thresholds, "before")
+        if not known or tensor.stats.numel < _LEAST_ELEMENTS or most is None or before is None:
+            continue
+        found = tensor.stats.zeros / tensor.stats.numel
+        if known.zeros <= before and found > most:
+            said = share(tensor.stats.zeros, tensor.stats.numel)
+            was = f"at most {precise(100.0 * known.zeros)}%" if known.zeros else "none"
+            yield Trouble(
+                f"{said} of its elements are 0, {was} in the baseline",
+                tensor.name,
+                value=found,
+                limit=most,
+            )
+
+
+def _other_model(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+    if evidence.baseline is not None and evidence.gradients and not evidence.knows_model:
+        known = counted(len(evidence.baseline.tensors), "tensor")
+        first = next(iter(evidence.baseline.tensors), "")
+        yield Trouble(
+            f"the baseline {evidence.baseline.path} is of another model: none of its {known} "
+            f"({first!r} is the first) is here"
+        )
+
+
+def _appeared(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    if evidence.baseline is not None and evidence.knows_model:
+        for tensor, _ in limits.each(evidence.named_gradients):
+            if tensor.name not in evidence.baseline.tensors:
+                yield Trouble("is not in the baseline", tensor.name)
+
+
+def _vanished(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    if evidence.baseline is None or not evidence.knows_model:
+        return
+    here = {one.name for one in evidence.named_gradients}
+    skipped = {one.name: one.reason for one in evidence.measurement.skipped}
+    for name in evidence.baseline.tensors:
+        if name not in here and evidence.is_chosen(name) and limits(name) is not None:
+            why = {None: "is gone", ABSENT: "has no gradient"}
+            reason = skipped.get(name)
+            said = why.get(reason, f"is not measured ({reason})")
+            yield Trouble(f"is in the baseline, and {said}", name)
+
+
+def _dtype_changed(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, _ in limits.each(evidence.named_gradients):
+        known = evidence.baseline and evidence.baseline.tensors.get(tensor.name)
+        if known and known.dtype != tensor.spec.dtype.name:
+            said = f"is {tensor.spec.dtype.name}, in the baseline {known.dtype}"
+            yield Trouble(said, tensor.name)
+
+
+def _shape_changed(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+    for tensor, _ in limits.each(evidence.named_gradients):
+        known = evidence.baseline and evidence.baseline.tensors.get(tensor.name)
+        if known and known.shape != tensor.spec.shape:
+            was, shape = dimensions(known.shape), dimensions(tensor.spec.shape)
+            yield Trouble(f"is {shape}, in the baseline {was}", tensor.name)
+
+
+RULES = (
+    DumpRule(
+        code="GT404",
+        name="other-model",
+        compares=True,
+        find=_other_model,
+        summary="The baseline is of another model.",
+        explanation="No gradient has a name that the baseline knows: nothing was compared.",
+        threshold="None.",
+        remedy="Give the model's own baseline, or look whether names got another prefix.",
+    ),
+    DumpRule(
+        code="GT405",
+        name="appeared",
+        compares=True,
+        per_tensor=True,
+        find=_appeared,
+        summary="A tensor is new.",
+        explanation="It has a gradient now and had none in the baseline, or another name.",
+        threshold="None.",
+        remedy="If the change is meant, `gradtool baseline update`.",
+    ),
+    DumpRule(
+        code="GT406",
+        name="vanished",
+        compares=True,
+        per_tensor=True,
+        find=_vanished,
+        summary="A tensor of the baseline is gone.",
+        explanation=(
+            "It had a gradient in the baseline and has none now: its graph is cut, it is frozen, "
+            "it was left out of the dump, or renamed."
+        ),
+        threshold="None.",
+        remedy=(
+            "Look for a detach(), a no_grad() or requires_grad=False on its way to the loss. If "
+            "the change is meant, `gradtool baseline update`."
+        ),
+    ),
+    DumpRule(
+        code="GT407",
+        name="dtype-changed",
+        compares=True,
+        per_tensor=True,
+        find=_dtype_changed,
+        summary="A tensor is of another dtype than in the baseline.",
+        explanation="Gradients are computed or saved in another precision than before.",
+        threshold="None.",
+        remedy="Look at autocast and at the dtype of the model.",
+    ),
+    DumpRule(
+        code="GT408",
+        name="shape-changed",
+        compares=True,
+        per_tensor=True,
+        find=_shape_changed,
+        summary="A tensor is of another shape than in the baseline.",
+        explanation="The model has other sizes; norms of such tensors are not compared.",
+        threshold="None.",
+        remedy="If the change is meant, `gradtool baseline update`.",
+    ),
+    DumpRule(
+        code="GT409",
+        name="new-zeros",
+        compares=True,
+        per_tensor=True,
+        find=_new_zeros,
+        summary="Elements of a tensor are 0 that were not in the baseline.",
+        explanation=(
+            "A part of the tensor gets no gradient any more: a path to it is cut, as that of an "
+            "output layer which shares the embedding's weight, units died, or gradients "
+            "underflow."
+        ),
+        threshold=(
+            "max_share is 0.1 for tensors with at most 0.01 in the baseline. In healthy runs of a "
+            "small transformer such tensors had at most 0.0005, with the head's gradient cut at "
+            "least 0.26, at 100 times the learning rate 0.48. Tensors with more zeros in the "
+            "baseline, embeddings say, differ from batch to batch and are left out, and so are "
+            "those of fewer than 64 elements."
+        ),
+        remedy="Look for a detach(), dead ReLUs, a mask; for underflow see GT206.",
+        parameters=(
+            Parameter("max_share", 0.1, "largest share of zeros", high=1.0),
+            Parameter("before", 0.01, "largest share in the baseline of what is judged", high=1.0),
+        ),
+    ),
+)
