@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, with_configured
@@ -182,14 +182,13 @@ class _Judging:
     def verdict(self, source: object, progress: Progress | None) -> Verdict:
         """The verdict on one source, whatever is wrong with it."""
         started = time.perf_counter()
-        path = MEMORY.path
-        if isinstance(source, str | bytes | os.PathLike):
-            path = os.fsdecode(source)
+        in_memory = not isinstance(source, str | bytes | os.PathLike)
+        path = MEMORY.path if in_memory else os.fsdecode(cast(str, source))
         options: MeasureOptions = {**self.options, "progress": progress}
         try:
             measurement = measure(source, **options)
         except GradtoolError as error:
-            if path == MEMORY.path and not isinstance(error, EmptyDumpError):
+            if in_memory and not isinstance(error, EmptyDumpError):
                 raise  # not a sick dump, but no dump at all
             elapsed_s = time.perf_counter() - started
             return verdict_on_unreadable(path, error, step_in(path), elapsed_s)

@@ -89,7 +89,8 @@ def _outlier(
         return None
     if kind.compared < _LEAST_SIBLINGS:
         return None
-    if math.exp(kind.middle) < NEGLIGIBLE * evidence.summary.finite_norm:
+    least = NEGLIGIBLE * evidence.summary.finite_norm
+    if least > 0.0 and kind.middle < math.log(least):
         return None
     distance = math.log(tensor.norm) - kind.middle
     z = distance / max(kind.spread, least_spread)

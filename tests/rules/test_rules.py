@@ -6,6 +6,7 @@ import json
 import math
 import re
 import string
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -969,6 +970,19 @@ def test_weights_that_are_not_finite_do_not_speak_for_gradients_that_are_not() -
 @given(st.dictionaries(st.sampled_from(["0.w", "1.w", "b"]), SICK_WEIGHTS, min_size=1))
 def test_the_same_numbers_as_gradients_are_judged(grads: Tree) -> None:
     assert codes(gradtool.check({"grads": grads, "model": {"w": f32(1)}}))
+
+
+def test_a_file_that_is_called_memory_is_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (verdict,) = gradtool.check("memory").verdicts
+    assert (verdict.exit_code, [one.code for one in verdict.findings]) == (3, ["GT001"])
+
+
+def test_siblings_at_the_end_of_the_range_of_float64_are_compared() -> None:
+    tree = {f"layers.{n}.w": np.array([sys.float_info.max]) for n in range(4)}
+    assert codes(gradtool.check(tree, select=["GT302"])) == []
 
 
 def test_tied_tensors_are_judged_once_and_have_all_their_names(tmp_path: Path) -> None:
