@@ -736,19 +736,6 @@ def test_names_of_files_need_not_be_text(name: str, tmp_path: Path) -> None:
     assert "udcff" in (tmp_path / f"{file}.txt").read_text()
 
 
-@pytest.fixture
-def huge(tmp_path: Path) -> str:
-    """A sparse file that takes no space on the disk and many seconds to read."""
-    path = tmp_path / "huge.safetensors"
-    size = 100 * 10**9
-    entry = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
-    header = json.dumps({"w": entry}).encode()
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + size)
-    return str(path)
-
-
 @pytest.mark.parametrize("command", ["check PATH -f json:OUT", "baseline save PATH -o OUT"])
 def test_ctrl_c_exits_130_and_writes_nothing(command: str, huge: str, tmp_path: Path) -> None:
     out = tmp_path / "out"

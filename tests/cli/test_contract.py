@@ -38,19 +38,6 @@ def dump(tmp_path: Path) -> str:
     return path
 
 
-@pytest.fixture
-def huge(tmp_path: Path) -> str:
-    """A sparse file that takes no space on the disk and many seconds to read."""
-    path = tmp_path / "huge.safetensors"
-    size = 100 * 10**9
-    entry = {"dtype": "F32", "shape": [size // 4], "data_offsets": [0, size]}
-    header = json.dumps({"w": entry}).encode()
-    with path.open("wb") as file:
-        file.write(len(header).to_bytes(8, "little") + header)
-        file.truncate(8 + len(header) + size)
-    return str(path)
-
-
 def test_a_report_exits_0_and_leaves_stderr_empty(dump: str) -> None:
     result = run("inspect", dump)
     assert (result.returncode, result.stderr) == (0, "")
