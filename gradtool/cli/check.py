@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -13,11 +14,12 @@ from gradtool.cli import check_options, console, options
 from gradtool.cli.paths import expand_all, is_among
 from gradtool.cli.progress import ByteProgress
 from gradtool.cli.signals import ended_by_signals
-from gradtool.core.verdict import CheckOutcome
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.report import check_reporter
-from gradtool.report.check_words import sentence
 from gradtool.report.model import Style
+
+if TYPE_CHECKING:
+    from gradtool.core.verdict import CheckOutcome
 
 EPILOG = """\
 \b
@@ -145,6 +147,8 @@ def _with_parts(paths: Iterable[str]) -> Iterator[str]:
 
 def _report(outcome: CheckOutcome, sinks: Sequence[check_options.Sink], style: Style) -> None:
     """Write every report, and what could not be judged to stderr too."""
+    from gradtool.report.check_words import sentence  # noqa: PLC0415 - not for --help
+
     for verdict in outcome.verdicts:
         if verdict.summary is None:
             for finding in verdict.findings:

@@ -8,13 +8,15 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from gradtool.errors import UsageError
 from gradtool.report import CHECK_REPORTERS
-from gradtool.rules.config_file import Config, find_config, load_config
+
+if TYPE_CHECKING:  # the rules come with it, which --help is not for
+    from gradtool.rules.config_file import Config
 
 _STDOUT = ("-", "/dev/stdout")
 
@@ -88,6 +90,8 @@ def read_codes(texts: Sequence[str] | None) -> list[str] | None:
 
 def read_config(config: str | None, *, isolated: bool) -> Config:
     """The configuration that counts; UsageError for one that is wrong."""
+    from gradtool.rules.config_file import Config, find_config, load_config  # noqa: PLC0415
+
     if isolated and config is not None:
         raise UsageError("--config and --isolated exclude each other")
     if isolated:

@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from gradtool.cli import console, options
-from gradtool.rules import RULES, find_rule
 
 
 def rules(color: options.ColorChoice = options.Color.AUTO) -> None:
     """List every rule of `gradtool check`: code, name, severity, and what it finds."""
     from gradtool.report.rule_text import listing  # noqa: PLC0415 - loads rich, which is slow to
+    from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
 
     style = console.style(color, None, quiet=False, show_all=True)
     console.write_result(listing(tuple(RULES.values()), style), None)
@@ -26,6 +26,7 @@ def explain(
 ) -> None:
     """Explain rules: what a finding means, why the threshold, what to do."""
     from gradtool.report.rule_text import explanation  # noqa: PLC0415 - as above
+    from gradtool.rules import find_rule  # noqa: PLC0415 - as above
 
     style = console.style(color, None, quiet=False, show_all=True)
     found = [find_rule(code) for code in codes]

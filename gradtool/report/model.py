@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.outcome import ClipOutcome
-from gradtool.core.verdict import CheckOutcome
+
+if TYPE_CHECKING:  # which needs all that a policy is made of, and `inspect` does not
+    from gradtool.core.verdict import CheckOutcome
 
 DEFAULT_ROWS = 40
 """Tensors that people are shown unless they ask for all: about a screen."""
@@ -71,5 +73,5 @@ Reporter: TypeAlias = Callable[[Sequence[InspectReport], Style], str]
 ClipReporter: TypeAlias = Callable[[ClipOutcome, Style], str]
 """The same of what clipping did."""
 
-CheckReporter: TypeAlias = Callable[[CheckOutcome, Style], str]
+CheckReporter: TypeAlias = "Callable[[CheckOutcome, Style], str]"
 """The same of verdicts."""

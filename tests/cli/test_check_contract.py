@@ -8,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -27,10 +28,11 @@ from command_line import (
     run,
     started,
 )
-from nobody import IS_ROOT
+from nobody import as_nobody
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
+import gradtool
 from gradtool.core.rule import SEVERITIES
 from gradtool.report import CHECK_REPORTERS
 from gradtool.rules import RULES
@@ -956,10 +958,13 @@ def test_a_baseline_is_one_text_however_often_it_is_saved(
     assert first.count(b'"dtype"') == len(DUMPS["healthy"])
 
 
-def test_a_baseline_nobody_may_read_is_named(workplace: Path) -> None:
-    if IS_ROOT:
-        pytest.skip("to the superuser nothing is unreadable")
-    (workplace / "healthy.json").chmod(0)
-    result = check("healthy --baseline healthy.json", workplace)
-    assert result.returncode == 3
-    assert "healthy.json: cannot be read" in error_lines(result)[0]
+def test_a_baseline_that_may_not_be_read_is_named(workplace: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # whoever the test steps down to has to get there
+        path = Path(folder, "healthy.json")
+        path.write_bytes((workplace / "healthy.json").read_bytes())
+        path.chmod(0)
+        with as_nobody(), pytest.raises(gradtool.FileAccessError) as caught:
+            gradtool.check({"w": np.float32([3, 4])}, baseline=path)
+    assert caught.value.exit_code == 3
+    assert str(caught.value).startswith(f"{path}: cannot be read")
