@@ -968,3 +968,11 @@ def test_a_baseline_that_may_not_be_read_is_named(workplace: Path) -> None:
             gradtool.check({"w": np.float32([3, 4])}, baseline=path)
     assert caught.value.exit_code == 3
     assert str(caught.value).startswith(f"{path}: cannot be read")
+
+
+def test_a_report_that_cannot_be_written_takes_no_other_with_it(yard: Path) -> None:
+    for order in ("-f json:/nowhere/report -f text", "-f text -f json:/nowhere/report"):
+        result = check(f"nan {order}", yard)
+        assert result.returncode == 3
+        assert "/nowhere/report: cannot be written" in error_lines(result)[0]
+        assert "GT101" in result.stdout

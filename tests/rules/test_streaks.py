@@ -226,6 +226,19 @@ def test_weights_that_are_not_finite_are_no_overflow_of_a_step(tmp_path: Path) -
     ]
 
 
+def test_steps_that_begin_anew_in_each_epoch_are_in_the_order_of_their_paths(
+    tmp_path: Path,
+) -> None:
+    paths = [tmp_path / f"epoch{epoch}" / f"step{step}.pt" for epoch in (1, 2) for step in (1, 2)]
+    for path in paths:
+        path.parent.mkdir(exist_ok=True)
+        value = math.nan if path.name == "step1.pt" else 1.0
+        torch.save({"w": torch.tensor([value])}, path)
+    outcome = gradtool.check(*reversed(paths), thresholds={"GT103.max_consecutive": 1})
+    assert [verdict.path for verdict in outcome.verdicts] == [str(path) for path in paths]
+    assert outcome.exit_code == 0  # between two steps that are not finite there is one that is
+
+
 def test_a_step_that_is_skipped_excuses_no_weights(tmp_path: Path) -> None:
     path = tmp_path / "step1.pt"
     torch.save({part: {"w": torch.tensor([math.nan])} for part in ("model", "grads")}, path)
