@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from gradtool.core.verdict import Finding as Finding
     from gradtool.core.verdict import Verdict as Verdict
     from gradtool.errors import CorruptFileError as CorruptFileError
+    from gradtool.errors import DeviceError as DeviceError
     from gradtool.errors import EmptyDumpError as EmptyDumpError
     from gradtool.errors import FileAccessError as FileAccessError
     from gradtool.errors import FileChangedError as FileChangedError
@@ -64,6 +65,7 @@ _HOMES = {
     "gradtool.core.verdict": ("CheckOutcome", "Finding", "Verdict"),
     "gradtool.errors": (
         "CorruptFileError",
+        "DeviceError",
         "EmptyDumpError",
         "FileAccessError",
         "FileChangedError",

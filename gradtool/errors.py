@@ -5,6 +5,7 @@
     │   ├── NonFiniteError                    NaN or Inf among them
     │   └── NormRangeError                    a norm that float64 cannot hold
     ├── UsageError                     2      a bad option, pattern or choice
+    ├── DeviceError                    3      torch, or the device to compute on, is not there
     └── InputError                     3      a file that cannot give or take its tensors
         ├── FileAccessError                   missing, unreadable, unwritable, no regular file
         ├── TargetBusyError                   another process is writing it
@@ -25,6 +26,7 @@ from typing import ClassVar
 
 __all__ = [
     "CorruptFileError",
+    "DeviceError",
     "EmptyDumpError",
     "FileAccessError",
     "FileChangedError",
@@ -89,6 +91,12 @@ class UsageError(GradtoolError):
     """The request itself is wrong: an option, a pattern, a combination."""
 
     exit_code = 2
+
+
+class DeviceError(GradtoolError):
+    """What is to compute is not there, or has no memory left: torch, CUDA, a device."""
+
+    exit_code = 3
 
 
 class InputError(GradtoolError):

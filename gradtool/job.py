@@ -15,6 +15,8 @@ from gradtool.core.measurement import Measurement
 from gradtool.core.names import name_filter
 from gradtool.core.tensors import ABSENT, Checkpoint
 from gradtool.engine import measure as engine
+from gradtool.engine.backend import Backend
+from gradtool.engine.choice import BackendChoice
 from gradtool.engine.schedule import Progress
 from gradtool.errors import EmptyDumpError, UsageError
 from gradtool.formats import open_checkpoint
@@ -36,6 +38,9 @@ class MeasureOptions(TypedDict, total=False):
     raw_dtype: str | None
     verify: bool
     threads: int | None
+    backend: str
+    device: str | None
+    device_memory: int | str | None
     progress: Progress | None
 
 
@@ -51,6 +56,7 @@ class Job:
     raw_dtype: DType | None
     verify: bool
     workers: int
+    choice: BackendChoice
     progress: Progress | None
     started: float
 
@@ -66,6 +72,9 @@ class Job:
         raw_dtype: str | None = None,
         verify: bool = False,
         threads: int | None = None,
+        backend: str = "auto",
+        device: str | None = None,
+        device_memory: int | str | None = None,
         progress: Progress | None = None,
     ) -> Job:
         """The options with their defaults; UsageError for what is out of its range."""
@@ -87,6 +96,7 @@ class Job:
             raw_dtype=raw,
             verify=verify,
             workers=threads or min(_available_cores(), MAX_THREADS),
+            choice=BackendChoice.checked(backend, device, device_memory),
             progress=progress,
             started=time.perf_counter(),
         )
@@ -138,6 +148,11 @@ class Job:
             )
         raise UsageError(f"{checkpoint.path}: no tensor matches the filters")
 
+    def backend(self, checkpoint: Checkpoint) -> Backend:
+        """What computes with the tensors of a catalogue."""
+        nbytes = sum(spec.nbytes for spec in checkpoint.tensors)
+        return self.choice.for_bytes(nbytes, self.workers)
+
     def measure(
         self, checkpoint: Checkpoint, executor: Executor, progress: Progress | None
     ) -> Measurement:
@@ -146,6 +161,7 @@ class Job:
             checkpoint,
             executor=executor,
             window=self.window,
+            backend=self.backend(checkpoint),
             started=self.started,
             norm_type=self.norm_type,
             loss_scale=self._divisor(checkpoint),

@@ -70,7 +70,7 @@ def clip_grad_norm(
     drift nor overflow, and dtypes are kept.
     """
     bound = _bound(max_norm)
-    job = Job.checked(norm_type=_norm_type(norm_type, bound))
+    job = Job.checked(norm_type=_norm_type(norm_type, bound), backend="numpy")
     epsilon = _eps(eps)
     named = [Named(name or LONE, leaf) for name, leaf in all_leaves(grads)]
     arrays = [_array(name, leaf) for name, leaf, _ in named]

@@ -60,7 +60,7 @@ def check(
             `GT401.rtol`, and less 1 `GT402.max_factor` and `GT403.max_factor`.
         fail_on: the least severity that fails, "error" by default.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale, raw_dtype,
-            verify, threads, progress (over all sources).
+            verify, threads, backend, device, device_memory, progress (over all sources).
 
     Returns:
         The verdicts in the order of steps (those that dumps note, else those in their paths; of
@@ -70,6 +70,7 @@ def check(
     Raises:
         UsageError: an argument or the configuration is wrong, down to a key's name.
         InputError: the baseline cannot be read.
+        DeviceError: as for `measure`.
     """
     started = time.perf_counter()
     require(bool(sources), "give at least one source to check")

@@ -68,7 +68,8 @@ def clip(
         force: replace the file at `out`, if there is one.
         dry_run: write nothing; `out` may be left away.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale (bounds are
-            the trainer's, what is written stays scaled), raw_dtype, verify, threads, progress.
+            the trainer's, what is written stays scaled), raw_dtype, verify, threads, backend,
+            device, device_memory, progress.
 
     Returns:
         The coefficient, what changed, and the measurements before and after.
@@ -78,6 +79,7 @@ def clip(
         UsageError: arguments that make no sense or do not fit the tensors found, p <= 0, an
             `out` that may not be written, tensors that share elements and not their fate.
         InputError: as for `measure`; or `out` cannot be written.
+        DeviceError: as for `measure`.
 
     Source of the equations: torch/nn/utils/clip_grad.py.
     """
@@ -162,6 +164,7 @@ def _write(
             workspace,
             executor=executor,
             window=job.window,
+            backend=job.backend(checkpoint),
             advance=Advance(stages.writing, to_write),
         )
         with ThreadPoolExecutor(1) as syncing:

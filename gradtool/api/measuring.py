@@ -12,7 +12,7 @@ from gradtool.engine.schedule import Progress
 from gradtool.job import Job, require
 
 
-def measure(
+def measure(  # noqa: PLR0913 - one for each option of the commands
     source: str | bytes | os.PathLike[str] | Any,
     *,
     norm_type: float = 2.0,
@@ -23,6 +23,9 @@ def measure(
     raw_dtype: str | None = None,
     verify: bool = False,
     threads: int | None = None,
+    backend: str = "auto",
+    device: str | None = None,
+    device_memory: int | str | None = None,
     progress: Progress | None = None,
 ) -> Measurement:
     """Measure gradients, saved or in memory: norms, magnitudes, counts of non-finite values.
@@ -47,6 +50,11 @@ def measure(
         raw_dtype: what NumPy's nameless `V2` elements are, "BF16" say.
         verify: also check the stored CRC-32 of tensor data.
         threads: workers; by default one for each core, at most MAX_THREADS.
+        backend: what computes: "numpy" on the CPU; "torch" on a GPU, or where `device` says;
+            "auto" takes a GPU if there is one and the gradients are many enough to gain by it.
+        device: for torch: "cuda", "cuda:1", "cuda:0,cuda:1" for both, or "cpu".
+        device_memory: bytes that torch may take on each device for gradients and what is made
+            of them, as a number or as "4GiB"; a quarter of what is free by default.
         progress: called with (bytes done, bytes to do) from this thread.
 
     Returns:
@@ -55,6 +63,7 @@ def measure(
     Raises:
         UsageError: an argument is out of its range, or nothing matches the filters.
         InputError: the files cannot be read, understood or trusted, or hold no gradient.
+        DeviceError: torch, CUDA or the device is not there, or has no memory left.
 
     Source of the definitions: torch/nn/utils/clip_grad.py, `_get_total_norm`.
     """
@@ -67,6 +76,9 @@ def measure(
         raw_dtype=raw_dtype,
         verify=verify,
         threads=threads,
+        backend=backend,
+        device=device,
+        device_memory=device_memory,
         progress=progress,
     )
     owners: list[object] = []

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli import check_options, console, options
+from gradtool.cli import check_options, compute_options, console, options
 from gradtool.cli.paths import expand_all
 from gradtool.core.baseline import Baseline
 from gradtool.core.figures import counted
@@ -31,7 +31,7 @@ def save(  # noqa: PLR0913, PLR0917 - one parameter for each option
     loss_scale: options.LossScale = None,
     raw_dtype: options.RawDType = None,
     verify: options.Verify = False,
-    threads: options.Threads = None,
+    threads: compute_options.Threads = None,
 ) -> None:
     """Note what healthy dumps of one model are like: norms, shapes, dtypes.
 
@@ -68,7 +68,7 @@ def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
     loss_scale: options.LossScale = None,
     raw_dtype: options.RawDType = None,
     verify: options.Verify = False,
-    threads: options.Threads = None,
+    threads: compute_options.Threads = None,
     show_all: options.All = False,
     color: options.ColorChoice = options.Color.AUTO,
 ) -> None:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli import check_options, console, options
+from gradtool.cli import check_options, compute_options, console, options
 from gradtool.cli.paths import expand_all, is_among
 from gradtool.cli.progress import ByteProgress
 from gradtool.cli.signals import ended_by_signals
@@ -59,7 +59,10 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option
     loss_scale: options.LossScale = None,
     raw_dtype: options.RawDType = None,
     verify: options.Verify = False,
-    threads: options.Threads = None,
+    threads: compute_options.Threads = None,
+    backend: compute_options.BackendName = compute_options.Backend.AUTO,
+    device: compute_options.Device = None,
+    device_memory: compute_options.DeviceMemory = None,
     show_all: check_options.AllFindings = False,
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
@@ -104,6 +107,9 @@ def check(  # noqa: PLR0913, PLR0917 - one parameter for each option
             raw_dtype=raw_dtype,
             verify=verify,
             threads=threads,
+            backend=backend.value,
+            device=device,
+            device_memory=device_memory,
             progress=progress,
         )
     _report(outcome, sinks, console.style(color, None, quiet=quiet, show_all=show_all))

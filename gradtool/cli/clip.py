@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli import console, options
+from gradtool.cli import compute_options, console, options
 from gradtool.cli.paths import expand
 from gradtool.cli.progress import ByteProgress
 from gradtool.cli.signals import ended_by_signals
@@ -41,7 +41,10 @@ def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
     loss_scale: options.LossScale = None,
     raw_dtype: options.RawDType = None,
     verify: options.Verify = False,
-    threads: options.Threads = None,
+    threads: compute_options.Threads = None,
+    backend: compute_options.BackendName = compute_options.Backend.AUTO,
+    device: compute_options.Device = None,
+    device_memory: compute_options.DeviceMemory = None,
     report_format: options.ClipFormatChoice = options.ClipFormat.TABLE,
     show_all: options.AllChanged = False,
     quiet: options.Quiet = False,
@@ -78,6 +81,9 @@ def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
             raw_dtype=raw_dtype,
             verify=verify,
             threads=threads,
+            backend=backend.value,
+            device=device,
+            device_memory=device_memory,
             progress=progress,
         )
     style = console.style(color, None, quiet=quiet, show_all=show_all)

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import typer
 
 import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli import console, options
+from gradtool.cli import compute_options, console, options
 from gradtool.cli.paths import expand_all, for_each, is_among
 from gradtool.cli.progress import ByteProgress
 from gradtool.cli.signals import ended_by_signals
@@ -46,7 +46,10 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
     loss_scale: options.LossScale = None,
     raw_dtype: options.RawDType = None,
     verify: options.Verify = False,
-    threads: options.Threads = None,
+    threads: compute_options.Threads = None,
+    backend: compute_options.BackendName = compute_options.Backend.AUTO,
+    device: compute_options.Device = None,
+    device_memory: compute_options.DeviceMemory = None,
     quiet: options.Quiet = False,
     no_progress: options.NoProgress = False,
     color: options.ColorChoice = options.Color.AUTO,
@@ -72,6 +75,9 @@ def inspect(  # noqa: PLR0913, PLR0917 - one parameter for each option
                 raw_dtype=raw_dtype,
                 verify=verify,
                 threads=threads,
+                backend=backend.value,
+                device=device,
+                device_memory=device_memory,
                 progress=progress,
             )
         return report_on(

@@ -156,15 +156,6 @@ RawDType: TypeAlias = Annotated[
 Verify: TypeAlias = Annotated[
     bool, typer.Option("--verify", help="Check the checksums of tensor data too.")
 ]
-Threads: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--threads",
-        metavar="N",
-        min=1,
-        help="Default: one for each core, at most 4; each takes 20 MB.",
-    ),
-]
 Path: TypeAlias = Annotated[
     str,
     typer.Argument(

@@ -8,6 +8,7 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from gradtool.core.tensors import SourceFile
+from gradtool.engine.backend import Backend
 from gradtool.engine.rewrite import Rewrite, rewrite_file
 from gradtool.engine.schedule import Advance
 from gradtool.storage.copying import copy_rest
@@ -56,6 +57,7 @@ def build(
     *,
     executor: Executor,
     window: int,
+    backend: Backend,
     advance: Advance,
 ) -> Built:
     """Write what is to be at `target` into its workspace.
@@ -65,7 +67,15 @@ def build(
     """
 
     def write(file: SourceFile, path: str) -> None:
-        rewrite_file(rewrite, file, path, executor=executor, window=window, advance=advance)
+        rewrite_file(
+            rewrite,
+            file,
+            path,
+            executor=executor,
+            window=window,
+            backend=backend,
+            advance=advance,
+        )
 
     files = files_to_write(rewrite, target)
     if not target.is_directory:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
@@ -13,11 +13,12 @@ from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, s
 from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.strides import repetitions
 from gradtool.core.tensors import Checkpoint, Extent, Seal, TensorSpec
-from gradtool.engine.numpy_kernels import NAME as BACKEND
+from gradtool.engine.backend import Backend
+from gradtool.engine.numpy_backend import NUMPY
 from gradtool.engine.plan import Task, plan
 from gradtool.engine.schedule import Advance, Progress, in_order
 from gradtool.engine.sharing import Sharing, find_sharing
-from gradtool.engine.work import NAMED, OWNED, OWNED_IN_SECTION, Target, run
+from gradtool.engine.work import NAMED, OWNED, OWNED_IN_SECTION, Result, Target, run
 
 MOST_NOTES = 3
 """Notes of one kind, before the rest is only counted."""
@@ -28,6 +29,7 @@ def measure(
     *,
     executor: Executor,
     window: int,
+    backend: Backend = NUMPY,
     started: float | None = None,
     norm_type: float = 2.0,
     loss_scale: float = 1.0,
@@ -42,6 +44,7 @@ def measure(
         checkpoint: the catalogue, already narrowed to what is wanted.
         executor: runs the reads and sums; at most `window` tasks are submitted at a time.
         window: see above; a few for each worker keeps all of them busy.
+        backend: computes.
         started: `time.perf_counter()` when the work began; now, if it begins here.
         norm_type: p.
         loss_scale: every element is divided by it.
@@ -54,11 +57,12 @@ def measure(
     specs = checkpoint.tensors
     sharing = find_sharing(specs)
     seals = _seals_of(checkpoint) if verify else []
-    tasks = plan(specs, sharing, seals)
+    tasks = plan(specs, sharing, seals, backend.grain)
     todo = sum(spec.nbytes for spec in specs) + sum(seal.covers.nbytes for seal in seals)
-    found = _run_all(tasks, norm_type, executor, window, Advance(progress, todo))
+    work = partial(run, norm_type=norm_type, backend=backend)
+    found = _run_all(tasks, work, norm_type, executor, window, Advance(progress, todo))
     tensors = tuple(_assemble(specs, sharing, found, norm_type, loss_scale))
-    return _measurement(checkpoint, tensors, norm_type, loss_scale, started)
+    return _measurement(checkpoint, tensors, norm_type, loss_scale, started, backend.name)
 
 
 def _assemble(
@@ -111,11 +115,16 @@ def _seals_of(checkpoint: Checkpoint) -> list[Seal]:
 
 
 def _run_all(
-    tasks: Iterable[Task], norm_type: float, executor: Executor, window: int, advance: Advance
+    tasks: Iterable[Task],
+    work: Callable[[Task], Result],
+    norm_type: float,
+    executor: Executor,
+    window: int,
+    advance: Advance,
 ) -> dict[Target, TensorStats]:
     """The statistics of each target, merged in the order of the tasks."""
     parts: dict[Target, list[TensorStats]] = {}
-    for task, result in in_order(tasks, partial(run, norm_type=norm_type), executor, window):
+    for task, result in in_order(tasks, work, executor, window):
         for target, stats in result:
             kept = parts.setdefault(target, [])
             kept.append(stats)
@@ -131,6 +140,7 @@ def _measurement(
     norm_type: float,
     loss_scale: float,
     started: float,
+    backend: str,
 ) -> Measurement:
     sections, total = _summaries(checkpoint, tensors, norm_type)
     return Measurement(
@@ -139,7 +149,7 @@ def _measurement(
         files=tuple(file.path for file in checkpoint.files),
         nbytes=checkpoint.nbytes,
         norm_type=norm_type,
-        backend=BACKEND,
+        backend=backend,
         loss_scale=loss_scale,
         tensors=tensors,
         sections=sections,

@@ -137,11 +137,16 @@ def real_words(raw: Array, dtype: DType, *, big_endian: bool) -> tuple[Array, En
 
     fp8 kinds differ in what their top codes mean; a table widens each to float32, exactly.
     """
+    encoding = encoding_of(dtype)
     if dtype.name in _FP8:
-        return np.take(_fp8_words(dtype.name), raw, mode="clip"), _fp8_as_f32(dtype)
-    encoding = _ENCODINGS[dtype.name]
+        return np.take(_fp8_words(dtype.name), raw, mode="clip"), encoding
     words = raw.view(encoding.word)
     return words.byteswap() if big_endian != _BIG_ENDIAN_HOST else words, encoding
+
+
+def encoding_of(dtype: DType) -> Encoding:
+    """How to read a real dtype, of fp8 kinds what they are widened to."""
+    return _fp8_as_f32(dtype) if dtype.name in _FP8 else _ENCODINGS[dtype.name]
 
 
 @cache

@@ -28,8 +28,6 @@ from gradtool.engine.numpy_encodings import (
 )
 from gradtool.engine.scratch import scratch
 
-NAME: Final = "numpy"
-
 ROW: Final = 4096
 
 PIECE: Final = 32 * ROW

@@ -8,12 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradtool.engine import numpy_transforms as backend
+from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.clusters import named_between, window_bounds
 from gradtool.engine.patch_plan import UNSEALED, Change, PatchTask, Region, Segment
-from gradtool.engine.plan import BLOCK_ELEMENTS
-from gradtool.engine.scratch import scratch
-from gradtool.engine.work import Bytes
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import open_sink
 
@@ -29,19 +26,19 @@ class SealPart(NamedTuple):
     new: int
 
 
-def run_patch(task: PatchTask) -> list[SealPart]:
+def run_patch(task: PatchTask, backend: Backend) -> list[SealPart]:
     """Write the task's part of the target; the checksums of what lies under seals."""
     start = task.segments[0].offset
-    buffers, alike = _placed(task.segments)
+    buffers, alike = _placed(task.segments, backend)
     with reopen_source(task.file) as source:
         source.read_vector(start, buffers)
         source.check_unchanged()
     old = _checksums(task.segments, buffers)
     for change, raw in alike.items():
-        _transform_all(raw, change)
+        _transform_all(raw, change, backend)
     for segment, buffer in zip(task.segments, buffers, strict=True):
         if segment.region is not None and segment.region.views is not None:
-            _transform_views(np.frombuffer(buffer, np.uint8), segment.region)
+            _transform_views(np.frombuffer(buffer, np.uint8), segment.region, backend)
     new = _checksums(task.segments, buffers)
     with open_sink(task.target) as sink:
         sink.write_vector(start, buffers)
@@ -51,7 +48,9 @@ def run_patch(task: PatchTask) -> list[SealPart]:
     ]
 
 
-def _placed(segments: Sequence[Segment]) -> tuple[list[memoryview], dict[Change, Bytes]]:
+def _placed(
+    segments: Sequence[Segment], backend: Backend
+) -> tuple[list[memoryview], dict[Change, Bytes]]:
     """Room for each segment; and the rooms of all that changes alike, one after another."""
     sizes: dict[Change | None, int] = {}
     for segment in segments:
@@ -61,7 +60,7 @@ def _placed(segments: Sequence[Segment]) -> tuple[list[memoryview], dict[Change,
     for key, nbytes in sizes.items():
         starts[key] = total
         total += nbytes + -nbytes % _ALIGNMENT
-    room = scratch("block", np.uint8, total)
+    room = backend.room(total)
     alike = {key: room[at : at + sizes[key]] for key, at in starts.items() if key is not None}
     buffers = []
     for segment in segments:
@@ -94,14 +93,14 @@ def _checksums(
     return found
 
 
-def _transform_all(raw: Bytes, change: Change) -> None:
-    step = BLOCK_ELEMENTS * change.dtype.itemsize
+def _transform_all(raw: Bytes, change: Change, backend: Backend) -> None:
+    step = backend.grain.block_numel * change.dtype.itemsize
     for start in range(0, len(raw), step):
         block = raw[start : start + step]
         backend.apply(block, change.dtype, change.transform, big_endian=change.big_endian)
 
 
-def _transform_views(raw: Bytes, region: Region) -> None:
+def _transform_views(raw: Bytes, region: Region, backend: Backend) -> None:
     """Change the elements that members of a cluster name, each of them once."""
     if region.views is None:
         return

@@ -13,6 +13,7 @@ from typing import Final, NamedTuple
 from gradtool.core.dtypes import DType
 from gradtool.core.strides import contiguous_strides
 from gradtool.core.tensors import Extent, Seal, SourceFile, Stream, TensorSpec
+from gradtool.engine.backend import Grain
 from gradtool.engine.sharing import Sharing
 from gradtool.engine.views import Layout
 
@@ -20,14 +21,14 @@ TASK_BYTES: Final = 8 << 20
 """Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""
 
 BLOCK_ELEMENTS: Final = 1 << 19
-"""Elements that a backend gets in one call, and of a cluster that are resolved at a time.
+"""Elements that the CPU gets in one call, and of a cluster that are resolved at a time.
 
 Caches would like fewer. But each array operation gives Python's lock away and takes it back,
 and two threads that do so every few microseconds are slower than one.
 """
 
 BLOCK_PIECES: Final = 1 << 10
-"""Tensors that a backend gets in one call."""
+"""Tensors that the CPU gets in one call."""
 
 GAP_BYTES: Final = 1 << 10
 """Bytes between two pieces that are cheaper to read over than to skip with another call."""
@@ -121,14 +122,16 @@ class SealTask:
 Task = ReadTask | StreamTask | ClusterTask | SealTask
 
 
-def plan(specs: Sequence[TensorSpec], sharing: Sharing, seals: Iterable[Seal]) -> Iterator[Task]:
+def plan(
+    specs: Sequence[TensorSpec], sharing: Sharing, seals: Iterable[Seal], grain: Grain
+) -> Iterator[Task]:
     """Every task that measures `specs` and verifies `seals`.
 
     A target is a tensor's position in `specs`.
     """
     clustered = {index for cluster in sharing.clusters for index in cluster}
     plain = [i for i in range(len(specs)) if i not in clustered and i not in sharing.same_as]
-    yield from _read_tasks(specs, plain)
+    yield from _read_tasks(specs, plain, grain)
     for index in plain:
         spec = specs[index]
         if spec.stream is not None:
@@ -146,18 +149,22 @@ def layout_of(spec: TensorSpec) -> Layout | None:
     return None if spec.strides is None else Layout(spec.shape, spec.strides)
 
 
-def _read_tasks(specs: Sequence[TensorSpec], plain: Iterable[int]) -> Iterator[ReadTask]:
+def _read_tasks(
+    specs: Sequence[TensorSpec], plain: Iterable[int], grain: Grain
+) -> Iterator[ReadTask]:
     task: ReadTask | None = None
     for extent, index, first in _extents_in_file_order(specs, plain):
         spec = specs[index]
         itemsize, layout = spec.dtype.itemsize, layout_of(spec)
-        for start in range(0, extent.nbytes, BLOCK_ELEMENTS * itemsize):
-            nbytes = min(BLOCK_ELEMENTS * itemsize, extent.nbytes - start)
-            if task is None or task.file is not extent.file or task.nbytes + nbytes > TASK_BYTES:
+        step = min(grain.block_numel, grain.task_nbytes // itemsize) * itemsize
+        for start in range(0, extent.nbytes, step):
+            nbytes = min(step, extent.nbytes - start)
+            is_full = task is not None and task.nbytes + nbytes > grain.task_nbytes
+            if task is None or task.file is not extent.file or is_full:
                 if task is not None:
                     yield task
                 task = ReadTask(extent.file)
-            if not task.blocks or not _joins(task.blocks[-1], spec, layout, nbytes):
+            if not task.blocks or not _joins(task.blocks[-1], spec, layout, nbytes, grain):
                 task.blocks.append(Block(spec.dtype, spec.big_endian, layout))
             block = task.blocks[-1]
             block.pieces.append(
@@ -187,14 +194,16 @@ def _extents_in_file_order(
         yield extent, index, first
 
 
-def _joins(block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int) -> bool:
+def _joins(
+    block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int, grain: Grain
+) -> bool:
     return (
         block.dtype is spec.dtype
         and block.big_endian == spec.big_endian
         and block.layout is None
         and layout is None
-        and block.nbytes + nbytes <= BLOCK_ELEMENTS * spec.dtype.itemsize
-        and len(block.pieces) < BLOCK_PIECES
+        and block.nbytes + nbytes <= grain.block_numel * spec.dtype.itemsize
+        and len(block.pieces) < grain.block_pieces
     )
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradtool.core.clipping import Transform
 from gradtool.core.tensors import SourceFile, TensorSpec
-from gradtool.engine import numpy_transforms as backend
+from gradtool.engine.backend import Backend
 from gradtool.engine.plan import BLOCK_ELEMENTS
 from gradtool.engine.schedule import Advance
 from gradtool.storage.inflate import inflate, inflate_start
@@ -26,6 +26,7 @@ def repack(
     specs: Sequence[TensorSpec],
     transforms: Mapping[str, Transform],
     advance: Advance,
+    backend: Backend,
 ) -> None:
     """Write at `path` the archive `file` with `specs` transformed.
 
@@ -39,7 +40,7 @@ def repack(
         found = (
             inflate(file, entry, 0, max_bytes=_COPIED_NBYTES)
             if spec is None
-            else _transformed(file, entry, spec, transforms[spec.name])
+            else _transformed(file, entry, spec, transforms[spec.name], backend)
         )
         done = 0
         for piece in found:
@@ -64,7 +65,7 @@ def _member_end(spec: TensorSpec) -> int:
 
 
 def _transformed(
-    file: SourceFile, entry: Entry, spec: TensorSpec, transform: Transform
+    file: SourceFile, entry: Entry, spec: TensorSpec, transform: Transform, backend: Backend
 ) -> Iterator[memoryview]:
     """A member's header as it is, then its elements as they become."""
     header = entry.nbytes - spec.nbytes

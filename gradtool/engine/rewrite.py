@@ -6,11 +6,13 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
+from functools import partial
 from typing import cast
 
 from gradtool.core.clip_plan import ClipPlan, two_fates_error
 from gradtool.core.clipping import Transform
 from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId, SourceFile
+from gradtool.engine.backend import Backend
 from gradtool.engine.patch import SealPart, run_patch
 from gradtool.engine.patch_plan import Region, changed_regions, patch_tasks, renewed_seals
 from gradtool.engine.repack import repack
@@ -96,6 +98,7 @@ def rewrite_file(
     *,
     executor: Executor,
     window: int,
+    backend: Backend,
     advance: Advance,
 ) -> None:
     """Write at `path` what becomes of `file`; a file that does not change is copied.
@@ -107,7 +110,7 @@ def rewrite_file(
     if file in rewrite.repacked:
         found = (spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms)
         specs = [spec for spec in found if spec.nbytes]
-        repack(file, path, specs, rewrite.transforms, advance)
+        repack(file, path, specs, rewrite.transforms, advance, backend)
         return
     create(path, file.size)
     regions = rewrite.regions.get(file, ())
@@ -115,7 +118,7 @@ def rewrite_file(
     seals = renewed_seals(known, regions)
     renewal = _Renewal(seals)
     tasks = patch_tasks(file, path, regions, seals)
-    for task, parts in in_order(tasks, run_patch, executor, window):
+    for task, parts in in_order(tasks, partial(run_patch, backend=backend), executor, window):
         renewal.add(parts)
         advance.by(task.nbytes)
     if not seals:

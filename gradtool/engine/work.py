@@ -15,8 +15,9 @@ from numpy.typing import NDArray
 
 from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.tensors import Seal
-from gradtool.engine import numpy_kernels as backend
+from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.clusters import named_between, window_bounds
+from gradtool.engine.numpy_kernels import nonfinite_positions
 from gradtool.engine.plan import (
     BLOCK_ELEMENTS,
     GAP_BYTES,
@@ -34,8 +35,6 @@ from gradtool.errors import CorruptFileError
 from gradtool.storage.reader import Source, reopen_source
 from gradtool.storage.streams import open_stream
 
-Bytes = NDArray[np.uint8]
-
 NAMED, OWNED, OWNED_IN_SECTION = range(3)
 """What statistics are over: the elements that a tensor names, and those that it names first."""
 
@@ -47,24 +46,24 @@ Result = list[tuple[Target, TensorStats]]
 _SEAL_STEP = 1 << 20
 
 
-def run(task: Task, norm_type: float) -> Result:
+def run(task: Task, norm_type: float, backend: Backend) -> Result:
     """The statistics that `task` finds, as (target, statistics) pairs."""
     match task:
         case ReadTask():
-            return _run_reads(task, norm_type)
+            return _run_reads(task, norm_type, backend)
         case StreamTask():
-            return _run_stream(task, norm_type)
+            return _run_stream(task, norm_type, backend)
         case ClusterTask():
-            return _run_cluster(task, norm_type)
+            return _run_cluster(task, norm_type, backend)
         case SealTask():
             return _run_seal(task)
 
 
-def _run_reads(task: ReadTask, p: float) -> Result:
+def _run_reads(task: ReadTask, p: float, backend: Backend) -> Result:
     found: Result = []
     with reopen_source(task.file) as source:
         for block in task.blocks:
-            raw = _read_block(source, block)
+            raw = _read_block(source, block, backend)
             counts = [piece.nbytes // block.dtype.itemsize for piece in block.pieces]
             results = backend.stats(raw, block.dtype, counts, p, big_endian=block.big_endian)
             for piece, stats in zip(block.pieces, results, strict=True):
@@ -79,21 +78,24 @@ def _locate(stats: TensorStats, raw: Bytes, block: Block, piece: Piece) -> Tenso
         return stats
     if block.layout is None:
         return replace(stats, first_nonfinite=piece.first + stats.first_nonfinite)
-    positions = backend.nonfinite_positions(raw, block.dtype, big_endian=block.big_endian)
+    positions = nonfinite_positions(raw, block.dtype, big_endian=block.big_endian)
     return replace(stats, first_nonfinite=block.layout.first_position(positions + piece.first))
 
 
-def _read_block(source: Source, block: Block) -> Bytes:
+def _read_block(source: Source, block: Block, backend: Backend) -> Bytes:
     """The bytes of all pieces, one after another, in this thread's buffer."""
-    raw = scratch("block", np.uint8, block.nbytes)
+    unit = backend.grain.alignment * block.dtype.itemsize
+    raw = backend.room(_padded(block.pieces, unit))
     buffer = raw.data
     filled = 0
     for offset, nbytes, pieces in _runs(block.pieces):
-        wanted = sum(piece.nbytes for piece in pieces)
-        if nbytes == wanted:
-            source.read_into(offset, buffer[filled : filled + nbytes])
+        wanted = _padded(pieces, unit)
+        out = buffer[filled : filled + wanted]
+        if len(pieces) == 1 or nbytes == wanted == _padded(pieces, 1):
+            source.read_into(offset, out[:nbytes])
+            out[nbytes:] = bytes(wanted - nbytes)
         else:
-            _read_with_gaps(source, offset, nbytes, pieces, buffer[filled : filled + wanted])
+            _read_apart(source, offset, nbytes, pieces, out, unit)
         filled += wanted
     return raw
 
@@ -111,19 +113,30 @@ def _runs(pieces: list[Piece]) -> Iterator[tuple[int, int, list[Piece]]]:
     yield run[0].offset, end - run[0].offset, run
 
 
-def _read_with_gaps(
-    source: Source, offset: int, nbytes: int, pieces: list[Piece], out: memoryview
+def _padded(pieces: list[Piece], unit: int) -> int:
+    return sum(-(-piece.nbytes // unit) * unit for piece in pieces)
+
+
+def _read_apart(
+    source: Source,
+    offset: int,
+    nbytes: int,
+    pieces: list[Piece],
+    out: memoryview,
+    unit: int,
 ) -> None:
+    """Pieces that lie closer or further apart there than here, where each fills whole units."""
     span = scratch("span", np.uint8, nbytes).data
     source.read_into(offset, span)
     filled = 0
     for piece in pieces:
-        start = piece.offset - offset
-        out[filled : filled + piece.nbytes] = span[start : start + piece.nbytes]
-        filled += piece.nbytes
+        start, end = piece.offset - offset, filled + piece.nbytes
+        out[filled:end] = span[start : start + piece.nbytes]
+        filled = end + -end % unit
+        out[end:filled] = bytes(filled - end)
 
 
-def _run_stream(task: StreamTask, p: float) -> Result:
+def _run_stream(task: StreamTask, p: float, backend: Backend) -> Result:
     parts = [TensorStats(p)]
     done = 0
     for piece in open_stream(task.stream, BLOCK_ELEMENTS * task.dtype.itemsize):
@@ -137,7 +150,7 @@ def _run_stream(task: StreamTask, p: float) -> Result:
     return [((task.target, NAMED), merge(parts, p))]
 
 
-def _run_cluster(task: ClusterTask, p: float) -> Result:
+def _run_cluster(task: ClusterTask, p: float, backend: Backend) -> Result:
     """Window by window: what each member names there, and what it is the first to name."""
     found: Result = []
     with reopen_source(task.file) as source:
@@ -148,12 +161,12 @@ def _run_cluster(task: ClusterTask, p: float) -> Result:
                 if raw is None:
                     raw = _read_window(source, task, start, stop)
                 member = task.members[index]
-                named = _stats_at(task, raw, at, positions, p)
+                named = _stats_at(task, raw, at, positions, p, backend)
                 found.append(((member.target, NAMED), named))
                 for scope, role in zip(member.scopes, (OWNED, OWNED_IN_SECTION), strict=False):
                     fresh = _claim(claimed, scope, at, stop - start)
                     whole = len(fresh) == len(at)
-                    owned = named if whole else _stats_at(task, raw, fresh, None, p)
+                    owned = named if whole else _stats_at(task, raw, fresh, None, p, backend)
                     found.append(((member.target, role), owned))
         source.check_unchanged()
     return _merged(found, p)
@@ -180,7 +193,12 @@ def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, at: Int64, count: 
 
 
 def _stats_at(
-    task: ClusterTask, raw: Bytes, at: Int64, positions: Int64 | None, p: float
+    task: ClusterTask,
+    raw: Bytes,
+    at: Int64,
+    positions: Int64 | None,
+    p: float,
+    backend: Backend,
 ) -> TensorStats:
     """Statistics of the elements at places `at`, which have `positions` in their tensor."""
     if len(at) == 0:
@@ -189,7 +207,7 @@ def _stats_at(
     (stats,) = backend.stats(chosen, task.dtype, [len(at)], p, big_endian=task.big_endian)
     if stats.first_nonfinite is None or positions is None:
         return stats
-    bad = backend.nonfinite_positions(chosen, task.dtype, big_endian=task.big_endian)
+    bad = nonfinite_positions(chosen, task.dtype, big_endian=task.big_endian)
     return replace(stats, first_nonfinite=int(positions[bad].min()))
 
 

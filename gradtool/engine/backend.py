@@ -1,0 +1,78 @@
+"""What computes: two functions over groups of blocks, and how much they like to be given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradtool.core.clipping import Transform
+from gradtool.core.dtypes import DType
+from gradtool.core.stats import TensorStats
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Grain:
+    """How much a backend is given at a time.
+
+    Attributes:
+        task_nbytes: bytes of one task.
+        block_numel: elements of one call.
+        block_pieces: pieces of tensors in one call.
+        alignment: elements; each piece of a block starts at a multiple of so many.
+    """
+
+    task_nbytes: int
+    block_numel: int
+    block_pieces: int
+    alignment: int = 1
+
+
+class Backend(Protocol):
+    """One engine: a plain value that goes to any thread or process."""
+
+    @property
+    def name(self) -> str:
+        """As it is asked for and reported."""
+
+    @property
+    def grain(self) -> Grain:
+        """How much it is given at a time."""
+
+    def room(self, nbytes: int) -> Bytes:
+        """A buffer of the thread's own for bytes to compute with, left as it was last used."""
+
+    def stats(
+        self,
+        raw: NDArray[Any],
+        dtype: DType,
+        counts: Sequence[int],
+        norm_type: float,
+        *,
+        big_endian: bool = False,
+    ) -> list[TensorStats]:
+        """Statistics of the segments that lie one after another in `raw`.
+
+        Args:
+            raw: bytes (uint8) of all segments, each from the first multiple of the grain's
+                alignment on, with zeros between; aligned to the element size.
+            dtype: their type.
+            counts: elements in each segment, none of them 0.
+            norm_type: p.
+            big_endian: byte order of the elements.
+
+        `first_nonfinite` counts from the start of its segment.
+        """
+
+    def apply(
+        self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
+    ) -> None:
+        """Transform the elements in `raw`, bytes (uint8) aligned to the element size, in place.
+
+        A complex element is scaled in both parts, and is non-finite where either is.
+        """

@@ -1,0 +1,288 @@
+"""The GPU backend's statistics: of many tensors at once, on the device that they are on.
+
+A group of tensors lies in one flat tensor, each from a new row of `ROW` elements on, with zeros
+after it. Sums of squares come from `torch._foreach_norm` over views of the tensors, everything
+else from reductions over the rows. What they find is fetched once, and put together by tensor
+on the CPU. A second look is taken only where the first one found NaN or Inf, or for a p or
+magnitudes of which the powers need more than that.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.stats import TensorStats, merge, power_scale
+from gradtool.engine.numpy_encodings import F64, Encoding, encoding_of, sizes_of
+
+ROW: Final = 1024
+"""Elements of a row: few, for many small tensors; enough for what is fetched to be little."""
+
+TYPES: Final[dict[str, torch.dtype]] = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E5M2": torch.float8_e5m2,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
+    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
+}
+
+_INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""By itemsize: signed, as torch computes with no others. Magnitudes do not reach the sign."""
+
+_MOST_CPU_ROWS: Final = 16
+"""Rows of a view on a CPU, where torch adds one element after another and so loses digits."""
+
+_NOWHERE: Final = 1 << 62
+
+Found = NDArray[Any]
+"""An int64 or float64 on the CPU for each row, view or segment."""
+
+
+def stats(
+    raw: Tensor, dtype: DType, counts: Sequence[int], norm_type: float, *, big_endian: bool = False
+) -> list[TensorStats]:
+    """Statistics of the segments in `raw`, which may be overwritten.
+
+    Args:
+        raw: bytes (uint8) of all segments, each in whole rows of its own, with zeros at the end.
+        dtype: their type.
+        counts: elements in each segment, none of them 0.
+        norm_type: p.
+        big_endian: byte order of the elements.
+
+    `first_nonfinite` counts from the start of its segment.
+    """
+    values = real_values(raw, dtype, big_endian=big_endian)
+    if dtype.component is None:
+        wide = values.to(torch.float32) if values.itemsize == 1 else values
+        return _Group(wide, encoding_of(dtype), counts, norm_type).stats()
+    parts = values.view(-1, 2).to(torch.float64)
+    sizes, beyond = _magnitudes(parts)
+    if dtype.itemsize == 16 and bool(beyond.any()):
+        sizes[beyond] = _magnitudes(parts[beyond] / 2.0)[0]
+        return _stats_beyond(sizes, beyond, counts, norm_type)
+    return _Group(sizes, sizes_of(DTYPES[dtype.component]), counts, norm_type).stats()
+
+
+def real_values(raw: Tensor, dtype: DType, *, big_endian: bool) -> Tensor:
+    """Raw bytes as numbers, of a complex type its parts in turn; a copy only if bytes swap."""
+    part = dtype if dtype.component is None else DTYPES[dtype.component]
+    return (swapped(raw, part.itemsize) if big_endian else raw).view(TYPES[part.name])
+
+
+def swapped(raw: Tensor, itemsize: int) -> Tensor:
+    """A copy of the bytes of numbers of so many bytes each, in the other byte order."""
+    return raw.view(-1, itemsize).flip(1).view(-1)
+
+
+def _magnitudes(parts: Tensor) -> tuple[Tensor, Tensor]:
+    """|z| of complex elements: NaN where either part is NaN, else infinite where either is.
+
+    Second, which of them are finite and beyond float64, as only complex128 can be.
+    """
+    real, imaginary = parts.unbind(dim=1)
+    sizes = torch.hypot(real, imaginary)
+    sizes.masked_fill_(real.isnan() | imaginary.isnan(), math.nan)
+    return sizes, sizes.isinf() & real.isfinite() & imaginary.isfinite()
+
+
+def _stats_beyond(
+    sizes: Tensor, beyond: Tensor, counts: Sequence[int], p: float
+) -> list[TensorStats]:
+    """Segments in which some magnitudes are beyond float64, and given as their halves."""
+    found = []
+    start = 0
+    for count in counts:
+        here, halved = sizes[start : start + count], beyond[start : start + count]
+        parts = [TensorStats(p)]
+        for chosen, divisor in ((here[~halved], 1.0), (here[halved], 0.5)):
+            if len(chosen):
+                (one,) = _Group(padded(chosen), F64, [len(chosen)], p).stats()
+                parts.append(one.divided(divisor))
+        bad = (~here.isfinite()).nonzero()
+        merged = merge(parts, p)
+        found.append(replace(merged, first_nonfinite=int(bad[0]) if len(bad) else None))
+        start += rows_of(count) * ROW
+    return found
+
+
+def rows_of(numel: int) -> int:
+    """Rows that so many elements fill, the last one in part."""
+    return -(-numel // ROW)
+
+
+def padded(values: Tensor, itemsize: int = 1) -> Tensor:
+    """A copy with zeros after it, up to a whole row of elements of `itemsize` numbers."""
+    room = values.new_zeros(rows_of(len(values) // itemsize) * ROW * itemsize)
+    room[: len(values)] = values
+    return room
+
+
+class _Lost(NamedTuple):
+    """By segment: counts of what is not finite, and where the first of it is."""
+
+    nan: Found
+    posinf: Found
+    neginf: Found
+    first: list[int | None]
+
+
+class _Group:
+    """Segments of one real type, in rows; `stats` overwrites what is not finite."""
+
+    def __init__(self, values: Tensor, encoding: Encoding, counts: Sequence[int], p: float) -> None:
+        self._values = values
+        self._encoding = encoding
+        self._p = p
+        self._bits = values.view(_INTEGERS[values.itemsize]).view(-1, ROW)
+        self._magnitudes = self._bits & int(encoding.magnitude)
+        self._counts = np.array(counts, np.int64)
+        self._rows = -(-self._counts // ROW)
+        self._starts = np.cumsum(self._rows) - self._rows
+
+    def stats(self) -> list[TensorStats]:
+        """The statistics of each segment."""
+        peaks, zero, small, least, norms = _fetched(
+            self._peaks(),
+            (self._magnitudes == 0).sum(dim=1),
+            (self._magnitudes < self._encoding.smallest_normal).sum(dim=1),
+            self._least(),
+            self._norms(),
+        )
+        lost = self._nothing_lost()
+        if peaks.max() >= self._encoding.infinity:
+            lost = self._take_nonfinite()
+            peaks, norms = _fetched(self._peaks(), self._norms())
+        max_abs = self._numbers(np.maximum, peaks)
+        min_abs = self._numbers(np.minimum, least) if len(least) else [math.inf] * len(max_abs)
+        zeros = self._joined(np.add, zero) - self._rows * ROW + self._counts
+        scales = [power_scale(one, self._p) for one in (max_abs if self._p > 0.0 else min_abs)]
+        nonzero = self._counts - zeros - lost.nan - lost.posinf - lost.neginf
+        columns = (
+            self._counts.tolist(),
+            self._power_sums(norms, scales, nonzero),
+            scales,
+            max_abs,
+            min_abs,
+            lost.nan.tolist(),
+            lost.posinf.tolist(),
+            lost.neginf.tolist(),
+            zeros.tolist(),
+            self._joined(np.add, small - zero).tolist(),
+            lost.first,
+        )
+        return [TensorStats(self._p, *one) for one in zip(*columns, strict=True)]
+
+    def _joined(self, reduce: np.ufunc, of_rows: Found) -> Found:
+        """What was found of rows, reduced to one for each segment."""
+        joined: Found = reduce.reduceat(of_rows, self._starts)
+        return joined
+
+    def _numbers(self, reduce: np.ufunc, words: Found) -> list[float]:
+        return [self._encoding.value(word) for word in self._joined(reduce, words).tolist()]
+
+    def _peaks(self) -> Tensor:
+        return self._magnitudes.amax(dim=1)
+
+    def _least(self) -> Tensor:
+        """The smallest magnitude but 0 of each row, infinity for none; sought for p < 0 only."""
+        if self._p >= 0.0:
+            return self._magnitudes.new_empty(0)
+        infinity = self._encoding.infinity
+        return self._magnitudes.masked_fill(self._magnitudes == 0, infinity).amin(dim=1)
+
+    def _norms(self) -> Tensor:
+        """The norm of each view, for a p of which torch takes it in one pass."""
+        if self._p not in (1.0, 2.0):
+            return self._values.new_empty(0, dtype=torch.float64)
+        numels = [rows * ROW for rows in itertools.chain.from_iterable(self._views())]
+        views = torch.split(self._values, numels)
+        return torch.stack(torch._foreach_norm(views, self._p, dtype=torch.float64))
+
+    def _views(self) -> list[list[int]]:
+        """The rows of each view of each segment."""
+        rows = self._rows.tolist()
+        if self._values.device.type != "cpu":
+            return [[count] for count in rows]
+        most = _MOST_CPU_ROWS
+        return [[most] * (count // most) + [count % most] * (count % most > 0) for count in rows]
+
+    def _take_nonfinite(self) -> _Lost:
+        """What is not finite, of which zeros take the place."""
+        infinity = self._encoding.infinity
+        bad = self._magnitudes >= infinity
+        columns = torch.arange(ROW, dtype=torch.int32, device=bad.device)
+        nan, posinf, neginf, first = _fetched(
+            (self._magnitudes > infinity).sum(dim=1),
+            (self._bits == infinity).sum(dim=1),
+            (self._bits == infinity - (1 << 8 * self._bits.itemsize - 1)).sum(dim=1),
+            torch.where(bad, columns, ROW).amin(dim=1),
+        )
+        self._bits.masked_fill_(bad, 0)
+        self._magnitudes.masked_fill_(bad, 0)
+        places = np.where(first < ROW, first + np.arange(len(first)) * ROW, _NOWHERE)
+        firsts = self._joined(np.minimum, places)
+        starts = self._starts * ROW
+        return _Lost(
+            self._joined(np.add, nan),
+            self._joined(np.add, posinf),
+            self._joined(np.add, neginf),
+            [
+                None if place == _NOWHERE else place - start
+                for place, start in zip(firsts.tolist(), starts.tolist(), strict=True)
+            ],
+        )
+
+    def _nothing_lost(self) -> _Lost:
+        none = np.zeros_like(self._counts)
+        return _Lost(none, none, none, [None] * len(none))
+
+    def _power_sums(self, norms: Found, scales: list[float], nonzero: Found) -> list[float]:
+        """The sum of (|g| / scale)^p over each segment's finite elements, for p < 0 but 0."""
+        p = self._p
+        if p == 0.0:
+            return [float(count) for count in nonzero.tolist()]
+        if math.isinf(p):
+            return [0.0] * len(scales)
+        if len(norms) and all(scale == 1.0 for scale in scales):
+            return _sums(norms**p, [len(views) for views in self._views()])
+        rows = self._rows.tolist()
+        divisors = torch.tensor(np.repeat(scales, rows), device=self._values.device)
+        powers = self._values.to(torch.float64).view(-1, ROW).abs().div_(divisors[:, None])
+        if p != 1.0:
+            powers.pow_(p)
+        if p < 0.0:
+            powers.masked_fill_(self._magnitudes == 0, 0.0)
+        (sums,) = _fetched(powers.sum(dim=1))
+        return _sums(sums, rows)
+
+
+def _fetched(*columns: Tensor) -> list[Found]:
+    """Numbers of 64 bits, or integers of less, brought to the CPU together."""
+    # One copy and one wait for all of them, the bits of floats travelling as integers.
+    words = [
+        one.view(torch.int64) if one.is_floating_point() else one.to(torch.int64) for one in columns
+    ]
+    on_cpu = torch.split(torch.cat(words).cpu(), [len(one) for one in columns])
+    return [
+        word.view(column.dtype).numpy() if column.is_floating_point() else word.numpy()
+        for word, column in zip(on_cpu, columns, strict=True)
+    ]
+
+
+def _sums(values: Found, parts: list[int]) -> list[float]:
+    """The sums of so many values each, exact before they are rounded."""
+    left = iter(values.tolist())
+    return [math.fsum(itertools.islice(left, count)) for count in parts]
