@@ -30,13 +30,15 @@ class Call:
     """A call in a comparison and, in time, how long it took and how wrong it was.
 
     `prepare` makes, untimed, what `function` is given, which gives its result and a norm (None
-    if it computes none); `tensors` are those of the result, in memory that torch can read.
+    if it computes none); `tensors` are those of the result, in memory that torch can read;
+    `norm_of` makes, untimed, the norm of a result that comes without it.
     """
 
     label: str
     prepare: Callable[[], Any]
     function: Callable[[Any], tuple[Any, Any]]
     tensors: Callable[[Any], Iterable[Tensor]] | None = None
+    norm_of: Callable[[Any], float] | None = None
     times: list[float] = field(default_factory=list)
     error: float = math.nan
     result_error: float = math.nan
@@ -49,6 +51,8 @@ class Call:
     def check(self, truth: float, wanted: float) -> None:
         """Call it untimed, and hold its norm and that of its result against what is right."""
         result, norm = self.function(self.prepare())
+        if self.norm_of is not None:
+            norm = self.norm_of(result)
         if norm is not None:
             self.error = _error(float(norm), truth)
         if self.tensors is not None:
@@ -68,7 +72,7 @@ def _error(norm: float, truth: float) -> float:
 
 @dataclass
 class Bout:
-    """Calls on the same gradients, the first one being gradtool.torch's.
+    """Calls on the same gradients, the first one being `first`: gradtool.torch's, if not told.
 
     `truth` is the norm of the gradients, `wanted` that which the results should have.
     """
@@ -79,6 +83,7 @@ class Bout:
     truth: float
     wanted: float = math.nan
     wanted_head: str = "after clipping"
+    first: str = "gradtool.torch"
     clock: Clock = wall_clock
     unit: str = "s"
 
@@ -99,7 +104,7 @@ class Bout:
     def show(self) -> None:
         """Print the table, without columns that would hold nothing."""
         heads = ["call", f"median {self.unit}", f"min-max {self.unit}", "GB/s"]
-        heads += ["x gradtool.torch", "norm's error", self.wanted_head]
+        heads += [f"x {self.first}", "norm's error", self.wanted_head]
         rows = [self._row(call) for call in self.calls]
         columns = [column for column in zip(heads, *rows, strict=True) if {*column[1:]} != {"-"}]
         heads, *rows = map(list, zip(*columns, strict=True))

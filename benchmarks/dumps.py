@@ -1,14 +1,16 @@
-"""The data: a dump like GPT-2 large's in three types, and two of very many small tensors.
+"""The data: a dump like GPT-2 large's in several types, and two of very many small tensors.
 
-    python benchmarks/dumps.py DIRECTORY SIZE_GIB
+    python benchmarks/dumps.py DIRECTORY SIZE_GIB [NAME...]
 
-makes what is not there yet and prints what is where, a name and a path to a line.
+makes what is not there yet and prints what is where, a name and a path to a line: those of the
+names, by default all but the large dump in float64.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import ml_dtypes
@@ -20,6 +22,8 @@ from safetensors.numpy import save_file
 WIDTH, VOCABULARY, CONTEXT = 1280, 50257, 1024
 RUN_DUMPS = 1000
 SMALL_TENSORS, SMALL_ELEMENTS = 100_000, 1_000
+LARGE = ("float32", "float16", "bfloat16")
+DEFAULTS = (*LARGE, "many", "many_torch", "small", "run")
 
 Arrays = dict[str, npt.NDArray[np.float32]]
 
@@ -71,13 +75,14 @@ def save_safetensors(arrays: dict[str, npt.NDArray[np.generic]], path: Path) -> 
     os.replace(partial, path)
 
 
-def make_large(directory: Path, size_gib: float) -> None:
-    """float32, float16 and bfloat16 copies of the same numbers."""
-    paths = large_paths(directory, size_gib)
-    if all(path.exists() for path in paths.values()):
+def make_large(directory: Path, size_gib: float, types: Iterable[str] = LARGE) -> None:
+    """Copies of the same numbers in each of the types."""
+    paths = large_paths(directory, size_gib, types)
+    missing = {name: path for name, path in paths.items() if not path.exists()}
+    if not missing:
         return
     arrays = normal(large_shapes(size_gib), seed=0)
-    for name, path in paths.items():
+    for name, path in missing.items():
         dtype = np.dtype(getattr(ml_dtypes, name, None) or name)
         converted = {key: array.astype(dtype, copy=False) for key, array in arrays.items()}
         save_safetensors(converted, path)
@@ -114,12 +119,9 @@ def make_run(directory: Path) -> None:
         save_safetensors(dict(arrays), place / f"step-{step:04}.safetensors")
 
 
-def large_paths(directory: Path, size_gib: float) -> dict[str, Path]:
-    """Where the large dumps are, by type."""
-    return {
-        name: directory / f"large_{size_gib:g}gib_{name}.safetensors"
-        for name in ("float32", "float16", "bfloat16")
-    }
+def large_paths(directory: Path, size_gib: float, types: Iterable[str] = LARGE) -> dict[str, Path]:
+    """Where the large dumps are, by type; their size is that of the one in float32."""
+    return {name: directory / f"large_{size_gib:g}gib_{name}.safetensors" for name in types}
 
 
 def many_paths(directory: Path) -> dict[str, Path]:
@@ -140,14 +142,19 @@ def run_path(directory: Path) -> Path:
 def main() -> None:
     """Make what is missing and print what is where, a name and a path to a line."""
     directory, size_gib = Path(sys.argv[1]), float(sys.argv[2])
-    make_large(directory, size_gib)
-    make_many(directory)
-    make_small(directory)
-    make_run(directory)
-    paths = large_paths(directory, size_gib) | many_paths(directory)
+    names = sys.argv[3:] or DEFAULTS
+    types = [name for name in names if name in (*LARGE, "float64")]
+    paths = large_paths(directory, size_gib, types) | many_paths(directory)
     paths |= {"small": small_path(directory), "run": run_path(directory)}
-    for name, path in paths.items():
-        print(name, path, sep="\t")
+    make_large(directory, size_gib, types)
+    if not many_paths(directory).keys().isdisjoint(names):
+        make_many(directory)
+    if "small" in names:
+        make_small(directory)
+    if "run" in names:
+        make_run(directory)
+    for name in names:
+        print(name, paths[name], sep="\t")
 
 
 if __name__ == "__main__":

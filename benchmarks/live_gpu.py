@@ -67,5 +67,10 @@ def _copy(live: Live) -> Call:
     """As many bytes from one place of the device's memory to another."""
     device = next(iter(live.grads.values())).device
     source = torch.zeros(live.nbytes, dtype=torch.uint8, device=device)
+    return copy_call(source, live.restore)
+
+
+def copy_call(source: Tensor, prepare: Callable[[], Any]) -> Call:
+    """A copy of `source` within its device's memory, which reads its bytes and writes as many."""
     target = torch.zeros_like(source)
-    return Call(COPY, live.restore, lambda _: (target.copy_(source), None))
+    return Call(COPY, prepare, lambda _: (target.copy_(source), None))

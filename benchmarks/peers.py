@@ -1,6 +1,7 @@
 """What others would run: short scripts, each a whole process that prints its norm last.
 
-Arguments are the dump and p; the one that clips takes the dump and the bound.
+Arguments are the dump and p, and for `TORCH` a device if it is not the CPU; those that clip take
+the dump and the bound, or where to write.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 TORCH = """
 import sys, torch
 from safetensors.torch import load_file
-grads = load_file(sys.argv[1])
+grads = load_file(sys.argv[1], *sys.argv[3:])
 print(torch.nn.utils.get_total_norm(list(grads.values()), float(sys.argv[2])).item())
 """
 
@@ -58,6 +59,17 @@ print(norm.item())
 """
 
 START = "import numpy, typer, rich.table"
+START_TORCH = "import torch"
+START_DEVICE = "import sys, torch; torch.zeros(1, device=sys.argv[1]).item()"
+
+GRADTOOL_DEVICE_MEMORY = """
+import torch
+from gradtool.__main__ import main
+try:
+    main()
+finally:
+    print(torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+"""
 
 
 def script(source: str, *arguments: object) -> list[str]:
@@ -70,9 +82,14 @@ def gradtool(*arguments: object) -> list[str]:
     return [sys.executable, "-m", "gradtool", *map(str, arguments)]
 
 
-def inspect(path: object, p: object = 2) -> list[str]:
+def inspect(path: object, p: object = 2, *options: object) -> list[str]:
     """The gradtool command that the peers are held against."""
-    return gradtool("inspect", path, "-f", "json", "-p", p, "--quiet", "--no-progress")
+    return gradtool(*inspect_arguments(path, p, *options))
+
+
+def inspect_arguments(path: object, p: object = 2, *options: object) -> list[object]:
+    """What that command is given."""
+    return ["inspect", path, "-f", "json", "-p", p, "--quiet", "--no-progress", *options]
 
 
 def clip(path: object, out: object) -> list[str]:

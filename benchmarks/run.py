@@ -30,10 +30,10 @@ def default_directory() -> Path:
     return Path(tempfile.gettempdir()) / "gradtool-bench"
 
 
-def paths_of(directory: Path, size_gib: float) -> dict[str, Path]:
-    """The dumps, made if they are not there, by what is in them."""
+def paths_of(directory: Path, size_gib: float, *names: str) -> dict[str, Path]:
+    """The dumps, those of `names` if any, made if they are not there, by what is in them."""
     listed = subprocess.run(
-        [sys.executable, HERE / "dumps.py", directory, str(size_gib)],
+        [sys.executable, HERE / "dumps.py", directory, str(size_gib), *names],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -53,15 +53,19 @@ def large(path: Path, dtype: str, *, mlx: bool) -> Group:
     contenders = [
         Contender("gradtool inspect", peers.inspect(path), json_norm),
         Contender("torch script", peers.script(peers.TORCH, path, 2), last_number),
-        Contender(
-            "cat > /dev/null", ["sh", "-c", f"exec cat {shlex.quote(str(path))} > /dev/null"]
-        ),
+        cat(path),
     ]
     if mlx:
         contenders.append(Contender("mlx script", peers.script(peers.MLX, path), last_number))
     size = path.stat().st_size
     title = f"{size / 1e9:.2f} GB {dtype} safetensors"
     return Group(title, path, contenders, exact_norm(path))
+
+
+def cat(path: Path) -> Contender:
+    """Reading alone."""
+    command = f"exec cat {shlex.quote(str(path))} > /dev/null"
+    return Contender("cat > /dev/null", ["sh", "-c", command])
 
 
 def many(path: Path, name: str, source: str) -> Group:

@@ -21,13 +21,23 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(lines)
 
 
-def limit(what: str, value: float, bound: float, unit: str = "") -> str:
-    """One line: a figure, its bound, and whether it is reached."""
-    if math.isnan(value):
+def limit(what: str, value: float, bound: float, unit: str = "", *, judged: bool = True) -> str:
+    """One line: a figure, the most that it may be, and whether it is reached."""
+    return _line(what, value, f"at most {figure(bound, '.3g')}", unit, value - bound, judged)
+
+
+def at_least(what: str, value: float, bound: float, unit: str = "", *, judged: bool = True) -> str:
+    """One line: a figure, the least that it may be, and whether it is reached."""
+    return _line(what, value, f"at least {figure(bound, '.3g')}", unit, bound - value, judged)
+
+
+def _line(what: str, value: float, wanted: str, unit: str, excess: float, judged: bool) -> str:
+    if math.isnan(excess):
         verdict = "not measured"
-    elif value <= bound:
+    elif not judged:
+        verdict = "not judged"
+    elif excess <= 0:
         verdict = "reached"
     else:
-        verdict = f"missed by {value - bound:.3g}{unit}"
-    wanted = figure(bound, ".3g")
-    return f"  {what}: {figure(value, '.3g')}{unit}, at most {wanted}{unit}: {verdict}"
+        verdict = f"missed by {excess:.3g}{unit}"
+    return f"  {what}: {figure(value, '.3g')}{unit}, {wanted}{unit}: {verdict}"

@@ -13,6 +13,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+from backends import InUse
 from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DTYPES
@@ -117,7 +118,8 @@ def measured(
     executor: Executor | None = None,
     **options: Any,
 ) -> Measurement:
-    """The measurement of a catalogue made by hand."""
+    """The measurement of a catalogue made by hand, by the engine in use."""
+    options.setdefault("backend", InUse.backend)
     files = tuple(dict.fromkeys(extent.file for spec in specs for extent in spec.extents))
     checkpoint = Checkpoint("by hand", "raw", files, tuple(specs))
     if executor is not None:

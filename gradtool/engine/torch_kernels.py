@@ -41,7 +41,7 @@ TYPES: Final[dict[str, torch.dtype]] = {
 _INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 """By itemsize: signed, as torch computes with no others. Magnitudes do not reach the sign."""
 
-_MOST_CPU_ROWS: Final = 16
+_MOST_CPU_ROWS: Final = 4
 """Rows of a view on a CPU, where torch adds one element after another and so loses digits."""
 
 _NOWHERE: Final = 1 << 62
@@ -151,10 +151,11 @@ class _Group:
         self._counts = np.array(counts, np.int64)
         self._rows = -(-self._counts // ROW)
         self._starts = np.cumsum(self._rows) - self._rows
+        self._views = view_rows(self._rows.tolist(), values.device)
 
     def stats(self) -> list[TensorStats]:
         """The statistics of each segment."""
-        peaks, zero, small, least, norms = _fetched(
+        peaks, zero, small, least, roots = _fetched(
             self._peaks(),
             (self._magnitudes == 0).sum(dim=1),
             (self._magnitudes < self._encoding.smallest_normal).sum(dim=1),
@@ -164,7 +165,7 @@ class _Group:
         lost = self._nothing_lost()
         if peaks.max() >= self._encoding.infinity:
             lost = self._take_nonfinite()
-            peaks, norms = _fetched(self._peaks(), self._norms())
+            peaks, roots = _fetched(self._peaks(), self._norms())
         max_abs = self._numbers(np.maximum, peaks)
         min_abs = self._numbers(np.minimum, least) if len(least) else [math.inf] * len(max_abs)
         zeros = self._joined(np.add, zero) - self._rows * ROW + self._counts
@@ -172,7 +173,7 @@ class _Group:
         nonzero = self._counts - zeros - lost.nan - lost.posinf - lost.neginf
         columns = (
             self._counts.tolist(),
-            self._power_sums(norms, scales, nonzero),
+            self._power_sums(roots, scales, nonzero),
             scales,
             max_abs,
             min_abs,
@@ -204,20 +205,7 @@ class _Group:
         return self._magnitudes.masked_fill(self._magnitudes == 0, infinity).amin(dim=1)
 
     def _norms(self) -> Tensor:
-        """The norm of each view, for a p of which torch takes it in one pass."""
-        if self._p not in (1.0, 2.0):
-            return self._values.new_empty(0, dtype=torch.float64)
-        numels = [rows * ROW for rows in itertools.chain.from_iterable(self._views())]
-        views = torch.split(self._values, numels)
-        return torch.stack(torch._foreach_norm(views, self._p, dtype=torch.float64))
-
-    def _views(self) -> list[list[int]]:
-        """The rows of each view of each segment."""
-        rows = self._rows.tolist()
-        if self._values.device.type != "cpu":
-            return [[count] for count in rows]
-        most = _MOST_CPU_ROWS
-        return [[most] * (count // most) + [count % most] * (count % most > 0) for count in rows]
+        return norms(self._values, self._views, self._p)
 
     def _take_nonfinite(self) -> _Lost:
         """What is not finite, of which zeros take the place."""
@@ -249,15 +237,15 @@ class _Group:
         none = np.zeros_like(self._counts)
         return _Lost(none, none, none, [None] * len(none))
 
-    def _power_sums(self, norms: Found, scales: list[float], nonzero: Found) -> list[float]:
+    def _power_sums(self, roots: Found, scales: list[float], nonzero: Found) -> list[float]:
         """The sum of (|g| / scale)^p over each segment's finite elements, for p < 0 but 0."""
         p = self._p
         if p == 0.0:
             return [float(count) for count in nonzero.tolist()]
         if math.isinf(p):
             return [0.0] * len(scales)
-        if len(norms) and all(scale == 1.0 for scale in scales):
-            return _sums(norms**p, [len(views) for views in self._views()])
+        if len(roots) and all(scale == 1.0 for scale in scales):
+            return _sums(roots**p, list(map(len, self._views)))
         rows = self._rows.tolist()
         divisors = torch.tensor(np.repeat(scales, rows), device=self._values.device)
         powers = self._values.to(torch.float64).view(-1, ROW).abs().div_(divisors[:, None])
@@ -267,6 +255,25 @@ class _Group:
             powers.masked_fill_(self._magnitudes == 0, 0.0)
         (sums,) = _fetched(powers.sum(dim=1))
         return _sums(sums, rows)
+
+
+def norms(values: Tensor, views: list[list[int]], p: float) -> Tensor:
+    """The norm of each view, for a p of which torch takes it in one pass; else of none.
+
+    `views` are as `view_rows` gives them, of all rows of `values`.
+    """
+    if p not in (1.0, 2.0):
+        return values.new_empty(0, dtype=torch.float64)
+    numels = [rows * ROW for rows in itertools.chain.from_iterable(views)]
+    return torch.stack(torch._foreach_norm(torch.split(values, numels), p, dtype=torch.float64))
+
+
+def view_rows(rows: list[int], device: torch.device) -> list[list[int]]:
+    """Into views of how many rows to cut segments of so many rows: on a GPU into one each."""
+    if device.type != "cpu":
+        return [[count] for count in rows]
+    most = _MOST_CPU_ROWS
+    return [[most] * (count // most) + [count % most] * (count % most > 0) for count in rows]
 
 
 def _fetched(*columns: Tensor) -> list[Found]:

@@ -27,7 +27,7 @@ def transformed(
     """
     values = real_values(raw, dtype, big_endian=big_endian)
     wide = values.to(torch.float64, copy=True)
-    bad = _nonfinite(wide, dtype) if transform.nonfinite in ("zero", "keep") else None
+    bad = None if transform.nonfinite == "scale" else _nonfinite(wide, dtype)
     if transform.coef != 1.0:
         wide.mul_(transform.coef)
     if transform.bound < math.inf:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -55,6 +56,7 @@ def some_gradients() -> list[np.ndarray]:
     return arrays
 
 
+@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("p", [2.0, 3.0, -1.0, math.inf])
 def test_the_number_of_threads_changes_no_bit(p: float, tmp_path: Path) -> None:
     specs = stored(tmp_path, "F32", some_gradients())
@@ -65,11 +67,13 @@ def test_the_number_of_threads_changes_no_bit(p: float, tmp_path: Path) -> None:
     assert results[0] == results[1] == results[2]
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_worker_processes_find_the_same(tmp_path: Path) -> None:
     specs = stored(tmp_path, "F32", some_gradients())
     view = replace(specs[3], name="view", shape=(100, 3), strides=(7, 2))
     view = replace(view, extents=(Extent(specs[3].extents[0].file, 0, 4 * (99 * 7 + 2 * 2 + 1)),))
-    with ProcessPoolExecutor(2) as processes:
+    # Not forked: threads of OpenMP, which torch may have started, do not survive that.
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
         assert figures(measured([*specs, view], 2.0, processes)) == figures(
             measured([*specs, view])
         )
@@ -94,6 +98,7 @@ def test_the_threads_of_a_blas_change_no_bit(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
+@pytest.mark.usefixtures("each_backend")
 @given(
     parts=st.integers(1, 5),
     sizes=st.lists(st.integers(0, 300), min_size=1, max_size=8),
@@ -137,6 +142,7 @@ def tiny_gradients(dtype: str, count: int, rng: np.random.Generator, **how: Any)
     return tiny_numbers(dtype, count, rng, **how)
 
 
+@pytest.mark.usefixtures("each_backend")
 @given(
     parts=st.integers(1, 5),
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=8),
@@ -157,6 +163,7 @@ def test_cutting_tensors_over_files_changes_no_count(
     assert found.total.stats.subnormals == sum(subnormals for _, subnormals in known)
 
 
+@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("p", [2.0, -1.0])
 @pytest.mark.parametrize("dtype", NUMPY_TYPES)
 def test_every_piece_of_a_long_tensor_is_counted(dtype: str, p: float, tmp_path: Path) -> None:
@@ -174,6 +181,7 @@ def test_every_piece_of_a_long_tensor_is_counted(dtype: str, p: float, tmp_path:
         assert (tensor.stats.zeros, tensor.stats.subnormals) == small_counts(dtype, array)
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_subnormals_that_views_share_count_once_in_the_total(tmp_path: Path) -> None:
     array = tiny_numbers("F32", 40, RNG)
     (whole,) = stored(tmp_path, "F32", [array])
@@ -191,6 +199,7 @@ def test_subnormals_that_views_share_count_once_in_the_total(tmp_path: Path) -> 
     assert found.total.stats.subnormals == of_whole
 
 
+@pytest.mark.usefixtures("each_backend")
 def test_an_index_counts_from_the_start_of_the_tensor_in_whichever_part_it_lies(
     tmp_path: Path,
 ) -> None:

@@ -22,6 +22,8 @@ from gradtool.core.tensors import Extent, TensorSpec
 from gradtool.engine import plan
 from gradtool.errors import CorruptFileError
 
+pytestmark = pytest.mark.usefixtures("each_backend")
+
 STORAGE = 5000
 
 

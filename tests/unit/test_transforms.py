@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from backends import InUse
 from dumps import COMPONENTS, codes_type, decoded, encoded, magnitudes, transformed
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,7 +18,8 @@ from numpy.typing import NDArray
 
 from gradtool.core.clipping import IDENTITY, Transform
 from gradtool.core.dtypes import DTYPES
-from gradtool.engine.numpy_transforms import apply
+
+pytestmark = pytest.mark.usefixtures("each_backend")
 
 FP8 = ("F8_E5M2", "F8_E4M3", "F8_E5M2FNUZ", "F8_E4M3FNUZ")
 NARROW = ("F16", "BF16", *FP8)
@@ -33,7 +35,7 @@ def applied(
     """The codes after `apply`, which is given them in either byte order."""
     swaps = big_endian != (sys.byteorder == "big")
     raw = (codes.byteswap() if swaps else codes.copy()).view(np.uint8)
-    apply(raw, DTYPES[dtype], transform, big_endian=big_endian)
+    InUse.backend.apply(raw, DTYPES[dtype], transform, big_endian=big_endian)
     found = raw.view(codes.dtype)
     return found.byteswap() if swaps else found
 

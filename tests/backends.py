@@ -1,0 +1,47 @@
+"""The engines that the laws of numbers are held against, one after another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from gradtool.core.dtypes import DType
+from gradtool.core.stats import TensorStats
+from gradtool.engine.backend import Backend
+from gradtool.engine.numpy_backend import NUMPY
+from gradtool.engine.torch_foreach import TorchForeach
+
+SMALL_MEMORY = 8 << 20
+"""Bytes for three threads: tensors of more than 57,344 elements are cut into several groups."""
+
+on_gpu = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here"),
+]
+
+BACKENDS = [
+    pytest.param(NUMPY, id="numpy"),
+    pytest.param(TorchForeach(("cpu",), SMALL_MEMORY, 3), id="torch-cpu"),
+    pytest.param(TorchForeach(("cuda:0",), SMALL_MEMORY, 3), id="torch-cuda", marks=on_gpu),
+]
+
+
+class InUse:
+    """What `dumps.measured` and the functions below compute with."""
+
+    backend: Backend = NUMPY
+
+
+def stats_of(
+    segments: Sequence[NDArray[Any]], dtype: DType, p: float, *, big_endian: bool = False
+) -> list[TensorStats]:
+    """The statistics of segments, given as bytes, in one call."""
+    unit = InUse.backend.grain.alignment * dtype.itemsize
+    placed = [np.pad(raw, (0, -len(raw) % unit)) for raw in segments]
+    counts = [len(raw) // dtype.itemsize for raw in segments]
+    return InUse.backend.stats(np.concatenate(placed), dtype, counts, p, big_endian=big_endian)
