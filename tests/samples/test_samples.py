@@ -24,6 +24,7 @@ EXPECTED: dict[str, dict[str, Any]] = json.loads((SAMPLES / "expected.json").rea
 ]
 READABLE = [name for name, known in EXPECTED.items() if known["exit_code"] == 0]
 REFUSED = [name for name, known in EXPECTED.items() if known["exit_code"] != 0]
+ENGINES = {"numpy": ["--backend", "numpy"], "torch": ["--backend", "torch", "--device", "cpu"]}
 NORM_TYPES = ["0", "0.5", "1", "2", "3", "inf", "-inf"]
 SUMMED = ["tensors", "numel", "nan", "posinf", "neginf", "zeros", "subnormals"]
 CLIPS = [
@@ -47,11 +48,12 @@ def inspect(names: list[str], *options: str) -> subprocess.CompletedProcess[str]
 
 
 @cache
-def reports(p: str) -> dict[str, dict[str, Any]]:
-    """The report of every readable sample, by path: one process for each norm type."""
-    done = inspect(READABLE, "-p", p, "--quiet", "--no-progress")
+def reports(engine: str, p: str) -> dict[str, dict[str, Any]]:
+    """The report of every readable sample, by path: one process for each engine and norm type."""
+    done = inspect(READABLE, "-p", p, "--quiet", "--no-progress", *ENGINES[engine])
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)["reports"]
+    assert {report["backend"] for report in found} == {engine}
     return {report["path"].removeprefix(f"{SAMPLES.name}/"): report for report in found}
 
 
@@ -76,9 +78,10 @@ def assert_set(got: dict[str, Any], expected: dict[str, Any]) -> None:
     assert got["native_dtype"] == expected["native_dtype"]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", READABLE)
-def test_totals(name: str) -> None:
-    report, known = reports("2")[name], EXPECTED[name]
+def test_totals(name: str, engine: str) -> None:
+    report, known = reports(engine, "2")[name], EXPECTED[name]
     assert report["format"] == known["format"]
     if known["total"] is None:
         assert report["total"] is None
@@ -87,16 +90,18 @@ def test_totals(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name in READABLE if EXPECTED[name]["sections"]])
-def test_sections(name: str) -> None:
-    sections = {section["name"]: section for section in reports("2")[name]["sections"]}
+@pytest.mark.parametrize("engine", ENGINES)
+def test_sections(name: str, engine: str) -> None:
+    sections = {section["name"]: section for section in reports(engine, "2")[name]["sections"]}
     for known in EXPECTED[name]["sections"]:
         assert sections[known["name"]]["kind"] == known["kind"]
         assert_set(sections[known["name"]], known)
 
 
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", READABLE)
-def test_every_tensor(name: str) -> None:
-    report, known = reports("2")[name], EXPECTED[name]
+def test_every_tensor(name: str, engine: str) -> None:
+    report, known = reports(engine, "2")[name], EXPECTED[name]
     if [tensor["name"] for tensor in known["tensors"]] == [None]:
         pairs = list(zip(report["tensors"], known["tensors"], strict=True))
     else:
@@ -113,9 +118,10 @@ def test_every_tensor(name: str) -> None:
 
 
 @pytest.mark.parametrize("p", NORM_TYPES)
+@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", READABLE)
-def test_norm_types(name: str, p: str) -> None:
-    report, known = reports(p)[name], EXPECTED[name]
+def test_norm_types(name: str, p: str, engine: str) -> None:
+    report, known = reports(engine, p)[name], EXPECTED[name]
     if known["total"] is not None:
         assert_close(report["total"]["norm"], known["total"]["norms"][p])
     sections = {section["name"]: section for section in report["sections"]}
