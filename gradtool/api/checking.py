@@ -20,7 +20,7 @@ from gradtool.core.steps import are_parts, step_in
 from gradtool.core.tensors import MEMORY
 from gradtool.core.verdict import CheckOutcome, Verdict
 from gradtool.engine.schedule import Progress
-from gradtool.errors import EmptyDumpError, GradtoolError
+from gradtool.errors import DeviceError, EmptyDumpError, GradtoolError
 from gradtool.job import Job, MeasureOptions, require
 from gradtool.report import check_reporter
 from gradtool.report.model import Style
@@ -188,6 +188,8 @@ class _Judging:
         options: MeasureOptions = {**self.options, "progress": progress}
         try:
             measurement = measure(source, **options)
+        except DeviceError:
+            raise  # nothing is wrong with the dump
         except GradtoolError as error:
             if in_memory and not isinstance(error, EmptyDumpError):
                 raise  # not a sick dump, but no dump at all

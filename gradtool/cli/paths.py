@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from gradtool.cli.console import say
 from gradtool.core.names import natural_key
-from gradtool.errors import GradtoolError
+from gradtool.errors import DeviceError, GradtoolError
 
 Result = TypeVar("Result")
 
@@ -41,7 +41,8 @@ def is_among(output: str, files: Iterable[str]) -> bool:
 def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[Result], int]:
     """Do `work` with every path, whatever happens to the others.
 
-    Each failure is said on stderr. Returns the results and the highest exit code.
+    Each failure is said on stderr, and one of the device that computes once: it is there for all
+    or for none. Returns the results and the highest exit code.
     """
     results: list[Result] = []
     exit_code = 0
@@ -51,4 +52,6 @@ def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[
         except GradtoolError as error:
             say(f"error: {error}")
             exit_code = max(exit_code, error.exit_code)
+            if isinstance(error, DeviceError):
+                break
     return results, exit_code

@@ -107,11 +107,11 @@ class TorchForeach:
         """Elements of a group: what is made of complex ones takes as much as two numbers do."""
         return self.grain.block_numel // (1 if dtype.component is None else 2)
 
-    def _lane(self) -> _Lane:
+    def _lane(self) -> Lane:
         """The thread's own, on the device that is next when it is first asked for."""
         if self.devices not in _lanes.by_devices:
             device = self.devices[next(_turns) % len(self.devices)]
-            _lanes.by_devices[self.devices] = _Lane(torch.device(device))
+            _lanes.by_devices[self.devices] = Lane(torch.device(device))
         return _lanes.by_devices[self.devices]
 
 
@@ -171,7 +171,7 @@ class Group(NamedTuple):
         return Group(first, self.dtype), Group(second, self.dtype)
 
 
-class _Lane:
+class Lane:
     """One thread's way to a device and back."""
 
     def __init__(self, device: torch.device) -> None:
@@ -232,7 +232,7 @@ class _Lanes(threading.local):
     """A thread's lanes, by the devices of the backend."""
 
     def __init__(self) -> None:
-        self.by_devices: dict[tuple[str, ...], _Lane] = {}
+        self.by_devices: dict[tuple[str, ...], Lane] = {}
 
 
 _lanes: Final = _Lanes()
