@@ -14,7 +14,7 @@ from gradtool.errors import DeviceError, UsageError
 
 BACKENDS: Final = ("auto", "numpy", "torch")
 
-BREAK_EVEN_NBYTES: Final = 32 << 30
+BREAK_EVEN_NBYTES: Final = 64 << 30
 """Bytes of gradients from which on `auto` takes a GPU: importing torch and starting CUDA cost
 seconds, in which a CPU has measured much. An estimate; `docs/gpu.md` says of what.
 """

@@ -180,16 +180,20 @@ class Lane:
         is_cpu = device.type == "cpu"
         self._stream = self._module.Stream() if is_cpu else self._module.Stream(device)
         self._is_pinned = not is_cpu
-        self._room = torch.empty(0, dtype=torch.uint8)
+        self._room = self._new_room(0)
         self._most = GROUP_NUMEL
 
     def room(self, nbytes: int) -> Bytes:
         """Memory of the host that the device copies from and to without help."""
         if len(self._room) < nbytes:
-            del self._room
-            self._room = torch.empty(nbytes, dtype=torch.uint8, pin_memory=self._is_pinned)
+            self._room = self._new_room(0)  # gives the smaller one back first
+            self._room = self._new_room(nbytes)
         found: Bytes = self._room.numpy()[:nbytes]
         return found
+
+    def _new_room(self, nbytes: int) -> Tensor:
+        pinned = self._is_pinned and nbytes > 0
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=pinned)
 
     def staged(self, raw: Bytes, nbytes: int) -> Tensor:
         """A copy of `raw` on the device, with zeros after it to make `nbytes`."""
