@@ -87,6 +87,8 @@ class Job:
         require(raw_dtype is None or raw is not None, f"raw_dtype {raw_dtype!r} is no known dtype")
         counts = threads is None or (type(threads) is int and threads >= 1)
         require(counts, f"threads must be at least 1, not {threads!r}")
+        choice = BackendChoice.checked(backend, device, device_memory)
+        workers = threads or min(_available_cores(), MAX_THREADS)
         return cls(
             norm_type=p + 0.0,  # -0 is 0
             include=globs("include", include),
@@ -95,8 +97,8 @@ class Job:
             loss_scale=divisor,
             raw_dtype=raw,
             verify=verify,
-            workers=threads or min(_available_cores(), MAX_THREADS),
-            choice=BackendChoice.checked(backend, device, device_memory),
+            workers=max(workers, len(choice.devices)),  # each device has a thread of its own
+            choice=choice,
             progress=progress,
             started=time.perf_counter(),
         )

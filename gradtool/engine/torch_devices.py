@@ -27,7 +27,7 @@ def open_devices(names: Sequence[str], memory: int | None, threads: int) -> Back
         UsageError: two names of one device.
     """
     # The thread that hands out the work computes now and then, too.
-    workers = max(threads, len(names)) + 1
+    workers = threads + 1
     if list(names) == ["cpu"]:
         return TorchForeach(("cpu",), memory or _CPU_MEMORY, workers)
     _refuse_without_cuda()
