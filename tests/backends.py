@@ -16,8 +16,8 @@ from gradtool.engine.backend import Backend
 from gradtool.engine.numpy_backend import NUMPY
 from gradtool.engine.torch_foreach import TorchForeach
 
-SMALL_MEMORY = 8 << 20
-"""Bytes for three threads: tensors of more than 57,344 elements are cut into several groups."""
+SMALL_MEMORY = 16 << 20
+"""Bytes for three threads: tensors of more than 116,508 elements are cut into several groups."""
 
 on_gpu = [
     pytest.mark.gpu,

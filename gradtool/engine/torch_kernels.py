@@ -157,8 +157,8 @@ class _Group:
         """The statistics of each segment."""
         peaks, zero, small, least, roots = _fetched(
             self._peaks(),
-            (self._magnitudes == 0).sum(dim=1),
-            (self._magnitudes < self._encoding.smallest_normal).sum(dim=1),
+            _count(self._magnitudes == 0),
+            _count(self._magnitudes < self._encoding.smallest_normal),
             self._least(),
             self._norms(),
         )
@@ -213,9 +213,9 @@ class _Group:
         bad = self._magnitudes >= infinity
         columns = torch.arange(ROW, dtype=torch.int32, device=bad.device)
         nan, posinf, neginf, first = _fetched(
-            (self._magnitudes > infinity).sum(dim=1),
-            (self._bits == infinity).sum(dim=1),
-            (self._bits == infinity - (1 << 8 * self._bits.itemsize - 1)).sum(dim=1),
+            _count(self._magnitudes > infinity),
+            _count(self._bits == infinity),
+            _count(self._bits == infinity - (1 << 8 * self._bits.itemsize - 1)),
             torch.where(bad, columns, ROW).amin(dim=1),
         )
         self._bits.masked_fill_(bad, 0)
@@ -244,17 +244,25 @@ class _Group:
             return [float(count) for count in nonzero.tolist()]
         if math.isinf(p):
             return [0.0] * len(scales)
-        if len(roots) and all(scale == 1.0 for scale in scales):
-            return _sums(roots**p, list(map(len, self._views)))
-        rows = self._rows.tolist()
-        divisors = torch.tensor(np.repeat(scales, rows), device=self._values.device)
+        views = list(map(len, self._views))
+        is_plain = [len(roots) > 0 and scale == 1.0 for scale in scales]
+        with np.errstate(over="ignore"):
+            terms = roots**p
+        if not all(is_plain):
+            # What becomes of a segment must not depend on those that it is grouped with.
+            (powers,) = _fetched(norms(self._powers(scales), self._views, 1.0))
+            terms = np.where(np.repeat(is_plain, views), terms, powers) if len(roots) else powers
+        return _sums(terms, views)
+
+    def _powers(self, scales: list[float]) -> Tensor:
+        """(|g| / scale)^p of each element, 0 for zeros, that nothing is added by them for p < 0."""
+        divisors = torch.tensor(np.repeat(scales, self._rows), device=self._values.device)
         powers = self._values.to(torch.float64).view(-1, ROW).abs().div_(divisors[:, None])
-        if p != 1.0:
-            powers.pow_(p)
-        if p < 0.0:
+        if self._p != 1.0:
+            powers.pow_(self._p)
+        if self._p < 0.0:
             powers.masked_fill_(self._magnitudes == 0, 0.0)
-        (sums,) = _fetched(powers.sum(dim=1))
-        return _sums(sums, rows)
+        return powers.view(-1)
 
 
 def norms(values: Tensor, views: list[list[int]], p: float) -> Tensor:
@@ -274,6 +282,11 @@ def view_rows(rows: list[int], device: torch.device) -> list[list[int]]:
         return [[count] for count in rows]
     most = _MOST_CPU_ROWS
     return [[most] * (count // most) + [count % most] * (count % most > 0) for count in rows]
+
+
+def _count(chosen: Tensor) -> Tensor:
+    """How many of each row; torch would count in numbers of 64 bits, made of each bit first."""
+    return chosen.sum(dim=1, dtype=torch.int32)
 
 
 def _fetched(*columns: Tensor) -> list[Found]:

@@ -8,14 +8,16 @@ from __future__ import annotations
 import math
 from typing import Final
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
+from gradtool.engine import numpy_transforms
 from gradtool.engine.torch_kernels import real_values, swapped
 
-_CODES: Final = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+_CODES: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def transformed(
@@ -25,6 +27,8 @@ def transformed(
 
     A complex element is scaled in both parts, and is non-finite where either is.
     """
+    if dtype.itemsize == 1:
+        return _looked_up(raw, dtype, transform)
     values = real_values(raw, dtype, big_endian=big_endian)
     wide = values.to(torch.float64, copy=True)
     bad = None if transform.nonfinite == "scale" else _nonfinite(wide, dtype)
@@ -39,6 +43,13 @@ def transformed(
         found = torch.where(bad, kept, found)
     found = found.view(torch.uint8)
     return swapped(found, values.itemsize) if big_endian else found
+
+
+def _looked_up(raw: Tensor, dtype: DType, transform: Transform) -> Tensor:
+    """Of fp8: there are so few codes that the CPU finds what becomes of each."""
+    codes = np.arange(1 << 8, dtype=np.uint8)
+    numpy_transforms.apply(codes, dtype, transform)
+    return torch.from_numpy(codes).to(raw.device).index_select(0, raw.to(torch.int32))
 
 
 def _nonfinite(wide: Tensor, dtype: DType) -> Tensor:

@@ -12,18 +12,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from dumps import COMPONENTS, NUMPY_TYPES
+from dumps import NUMPY_TYPES
 from numpy.typing import NDArray
 from torch.profiler import ProfilerActivity, profile
 
 import gradtool
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DTYPES, DType
-from gradtool.engine.torch_foreach import NBYTES_PER_ELEMENT, Group, Lane, TorchForeach
+from gradtool.engine.torch_foreach import TorchForeach, fitting_numbers
+from gradtool.engine.torch_groups import Group
 from gradtool.engine.torch_kernels import ROW
+from gradtool.engine.torch_lanes import Lane
 
-MEMORY = 64 << 20
+MEMORY = 16 << 20
 ONE_THREAD = TorchForeach(("cpu",), MEMORY, 1)
+FITTING = fitting_numbers(MEMORY, 1, 1)
 TRANSFORMS = [
     Transform(0.3),
     Transform(0.3, nonfinite="keep"),
@@ -47,7 +50,7 @@ def peak_nbytes(work: Callable[[], object]) -> int:
 def block(request: pytest.FixtureRequest) -> tuple[DType, NDArray[Any]]:
     """Twice what fits, with all that makes work: NaN, Inf, subnormals, zeros."""
     dtype = DTYPES[request.param]
-    numel = 2 * ONE_THREAD.grain.block_numel
+    numel = 2 * FITTING
     rng = np.random.default_rng(1)
     return dtype, rng.integers(0, 256, numel * dtype.itemsize, np.uint8)
 
@@ -71,7 +74,8 @@ def test_transforms_stay_within_the_memory_they_are_given(
 ) -> None:
     dtype, raw = block
     peak = peak_nbytes(lambda: ONE_THREAD.apply(raw.copy(), dtype, transform, big_endian=True))
-    assert MEMORY / 6 < peak <= MEMORY
+    # fp8 is looked up, in a table of what becomes of each code.
+    assert (MEMORY / 6 if dtype.itemsize > 1 else 0) < peak <= MEMORY
 
 
 SCARCE = """
@@ -211,10 +215,3 @@ def test_halves_are_all_there_is_and_begin_with_rows(counts: list[int]) -> None:
         ends = [span.first + span.numel for span in spans]
         assert [span.first for span in spans] == [0, *ends[:-1]]
         assert ends[-1] == count
-
-
-def test_the_bound_on_bytes_holds_for_both_parts_of_complex_elements() -> None:
-    whole = ONE_THREAD.grain.block_numel
-    for dtype in COMPONENTS:
-        assert ONE_THREAD._most(DTYPES[dtype]) * 2 == whole
-    assert whole * NBYTES_PER_ELEMENT <= MEMORY

@@ -172,11 +172,20 @@ def contents(path: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in files or [path]}
 
 
-def test_elements_are_the_same_in_groups_of_any_size(tmp_path: Path) -> None:
-    array = elements("F32", 900_000, np.random.default_rng(3))
-    tensors = {"a": ("F32", array), "b": ("F32", array[:5]), "c": ("F32", array[::-1].copy())}
+@pytest.mark.parametrize("p", [2.0, 1.0, 3.0, -1.0])
+@pytest.mark.parametrize("device", DEVICES)
+def test_neither_threads_nor_memory_change_a_bit(device: str, p: float, tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    # Some powers of which need a scale, and tensors that fill several groups and share one.
+    sizes = {"a": 2_000_003, "b": 5, "c": 70_000, "d": 65_536, "e": 3_000_000}
+    tensors = {name: ("F64", elements("F64", size, rng)) for name, size in sizes.items()}
+    tensors |= {f"f.{i}": ("F32", elements("F32", 1000, rng)) for i in range(3000)}
     path = write_safetensors(tmp_path / "x.safetensors", tensors)
-    known = gradtool.measure(path, norm_type=3.0, backend="numpy")
-    for memory in ("64MiB", "100MB", 1 << 30):
-        options: dict[str, Any] = {"device": "cpu", "device_memory": memory}
-        assert_same(gradtool.measure(path, norm_type=3.0, **options), known)
+    seen = set()
+    for threads, memory in ((1, "64MiB"), (4, "64MiB"), (2, "100MB"), (3, 1 << 30), (5, None)):
+        found = gradtool.measure(
+            path, norm_type=p, device=device, device_memory=memory, threads=threads
+        )
+        seen.add(repr([tensor.stats for tensor in found.tensors]))
+    assert len(seen) == 1
+    assert_same(found, gradtool.measure(path, norm_type=p, backend="numpy"))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,8 @@ from dumps import write_safetensors
 import gradtool
 from gradtool.engine import choice
 from gradtool.engine.choice import BackendChoice
-from gradtool.engine.torch_foreach import GROUP_NUMEL, NBYTES_PER_ELEMENT, ROW, TorchForeach
+from gradtool.engine.torch_foreach import NBYTES_PER_NUMBER, fitting_numbers
+from gradtool.engine.torch_kernels import ROW
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 
@@ -171,19 +173,24 @@ def test_without_torch_one_line_says_how_to_install_it(
     assert said.startswith(f"torch {problem}".replace("torch torch", "torch"))
 
 
-@pytest.mark.parametrize("memory", [64 << 20, 256 << 20, 1 << 30, 1 << 40])
+@pytest.mark.parametrize("memory", [64 << 20, 256 << 20, 1 << 40])
 @pytest.mark.parametrize("threads", [1, 4, 9])
-@pytest.mark.parametrize("devices", [("cuda:0",), ("cuda:0", "cuda:1")])
+@pytest.mark.parametrize("devices", [1, 2])
 def test_groups_of_all_threads_of_a_device_fit_into_its_memory(
-    devices: tuple[str, ...], threads: int, memory: int
+    devices: int, threads: int, memory: int
 ) -> None:
-    grain = TorchForeach(devices, memory, threads).grain
-    sharing = -(-threads // len(devices))
-    assert ROW <= grain.block_numel <= GROUP_NUMEL
-    assert grain.block_numel % ROW == 0
-    assert sharing * grain.block_numel * NBYTES_PER_ELEMENT <= memory
-    # Every piece begins a row: with so many of one element a block is no longer than of one piece.
-    assert grain.block_pieces * ROW <= grain.block_numel
+    fitting = fitting_numbers(memory, threads, devices)
+    sharing = -(-threads // devices)
+    assert fitting % ROW == 0
+    assert 0.9 * memory < sharing * fitting * NBYTES_PER_NUMBER <= memory
+
+
+def test_less_memory_than_threads_need_is_a_usage_error(dump: str) -> None:
+    options: dict[str, Any] = {"device": "cpu", "device_memory": "64MiB"}
+    assert gradtool.measure(dump, **options, threads=4).backend == "torch"
+    with pytest.raises(gradtool.UsageError, match=r"64 MiB .* too few for 100 threads"):
+        gradtool.measure(dump, **options, threads=100)
+    assert gradtool.measure(dump, device="cpu", threads=100).backend == "torch"
 
 
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_gpu)])

@@ -1,0 +1,137 @@
+"""A thread's way to a device: a buffer to read into, a stream, and groups that fit there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from typing import Any, Final, TypeVar
+
+import torch
+from torch import Tensor
+
+from gradtool.engine.backend import Bytes
+from gradtool.engine.torch_groups import GROUP_NUMEL, Group
+from gradtool.engine.torch_kernels import ROW
+from gradtool.errors import DeviceError
+
+Result = TypeVar("Result")
+
+
+class Lane:
+    """One thread's way to a device and back."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._is_pinned = device.type != "cpu"
+        self._room = self._new_room(0)
+        self._most = GROUP_NUMEL
+
+    def room(self, nbytes: int) -> Bytes:
+        """Memory of the host that the device copies from and to without help."""
+        if len(self._room) < nbytes:
+            self._room = self._new_room(0)  # gives the smaller one back first
+            self._room = self._new_room(
+                1 << (nbytes - 1).bit_length()
+            )  # which it would take anyway
+        found: Bytes = self._room.numpy()[:nbytes]
+        return found
+
+    def _new_room(self, nbytes: int) -> Tensor:
+        try:
+            pinned = self._is_pinned and nbytes > 0
+            return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=pinned)
+        except RuntimeError as error:
+            if not (self._is_pinned and _is_out_of_memory(error)):
+                raise _failed(self._device, error) from error
+        # Systems may limit what can be pinned. Copies from other memory are slower.
+        self._is_pinned = False
+        return self._new_room(nbytes)
+
+    def staged(self, raw: Bytes, nbytes: int) -> Tensor:
+        """A copy of `raw` on the device, with zeros after it to make `nbytes`."""
+        # torch warns of arrays that it could not write to; a copy does not outlive this call.
+        is_kept = raw.flags.writeable
+        source = torch.from_numpy(raw if is_kept else raw.copy())
+        staged = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
+        staged[: len(raw)].copy_(source, non_blocking=is_kept)
+        staged[len(raw) :].zero_()
+        return staged
+
+    def in_groups(
+        self, whole: Group, most: int, work: Callable[[Group], Result]
+    ) -> list[tuple[Group, Result]]:
+        """What `work` makes of the whole group, or of halves of it and of halves of those.
+
+        So far that each has at most `most` elements, and none needs more memory than there is.
+        Groups that come later are no larger than what there was memory for.
+        """
+        found: list[tuple[Group, Result]] = []
+        waiting = [whole]
+        with _stream_of_its_own(self._device):
+            while waiting:
+                group = waiting.pop()
+                if group.numel > max(min(self._most, most), ROW):
+                    waiting.extend(reversed(group.halves()))
+                    continue
+                try:
+                    found.append((group, work(group)))
+                except RuntimeError as error:
+                    if not _is_out_of_memory(error) or group.numel == ROW:
+                        raise _failed(self._device, error) from error
+                    self._most = group.numel // 2
+                    waiting.append(group)
+        return found
+
+
+@contextmanager
+def _stream_of_its_own(device: torch.device) -> Iterator[None]:
+    """Work on the device, in a stream that nobody else uses meanwhile.
+
+    All of it has to be done at the end. The next one takes the stream over: torch keeps memory
+    that was freed for the stream that had it.
+    """
+    module = torch.get_device_module(device)
+    is_cpu = device.type == "cpu"
+    idle = _idle_streams.setdefault(device, [])
+    with nullcontext() if is_cpu else module.device(device):
+        try:
+            stream = idle.pop()
+        except IndexError:
+            stream = module.Stream()
+        try:
+            with module.stream(stream):
+                yield
+        finally:
+            idle.append(stream)
+
+
+_idle_streams: Final[dict[torch.device, list[Any]]] = {}
+
+_OUT_OF_MEMORY: Final = (
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "HIP error: out of memory",
+)
+"""What torch says of memory of the CPU, and of what its own allocator has no part in."""
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or any(
+        words in str(error) for words in _OUT_OF_MEMORY
+    )
+
+
+def _failed(device: torch.device, error: RuntimeError) -> RuntimeError | DeviceError:
+    """The error to raise: a device that fails is no bug in gradtool."""
+    if _is_out_of_memory(error):
+        problem, hint = f"has no memory left, not for {ROW} elements", "free some of it"
+    elif str(error).startswith(("CUDA error", "HIP error")):
+        problem, hint = f"failed: {first_line(error)}", "see nvidia-smi"
+    else:
+        return error
+    return DeviceError(f"{device} {problem}", hint=f"{hint}, or compute with --backend numpy")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error of torch says, without its advice to developers."""
+    return str(error).partition("\n")[0]
