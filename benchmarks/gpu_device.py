@@ -15,7 +15,7 @@ from tables import at_least
 
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
-from gradtool.engine import torch_kernels
+from gradtool.engine import torch_encodings, torch_kernels
 
 LARGE_TENSORS = 300
 SMALL_ELEMENTS = 1_000
@@ -103,8 +103,8 @@ def norms_of(groups: Sequence[Group], dtype: DType) -> Function:
     """The backend's sums of squares alone, as norms, all fetched at the end."""
     ready = []
     for raw, counts in groups:
-        values = torch_kernels.real_values(raw, dtype, big_endian=False)
-        rows = list(map(torch_kernels.rows_of, counts))
+        values = torch_encodings.real_values(raw, dtype, big_endian=False)
+        rows = list(map(torch_encodings.rows_of, counts))
         ready.append((values, torch_kernels.view_rows(rows, values.device)))
     return lambda: [
         torch.cat([torch_kernels.norms(values, views, 2.0) for values, views in ready]).cpu()

@@ -16,7 +16,7 @@ from gradtool.core.tensors import Extent, SourceFile, TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.plan import ReadTask, plan
 from gradtool.engine.sharing import find_sharing
-from gradtool.engine.torch_kernels import ROW, TYPES, rows_of
+from gradtool.engine.torch_encodings import ROW, TYPES, rows_of
 from gradtool.job import Job
 
 

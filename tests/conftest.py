@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +11,8 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from backends import BACKENDS, InUse
+
+from gradtool.engine.numpy_backend import NUMPY
 
 settings.register_profile(
     "gradtool", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -26,8 +27,11 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def each_backend(request: pytest.FixtureRequest) -> Iterator[None]:
+def each_backend() -> None:
     """Each engine in turn, for tests that compute with `backends.InUse`."""
-    before, InUse.backend = InUse.backend, request.param
-    yield
-    InUse.backend = before
+
+
+def pytest_runtest_setup(item: pytest.Function) -> None:
+    """Set the engine of each test: a fixture of a module lasts beyond the tests that ask for it."""
+    asked = item.callspec.params if hasattr(item, "callspec") else {}
+    InUse.backend = asked.get("each_backend", NUMPY)

@@ -51,7 +51,7 @@ def write_safetensors(
 ) -> Path:
     """A safetensors file written from its specification, so that any dtype can be in it."""
     header: dict[str, Any] = {"__metadata__": metadata} if metadata else {}
-    data = b""
+    data = bytearray()
     for name, (dtype, array) in tensors.items():
         raw = array.tobytes()
         header[name] = {

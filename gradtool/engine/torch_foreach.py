@@ -21,8 +21,8 @@ from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
 from gradtool.engine import torch_kernels
 from gradtool.engine.backend import Bytes, Grain
+from gradtool.engine.torch_encodings import ROW
 from gradtool.engine.torch_groups import GROUP_NUMEL, Group
-from gradtool.engine.torch_kernels import ROW
 from gradtool.engine.torch_lanes import Lane
 from gradtool.engine.torch_transforms import transformed
 

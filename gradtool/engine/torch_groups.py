@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final, NamedTuple, Self
 
 from gradtool.core.dtypes import DType
-from gradtool.engine.torch_kernels import ROW, rows_of
+from gradtool.engine.torch_encodings import ROW, rows_of
 
 GROUP_NUMEL: Final = 8 << 20
 """Elements of a group, the largest that is on a device for one thread, if there is room for it."""

@@ -23,23 +23,14 @@ from torch import Tensor
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.stats import TensorStats, merge, power_scale
 from gradtool.engine.numpy_encodings import F64, Encoding, encoding_of, sizes_of
-
-ROW: Final = 1024
-"""Elements of a row: few, for many small tensors; enough for what is fetched to be little."""
-
-TYPES: Final[dict[str, torch.dtype]] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "F8_E5M2": torch.float8_e5m2,
-    "F8_E4M3": torch.float8_e4m3fn,
-    "F8_E5M2FNUZ": torch.float8_e5m2fnuz,
-    "F8_E4M3FNUZ": torch.float8_e4m3fnuz,
-}
-
-_INTEGERS: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
-"""By itemsize: signed, as torch computes with no others. Magnitudes do not reach the sign."""
+from gradtool.engine.torch_encodings import (
+    INTEGERS,
+    ROW,
+    magnitudes,
+    padded,
+    real_values,
+    rows_of,
+)
 
 _MOST_CPU_ROWS: Final = 4
 """Rows of a view on a CPU, where torch adds one element after another and so loses digits."""
@@ -69,33 +60,11 @@ def stats(
         wide = values.to(torch.float32) if values.itemsize == 1 else values
         return _Group(wide, encoding_of(dtype), counts, norm_type).stats()
     parts = values.view(-1, 2).to(torch.float64)
-    sizes, beyond = _magnitudes(parts)
+    sizes, beyond = magnitudes(parts)
     if dtype.itemsize == 16 and bool(beyond.any()):
-        sizes[beyond] = _magnitudes(parts[beyond] / 2.0)[0]
+        sizes[beyond] = magnitudes(parts[beyond] / 2.0)[0]
         return _stats_beyond(sizes, beyond, counts, norm_type)
     return _Group(sizes, sizes_of(DTYPES[dtype.component]), counts, norm_type).stats()
-
-
-def real_values(raw: Tensor, dtype: DType, *, big_endian: bool) -> Tensor:
-    """Raw bytes as numbers, of a complex type its parts in turn; a copy only if bytes swap."""
-    part = dtype if dtype.component is None else DTYPES[dtype.component]
-    return (swapped(raw, part.itemsize) if big_endian else raw).view(TYPES[part.name])
-
-
-def swapped(raw: Tensor, itemsize: int) -> Tensor:
-    """A copy of the bytes of numbers of so many bytes each, in the other byte order."""
-    return raw.view(-1, itemsize).flip(1).view(-1)
-
-
-def _magnitudes(parts: Tensor) -> tuple[Tensor, Tensor]:
-    """|z| of complex elements: NaN where either part is NaN, else infinite where either is.
-
-    Second, which of them are finite and beyond float64, as only complex128 can be.
-    """
-    real, imaginary = parts.unbind(dim=1)
-    sizes = torch.hypot(real, imaginary)
-    sizes.masked_fill_(real.isnan() | imaginary.isnan(), math.nan)
-    return sizes, sizes.isinf() & real.isfinite() & imaginary.isfinite()
 
 
 def _stats_beyond(
@@ -118,18 +87,6 @@ def _stats_beyond(
     return found
 
 
-def rows_of(numel: int) -> int:
-    """Rows that so many elements fill, the last one in part."""
-    return -(-numel // ROW)
-
-
-def padded(values: Tensor, itemsize: int = 1) -> Tensor:
-    """A copy with zeros after it, up to a whole row of elements of `itemsize` numbers."""
-    room = values.new_zeros(rows_of(len(values) // itemsize) * ROW * itemsize)
-    room[: len(values)] = values
-    return room
-
-
 class _Lost(NamedTuple):
     """By segment: counts of what is not finite, and where the first of it is."""
 
@@ -146,7 +103,7 @@ class _Group:
         self._values = values
         self._encoding = encoding
         self._p = p
-        self._bits = values.view(_INTEGERS[values.itemsize]).view(-1, ROW)
+        self._bits = values.view(INTEGERS[values.itemsize]).view(-1, ROW)
         self._magnitudes = self._bits & int(encoding.magnitude)
         self._counts = np.array(counts, np.int64)
         self._rows = -(-self._counts // ROW)
@@ -162,7 +119,8 @@ class _Group:
             self._least(),
             self._norms(),
         )
-        lost = self._nothing_lost()
+        none = np.zeros_like(self._counts)
+        lost = _Lost(none, none, none, [None] * len(none))
         if peaks.max() >= self._encoding.infinity:
             lost = self._take_nonfinite()
             peaks, roots = _fetched(self._peaks(), self._norms())
@@ -232,10 +190,6 @@ class _Group:
                 for place, start in zip(firsts.tolist(), starts.tolist(), strict=True)
             ],
         )
-
-    def _nothing_lost(self) -> _Lost:
-        none = np.zeros_like(self._counts)
-        return _Lost(none, none, none, [None] * len(none))
 
     def _power_sums(self, roots: Found, scales: list[float], nonzero: Found) -> list[float]:
         """The sum of (|g| / scale)^p over each segment's finite elements, for p < 0 but 0."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, Final, TypeVar
@@ -10,9 +11,15 @@ import torch
 from torch import Tensor
 
 from gradtool.engine.backend import Bytes
+from gradtool.engine.torch_encodings import ROW
 from gradtool.engine.torch_groups import GROUP_NUMEL, Group
-from gradtool.engine.torch_kernels import ROW
 from gradtool.errors import DeviceError
+
+SHORTAGE_S: Final = 0.05
+"""Seconds until another try: other threads, and others who use the device, give memory back."""
+
+ENOUGH_FITTED: Final = 16
+"""Groups that have to fit, one after another, before larger ones are tried again."""
 
 Result = TypeVar("Result")
 
@@ -25,6 +32,7 @@ class Lane:
         self._is_pinned = device.type != "cpu"
         self._room = self._new_room(0)
         self._most = GROUP_NUMEL
+        self._fitted = 0
 
     def room(self, nbytes: int) -> Bytes:
         """Memory of the host that the device copies from and to without help."""
@@ -63,7 +71,7 @@ class Lane:
         """What `work` makes of the whole group, or of halves of it and of halves of those.
 
         So far that each has at most `most` elements, and none needs more memory than there is.
-        Groups that come later are no larger than what there was memory for.
+        Groups that come later are no larger either, until many have fitted.
         """
         found: list[tuple[Group, Result]] = []
         waiting = [whole]
@@ -78,9 +86,17 @@ class Lane:
                 except RuntimeError as error:
                     if not _is_out_of_memory(error) or group.numel == ROW:
                         raise _failed(self._device, error) from error
-                    self._most = group.numel // 2
+                    self._most, self._fitted = group.numel // 2, 0
                     waiting.append(group)
+                    time.sleep(SHORTAGE_S)
+                else:
+                    self._note_fitting()
         return found
+
+    def _note_fitting(self) -> None:
+        self._fitted += 1
+        if self._fitted == ENOUGH_FITTED:
+            self._most, self._fitted = min(2 * self._most, GROUP_NUMEL), 0
 
 
 @contextmanager

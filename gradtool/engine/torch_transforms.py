@@ -6,7 +6,6 @@ Arithmetic is in float64, and each result is rounded into the stored type once, 
 from __future__ import annotations
 
 import math
-from typing import Final
 
 import numpy as np
 import torch
@@ -15,9 +14,7 @@ from torch import Tensor
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.engine import numpy_transforms
-from gradtool.engine.torch_kernels import real_values, swapped
-
-_CODES: Final = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+from gradtool.engine.torch_encodings import INTEGERS, real_values, swapped
 
 
 def transformed(
@@ -36,7 +33,7 @@ def transformed(
         wide.mul_(transform.coef)
     if transform.bound < math.inf:
         wide.clamp_(-transform.bound, transform.bound)
-    codes = _CODES[values.itemsize]
+    codes = INTEGERS[values.itemsize]
     found = _rounded(wide, values.dtype).view(codes)
     if bad is not None:
         kept = 0 if transform.nonfinite == "zero" else values.view(codes)

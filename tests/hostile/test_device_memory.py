@@ -19,9 +19,9 @@ from torch.profiler import ProfilerActivity, profile
 import gradtool
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DTYPES, DType
+from gradtool.engine.torch_encodings import ROW
 from gradtool.engine.torch_foreach import TorchForeach, fitting_numbers
 from gradtool.engine.torch_groups import Group
-from gradtool.engine.torch_kernels import ROW
 from gradtool.engine.torch_lanes import Lane
 
 MEMORY = 16 << 20
