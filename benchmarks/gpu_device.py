@@ -105,7 +105,7 @@ def norms_of(groups: Sequence[Group], dtype: DType) -> Function:
     for raw, counts in groups:
         values = torch_encodings.real_values(raw, dtype, big_endian=False)
         rows = list(map(torch_encodings.rows_of, counts))
-        ready.append((values, torch_kernels.view_rows(rows, values.device)))
+        ready.append((values, torch_kernels.view_rows(rows, values.device, most_on_cpu=4)))
     return lambda: [
         torch.cat([torch_kernels.norms(values, views, 2.0) for values, views in ready]).cpu()
     ]

@@ -77,7 +77,11 @@ class Job:
         device_memory: int | str | None = None,
         progress: Progress | None = None,
     ) -> Job:
-        """The options with their defaults; UsageError for what is out of its range."""
+        """The options with their defaults.
+
+        Raises UsageError for what is out of its range, and DeviceError where what is to compute is
+        not there.
+        """
         p = number("norm_type", norm_type)
         divisor = None if loss_scale is None else number("loss_scale", loss_scale)
         raw = DTYPES.get(raw_dtype.upper()) if isinstance(raw_dtype, str) else None
@@ -88,7 +92,9 @@ class Job:
         counts = threads is None or (type(threads) is int and threads >= 1)
         require(counts, f"threads must be at least 1, not {threads!r}")
         choice = BackendChoice.checked(backend, device, device_memory)
-        workers = threads or min(_available_cores(), MAX_THREADS)
+        # Each device has a thread of its own.
+        workers = max(threads or min(_available_cores(), MAX_THREADS), len(choice.devices))
+        choice.require(workers)
         return cls(
             norm_type=p + 0.0,  # -0 is 0
             include=globs("include", include),
@@ -97,7 +103,7 @@ class Job:
             loss_scale=divisor,
             raw_dtype=raw,
             verify=verify,
-            workers=max(workers, len(choice.devices)),  # each device has a thread of its own
+            workers=workers,
             choice=choice,
             progress=progress,
             started=time.perf_counter(),

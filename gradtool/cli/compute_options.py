@@ -29,8 +29,8 @@ BackendName: TypeAlias = Annotated[
     Backend,
     typer.Option(
         "--backend",
-        help="What computes: NumPy on the CPU, or torch on a GPU. auto takes that for dumps "
-        "large enough to gain.",
+        help="What computes: NumPy on the CPU, or torch on a GPU. auto is NumPy but for dumps so "
+        "large that a GPU pays.",
     ),
 ]
 Device: TypeAlias = Annotated[
@@ -38,8 +38,8 @@ Device: TypeAlias = Annotated[
     typer.Option(
         "--device",
         metavar="DEVICE",
-        help="For torch: cuda, cuda:1, cuda:0,cuda:1 or cpu.",
-        show_default="cuda",
+        help="Where torch computes, which it then does: cuda, cuda:1, cuda:0,cuda:1 or cpu.",
+        show_default="cuda if --backend torch",
     ),
 ]
 DeviceMemory: TypeAlias = Annotated[
@@ -47,7 +47,7 @@ DeviceMemory: TypeAlias = Annotated[
     typer.Option(
         "--device-memory",
         metavar="SIZE",
-        help="For torch to take on each device: 4GiB, say.",
+        help="What torch may take of each device's memory, as 4GiB.",
         show_default="a quarter of what is free",
     ),
 ]

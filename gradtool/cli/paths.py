@@ -41,8 +41,8 @@ def is_among(output: str, files: Iterable[str]) -> bool:
 def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[Result], int]:
     """Do `work` with every path, whatever happens to the others.
 
-    Each failure is said on stderr, and one of the device that computes once: it is there for all
-    or for none. Returns the results and the highest exit code.
+    Each failure is said on stderr. Where what computes has failed that is the end: it would again.
+    Returns the results and the highest exit code.
     """
     results: list[Result] = []
     exit_code = 0

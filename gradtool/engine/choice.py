@@ -23,8 +23,11 @@ LEAST_MEMORY: Final = 64 << 20
 """Bytes of device memory to work in, below which groups would be too small to be worth it."""
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:(0|[1-9][0-9]{0,3}))?")
-_SIZE: Final = re.compile(r"([0-9]+(?:\.[0-9]+)?) ?([KMGT]?)(i?)B?", re.IGNORECASE)
-_POWERS: Final = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+_SIZE: Final = re.compile(
+    r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?(?:([KMGT])(i?))?B?", re.IGNORECASE | re.ASCII
+)
+_POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
+_NO_MPS: Final = "it has no float64: --backend numpy reads the same memory"
 _GPU_FILES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Of which one is there where there is a GPU: NVIDIA's, AMD's, and what WSL makes of either."""
 
@@ -44,16 +47,22 @@ class BackendChoice:
     memory: int | None
 
     @classmethod
-    def checked(cls, backend: str, device: object, memory: int | str | None) -> BackendChoice:
+    def checked(cls, backend: object, device: object, memory: object) -> BackendChoice:
         """The choice; UsageError for what does not exist or does not go together."""
-        if backend not in BACKENDS:
+        if not isinstance(backend, str) or backend not in BACKENDS:
             raise UsageError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
         if backend == "numpy" and (device is not None or memory is not None):
-            raise UsageError("device (--device) and device_memory are for the torch backend")
-        devices = () if device is None else _devices(str(device))
+            given = "device (--device)" if memory is None else "device_memory (--device-memory)"
+            raise UsageError(f"{given} is for the torch backend")
+        devices = () if device is None else _devices(device)
         # Who names a device wants it used.
         chosen = "torch" if devices else backend
         return cls(chosen, devices, None if memory is None else _nbytes(memory))
+
+    def require(self, threads: int) -> None:
+        """DeviceError where torch or its device was asked for and is not there."""
+        if self.backend == "torch":
+            self._torch(threads)
 
     def for_bytes(self, nbytes: int, threads: int) -> Backend:
         """The backend for so many bytes of gradients, and threads that compute with it.
@@ -70,14 +79,14 @@ class BackendChoice:
             return NUMPY
 
     def _torch(self, threads: int) -> Backend:
-        if importlib.util.find_spec("torch") is None:
+        if not _has_torch():
             raise DeviceError(
                 "torch is not installed", hint="pip install 'gradtool[torch]', or --backend numpy"
             )
         try:
             from gradtool.engine.torch_devices import open_devices  # noqa: PLC0415 - takes seconds
-        except (ImportError, OSError) as error:
-            reason = str(error).partition("\n")[0]
+        except Exception as error:  # an installation may be broken in any way
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise DeviceError(
                 f"torch cannot be imported: {reason}",
                 hint="pip install --force-reinstall torch, or --backend numpy",
@@ -85,35 +94,45 @@ class BackendChoice:
         return open_devices(self.devices or ("cuda",), self.memory, threads)
 
 
-def _devices(text: str) -> tuple[str, ...]:
-    names = tuple(text.replace(" ", "").split(","))
+def _devices(device: object) -> tuple[str, ...]:
+    """The names of one device or of several: with commas between, or in a list."""
+    given = device if isinstance(device, list | tuple) else str(device).split(",")
+    names = tuple(str(one).strip() for one in given)
     for name in names:
         if not _DEVICE.fullmatch(name):
-            hint = "it has no float64: --backend numpy reads the same memory"
-            known = "cpu, cuda, cuda:N, or several of these with commas between"
             raise UsageError(
-                f"device must be {known}, not {name!r}",
-                hint=hint if name.startswith("mps") else None,
+                f"device must be cpu, cuda or cuda:N, or GPUs with commas between, not {name!r}",
+                hint=_NO_MPS if name.startswith("mps") else None,
             )
-    if len(set(names)) < len(names) or (len(names) > 1 and "cpu" in names):
-        raise UsageError(f"devices must be different GPUs, or the CPU alone, not {text!r}")
+    if not names or len(set(names)) < len(names) or (len(names) > 1 and "cpu" in names):
+        raise UsageError(f"device must be different GPUs, or the CPU alone, not {device!r}")
     return names
 
 
-def _nbytes(memory: int | str) -> int:
+def _nbytes(memory: object) -> int:
     """Bytes, as a number or as `512MB` (powers of 1000) or `4GiB` (of 1024)."""
+    if isinstance(memory, int) and not abs(memory) < 1 << 60:
+        raise UsageError("device_memory must be at most an exbibyte")
     found = _SIZE.fullmatch(str(memory).strip())
     if found is None:
         raise UsageError(f"device_memory must be bytes such as 4GiB or 500MB, not {memory!r}")
     number, power, binary = found.groups()
-    nbytes = int(float(number) * (1024 if binary else 1000) ** _POWERS[power.upper()])
+    nbytes = int(
+        float(number) * (1024 if binary else 1000) ** _POWERS.get((power or "").upper(), 0)
+    )
     if nbytes < LEAST_MEMORY:
         raise UsageError(f"device_memory must be at least {LEAST_MEMORY >> 20}MiB, not {memory}")
     return nbytes
 
 
+def _has_torch() -> bool:
+    try:
+        return importlib.util.find_spec("torch") is not None
+    except ValueError:  # something that nobody imported goes by its name
+        return False
+
+
 def _may_have_gpu() -> bool:
     """What can be known of it in no time: torch takes seconds to ask."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
-    has_torch = importlib.util.find_spec("torch") is not None
-    return has_torch and not hidden and any(map(os.path.exists, _GPU_FILES))
+    return _has_torch() and not hidden and any(map(os.path.exists, _GPU_FILES))

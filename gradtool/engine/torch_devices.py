@@ -39,8 +39,8 @@ def open_devices(names: Sequence[str], memory: int | None, threads: int) -> Back
     if fitting_numbers(found.memory, workers, len(found.devices)) < 2 * SPAN_NUMEL:
         problem = f"{found.memory >> 20} MiB of device memory are too few for {threads} threads"
         if memory is None:
-            raise DeviceError(f"{problem}, a quarter of what is free", hint="see --device-memory")
-        raise UsageError(problem, hint="give --device-memory more, or --threads less")
+            raise DeviceError(f"{problem}, a quarter of what is free", hint="give --device-memory")
+        raise UsageError(problem, hint="give more, or fewer --threads")
     return found
 
 
@@ -78,7 +78,7 @@ def _index(name: str) -> int:
     count = torch.cuda.device_count()
     index = int(digits) if digits else torch.cuda.current_device()
     if index >= count:
-        devices = ", ".join(f"cuda:{i}" for i in range(count))
+        devices = ", ".join(f"cuda:{i}" for i in range(count)) or "none"
         raise DeviceError(f"there is no {name}", hint=f"torch finds {devices}")
     return index
 

@@ -32,9 +32,6 @@ from gradtool.engine.torch_encodings import (
     rows_of,
 )
 
-_MOST_CPU_ROWS: Final = 4
-"""Rows of a view on a CPU, where torch adds one element after another and so loses digits."""
-
 _NOWHERE: Final = 1 << 62
 
 Found = NDArray[Any]
@@ -108,7 +105,7 @@ class _Group:
         self._counts = np.array(counts, np.int64)
         self._rows = -(-self._counts // ROW)
         self._starts = np.cumsum(self._rows) - self._rows
-        self._views = view_rows(self._rows.tolist(), values.device)
+        self._views = view_rows(self._rows.tolist(), values.device, most_on_cpu=4)
 
     def stats(self) -> list[TensorStats]:
         """The statistics of each segment."""
@@ -198,15 +195,22 @@ class _Group:
             return [float(count) for count in nonzero.tolist()]
         if math.isinf(p):
             return [0.0] * len(scales)
-        views = list(map(len, self._views))
         is_plain = [len(roots) > 0 and scale == 1.0 for scale in scales]
-        with np.errstate(over="ignore"):
-            terms = roots**p
-        if not all(is_plain):
-            # What becomes of a segment must not depend on those that it is grouped with.
-            (powers,) = _fetched(norms(self._powers(scales), self._views, 1.0))
-            terms = np.where(np.repeat(is_plain, views), terms, powers) if len(roots) else powers
-        return _sums(terms, views)
+        sums = [0.0] * len(scales)
+        if any(is_plain):
+            views = list(map(len, self._views))
+            sums = _sums(np.where(np.repeat(is_plain, views), roots, 0.0) ** p, views)
+        if all(is_plain):
+            return sums
+        # What becomes of a segment must not depend on those that it is grouped with.
+        scaled = self._scaled_sums(scales)
+        return [sums[i] if plain else scaled[i] for i, plain in enumerate(is_plain)]
+
+    def _scaled_sums(self, scales: list[float]) -> list[float]:
+        # On a CPU row by row: a root with a small p makes an error of the sum larger.
+        views = view_rows(self._rows.tolist(), self._values.device, most_on_cpu=1)
+        (sums,) = _fetched(norms(self._powers(scales), views, 1.0))
+        return _sums(sums, list(map(len, views)))
 
     def _powers(self, scales: list[float]) -> Tensor:
         """(|g| / scale)^p of each element, 0 for zeros, that nothing is added by them for p < 0."""
@@ -230,11 +234,14 @@ def norms(values: Tensor, views: list[list[int]], p: float) -> Tensor:
     return torch.stack(torch._foreach_norm(torch.split(values, numels), p, dtype=torch.float64))
 
 
-def view_rows(rows: list[int], device: torch.device) -> list[list[int]]:
-    """Into views of how many rows to cut segments of so many rows: on a GPU into one each."""
+def view_rows(rows: list[int], device: torch.device, most_on_cpu: int) -> list[list[int]]:
+    """Into views of how many rows to cut segments of so many rows: on a GPU into one each.
+
+    On a CPU torch adds one element after another, and loses digits by it.
+    """
     if device.type != "cpu":
         return [[count] for count in rows]
-    most = _MOST_CPU_ROWS
+    most = most_on_cpu
     return [[most] * (count // most) + [count % most] * (count % most > 0) for count in rows]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from decimal import Decimal, localcontext
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,16 @@ def test_long_sums_do_not_drift(case: str, dtype: str, tmp_path: Path) -> None:
     assert close(stats.norm, math.sqrt(math.fsum(x * x for x in exact.tolist())), 1e-13)
     stats = total(measured(stored(tmp_path, dtype, [array]), 1.0))
     assert close(stats.norm, math.fsum(exact.tolist()), 1e-13)
+
+
+@pytest.mark.parametrize("p", [0.1, -0.1, 0.3])
+def test_equal_elements_do_not_drift_for_small_p_either(p: float, tmp_path: Path) -> None:
+    # The root makes an error of the sum 1 / p times larger, and equal terms all err one way.
+    for value in np.linspace(0.11, 1.9, 9).astype(np.float32):
+        found = total(measured(stored(tmp_path, "F32", [np.full(1 << 16, value)]), p)).norm
+        with localcontext(prec=40):
+            true = float(Decimal(float(value)) * Decimal(1 << 16) ** (1 / Decimal(p)))
+        assert close(found, true)
 
 
 OVERFLOWS = [
