@@ -1,8 +1,8 @@
 """The GPU backend: bytes to a device and back, in groups that fit there.
 
-Each thread has a stream of its own and a buffer in pinned memory that files are read into, so
-that while one thread's bytes are copied or computed with, the others read theirs. It waits for
-the device once for a group, and again only if that needs a second look.
+Each thread works on a stream of its own and has a buffer in pinned memory that files are read
+into, so that while one thread's bytes are copied or computed with, the others read theirs. It
+waits for the device once for a group, and again only if that needs a second look.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NoReturn, TypeVar
 
 import torch
 from torch import Tensor
@@ -38,22 +38,21 @@ class Lane:
         """Memory of the host that the device copies from and to without help."""
         if len(self._room) < nbytes:
             self._room = self._new_room(0)  # gives the smaller one back first
-            self._room = self._new_room(
-                1 << (nbytes - 1).bit_length()
-            )  # which it would take anyway
+            # torch pins memory in powers of two anyway.
+            self._room = self._new_room(1 << (nbytes - 1).bit_length())
         found: Bytes = self._room.numpy()[:nbytes]
         return found
 
     def _new_room(self, nbytes: int) -> Tensor:
-        try:
-            pinned = self._is_pinned and nbytes > 0
-            return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=pinned)
-        except RuntimeError as error:
-            if not (self._is_pinned and _is_out_of_memory(error)):
-                raise _failed(self._device, error) from error
-        # Systems may limit what can be pinned. Copies from other memory are slower.
-        self._is_pinned = False
-        return self._new_room(nbytes)
+        if self._is_pinned and nbytes:
+            try:
+                return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
+            except RuntimeError as error:
+                if not _is_out_of_memory(error):
+                    _raise_failure(self._device, error)
+            # Systems may limit what can be pinned. Copies from other memory are slower.
+            self._is_pinned = False
+        return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
 
     def staged(self, raw: Bytes, nbytes: int) -> Tensor:
         """A copy of `raw` on the device, with zeros after it to make `nbytes`."""
@@ -75,8 +74,12 @@ class Lane:
         """
         found: list[tuple[Group, Result]] = []
         waiting = [whole]
+        is_short = False
         with _stream_of_its_own(self._device):
             while waiting:
+                if is_short:
+                    time.sleep(SHORTAGE_S)
+                    is_short = False
                 group = waiting.pop()
                 if group.numel > max(min(self._most, most), ROW):
                     waiting.extend(reversed(group.halves()))
@@ -85,10 +88,11 @@ class Lane:
                     found.append((group, work(group)))
                 except RuntimeError as error:
                     if not _is_out_of_memory(error) or group.numel == ROW:
-                        raise _failed(self._device, error) from error
+                        _raise_failure(self._device, error)
                     self._most, self._fitted = group.numel // 2, 0
                     waiting.append(group)
-                    time.sleep(SHORTAGE_S)
+                    # It holds what there was memory for: nothing waits before it is gone.
+                    is_short = True
                 else:
                     self._note_fitting()
         return found
@@ -137,15 +141,16 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
     )
 
 
-def _failed(device: torch.device, error: RuntimeError) -> RuntimeError | DeviceError:
-    """The error to raise: a device that fails is no bug in gradtool."""
+def _raise_failure(device: torch.device, error: RuntimeError) -> NoReturn:
+    """DeviceError for what a device may do; the error itself for what it would not do alone."""
     if _is_out_of_memory(error):
         problem, hint = f"has no memory left, not for {ROW} elements", "free some of it"
     elif str(error).startswith(("CUDA error", "HIP error")):
         problem, hint = f"failed: {first_line(error)}", "see nvidia-smi"
     else:
-        return error
-    return DeviceError(f"{device} {problem}", hint=f"{hint}, or compute with --backend numpy")
+        raise error
+    hint = f"{hint}, or compute with --backend numpy"
+    raise DeviceError(f"{device} {problem}", hint=hint) from error
 
 
 def first_line(error: BaseException) -> str:

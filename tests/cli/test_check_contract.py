@@ -647,6 +647,8 @@ HAPPY = [
     ("healthy --set GT203.max_norm=4.5 | --norm-type inf", 1, 0),
     ("rotten.npz | --verify", 0, 3),
     ("nan | --threads 1", 1, 1),
+    ("nan | --backend torch --device cpu --device-memory 64MiB", 1, 1),
+    ("healthy | --device cuda:9999", 0, 3),
     ("large | --config bounds.toml", 1, 0),
 ]
 

@@ -305,6 +305,8 @@ COEF = 1.0 / (5.0 + 1e-6)
         (["--clip-value", "3"], {"clip_value": 3.0, "clip_coef": None, "norm_after": 18**0.5}),
         (["--clip-value", "3", "-p", "-inf"], {"norm_type": "-Infinity", "norm_after": 3.0}),
         (["--max-norm", "1", "--threads", "1"], {"clip_coef": COEF}),
+        (["--max-norm", "1", "--backend", "numpy"], {"clip_coef": COEF}),
+        (["--max-norm", "1", "--device", "cpu", "--device-memory", "1GB"], {"clip_coef": COEF}),
         (["--max-norm", "1", "--format", "json"], {"clip_coef": COEF}),
     ],
 )

@@ -555,6 +555,9 @@ def test_options_choose_and_sort_tensors(options: list[str], names: list[str], l
         (["-g", "1"], ("groups", 0, "name"), "w"),
         (["--threads", "1"], ("total", "norm"), 5.0),
         (["--threads", "64"], ("total", "norm"), 5.0),
+        ([], ("backend",), "numpy"),
+        (["--backend", "torch", "--device", "cpu"], ("backend",), "torch"),
+        (["--device", "cpu", "--device-memory", "64MiB"], ("total", "norm"), 5.0),
         (["--verify"], ("total", "norm"), 5.0),
     ],
 )
