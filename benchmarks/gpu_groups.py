@@ -13,6 +13,7 @@ from torch import Tensor
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.tensors import Extent, SourceFile, TensorSpec
+from gradtool.engine import torch_groups
 from gradtool.engine.backend import Backend
 from gradtool.engine.plan import ReadTask, plan
 from gradtool.engine.sharing import find_sharing
@@ -21,7 +22,7 @@ from gradtool.job import Job
 
 
 class Group(NamedTuple):
-    """Bytes of consecutive pieces of tensors, each in whole rows, and elements of each."""
+    """Bytes of consecutive parts of tensors, each in whole rows, and elements of each."""
 
     raw: Tensor
     counts: list[int]
@@ -72,13 +73,14 @@ def _filled(tensors: Sequence[Tensor]) -> Iterator[Tensor]:
 
 
 def _pieces(numels: Sequence[int], dtype: DType, device: str) -> Iterator[list[int]]:
-    """The elements of each piece in each group of a file that holds such tensors."""
+    """The elements of each span in each group of a file that holds such tensors."""
     backend, _ = backend_of(device)
     specs = _catalogued(numels, dtype)
     for task in plan(specs, find_sharing(specs), [], backend.grain):
         if isinstance(task, ReadTask):
             for block in task.blocks:
-                yield [piece.nbytes // dtype.itemsize for piece in block.pieces]
+                counts = [piece.nbytes // dtype.itemsize for piece in block.pieces]
+                yield [span.numel for span in torch_groups.Group.of(counts, dtype).spans]
 
 
 def _catalogued(numels: Sequence[int], dtype: DType) -> list[TensorSpec]:
