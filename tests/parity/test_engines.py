@@ -179,6 +179,7 @@ def test_neither_threads_nor_memory_change_a_bit(device: str, p: float, tmp_path
     # Some powers of which need a scale, and tensors that fill several groups and share one.
     sizes = {"a": 2_000_003, "b": 5, "c": 70_000, "d": 65_536, "e": 3_000_000}
     tensors = {name: ("F64", elements("F64", size, rng)) for name, size in sizes.items()}
+    tensors |= {f"plain.{i}": ("F64", rng.standard_normal(70_001)) for i in range(9)}
     tensors |= {f"f.{i}": ("F32", elements("F32", 1000, rng)) for i in range(3000)}
     path = write_safetensors(tmp_path / "x.safetensors", tensors)
     seen = set()
@@ -189,3 +190,25 @@ def test_neither_threads_nor_memory_change_a_bit(device: str, p: float, tmp_path
         seen.add(repr([tensor.stats for tensor in found.tensors]))
     assert len(seen) == 1
     assert_same(found, gradtool.measure(path, norm_type=p, backend="numpy"))
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_lies_between_chosen_tensors_is_not_measured(device: str, tmp_path: Path) -> None:
+    ones = np.ones(3_000_000, np.float32)  # left in the buffer that the others are read into
+    tensors = {"a.first": ("F32", ones)}
+    for i in range(200):
+        # Two that lie as far apart in the file as in rows, but not at the same places.
+        tensors[f"a.{i}.one"] = ("F32", ones[:1000] * 2)
+        tensors[f"x.{i}.near"] = ("F32", ones[:48])
+        tensors[f"a.{i}.two"] = ("F32", ones[:1000] * 3)
+        tensors[f"x.{i}.far"] = ("F32", ones[:2000])
+        tensors[f"a.{i}.alone"] = ("F32", ones[:500] * 5)
+        tensors[f"x.{i}.last"] = ("F32", ones[:2000])
+    path = write_safetensors(tmp_path / "x.safetensors", tensors)
+    found = gradtool.measure(path, include="a.*", device=device, threads=1)
+    assert len(found.tensors) == 601
+    for tensor in found.tensors:
+        _, array = tensors[tensor.name]
+        assert tensor.stats.max_abs == array[0]
+        assert tensor.stats.zeros == 0
+        assert close(tensor.norm, float(array[0]) * math.sqrt(len(array)))

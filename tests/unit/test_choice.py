@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -91,6 +92,33 @@ def test_sizes_are_as_people_write_them(memory: int | str, nbytes: int) -> None:
 def test_auto_stays_with_numpy_for_what_a_gpu_would_not_pay_for(dump: str) -> None:
     assert gradtool.measure(dump).backend == "numpy"
     assert BackendChoice.checked("auto", None, None).for_bytes(1 << 20, 2).name == "numpy"
+
+
+AS_THOUGH_WITH_A_GPU = """
+import sys
+import gradtool
+from gradtool.engine import choice
+choice._GPU_FILES = ("/dev/null",)
+choice.BREAK_EVEN_NBYTES = {nbytes}
+gradtool.measure({dump!r})
+print("torch" in sys.modules)
+"""
+
+
+@pytest.mark.parametrize(("nbytes", "is_loaded"), [(9, "False"), (8, "True")])
+def test_torch_is_not_even_asked_about_what_a_gpu_would_not_pay_for(
+    nbytes: int, is_loaded: str, dump: str
+) -> None:
+    code = AS_THOUGH_WITH_A_GPU.format(nbytes=nbytes, dump=dump)
+    root = str(Path(gradtool.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.strip() == is_loaded
 
 
 @pytest.mark.parametrize("device", ["cpu", " cpu ", torch.device("cpu"), ["cpu"], ("cpu",)])
