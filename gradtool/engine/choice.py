@@ -81,7 +81,7 @@ class BackendChoice:
     def _torch(self, threads: int) -> Backend:
         if not _has_torch():
             raise DeviceError(
-                "torch is not installed", hint="pip install 'gradtool[torch]', or --backend numpy"
+                "torch is not installed", hint="pip install torch, or --backend numpy"
             )
         try:
             from gradtool.engine.torch_devices import open_devices  # noqa: PLC0415 - takes seconds

@@ -22,7 +22,7 @@ from gradtool.core.dtypes import DTYPES, DType
 from gradtool.engine.torch_encodings import ROW
 from gradtool.engine.torch_foreach import TorchForeach, fitting_numbers
 from gradtool.engine.torch_groups import Group
-from gradtool.engine.torch_lanes import Lane
+from gradtool.engine.torch_lanes import ENOUGH_FITTED, Lane
 
 MEMORY = 16 << 20
 ONE_THREAD = TorchForeach(("cpu",), MEMORY, 1)
@@ -157,6 +157,19 @@ def test_where_there_is_not_enough_for_a_row_one_line_says_so() -> None:
         Lane(torch.device("cpu")).in_groups(whole, whole.numel, ask_for_a_petabyte)
     assert tried[0] == 6 * ROW
     assert tried[-1] == ROW
+
+
+def test_groups_grow_again_once_many_have_fitted() -> None:
+    lane, whole, tried = Lane(torch.device("cpu")), Group.of([8 * ROW], DTYPES["F32"]), []
+
+    def fail_once(group: Group) -> None:
+        tried.append(group.numel // ROW)
+        if len(tried) == 1:
+            torch.empty(1 << 50, dtype=torch.uint8)
+
+    for _ in range(ENOUGH_FITTED // 2 + 1):
+        lane.in_groups(whole, whole.numel, fail_once)
+    assert tried == [8, *[4] * ENOUGH_FITTED, 8]
 
 
 def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory() -> None:
