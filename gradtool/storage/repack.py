@@ -14,8 +14,8 @@ from gradtool.core.tensors import SourceFile
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.zip import Entry, read_directory
+from gradtool.storage.zip_central import ZIP64, extra_fields
 
-_ZIP64 = 1
 _ZIP64_NBYTES = 28
 
 
@@ -65,10 +65,9 @@ def _like(old: zipfile.ZipInfo, path: str) -> zipfile.ZipInfo:
 
 def _without_sizes(extra: bytes) -> bytes:
     """Extra fields but the zip64 one, which the writer makes anew."""
-    kept, at = b"", 0
-    while at + 4 <= len(extra):
-        kind, nbytes = struct.unpack_from("<2H", extra, at)
-        if kind != _ZIP64:
-            kept += extra[at : at + 4 + nbytes]
-        at += 4 + nbytes
-    return kept
+    fields = extra_fields(extra) or ()
+    return b"".join(
+        struct.pack("<2H", kind, len(content)) + content
+        for kind, content in fields
+        if kind != ZIP64
+    )

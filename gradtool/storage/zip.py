@@ -37,6 +37,7 @@ _HAS_DESCRIPTOR: Final = 0x8
 # Read along with each local header: NumPy's zip64 field has 20 bytes, torch's padding up to 67.
 _USUAL_EXTRA: Final = 72
 _PAGE: Final = 4096
+_START_NBYTES: Final = 6  # of an array: b"\x93NUMPY"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,8 @@ class Entry:
     """One record of an archive, checked; sizes in bytes, offsets from the file's start.
 
     Attributes:
+        raw_name: as it is stored, which is what torch's reader compares.
+        start: the first bytes of the data as they are stored, up to six.
         method: `STORED` or `DEFLATED`.
         crc32: of the uncompressed bytes; 0 where the writer computed none.
         compressed_nbytes: what the data takes in the file, from `offset` on.
@@ -54,6 +57,8 @@ class Entry:
     """
 
     name: str
+    raw_name: bytes
+    start: bytes
     method: int
     crc32: int
     compressed_nbytes: int
@@ -103,17 +108,14 @@ class _Window:
 
 
 def _refuse_duplicates(source: Source, records: list[Record]) -> None:
-    """Refuse names of which readers would pick one each.
-
-    torch's reader tells no case apart. NumPy does, and arrays `W` and `w` are common.
-    """
-    seen: dict[str, str] = {}
+    """Refuse names of which readers would pick one each, as they decode them or leave them raw."""
+    seen: dict[str | bytes, str] = {}
     for record in records:
-        key = record.name if record.name.endswith(".npy") else record.name.lower()
-        if key in seen:
-            problem = f"ambiguous archive: duplicate of entry {seen[key]!r}"
-            raise corrupt(source, problem, record.place, record.name)
-        seen[key] = record.name
+        for key in (record.name, record.raw_name):
+            if key in seen:
+                problem = f"ambiguous archive: duplicate of entry {seen[key]!r:.80}"
+                raise corrupt(source, problem, record.place, record.name)
+            seen[key] = record.name
 
 
 def _read_entry(window: _Window, record: Record, limit: int) -> Entry:
@@ -145,6 +147,8 @@ def _read_entry(window: _Window, record: Record, limit: int) -> Entry:
         places.append(_find_descriptor_crc(window, record, end, limit - end))
     return Entry(
         record.name,
+        record.raw_name,
+        window.read(offset, min(_START_NBYTES, record.compressed_nbytes)),
         record.method,
         record.crc32,
         record.compressed_nbytes,

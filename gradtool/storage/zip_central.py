@@ -19,11 +19,13 @@ DEFLATED: Final = 8
 _END: Final = struct.Struct("<4s4H2IH")
 _END64: Final = struct.Struct("<4sQ4x2I4Q")
 _LOCATOR64: Final = struct.Struct("<4sIQI")
-_CENTRAL: Final = struct.Struct("<4s4x2H4x3I4H6xI")
+_CENTRAL: Final = struct.Struct("<4s4x2H4x3I4H2x2I")
 _EXTRA: Final = struct.Struct("<2H")
 _IN_ZIP64_FIELD: Final = 0xFFFFFFFF
-_ZIP64: Final = 1
+ZIP64: Final = 1
+_UNICODE_PATH: Final = 0x7075
 _UTF8: Final = 0x800
+_DOS_DIRECTORY: Final = 0x10
 _REFUSED_FLAGS: Final = 0x1 | 0x20 | 0x40
 _FLAG_MEANINGS: Final = {0x1: "encrypted", 0x20: "a patch", 0x40: "strongly encrypted"}
 # A name, an extra field and a comment follow each of its records, of up to 64 KiB each.
@@ -96,8 +98,9 @@ def _find_end(source: Source) -> int:
     if not found:
         problem = "no end-of-central-directory record: truncated or never finished"
         raise corrupt(source, problem, source.file.size)
-    # Many readers take whatever looks like the last one, wherever its comment ends.
-    if tail.find(b"PK\5\6", found[0] + _END.size) >= 0:
+    # Many readers take whatever looks like the last one, wherever its comment ends, and were it
+    # to begin within another.
+    if tail.find(b"PK\5\6", found[0] + 1) >= 0:
         problem = "ambiguous archive: two end-of-central-directory records"
         raise corrupt(source, problem, start + found[0])
     return start + found[0]
@@ -123,25 +126,40 @@ def _read_end64(source: Source, locator: int, claims: list[int]) -> tuple[int, l
 def _parse_record(source: Source, start: int, directory: bytes, at: int) -> tuple[Record, int]:
     """The record at `directory[at:]`, and where the next one begins."""
     signature, flags, method, crc32, *numbers, offset = _CENTRAL.unpack_from(directory, at)
-    compressed_nbytes, nbytes, name_nbytes, extra_nbytes, comment_nbytes, disk = numbers
+    compressed_nbytes, nbytes, name_nbytes, extra_nbytes, comment_nbytes, disk, attributes = numbers
     name_end = at + _CENTRAL.size + name_nbytes
     extra_end = name_end + extra_nbytes
     if signature != b"PK\1\2" or extra_end + comment_nbytes > len(directory):
         raise corrupt(source, "the central directory is damaged", start + at)
     raw_name = directory[name_end - name_nbytes : name_end]
     name = _decode_name(source, raw_name, flags, start + at)
-    sizes = widened(directory[name_end:extra_end], nbytes, compressed_nbytes, offset)
+    extra = directory[name_end:extra_end]
+    if extra:
+        _check_extra(source, extra, start + at, name)
+    sizes = widened(extra, nbytes, compressed_nbytes, offset)
     if sizes is None:
         raise corrupt(source, "no valid zip64 field for its sizes", start + at, name)
     nbytes, compressed_nbytes, offset = sizes
     if disk:
         raise corrupt(source, "lies on another disk of a multi-disk archive", start + at, name)
+    if nbytes and (name.endswith("/") or attributes & _DOS_DIRECTORY):
+        # torch's reader leaves a directory's bytes unread, and its memory as it was.
+        raise corrupt(source, f"said to be a directory, and holds {nbytes} bytes", start + at, name)
     record = Record(
         raw_name, name, flags, method, crc32, compressed_nbytes, nbytes, offset, start + at
     )
     if flags & _REFUSED_FLAGS or method != STORED or compressed_nbytes != nbytes:
         _refuse_undecodable(source, record)
     return record, extra_end + comment_nbytes
+
+
+def _check_extra(source: Source, extra: bytes, place: int, name: str) -> None:
+    fields = extra_fields(extra)
+    if fields is None:
+        raise corrupt(source, "its extra fields are cut off", place, name)
+    if any(kind == _UNICODE_PATH for kind, _ in fields):
+        # Newer Pythons take the name from there, and other readers do not.
+        raise corrupt(source, "ambiguous archive: a second name in its extra field", place, name)
 
 
 def _decode_name(source: Source, raw_name: bytes, flags: int, place: int) -> str:
@@ -159,17 +177,25 @@ def _decode_name(source: Source, raw_name: bytes, flags: int, place: int) -> str
     return name
 
 
+def extra_fields(extra: bytes) -> list[tuple[int, bytes]] | None:
+    """The (kind, content) of each extra field; None where the last one is cut off.
+
+    Up to three bytes may be left over, as readers allow.
+    """
+    fields, at = [], 0
+    while at + _EXTRA.size <= len(extra):
+        kind, nbytes = _EXTRA.unpack_from(extra, at)
+        at += _EXTRA.size + nbytes
+        fields.append((kind, extra[at - nbytes : at]))
+    return fields if at <= len(extra) else None
+
+
 def widened(extra: bytes, *values: int) -> tuple[int, ...] | None:
     """`values`, saturated ones replaced from the zip64 field of `extra`; None where it lacks."""
     if _IN_ZIP64_FIELD not in values:
         return values
     missing = values.count(_IN_ZIP64_FIELD)
-    fields, at = [], 0
-    while at + 4 <= len(extra):
-        kind, nbytes = _EXTRA.unpack_from(extra, at)
-        if kind == _ZIP64:
-            fields.append(extra[at + 4 : at + 4 + nbytes])
-        at += 4 + nbytes
+    fields = [content for kind, content in extra_fields(extra) or () if kind == ZIP64]
     if len(fields) != 1 or len(fields[0]) < 8 * missing:
         return None
     wide = iter(struct.unpack_from(f"<{missing}Q", fields[0]))

@@ -8,7 +8,7 @@ import time
 import tracemalloc
 import zipfile
 import zlib
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from zip_parts import Member, archive, end64, end_record
 
 from gradtool.errors import (
     CorruptFileError,
@@ -31,83 +32,6 @@ from gradtool.storage.streams import open_stream
 from gradtool.storage.zip import Entry, read_directory
 
 MAX32 = 0xFFFFFFFF
-
-
-@dataclass(frozen=True)
-class Member:
-    """An entry written by hand. `local` and `central` override fields of one header only."""
-
-    name: bytes = b"w.npy"
-    data: bytes = b"gradient"
-    flags: int = 0
-    method: int = 0
-    nbytes: int | None = None
-    disk: int = 0
-    descriptor: bytes = b""
-    local: tuple[tuple[str, object], ...] = ()
-    central: tuple[tuple[str, object], ...] = ()
-
-    def fields(self, overrides: tuple[tuple[str, object], ...]) -> dict:
-        return {
-            "signature": b"",
-            "flags": self.flags,
-            "method": self.method,
-            "crc": zlib.crc32(self.data),
-            "csize": len(self.data),
-            "size": len(self.data) if self.nbytes is None else self.nbytes,
-            "name": self.name,
-            "extra": b"",
-            "offset": None,
-        } | dict(overrides)
-
-    def local_bytes(self) -> bytes:
-        has = self.fields(self.local)
-        header = struct.pack(
-            "<4s5H3I2H",
-            has["signature"] or b"PK\3\4",
-            *(20, has["flags"], has["method"], 0, 33),
-            *(has["crc"], has["csize"], has["size"]),
-            *(len(has["name"]), len(has["extra"])),
-        )
-        return header + has["name"] + has["extra"] + self.data + self.descriptor
-
-    def central_bytes(self, offset: int) -> bytes:
-        has = self.fields(self.central)
-        header = struct.pack(
-            "<4s6H3I5H2I",
-            has["signature"] or b"PK\1\2",
-            *(20, 20, has["flags"], has["method"], 0, 33),
-            *(has["crc"], has["csize"], has["size"]),
-            *(len(has["name"]), len(has["extra"]), 0, self.disk, 0, 0),
-            offset if has["offset"] is None else has["offset"],
-        )
-        return header + has["name"] + has["extra"]
-
-
-def end_record(
-    count: int, nbytes: int, offset: int, comment: bytes = b"", disk: int = 0, here: int = -1
-) -> bytes:
-    here = count if here < 0 else here
-    return (
-        struct.pack("<4s4H2IH", b"PK\5\6", disk, disk, here, count, nbytes, offset, len(comment))
-        + comment
-    )
-
-
-def end64(start: int, count: int, nbytes: int, offset: int) -> bytes:
-    """A zip64 end record that lies at `start`, and its locator."""
-    record = struct.pack("<4sQ2H2I4Q", b"PK\6\6", 44, 45, 45, 0, 0, count, count, nbytes, offset)
-    return record + struct.pack("<4sIQI", b"PK\6\7", 0, start, 1)
-
-
-def archive(*members: Member, gap: bytes = b"", before_end: bytes = b"", **end: object) -> bytes:
-    """The members, `gap` after each, the central directory and the end record."""
-    body, central = b"", b""
-    for member in members:
-        central += member.central_bytes(len(body))
-        body += member.local_bytes() + gap
-    claims = {"count": len(members), "nbytes": len(central), "offset": len(body)} | end
-    return body + central + before_end + end_record(**claims)
 
 
 def read(path: Path) -> tuple[Entry, ...]:
@@ -131,6 +55,10 @@ TWO = Member(b"b.npy")
 
 def wide(*numbers: int, kind: int = 1) -> bytes:
     return struct.pack(f"<2H{len(numbers)}Q", kind, 8 * len(numbers), *numbers)
+
+
+def wide_field(kind: int, content: bytes) -> bytes:
+    return struct.pack("<2H", kind, len(content)) + content
 
 
 def descriptor(layout: str, *fields: object) -> bytes:
@@ -222,11 +150,37 @@ AMBIGUOUS = {
         "a",
         "duplicate of entry 'a'",
     ),
-    "duplicate but for case": (
-        archive(Member(b"x/data.pkl"), Member(b"x/DATA.PKL")),
-        "x/DATA.PKL",
-        "duplicate of entry 'x/data.pkl'",
+    "duplicate but for how the name is decoded": (
+        archive(Member("x/\u00e9".encode()), Member("x/\u00e9".encode(), flags=0x800)),
+        "x/\u00e9",
+        "duplicate of entry 'x/\u251c\u2310'",
     ),
+    "duplicate once decoded": (
+        archive(Member("\u0398".encode("cp437")), Member("\u0398".encode(), flags=0x800)),
+        "\u0398",
+        "duplicate of entry '\u0398'",
+    ),
+    "a second name in an extra field": (
+        archive(
+            replace(
+                ONE,
+                central=(("extra", wide_field(0x7075, b"\1" + struct.pack("<I", CRC) + b"b.npy")),),
+            )
+        ),
+        "w.npy",
+        "a second name in its extra field",
+    ),
+    "extra field cut off": (
+        archive(replace(ONE, central=(("extra", wide_field(0x4246, bytes(9))[:-1]),))),
+        "w.npy",
+        "its extra fields are cut off",
+    ),
+    "directory by its attribute": (
+        archive(replace(ONE, attributes=0x10)),
+        "w.npy",
+        "said to be a directory, and holds 8 bytes",
+    ),
+    "directory by its name": (archive(Member(b"w/")), "w/", "said to be a directory"),
     "encrypted": (archive(replace(ONE, flags=1)), "w.npy", "0x1 says that it is encrypted"),
     "patch": (archive(replace(ONE, flags=0x20)), "w.npy", "0x20 says that it is a patch"),
     "strongly encrypted": (archive(replace(ONE, flags=0x40)), "w.npy", "0x40"),
@@ -495,7 +449,7 @@ def test_streams_that_are_not_what_the_archive_says_end_in_an_error(
 ):
     path = tmp_path / "a.npz"
     path.write_bytes(packed)
-    entry = Entry("w.npy", 8, crc32, len(packed), nbytes, 0, 0, ())
+    entry = deflated(crc32, len(packed), nbytes)
     seen = 0
     with open_source(str(path)) as source, pytest.raises(CorruptFileError) as caught:
         for piece in inflate(source.file, entry, 0, max_bytes=1000):
@@ -505,10 +459,26 @@ def test_streams_that_are_not_what_the_archive_says_end_in_an_error(
     assert seen < max(nbytes, 1)
 
 
+def deflated(crc32: int, compressed_nbytes: int, nbytes: int) -> Entry:
+    """An entry whose data is all of a file."""
+    return Entry(
+        name="w.npy",
+        raw_name=b"w.npy",
+        start=b"",
+        method=8,
+        crc32=crc32,
+        compressed_nbytes=compressed_nbytes,
+        nbytes=nbytes,
+        header_offset=0,
+        offset=0,
+        crc_places=(),
+    )
+
+
 def test_the_last_piece_comes_only_after_the_checksum_was_right(tmp_path):
     path = tmp_path / "a.npz"
     path.write_bytes(PACKED)
-    entry = Entry("w.npy", 8, 1, len(PACKED), len(CONTENT), 0, 0, ())
+    entry = deflated(1, len(PACKED), len(CONTENT))
     with open_source(str(path)) as source:
         pieces = inflate(source.file, entry, 0, max_bytes=len(CONTENT) // 2)
         next(pieces)
@@ -540,9 +510,12 @@ def test_a_megabyte_that_expands_to_a_gibibyte_is_streamed_in_bounded_memory(tmp
     block = encoder.compress(bytes(1 << 20)) + encoder.flush(zlib.Z_FULL_FLUSH)
     packed = start + block * 1024 + encoder.flush()
     member = Member(b"bomb.npy", packed, method=8, nbytes=len(header) + (1 << 30))
-    no_crc = (("crc", 0),)
+    whole = zlib.crc32(header)
+    for _ in range(1024):
+        whole = zlib.crc32(bytes(1 << 20), whole)
+    crc = (("crc", whole),)
     path = tmp_path / "bomb.npz"
-    path.write_bytes(archive(replace(member, local=no_crc, central=no_crc)))
+    path.write_bytes(archive(replace(member, local=crc, central=crc)))
     assert path.stat().st_size < 1_200_000
     tracemalloc.start()
     try:
