@@ -34,6 +34,12 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def some(names: Sequence[str], most: int = 3) -> str:
+    """`'a', 'b', 'c' and 4 more`: the first names of many, none of them long."""
+    shown = ", ".join(f"{name!r:.80}" for name in names[:most])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+
+
 def tally(count: int) -> str:
     """A count in a column where most are 0 and the others must stand out."""
     return f"{count:,}" if count else "-"

@@ -116,6 +116,10 @@ class TensorStats:
             min_abs=self.min_abs / divisor,
         )
 
+    def negated(self) -> TensorStats:
+        """The statistics of the same elements times -1."""
+        return replace(self, posinf=self.neginf, neginf=self.posinf)
+
     def repeated(self, times: int) -> TensorStats:
         """The statistics of a view that names each of the elements `times` times."""
         if times == 1:

@@ -75,6 +75,7 @@ class TensorSpec:
         strides: in elements; None for C order without gaps.
         stream: the source of a tensor that is no byte range; always in C or Fortran order.
         big_endian: byte order of the stored elements.
+        is_negated: whether the elements are the negative of what is stored.
     """
 
     name: str
@@ -84,6 +85,7 @@ class TensorSpec:
     strides: tuple[int, ...] | None = None
     stream: Stream | None = None
     big_endian: bool = False
+    is_negated: bool = False
     section: str = ""
 
     @property
@@ -117,14 +119,20 @@ class Skipped:
 class Seal:
     """A stored CRC-32: `crc32` over `covers`, written at each file offset in `places`.
 
-    `record` is the archive's name for what is covered. A stored CRC of 0 that does not fit is no
-    checksum: torch writes it where those are switched off.
+    `record` is the archive's name for what is covered. `is_required` says that the format's own
+    reader compares it. Where it does not, a stored CRC of 0 that does not fit is no checksum:
+    torch writes it where those are switched off.
     """
 
     record: str
     covers: Extent
     crc32: int
     places: tuple[int, ...]
+    is_required: bool = False
+
+    def fits(self, crc32: int) -> bool:
+        """Whether bytes of that CRC-32 may be those that are meant."""
+        return crc32 == self.crc32 or (self.crc32 == 0 and not self.is_required)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +161,6 @@ class Checkpoint:
         section_kinds: what each recognised section holds.
         seals: checksums over tensor data and over what is made of checksums.
         serialization_ids: what torch files make of those.
-        metadata: the format's own string map, safetensors' `__metadata__` say.
         loss_scale: what the file says that gradients are multiplied by; None where files differ.
         step: of the training, as the file says; None where it does not, or files differ.
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
@@ -168,7 +175,6 @@ class Checkpoint:
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
     seals: tuple[Seal, ...] = ()
     serialization_ids: tuple[SerializationId, ...] = ()
-    metadata: dict[str, str] = field(default_factory=dict)
     loss_scale: float | None = 1.0
     step: int | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()

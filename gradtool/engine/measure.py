@@ -38,7 +38,7 @@ def measure(
 ) -> Measurement:
     """Measure every tensor of `checkpoint`, in one pass over their bytes.
 
-    Only `verify` reads the chosen bytes a second time.
+    Bytes under a checksum that is verified are read a second time, right after the first.
 
     Args:
         checkpoint: the catalogue, already narrowed to what is wanted.
@@ -48,7 +48,8 @@ def measure(
         started: `time.perf_counter()` when the work began; now, if it begins here.
         norm_type: p.
         loss_scale: every element is divided by it.
-        verify: also check stored CRCs of tensor data.
+        verify: check all stored CRCs of tensor data, not only those that the format's own
+            reader checks.
         progress: observer.
 
     Raises InputError where a file changed, shrank or fails its checksum.
@@ -56,7 +57,7 @@ def measure(
     started = time.perf_counter() if started is None else started
     specs = checkpoint.tensors
     sharing = find_sharing(specs)
-    seals = _seals_of(checkpoint) if verify else []
+    seals = _seals_of(checkpoint, everything=verify)
     tasks = plan(specs, sharing, seals, backend.grain)
     todo = sum(spec.nbytes for spec in specs) + sum(seal.covers.nbytes for seal in seals)
     work = partial(run, norm_type=norm_type, backend=backend)
@@ -75,14 +76,17 @@ def _assemble(
     """One measurement for each tensor; what no task reported has no elements."""
     nothing = TensorStats(norm_type)
     clustered = {index for cluster in sharing.clusters for index in cluster}
+
+    def stats_of(spec: TensorSpec, target: Target) -> TensorStats:
+        stats = found.get(target, nothing).divided(loss_scale)
+        return stats.negated() if spec.is_negated and spec.dtype.kind == "float" else stats
+
     for index, spec in enumerate(specs):
         at = sharing.same_as.get(index, index)
-        named = found.get((at, NAMED), nothing).divided(loss_scale)
-        owned = owned_in_section = named
-        if at in clustered:
-            owned = found.get((at, OWNED), nothing).divided(loss_scale)
-            in_section = found.get((at, OWNED_IN_SECTION))
-            owned_in_section = owned if in_section is None else in_section.divided(loss_scale)
+        named = stats_of(spec, (at, NAMED))
+        owned = stats_of(spec, (at, OWNED)) if at in clustered else named
+        in_section = (at, OWNED_IN_SECTION)
+        owned_in_section = stats_of(spec, in_section) if in_section in found else owned
         first = sharing.alias_of.get(index)
         times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
         stats = named.repeated(times)
@@ -98,8 +102,11 @@ def _assemble(
         )
 
 
-def _seals_of(checkpoint: Checkpoint) -> list[Seal]:
-    """The seals over bytes of the chosen tensors."""
+def _seals_of(checkpoint: Checkpoint, *, everything: bool) -> list[Seal]:
+    """The seals over bytes of the chosen tensors, all or those that have to be verified."""
+    seals = [seal for seal in checkpoint.seals if everything or seal.is_required]
+    if not seals:
+        return []
     chosen: dict[str, list[int]] = {}
     for spec in checkpoint.tensors:
         for extent in spec.extents:
@@ -111,7 +118,7 @@ def _seals_of(checkpoint: Checkpoint) -> list[Seal]:
         offsets = chosen.get(covers.file.path, [])
         return bisect_left(offsets, covers.offset) < bisect_left(offsets, covers.end)
 
-    return [seal for seal in checkpoint.seals if is_chosen(seal.covers)]
+    return [seal for seal in seals if is_chosen(seal.covers)]
 
 
 def _run_all(

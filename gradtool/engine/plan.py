@@ -6,8 +6,10 @@ borders depend on the catalogue alone, so that results do not depend on who ran 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Final, NamedTuple
 
 from gradtool.core.dtypes import DType
@@ -131,7 +133,12 @@ def plan(
     """
     clustered = {index for cluster in sharing.clusters for index in cluster}
     plain = [i for i in range(len(specs)) if i not in clustered and i not in sharing.same_as]
-    yield from _read_tasks(specs, plain, grain)
+    waiting: dict[str, deque[Seal]] = {}
+    for seal in seals:
+        waiting.setdefault(seal.covers.file.path, deque()).append(seal)
+    for task in _read_tasks(specs, plain, grain):
+        yield task
+        yield from _verified(waiting, task)
     for index in plain:
         spec = specs[index]
         if spec.stream is not None:
@@ -140,7 +147,16 @@ def plan(
             )
     for cluster in sharing.clusters:
         yield from cluster_tasks(specs, cluster)
-    for seal in seals:
+    for seal in chain.from_iterable(waiting.values()):
+        yield SealTask(seal, seal.covers.nbytes)
+
+
+def _verified(waiting: Mapping[str, deque[Seal]], task: ReadTask) -> Iterator[SealTask]:
+    """The seals over what is read by now, while the system still has it in memory."""
+    seals = waiting.get(task.file.path)
+    last = task.blocks[-1].pieces[-1]
+    while seals and seals[0].covers.end <= last.offset + last.nbytes:
+        seal = seals.popleft()
         yield SealTask(seal, seal.covers.nbytes)
 
 

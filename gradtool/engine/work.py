@@ -234,7 +234,7 @@ def _run_seal(task: SealTask) -> Result:
 
 def verify(seal: Seal, crc32: int) -> None:
     """CorruptFileError unless what a seal covers has the checksum that it says."""
-    if seal.crc32 not in (0, crc32):
+    if not seal.fits(crc32):
         raise CorruptFileError(
             seal.covers.file.path,
             f"data has CRC-32 {crc32:08x}, the archive says {seal.crc32:08x}: corrupted",

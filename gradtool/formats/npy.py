@@ -23,7 +23,7 @@ from gradtool.core.tensors import Checkpoint, Extent, Skipped, Stream, TensorSpe
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.storage.reader import Source
 
-_MAGIC: Final = b"\x93NUMPY"
+MAGIC: Final = b"\x93NUMPY"
 _MAX_DIMENSIONS: Final = 64
 _LEAST_NBYTES: Final = 12  # magic, version, and a length of 4 bytes, or of 2 and a literal
 _MAX_LITERAL_NBYTES: Final = 10_000  # numpy.lib.format's own limit, `max_header_size`
@@ -98,7 +98,7 @@ class Where:
 
 def recognises(head: bytes) -> bool:
     """Whether a file that starts with `head` is an array."""
-    return head.startswith(_MAGIC)
+    return head.startswith(MAGIC)
 
 
 def open_npy(source: Source, raw_dtype: DType | None) -> Checkpoint:

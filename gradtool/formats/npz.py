@@ -5,13 +5,16 @@ A stored member is a byte range. A deflated one is a stream: only its header is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
 from gradtool.core.dtypes import DType
+from gradtool.core.figures import some
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import Checkpoint, Extent, Seal, Skipped, Stream, TensorSpec
-from gradtool.formats.npy import Where, catalogued, read_header
+from gradtool.errors import CorruptFileError
+from gradtool.formats.npy import MAGIC, Where, catalogued, read_header
 from gradtool.storage.inflate import inflate_start
 from gradtool.storage.reader import Source
 from gradtool.storage.zip import STORED, Entry
@@ -19,18 +22,25 @@ from gradtool.storage.zip import STORED, Entry
 _SUFFIX: Final = ".npy"
 
 
-def recognises(entries: tuple[Entry, ...]) -> bool:
-    """Whether an archive holds arrays."""
-    return any(entry.name.endswith(_SUFFIX) for entry in entries)
+def recognises(entries: Sequence[Entry]) -> bool:
+    """Whether an archive holds arrays, or members so named."""
+    return any(entry.name.endswith(_SUFFIX) or entry.start == MAGIC for entry in entries)
 
 
-def open_npz(source: Source, entries: tuple[Entry, ...], raw_dtype: DType | None) -> Checkpoint:
+def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) -> Checkpoint:
     """The catalogue of an archive of arrays, each called as its member is, without `.npy`.
 
+    `numpy.load` takes a member for an array by how it begins, whatever it is called.
+
     Raises:
-        CorruptFileError, UnsupportedFormatError: as `npy.read_header`, naming the member.
+        CorruptFileError: two members go by one key; or as `npy.read_header`, naming the member.
+        UnsupportedFormatError: as `npy.read_header`, naming the member.
     """
-    members = [entry for entry in entries if entry.name.endswith(_SUFFIX)]
+    _refuse_shared_keys(source, entries)
+    members: list[Entry] = []
+    others: list[Entry] = []
+    for entry in entries:
+        (members if _is_array(source, entry) else others).append(entry)
     sections = sections_of_flat_names(entry.name.removesuffix(_SUFFIX) for entry in members)
     tensors, skipped, seals = [], [], []
     for entry in members:
@@ -42,7 +52,7 @@ def open_npz(source: Source, entries: tuple[Entry, ...], raw_dtype: DType | None
         tensors.append(found)
         if entry.method == STORED:
             covers = Extent(source.file, entry.offset, entry.nbytes)
-            seals.append(Seal(entry.name, covers, entry.crc32, entry.crc_places))
+            seals.append(Seal(entry.name, covers, entry.crc32, entry.crc_places, is_required=True))
     return Checkpoint(
         source.path,
         "npz",
@@ -51,7 +61,7 @@ def open_npz(source: Source, entries: tuple[Entry, ...], raw_dtype: DType | None
         tuple(skipped),
         section_kinds=sections,
         seals=tuple(seals),
-        notes=_notes(entries),
+        notes=_notes([entry.name for entry in others if entry.nbytes]),
     )
 
 
@@ -72,10 +82,26 @@ def _read_member(
     return catalogued(name, header, stream=stream, section=section)
 
 
-def _notes(entries: tuple[Entry, ...]) -> tuple[str, ...]:
-    """What is left out: members that are no arrays; a directory holds nothing to leave out."""
-    others = [entry.name for entry in entries if not entry.name.endswith((_SUFFIX, "/"))]
-    if not others:
-        return ()
-    shown = ", ".join(map(repr, others[:3])) + (", ..." if len(others) > 3 else "")
-    return (f"Ignored what is no .npy member: {shown} ({len(others)} in all).",)
+def _is_array(source: Source, entry: Entry) -> bool:
+    if entry.name.endswith(_SUFFIX):
+        return True
+    stored = entry.method == STORED
+    return (entry.start if stored else inflate_start(source, entry, len(MAGIC))) == MAGIC
+
+
+def _refuse_shared_keys(source: Source, entries: Sequence[Entry]) -> None:
+    """Refuse two members that `numpy.load` gives for one key, with or without `.npy`."""
+    by_key: dict[str, Entry] = {}
+    for entry in entries:
+        for key in {entry.name, entry.name.removesuffix(_SUFFIX)}:
+            other = by_key.setdefault(key, entry)
+            if other is not entry:
+                problem = f"ambiguous archive: so is {other.name!r:.80} called by numpy.load"
+                raise CorruptFileError(
+                    source.path, problem, tensor=entry.name, byte=entry.header_offset
+                )
+
+
+def _notes(others: Sequence[str]) -> tuple[str, ...]:
+    """What is left out: members that are no arrays, which `numpy.load` gives as bytes."""
+    return (f"not read, because no arrays: {some(others)}",) if others else ()

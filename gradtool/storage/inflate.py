@@ -27,7 +27,7 @@ def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Ite
 
     Yields pieces of `max_bytes`, only the last one shorter, all in one buffer: a piece is valid
     until the next is asked for. The last one comes after the stream was found to be what the
-    archive says, in length and CRC-32 (where it has one), and the file to be unchanged.
+    archive says, in length and CRC-32, and the file to be unchanged.
 
     Raises:
         CorruptFileError: the stream is damaged, or is not what the archive says.
@@ -75,7 +75,7 @@ def _checked_pieces(source: Source, entry: Entry) -> Iterator[bytes]:
     for piece in (_stored if entry.method == STORED else _inflated)(source, entry):
         crc32 = zlib.crc32(piece, crc32)
         yield piece
-    if entry.crc32 not in (0, crc32):
+    if crc32 != entry.crc32:
         problem = f"CRC mismatch: the archive says {entry.crc32:08x}, its bytes give {crc32:08x}"
         raise _corrupt(source, problem, entry)
     source.check_unchanged()
