@@ -9,11 +9,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final, cast
+from typing import Final
 
-from gradtool.core.dtypes import DType
 from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
-from gradtool.core.figures import counted
 from gradtool.core.strides import (
     contiguous_strides,
     is_contiguous,
@@ -23,18 +21,18 @@ from gradtool.core.strides import (
 )
 from gradtool.core.tensors import META, SCALAR, TEXT, Extent, Skipped, Stream, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
-from gradtool.formats._stand_ins import (
+from gradtool.formats._walk import Found
+from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,
     ArrayType,
     Bytes,
     MetaRef,
-    SparseRef,
     Storage,
     TensorRef,
     TextBytes,
+    Unmeasured,
 )
-from gradtool.formats._walk import Found
 
 _MAX_DIMENSIONS: Final = 64
 _MAX_REPEATED_NUMEL: Final = 1 << 20
@@ -50,7 +48,7 @@ class SpecBuilder:
         path: the file's, for errors.
         pickle: where the pickle lies, with the NumPy arrays inside it.
         record_of: the bytes of the storage with a key; None if there is no such record.
-        big_endian: byte order of all storages.
+        big_endian: byte order of the storages that have a type; torch leaves the others alone.
     """
 
     path: str
@@ -59,7 +57,6 @@ class SpecBuilder:
     big_endian: bool
     tensors: list[TensorSpec] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
-    _negated: int = 0
     _names: set[str] = field(default_factory=set)
     _storages: dict[str, tuple[str, object, str, Extent]] = field(default_factory=dict)
 
@@ -86,26 +83,38 @@ class SpecBuilder:
                 element = numpy_type(dtype.description)
                 name = element.name if element else dtype.description
                 self._skip(found, name, SCALAR)
-            case SparseRef(values=values):
-                dtype_name, extents = "sparse", cast(tuple[Extent, ...], ())
-                if isinstance(values, TensorRef):
-                    element = self._element_type(found, values)
-                    dtype_name = element.name
-                    extents = (self._stored(found, values.storage, element),)
-                reason = "uncoalesced sparse tensor: save its coalesce()"
-                self._skip(found, dtype_name, reason, extents)
+            case Unmeasured(values=values, reason=reason):
+                element, *_, extent = self._place(found, values)
+                self._skip(found, element.name, reason, (extent,))
             case MetaRef(dtype=dtype_name):
                 # Under the foreign name: a gradient that was lost is no integer.
                 self._skip(found, dtype_name, META)
 
-    def notes(self) -> tuple[str, ...]:
-        """What a reader should know of the tensors, one sentence each."""
-        if not self._negated:
-            return ()
-        tensors = counted(self._negated, "tensor is", "tensors are")
-        return (f"{tensors} stored negated: infinities change sign",)
-
     def _add_tensor(self, found: Found, tensor: TensorRef) -> None:
+        element, shape, strides, extent = self._place(found, tensor)
+        if element.dtype is None:
+            self._skip(found, element.name, element.reason)
+            return
+        in_order = is_contiguous(shape, strides)
+        if not in_order:
+            self._refuse_repeats(found, shape, strides, extent.nbytes)
+        self.tensors.append(
+            TensorSpec(
+                name=found.name,
+                dtype=element.dtype,
+                shape=shape,
+                extents=(extent,) if extent.nbytes else (),
+                strides=None if in_order else strides,
+                big_endian=self._is_swapped(found, tensor, element),
+                is_negated=tensor.negated,
+                section=found.section,
+            )
+        )
+
+    def _place(
+        self, found: Found, tensor: TensorRef
+    ) -> tuple[ElementType, tuple[int, ...], tuple[int, ...], Extent]:
+        """Type, shape and strides of a tensor, and the bytes from its first element to its last."""
         element = self._element_type(found, tensor)
         stored = self._stored(found, tensor.storage, element)
         ndim = len(tensor.shape)
@@ -121,15 +130,20 @@ class SpecBuilder:
         if nbytes and start + nbytes > stored.nbytes:
             problem = f"reaches byte {start + nbytes} of a storage of {stored.nbytes} bytes"
             raise CorruptFileError(self.path, problem, tensor=found.name)
-        if element.dtype is None:
-            self._skip(found, element.name, element.reason)
-            return
-        if not in_order:
-            self._refuse_repeats(found, shape, strides, stored.nbytes)
-        self._negated += tensor.negated
-        extent = Extent(stored.file, stored.offset + start, nbytes)
-        steps = None if in_order else strides
-        self._list(found, element.dtype, shape, steps, extent, self.big_endian)
+        return element, shape, strides, Extent(stored.file, stored.offset + start, nbytes)
+
+    def _is_swapped(self, found: Found, tensor: TensorRef, element: ElementType) -> bool:
+        """Whether the elements are big-endian, once torch has swapped what it swaps.
+
+        It swaps storages, each by the size of its own elements: those of an untyped one are bytes.
+        """
+        stored_as = storage_type(tensor.storage.class_name)
+        if not self.big_endian or stored_as is None or stored_as.itemsize == 1:
+            return False
+        if stored_as != element:
+            problem = f"{element.name} in a big-endian storage of {stored_as.name}"
+            raise UnsupportedFormatError(self.path, problem, tensor=found.name)
+        return True
 
     def _element_type(self, found: Found, tensor: TensorRef) -> ElementType:
         class_name = tensor.storage.class_name
@@ -179,7 +193,7 @@ class SpecBuilder:
         if numel <= _MAX_REPEATED_NUMEL:
             return
         if repetitions(shape, strides) > 1 or overlaps_itself(shape, strides):
-            problem = f"repeats a {nbytes}-byte storage to make {numel} elements"
+            problem = f"repeats {nbytes} bytes of its storage to make {numel} elements"
             raise UnsupportedFormatError(self.path, problem, tensor=found.name)
 
     def _add_array(self, found: Found, array: ArrayRef) -> None:
@@ -202,22 +216,30 @@ class SpecBuilder:
             return
         place = self._array_data(found, data, math.prod(sizes) * element.itemsize)
         strides = contiguous_strides(sizes[::-1])[::-1] if fortran else contiguous_strides(sizes)
-        steps = None if is_contiguous(sizes, strides) else strides
-        big_endian = isinstance(dtype.state, tuple) and dtype.state[1:2] == (">",)
-        if isinstance(place, Extent):
-            self._list(found, element.dtype, sizes, steps, place, big_endian)
-            return
         self.tensors.append(
             TensorSpec(
                 name=found.name,
                 dtype=element.dtype,
                 shape=sizes,
-                strides=steps,
-                stream=place,
-                big_endian=big_endian,
+                extents=(place,) if isinstance(place, Extent) and place.nbytes else (),
+                strides=None if is_contiguous(sizes, strides) else strides,
+                stream=place if isinstance(place, Stream) else None,
+                big_endian=self._is_big_endian(found, dtype),
                 section=found.section,
             )
         )
+
+    def _is_big_endian(self, found: Found, dtype: ArrayType) -> bool:
+        """The byte order that a type's state says: (version, order, subarray, names, fields, …)."""
+        match dtype.state:
+            case None:
+                return False
+            case (3 | 4, "<" | "|" | "=", None, None, None, _, _, _, *_):
+                return False
+            case (3 | 4, ">", None, None, None, _, _, _, *_) if dtype.copied:
+                return True
+        problem = f"NumPy type {dtype.description!r:.80} with a state that is not its own"
+        raise UnsupportedFormatError(self.path, problem, tensor=found.name)
 
     def _array_data(self, found: Found, data: object, needs: int) -> Extent | Stream:
         """Where an array's bytes are: in the pickle as they are, or only as encoded text."""
@@ -239,28 +261,6 @@ class SpecBuilder:
             problem = f"a NumPy array that promises {needs} bytes and holds {place.nbytes}"
             raise CorruptFileError(self.path, problem, tensor=found.name)
         return place if needs else Extent(self.pickle.file, self.pickle.offset, 0)
-
-    def _list(
-        self,
-        found: Found,
-        dtype: DType,
-        shape: tuple[int, ...],
-        strides: tuple[int, ...] | None,
-        extent: Extent,
-        big_endian: bool,
-    ) -> None:
-        """List a measured tensor; `strides` is None for C order without gaps."""
-        self.tensors.append(
-            TensorSpec(
-                name=found.name,
-                dtype=dtype,
-                shape=shape,
-                extents=(extent,) if extent.nbytes else (),
-                strides=strides,
-                big_endian=big_endian,
-                section=found.section,
-            )
-        )
 
     def _skip(
         self, found: Found, dtype_name: str, reason: str, extents: tuple[Extent, ...] = ()

@@ -16,7 +16,7 @@ from gradtool.core.figures import counted
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import SectionKind
 from gradtool.errors import UnsupportedFormatError
-from gradtool.formats._stand_ins import (
+from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,
     Attributed,
@@ -28,6 +28,7 @@ from gradtool.formats._stand_ins import (
     StandIn,
     Storage,
     TensorRef,
+    Unmeasured,
     describe,
 )
 
@@ -44,7 +45,7 @@ _MAX_KEY_CHARS: Final = 256
 _MODULE_TABLES: Final = frozenset({"_parameters", "_buffers", "_modules"})
 _OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
 
-Leaf = TensorRef | MetaRef | ArrayRef | ArrayScalar | Storage
+Leaf = TensorRef | Unmeasured | MetaRef | ArrayRef | ArrayScalar | Storage
 _BRANCHES: Final = (dict, list, tuple, Opaque, SparseRef)
 _WALKED: Final = (*_BRANCHES, *get_args(Leaf))
 
@@ -54,7 +55,7 @@ class Found(NamedTuple):
 
     name: str
     section: str
-    leaf: Leaf | SparseRef
+    leaf: Leaf
 
 
 @dataclass(slots=True)
@@ -65,6 +66,7 @@ class Walk:
         path: the file's, for errors and for the name of a tensor that has none.
         budget: what the walk may still cost.
         found: everything that holds elements.
+        reached: the identities of those, and of what belongs to them.
         section_kinds: what the recognised top-level keys hold, where anything was found there.
         shards: how many DTensors were found, of which a file holds one rank's part.
         sparse: how many sparse tensors were found that name each index once.
@@ -73,6 +75,7 @@ class Walk:
     path: str
     budget: int
     found: list[Found] = field(default_factory=list)
+    reached: set[int] = field(default_factory=set)
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
     shards: int = 0
     sparse: int = 0
@@ -104,11 +107,12 @@ class Walk:
     def visit(self, value: object, name: str) -> None:
         """Find the tensors in `value`, which `name` leads to."""
         self._spend(_COST_OF_NODE + len(name))
-        if isinstance(value, SparseRef) and not value.coalesced:
-            self.found.append(Found(name or self._stem(), self._section, value))
-            return
+        if isinstance(value, Leaf | SparseRef):
+            self.reached.add(id(value))
         if isinstance(value, Leaf) and _objects(value) is None:
             self.found.append(Found(name or self._stem(), self._section, value))
+        if isinstance(value, Unmeasured):
+            self.reached.update(map(id, (value.values, *value.parts)))
         if id(value) in self._open:
             return  # a cycle: all it leads to has been named by a shorter way
         if len(self._open) == _MAX_DEPTH:
@@ -131,7 +135,7 @@ class Walk:
             case SparseRef(values=values, indices=indices, state=state):
                 yield from self._entries({"": values, **indices})
                 yield from self._attributes(state)
-            case TensorRef(state=state) | MetaRef(state=state):
+            case TensorRef(state=state) | MetaRef(state=state) | Unmeasured(state=state):
                 yield from self._attributes(state)
             case ArrayRef():
                 yield from self._numbered(_objects(value) or ())

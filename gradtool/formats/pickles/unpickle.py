@@ -2,8 +2,8 @@
 
 It is no `pickle.Unpickler` with some doors locked: that one allocates what a file asks for
 before it looks, and sets attributes on whatever it is handed. Here nothing is imported, called
-or copied; unknown objects become stand-ins, and every opcode costs time and memory in
-proportion to its own bytes, so that only a walk over the result can be expensive.
+or copied; unknown objects become stand-ins, every opcode costs time in proportion to its own
+bytes, and memory is paid for out of a budget, so that only a walk over the result can be expensive.
 
 Opcodes: pickletools.py of CPython, protocols 2 to 5, without those that only protocols 0 and 1
 write (INST, PERSID, text numbers), extension registries and out-of-band buffers.
@@ -12,15 +12,36 @@ write (INST, PERSID, text numbers), extension registries and out-of-band buffers
 from __future__ import annotations
 
 import struct
-from typing import Final, NoReturn
+from collections.abc import Collection, Sequence
+from typing import Final, NamedTuple, NoReturn
 
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
-from gradtool.formats import _opcodes as op
-from gradtool.formats._stand_ins import MalformedPickleError, Unordered, UnsupportedPickleError
+from gradtool.formats.pickles import opcodes as op
+from gradtool.formats.pickles import pushes as put
+from gradtool.formats.pickles.machine import Elements, Machine
+from gradtool.formats.pickles.stand_ins import (
+    MalformedPickleError,
+    Unordered,
+    UnsupportedPickleError,
+)
 
 
-def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int = 0) -> object:
-    """What the pickle `data` describes, in plain containers, scalars and stand-ins.
+class Unpickled(NamedTuple):
+    """What a pickle describes.
+
+    Attributes:
+        root: the object, in plain containers, scalars and stand-ins.
+        made: everything with elements that was made on the way, in the root or not.
+        storages: the keys of the storages that are named.
+    """
+
+    root: object
+    made: Sequence[Elements]
+    storages: Collection[str]
+
+
+def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int = 0) -> Unpickled:
+    """What the pickle `data` describes.
 
     `path`, `record` and `offset` (of the pickle's first byte in the file) go into errors.
 
@@ -28,7 +49,7 @@ def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int =
         CorruptFileError: truncated, contradicting itself or the pickle language.
         UnsupportedFormatError: an opcode, protocol or key that no checkpoint needs.
     """
-    machine = op.Machine(data)
+    machine = Machine(data)
     at = 0
     try:
         if data[:1] != b"\x80":
@@ -45,7 +66,7 @@ def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int =
         why = _WHY_FAILED[type(error)] if at < len(data) else "missing: the pickle is truncated"
         problem = f"pickle opcode {_opcode_name(data, at)}: {why}"
         raise CorruptFileError(path, problem, tensor=record, byte=offset + at) from error
-    return machine.stack[0]
+    return Unpickled(machine.stack[0], machine.made, machine.storages.keys())
 
 
 _WHY_FAILED: Final[dict[type, str]] = {
@@ -55,37 +76,37 @@ _WHY_FAILED: Final[dict[type, str]] = {
 }
 
 
-def _refuse(vm: op.Machine, at: int) -> NoReturn:
+def _refuse(vm: Machine, at: int) -> NoReturn:
     if vm.data[at - 1] in _FOREIGN:
         raise UnsupportedPickleError("not allowed: no checkpoint needs it")
     raise MalformedPickleError("no such opcode")
 
 
-_OPERATIONS: Final[dict[int, tuple[str, op.Operation]]] = {
+_OPERATIONS: Final[dict[int, tuple[str, put.Operation]]] = {
     0x80: ("PROTO", op.proto),
     0x95: ("FRAME", op.frame),
     ord("."): ("STOP", op.stop),
-    ord("N"): ("NONE", op.push(None)),
-    0x88: ("NEWTRUE", op.push(True)),
-    0x89: ("NEWFALSE", op.push(False)),
-    ord("K"): ("BININT1", op.push_number(op.u8, 1)),
-    ord("M"): ("BININT2", op.push_number(op.u16, 2)),
-    ord("J"): ("BININT", op.push_number(op.i32, 4)),
-    ord("G"): ("BINFLOAT", op.push_number(op.f64, 8)),
-    0x8A: ("LONG1", op.push_long(op.u8, 1)),
-    0x8B: ("LONG4", op.push_long(op.u32, 4)),
-    ord("U"): ("SHORT_BINSTRING", op.push_text(op.u8, 1)),
-    0x8C: ("SHORT_BINUNICODE", op.push_text(op.u8, 1)),
-    ord("X"): ("BINUNICODE", op.push_text(op.u32, 4)),
-    0x8D: ("BINUNICODE8", op.push_text(op.u64, 8)),
-    ord("C"): ("SHORT_BINBYTES", op.push_bytes(op.u8, 1)),
-    ord("B"): ("BINBYTES", op.push_bytes(op.u32, 4)),
-    0x8E: ("BINBYTES8", op.push_bytes(op.u64, 8)),
-    0x96: ("BYTEARRAY8", op.push_bytes(op.u64, 8)),
-    ord("]"): ("EMPTY_LIST", op.push_new(list)),
-    ord("}"): ("EMPTY_DICT", op.push_new(dict)),
-    0x8F: ("EMPTY_SET", op.push_new(Unordered)),
-    ord(")"): ("EMPTY_TUPLE", op.push(())),
+    ord("N"): ("NONE", put.push(None)),
+    0x88: ("NEWTRUE", put.push(True)),
+    0x89: ("NEWFALSE", put.push(False)),
+    ord("K"): ("BININT1", put.push_number(put.u8, 1)),
+    ord("M"): ("BININT2", put.push_number(put.u16, 2)),
+    ord("J"): ("BININT", put.push_number(put.i32, 4)),
+    ord("G"): ("BINFLOAT", put.push_number(put.f64, 8)),
+    0x8A: ("LONG1", put.push_long(put.u8, 1)),
+    0x8B: ("LONG4", put.push_long(put.u32, 4)),
+    ord("U"): ("SHORT_BINSTRING", put.push_text(put.u8, 1)),
+    0x8C: ("SHORT_BINUNICODE", put.push_text(put.u8, 1)),
+    ord("X"): ("BINUNICODE", put.push_text(put.u32, 4)),
+    0x8D: ("BINUNICODE8", put.push_text(put.u64, 8)),
+    ord("C"): ("SHORT_BINBYTES", put.push_bytes(put.u8, 1)),
+    ord("B"): ("BINBYTES", put.push_bytes(put.u32, 4)),
+    0x8E: ("BINBYTES8", put.push_bytes(put.u64, 8)),
+    0x96: ("BYTEARRAY8", put.push_bytes(put.u64, 8)),
+    ord("]"): ("EMPTY_LIST", put.push_new(list)),
+    ord("}"): ("EMPTY_DICT", put.push_new(dict)),
+    0x8F: ("EMPTY_SET", put.push_new(Unordered)),
+    ord(")"): ("EMPTY_TUPLE", put.push(())),
     ord("("): ("MARK", op.mark),
     ord("t"): ("TUPLE", op.close_tuple),
     0x85: ("TUPLE1", op.make_tuple1),
@@ -105,7 +126,7 @@ _OPERATIONS: Final[dict[int, tuple[str, op.Operation]]] = {
     ord("c"): ("GLOBAL", op.push_global),
     0x93: ("STACK_GLOBAL", op.push_stack_global),
     ord("R"): ("REDUCE", op.reduce),
-    0x81: ("NEWOBJ", op.reduce),
+    0x81: ("NEWOBJ", op.newobj),
     0x92: ("NEWOBJ_EX", op.newobj_ex),
     ord("b"): ("BUILD", op.build),
     ord("Q"): ("BINPERSID", op.binpersid),

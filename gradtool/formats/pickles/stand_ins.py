@@ -6,15 +6,9 @@ so that no file can choose their hashes.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
-
-if TYPE_CHECKING:
-    from gradtool.formats._globals import Handler
-
-# Python hashes integers by value: those of more bits can be made to collide without end.
-_MAX_KEY_BITS: Final = 60
-_SCALARS: Final = frozenset({float, bool, type(None)})  # with few values of one hash
+from typing import Final, NamedTuple
 
 
 class MalformedPickleError(Exception):
@@ -23,6 +17,24 @@ class MalformedPickleError(Exception):
 
 class UnsupportedPickleError(Exception):
     """The pickle is well formed and uses what no checkpoint needs."""
+
+
+Spend = Callable[[int], None]
+"""Pays for memory, in bytes; raises UnsupportedPickleError where the pickle may have no more."""
+
+
+class Handler(NamedTuple):
+    """What calling a global does, and how many arguments it takes at least and at most.
+
+    `is_class` says that `__new__` takes the same arguments, and `copies` that the function takes
+    `spend` too, because its result is as large as an argument.
+    """
+
+    function: Callable[..., object]
+    fewest: int
+    most: int
+    is_class: bool = False
+    copies: bool = False
 
 
 class StandIn:
@@ -61,11 +73,17 @@ class TextBytes(StandIn):
 class Unordered(list[object]):
     """A set, as the list of its items: hashing them would be work that a file controls."""
 
+    __slots__ = ()
+
 
 class Attributed(dict[object, object]):
     """An OrderedDict or its like: a mapping that can have attributes, kept in `state`."""
 
-    state: object = None
+    __slots__ = ("state",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.state: object = None
 
     def __bool__(self) -> bool:
         """Whether it holds anything, be it an attribute only."""
@@ -106,7 +124,7 @@ class Storage(StandIn):
 
     class_name: str
     key: str
-    numel: object
+    numel: int
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -128,14 +146,23 @@ class TensorRef(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class SparseRef(StandIn):
-    """A sparse tensor: values that are stored densely, and what says where they belong.
-
-    `coalesced` is whether no two values belong to one place.
-    """
+    """A sparse tensor: values that are stored densely, each for another place, and the places."""
 
     values: object
     indices: dict[str, object]
-    coalesced: bool
+    state: object = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
+class Unmeasured(StandIn):
+    """A tensor whose elements are no plain function of those that are stored, and why.
+
+    `values` is what is stored, and `parts` what belongs to it: indices, scales, sizes.
+    """
+
+    values: TensorRef
+    parts: tuple[object, ...]
+    reason: str
     state: object = None
 
 
@@ -149,9 +176,13 @@ class MetaRef(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class ArrayType(StandIn):
-    """A NumPy dtype: what `numpy.dtype` was called with (`f8`, say) and its state tuple."""
+    """A NumPy dtype: what `numpy.dtype` was called with (`f8`, say) and its state tuple.
+
+    `copied` says that it was asked for as a copy: NumPy's own types take no state.
+    """
 
     description: str
+    copied: bool = False
     state: object = None
 
 
@@ -167,63 +198,6 @@ class ArrayScalar(StandIn):
     """A NumPy number, which is no more of a tensor than a Python one."""
 
     dtype: ArrayType
-
-
-Buildable = Opaque | Attributed | TensorRef | SparseRef | MetaRef | ArrayType | ArrayRef
-
-
-def set_state(target: object, state: object) -> None:
-    """Give `target` its attributes, as BUILD does; at most once, so that none are lost.
-
-    Raises:
-        MalformedPickleError: it can have none, or has them already.
-    """
-    if not isinstance(target, Buildable):
-        raise MalformedPickleError(f"sets attributes of {describe(target)}")
-    if target.state is not None:
-        raise MalformedPickleError(f"sets the attributes of {describe(target)} twice")
-    target.state = state
-
-
-def items_of(target: object) -> list[object]:
-    """Where APPEND puts what it is given: a list, or an object of a type derived from it."""
-    if type(target) is list:
-        return target
-    if type(target) is not Opaque:
-        raise MalformedPickleError(f"appends to {describe(target)}")
-    if target.items is None:
-        target.items = []
-    return target.items
-
-
-def set_items(target: object, items: list[object]) -> None:
-    """Put alternating keys and values into a dict, or an object of a type derived from it."""
-    if type(target) is Opaque:
-        if target.entries is None:
-            target.entries = {}
-        target = target.entries
-    if not isinstance(target, dict):
-        raise MalformedPickleError(f"sets items of {describe(target)}")
-    if len(items) % 2:
-        raise MalformedPickleError("a key without a value")
-    for key, value in zip(items[::2], items[1::2], strict=True):
-        plain = key if type(key) is str else _key(key)
-        if plain in target:
-            raise MalformedPickleError(f"dictionary key {plain!r:.80} appears twice")
-        target[plain] = value
-
-
-def _key(key: object) -> object:
-    """`key` as something whose hash no file can choose.
-
-    Raises MalformedPickleError where it is of a type that no dictionary takes.
-    """
-    if type(key) in _SCALARS or isinstance(key, StandIn):
-        return key
-    if isinstance(key, list | dict) and type(key) is not Unordered:
-        raise MalformedPickleError(f"{describe(key)} as a dictionary key")
-    is_small = type(key) is int and key.bit_length() <= _MAX_KEY_BITS
-    return key if is_small else Key(key)
 
 
 _WORDS: Final[dict[type, str]] = {
@@ -243,6 +217,7 @@ _WORDS: Final[dict[type, str]] = {
     Storage: "a storage",
     TensorRef: "a tensor",
     SparseRef: "a sparse tensor",
+    Unmeasured: "a tensor",
     MetaRef: "a meta tensor",
     ArrayType: "a NumPy type",
     ArrayRef: "a NumPy array",

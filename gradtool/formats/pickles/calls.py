@@ -1,0 +1,124 @@
+"""What naming, calling and making something stands for, in a pickle of torch's."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NoReturn
+
+from gradtool.formats.pickles.globals import HANDLERS
+from gradtool.formats.pickles.stand_ins import (
+    Handler,
+    MalformedPickleError,
+    Name,
+    Opaque,
+    Spend,
+    Storage,
+    UnsupportedPickleError,
+    describe,
+)
+
+_MAX_NAME_CHARS: Final = 1024
+# Modules of Python 2 and where their names are since; source: torch._utils.IMPORT_MAPPING.
+_RENAMED_MODULES: Final = {
+    "__builtin__": "builtins",
+    "UserDict": "collections",
+    "UserList": "collections",
+    "UserString": "collections",
+}
+# Types of tensors and storages: torch lets a file call them, over numbers in the pickle itself.
+_MAKES_ELEMENTS: Final = re.compile(r"torch\.(?:cuda\.|sparse\.|storage\.)*\w*(?:Tensor|Storage)")
+
+
+def _refuse(*_: object) -> NoReturn:
+    raise UnsupportedPickleError("a tensor or storage made of what stands in the pickle")
+
+
+_REFUSED: Final = Handler(_refuse, 0, 1 << 30, is_class=True)
+
+
+def named(module: object, qualname: object) -> Name:
+    """The global `module.qualname`, with what calling it does.
+
+    Raises:
+        MalformedPickleError: one of the two is no text.
+        UnsupportedPickleError: joining them again and again could cost any amount of time.
+    """
+    if type(module) is not str or type(qualname) is not str:
+        raise MalformedPickleError("a global whose name is no text")
+    if len(module) + len(qualname) > _MAX_NAME_CHARS:
+        raise UnsupportedPickleError("a global with an overlong name")
+    name = f"{_RENAMED_MODULES.get(module, module)}.{qualname}"
+    if not name.isascii():  # surrogates, which no output takes
+        name = name.encode("utf-8", "backslashreplace").decode()
+    handler = HANDLERS.get(name)
+    if handler is None and _MAKES_ELEMENTS.fullmatch(name):
+        handler = _REFUSED
+    return Name(name, handler)
+
+
+def call(function: object, args: object, spend: Spend) -> object:
+    """What `function(*args)` stands for; `spend` pays for what is copied.
+
+    Calling what an unknown call gave makes an `Opaque` of both: protocols 2 and 3 write
+    `functools.partial(cls.__new__, cls, x=1)()` for a class that is made with keywords.
+
+    Raises:
+        MalformedPickleError: `function` can not be called, or takes other arguments.
+        UnsupportedPickleError: it would make a tensor of what stands in the pickle.
+    """
+    if type(function) is Opaque:
+        return Opaque(function.name, (function, args))
+    if type(function) is not Name:
+        raise MalformedPickleError(f"calls {describe(function)}")
+    if type(args) is not tuple:
+        raise MalformedPickleError(f"calls {function.name} with {describe(args)}")
+    handler = function.handler
+    if handler is None:
+        return Opaque(function.name, args)
+    if not handler.fewest <= len(args) <= handler.most:
+        raise MalformedPickleError(f"calls {function.name} with {len(args)} arguments")
+    if handler.copies:
+        return handler.function(*args, spend=spend)
+    return handler.function(*args)
+
+
+def make(cls: object, args: object, spend: Spend) -> object:
+    """What `cls.__new__(cls, *args)` stands for.
+
+    Raises MalformedPickleError as `call`, and for what is no class, or ignores its arguments in
+    `__new__`: no pickler writes either.
+    """
+    if type(cls) is Name and cls.handler is not None and args != () and not cls.handler.is_class:
+        raise MalformedPickleError(f"makes {cls.name} with arguments and without calling it")
+    return call(cls, args, spend)
+
+
+def call_with_keywords(function: object, args: object, keywords: object, spend: Spend) -> object:
+    """What `function(*args, **keywords)` stands for; only unknown classes take keywords."""
+    if type(keywords) is not dict:
+        raise MalformedPickleError("keyword arguments that are no dict")
+    made = call(function, args, spend)
+    if keywords:
+        if type(made) is not Opaque:
+            raise MalformedPickleError(f"makes {describe(made)} with keyword arguments")
+        made.keywords = keywords
+    return made
+
+
+def storage(persistent_id: object) -> Storage:
+    """The storage that a persistent id of torch.save names.
+
+    The id is ('storage', class, key, location, numel) and, from older writers, a sixth
+    element for views of storages, which torch has not written since 0.4.
+    """
+    if type(persistent_id) is tuple and len(persistent_id) in (5, 6):
+        kind, storage_class, key, location, numel, *view = persistent_id
+        if kind == "storage" and type(storage_class) is Name and type(key) is str:
+            if view and view[0] is not None:
+                raise UnsupportedPickleError(f"storage {key!r:.80} is a view of a storage")
+            if location == "meta":
+                raise UnsupportedPickleError(f"storage {key!r:.80} is loaded without its data")
+            if type(numel) is not int:
+                raise MalformedPickleError(f"a storage of {describe(numel)} elements")
+            return Storage(storage_class.name, key, numel)
+    raise MalformedPickleError("a persistent id that names no storage")

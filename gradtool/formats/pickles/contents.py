@@ -1,0 +1,121 @@
+"""What APPEND, SETITEM and BUILD put into lists, dicts and objects, and what they may not."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gradtool.formats.pickles.stand_ins import (
+    ArrayRef,
+    ArrayType,
+    Attributed,
+    Key,
+    MalformedPickleError,
+    MetaRef,
+    Opaque,
+    SparseRef,
+    StandIn,
+    TensorRef,
+    Unmeasured,
+    Unordered,
+    UnsupportedPickleError,
+    describe,
+)
+
+# Python hashes integers by value: those of more bits can be made to collide without end.
+_MAX_KEY_BITS: Final = 60
+TENSOR_PROPERTIES: Final = frozenset(
+    {
+        *("H", "T", "_backward_hooks", "_base", "_cdata", "_grad", "_grad_fn"),
+        *("_has_symbolic_sizes_strides", "_post_accumulate_grad_hooks", "_python_dispatch"),
+        *("_version", "data", "device", "dtype", "grad", "grad_dtype", "grad_fn", "imag", "is_cpu"),
+        *("is_cuda", "is_ipu", "is_leaf", "is_maia", "is_meta", "is_mkldnn", "is_mps", "is_mtia"),
+        *("is_nested", "is_quantized", "is_sparse", "is_sparse_csr", "is_vulkan", "is_xla"),
+        *("is_xpu", "itemsize", "layout", "mH", "mT", "name", "names", "nbytes", "ndim"),
+        *("output_nr", "real", "requires_grad", "retains_grad", "shape", "volatile"),
+    }
+)
+"""What `torch.Tensor` computes, of torch 2.13; setting some of it, `data` say, sets elements."""
+
+_SCALARS: Final = frozenset({float, bool, type(None)})  # with few values of one hash
+_TENSORS: Final = (TensorRef, SparseRef, Unmeasured, MetaRef)
+_WITH_STATE: Final = (*_TENSORS, Opaque, Attributed, ArrayType, ArrayRef)
+
+
+def build_object(target: object, state: object) -> None:
+    """Give `target` its attributes, as BUILD does.
+
+    Raises:
+        MalformedPickleError: it can have none, or has them already.
+        UnsupportedPickleError: it is a tensor, whose elements torch would replace by others.
+    """
+    if isinstance(target, _TENSORS):
+        raise UnsupportedPickleError(f"replaces the elements of {describe(target)}")
+    set_state(target, state)
+
+
+def set_state(target: object, state: object) -> None:
+    """Give `target` its attributes; at most once, so that none are lost.
+
+    Raises:
+        MalformedPickleError: it can have none, or has them already.
+        UnsupportedPickleError: it is a tensor, and they would replace what it is.
+    """
+    if not isinstance(target, _WITH_STATE):
+        raise MalformedPickleError(f"sets attributes of {describe(target)}")
+    if target.state is not None:
+        raise MalformedPickleError(f"sets the attributes of {describe(target)} twice")
+    if isinstance(target, _TENSORS):
+        _check_attributes(state)
+    target.state = state
+
+
+def _check_attributes(state: object) -> None:
+    """Refuse attributes that are no dict or pair of dicts, or that tensors have by themselves."""
+    parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
+    for attributes in parts:
+        if attributes is not None and not isinstance(attributes, dict):
+            raise MalformedPickleError(f"{describe(attributes)} for a tensor's attributes")
+        for name in attributes or ():
+            if name in TENSOR_PROPERTIES or (isinstance(name, str) and name.startswith("__")):
+                raise UnsupportedPickleError(f"replaces the {name:.80} of a tensor")
+
+
+def items_of(target: object) -> list[object]:
+    """Where APPEND puts what it is given: a list, or an object of a type derived from it."""
+    if type(target) is list:
+        return target
+    if type(target) is not Opaque:
+        raise MalformedPickleError(f"appends to {describe(target)}")
+    if target.items is None:
+        target.items = []
+    return target.items
+
+
+def set_items(target: object, items: list[object]) -> None:
+    """Put alternating keys and values into a dict, or an object of a type derived from it."""
+    if type(target) is Opaque:
+        if target.entries is None:
+            target.entries = {}
+        target = target.entries
+    if not isinstance(target, dict):
+        raise MalformedPickleError(f"sets items of {describe(target)}")
+    if len(items) % 2:
+        raise MalformedPickleError("a key without a value")
+    for key, value in zip(items[::2], items[1::2], strict=True):
+        plain = key if type(key) is str else _key(key)
+        if plain in target:
+            raise MalformedPickleError(f"dictionary key {plain!r:.80} appears twice")
+        target[plain] = value
+
+
+def _key(key: object) -> object:
+    """`key` as something whose hash no file can choose.
+
+    Raises MalformedPickleError where it is of a type that no dictionary takes.
+    """
+    if type(key) in _SCALARS or isinstance(key, StandIn):
+        return key
+    if isinstance(key, list | dict) and type(key) is not Unordered:
+        raise MalformedPickleError(f"{describe(key)} as a dictionary key")
+    is_small = type(key) is int and key.bit_length() <= _MAX_KEY_BITS
+    return key if is_small else Key(key)

@@ -1,0 +1,220 @@
+"""The globals that calling means something for, and what: pure functions over stand-ins.
+
+An allow-list. Calling any other name makes an `Opaque`; nothing here imports or calls what comes
+from the file. Signatures are those of torch/_utils.py, torch/_tensor.py and numpy/_core
+(numpy/core before 2.0); what is swallowed holds no elements, or `Machine.made` tells of it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
+from gradtool.formats.pickles.containers import CONTAINERS
+from gradtool.formats.pickles.contents import set_state
+from gradtool.formats.pickles.stand_ins import (
+    ArrayRef,
+    ArrayScalar,
+    ArrayType,
+    Handler,
+    MalformedPickleError,
+    MetaRef,
+    Name,
+    Opaque,
+    SparseRef,
+    Storage,
+    TensorRef,
+    Unmeasured,
+    UnsupportedPickleError,
+    describe,
+)
+
+_SIGN_BITS: Final = frozenset({"conj", "neg"})
+
+
+def _tensor(
+    stored: object,
+    offset: object,
+    shape: object,
+    strides: object,
+    _requires_grad: object = None,
+    hooks: object = None,
+    metadata: object = None,
+    *,
+    dtype: str | None = None,
+) -> TensorRef:
+    if type(stored) is not Storage:
+        raise MalformedPickleError(f"a tensor over {describe(stored)} instead of a storage")
+    if type(shape) is not tuple or type(strides) is not tuple:
+        raise MalformedPickleError("a tensor's shape or strides are no tuple")
+    if hooks:
+        raise UnsupportedPickleError("a tensor with hooks, which torch has not saved since 1.0")
+    return TensorRef(stored, offset, shape, strides, dtype, _is_negated(metadata))
+
+
+def _is_negated(metadata: object) -> bool:
+    """Whether a tensor's metadata say that the values are the negative of what is stored."""
+    if not metadata:
+        return False
+    if not isinstance(metadata, dict) or not metadata.keys() <= _SIGN_BITS:
+        raise MalformedPickleError("a tensor's metadata are other than conj and neg")
+    return bool(metadata.get("neg"))
+
+
+def _tensor_v3(*args: object) -> TensorRef:
+    return _tensor(*args[:6], *args[7:], dtype=_name(args[6], "dtype"))
+
+
+def _quantized_tensor(
+    stored: object, offset: object, shape: object, strides: object, quantizer: object, *_: object
+) -> Unmeasured:
+    if type(quantizer) is not tuple:
+        raise MalformedPickleError(f"a tensor quantized by {describe(quantizer)}")
+    return Unmeasured(_tensor(stored, offset, shape, strides), quantizer, "quantized")
+
+
+def _meta_tensor(dtype: object, *_: object) -> MetaRef:
+    return MetaRef(_name(dtype, "dtype"))
+
+
+def _sparse_tensor(layout: object, data: object) -> SparseRef | Unmeasured:
+    if not isinstance(layout, Opaque) or type(data) is not tuple or len(data) not in (3, 4):
+        raise MalformedPickleError("a sparse tensor without layout or values")
+    if layout.args != ("torch.sparse_coo",):
+        return SparseRef(data[2], {"compressed_indices": data[0], "plain_indices": data[1]})
+    indices, values = data[:2]
+    if data[3:] == (True,) or not isinstance(values, TensorRef):
+        return SparseRef(values, {"indices": indices})
+    return Unmeasured(values, (indices,), "uncoalesced sparse tensor: save its coalesce()")
+
+
+def _nested_tensor(buffer: object, *parts: object) -> Unmeasured:
+    if not isinstance(buffer, TensorRef):
+        raise MalformedPickleError(f"a nested tensor over {describe(buffer)}")
+    return Unmeasured(buffer, parts, "nested tensor: save its unbind()")
+
+
+def _moved_tensor(data: object, dtype: object, *_: object) -> object:
+    """A tensor that was saved from a device of another kind, and is loaded as `dtype`."""
+    wanted, stored = torch_type(_name(dtype, "dtype")), _element_type(data)
+    if wanted is None or wanted != stored:
+        saved = stored.name if stored else describe(data)
+        raise UnsupportedPickleError(f"a tensor saved as {saved}, and loaded as another type")
+    return data
+
+
+def _element_type(data: object) -> ElementType | None:
+    match data:
+        case TensorRef(dtype=str(dtype)):
+            return torch_type(dtype)
+        case TensorRef(storage=storage):
+            return storage_type(storage.class_name)
+        case ArrayRef(state=(_, _, ArrayType(description=description), *_)):
+            return numpy_type(description)
+    return None
+
+
+def _wrapper(subclass: object, *_: object) -> Opaque:
+    return Opaque(_name(subclass, "class"))
+
+
+def _from_type(function: object, _type: object, args: object, state: object) -> object:
+    if type(function) is not Name or type(args) is not tuple:
+        problem = f"rebuilds a tensor by {describe(function)} of {describe(args)}"
+        raise MalformedPickleError(problem)
+    handler = function.handler
+    if handler is None:
+        return _with_state(Opaque(function.name, args), state)
+    if handler.function is _from_type:
+        raise MalformedPickleError(f"calls {function.name} through itself")
+    if handler.copies:
+        raise MalformedPickleError(f"rebuilds a tensor by {function.name}")
+    if not handler.fewest <= len(args) <= handler.most:
+        raise MalformedPickleError(f"calls {function.name} with {len(args)} arguments")
+    return _with_state(handler.function(*args), state)
+
+
+def _parameter(data: object = None, *_: object) -> object:
+    return data
+
+
+def _parameter_with_state(
+    data: object, _requires_grad: object, _hooks: object, state: object
+) -> object:
+    return _with_state(data, state)
+
+
+def _with_state(value: object, state: object) -> object:
+    if state:
+        set_state(value, state)
+    return value
+
+
+def _size(shape: object = ()) -> object:
+    if type(shape) is not tuple:
+        raise MalformedPickleError(f"a torch.Size of {describe(shape)}")
+    return shape
+
+
+def _array_type(description: object, _align: object = None, copy: object = None) -> ArrayType:
+    # Types that NumPy does not know itself are named by their class: ml_dtypes.bfloat16.
+    if isinstance(description, Name):
+        return ArrayType(description.name, copied=copy is True)
+    if type(description) is not str:
+        raise MalformedPickleError(f"a NumPy type made of {describe(description)}")
+    return ArrayType(description, copied=copy is True)
+
+
+def _new_array(*_: object) -> ArrayRef:
+    return ArrayRef()
+
+
+def _array_of_buffer(data: object, dtype: object, shape: object, order: object) -> ArrayRef:
+    return ArrayRef((1, shape, dtype, order == "F", data))
+
+
+def _array_scalar(dtype: object, _data: object = None) -> ArrayScalar:
+    if not isinstance(dtype, ArrayType):
+        raise MalformedPickleError(f"a NumPy number of type {describe(dtype)}")
+    return ArrayScalar(dtype)
+
+
+def _name(value: object, what: str) -> str:
+    if type(value) is not Name:
+        raise MalformedPickleError(f"{describe(value)} where a {what} belongs")
+    return value.name
+
+
+_TORCH: Final = {
+    "torch._utils._rebuild_tensor": Handler(_tensor, 4, 4),
+    "torch._utils._rebuild_tensor_v2": Handler(_tensor, 6, 7),
+    "torch._utils._rebuild_tensor_v3": Handler(_tensor_v3, 7, 8),
+    "torch._utils._rebuild_qtensor": Handler(_quantized_tensor, 7, 7),
+    "torch._utils._rebuild_meta_tensor_no_storage": Handler(_meta_tensor, 4, 4),
+    "torch._utils._rebuild_sparse_tensor": Handler(_sparse_tensor, 2, 2),
+    "torch._utils._rebuild_nested_tensor": Handler(_nested_tensor, 4, 4),
+    "torch._utils._rebuild_device_tensor_from_cpu_tensor": Handler(_moved_tensor, 4, 4),
+    "torch._utils._rebuild_device_tensor_from_numpy": Handler(_moved_tensor, 4, 4),
+    "torch._utils._rebuild_wrapper_subclass": Handler(_wrapper, 8, 8),
+    "torch._utils._rebuild_parameter": Handler(_parameter, 3, 3),
+    "torch._utils._rebuild_parameter_with_state": Handler(_parameter_with_state, 4, 4),
+    "torch._tensor._rebuild_from_type": Handler(_from_type, 4, 4),
+    "torch._tensor._rebuild_from_type_v2": Handler(_from_type, 4, 4),
+    "torch.nn.parameter.Parameter": Handler(_parameter, 0, 2, is_class=True),
+    "torch.nn.parameter.Buffer": Handler(_parameter, 0, 2, is_class=True),
+    "torch.Size": Handler(_size, 0, 1, is_class=True),
+}
+_NUMPY: Final = {
+    "numpy.dtype": Handler(_array_type, 1, 3),
+    "numpy.ndarray": Handler(_new_array, 0, 3, is_class=True),
+    **{
+        f"numpy.{core}.{name}": handler
+        for core in ("core", "_core")
+        for name, handler in (
+            ("multiarray._reconstruct", Handler(_new_array, 3, 3)),
+            ("multiarray.scalar", Handler(_array_scalar, 1, 2)),
+            ("numeric._frombuffer", Handler(_array_of_buffer, 4, 4)),
+        )
+    },
+}
+HANDLERS: Final[dict[str, Handler]] = {**_TORCH, **_NUMPY, **CONTAINERS}

@@ -1,0 +1,100 @@
+"""The pickle opcodes that push what stands in the pickle after them: numbers, texts, bytes."""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Callable
+from typing import Final
+
+from gradtool.formats.pickles.machine import CONTAINER_COST, OBJECT_COST, Machine
+from gradtool.formats.pickles.stand_ins import Bytes, UnsupportedPickleError
+
+_MAX_LONG_NBYTES: Final = 1024
+u16: Final = struct.Struct("<H").unpack_from
+u32: Final = struct.Struct("<I").unpack_from
+i32: Final = struct.Struct("<i").unpack_from
+u64: Final = struct.Struct("<Q").unpack_from
+f64: Final = struct.Struct(">d").unpack_from
+
+
+def u8(data: bytes, at: int) -> tuple[int]:
+    """One unsigned byte, in the form that `struct` gives the wider numbers in."""
+    return (data[at],)
+
+
+# An operation is called with the position after its opcode; it returns the next opcode's.
+Operation = Callable[[Machine, int], int]
+ReadLength = Callable[[bytes, int], tuple[int]]
+
+
+def push(value: object) -> Operation:
+    """An opcode that pushes a constant."""
+
+    def operate(vm: Machine, at: int) -> int:
+        vm.stack.append(value)
+        return at
+
+    return operate
+
+
+def push_new(make: Callable[[], object]) -> Operation:
+    """An opcode that pushes an empty container of its own."""
+
+    def operate(vm: Machine, at: int) -> int:
+        vm.spend(CONTAINER_COST)
+        vm.stack.append(make())
+        return at
+
+    return operate
+
+
+def push_number(unpack: Callable[[bytes, int], tuple[object, ...]], width: int) -> Operation:
+    """An opcode that pushes a number of `width` bytes."""
+
+    def operate(vm: Machine, at: int) -> int:
+        vm.stack.append(unpack(vm.data, at)[0])
+        return at + width
+
+    return operate
+
+
+def push_text(length: ReadLength, width: int) -> Operation:
+    """An opcode that pushes text, after a length of `width` bytes."""
+
+    def operate(vm: Machine, at: int) -> int:
+        at += width
+        end = vm.end_of(at, length(vm.data, at - width)[0])
+        text = str(vm.data[at:end], "utf-8", "surrogatepass")
+        vm.spend(sys.getsizeof(text))
+        vm.stack.append(text)
+        return end
+
+    return operate
+
+
+def push_bytes(length: ReadLength, width: int) -> Operation:
+    """An opcode that pushes bytes, after a length of `width` bytes; they stay where they are."""
+
+    def operate(vm: Machine, at: int) -> int:
+        at += width
+        end = vm.end_of(at, length(vm.data, at - width)[0])
+        vm.spend(OBJECT_COST)
+        vm.stack.append(Bytes(at, end - at))
+        return end
+
+    return operate
+
+
+def push_long(length: ReadLength, width: int) -> Operation:
+    """An opcode that pushes a long integer, after a length of `width` bytes."""
+
+    def operate(vm: Machine, at: int) -> int:
+        at += width
+        end = vm.end_of(at, length(vm.data, at - width)[0])
+        if end - at > _MAX_LONG_NBYTES:
+            raise UnsupportedPickleError(f"an integer of {end - at} bytes")
+        vm.stack.append(int.from_bytes(vm.data[at:end], "little", signed=True))
+        return end
+
+    return operate
