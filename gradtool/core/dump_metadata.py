@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from gradtool.core.json_text import is_unicode, parse
+
 DUMP_VERSION: Final = 1
 
-_PREFIX: Final = "gradtool."
+PREFIX: Final = "gradtool."
+"""What the keys of these facts begin with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +46,7 @@ class DumpMetadata:
         """The facts as JSON texts, under the names above; those that say nothing left out."""
         found = {name: getattr(self, name) for name in _CHECKS}
         return {
-            _PREFIX + name: json.dumps(value, allow_nan=False)
+            PREFIX + name: json.dumps(value, allow_nan=False)
             for name, value in found.items()
             if value not in (None, {}) and (name, value) != ("loss_scale", 1.0)
         }
@@ -53,19 +56,19 @@ class DumpMetadata:
         """The facts in a header's string map; ValueError naming the one that is none."""
         found: dict[str, Any] = {}
         for name in _CHECKS:
-            text = metadata.get(_PREFIX + name)
+            text = metadata.get(PREFIX + name)
             if text is None:
                 continue
             try:
-                value = json.loads(text)
-            except (ValueError, RecursionError):
+                value = parse(text)
+            except ValueError:
                 value = None
             if not _CHECKS[name](value):
-                raise ValueError(_PREFIX + name)
+                raise ValueError(PREFIX + name)
             found[name] = value
         facts = cls(**found)
         if facts.shards and not (facts.rank or 0) < (facts.world_size or 0):
-            raise ValueError(f"{_PREFIX}rank")
+            raise ValueError(f"{PREFIX}rank")
         return facts
 
 
@@ -82,8 +85,7 @@ def _are_names(value: object) -> bool:
 
 
 def _is_text(value: object) -> bool:
-    # Without the lone surrogates that JSON can spell and no output takes.
-    return isinstance(value, str) and value.encode(errors="replace").decode() == value
+    return isinstance(value, str) and is_unicode(value)
 
 
 def _is_map(value: object) -> bool:

@@ -7,17 +7,19 @@ the specification forbids (duplicate keys, leading spaces, unknown fields) this 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import replace
 from typing import Any, Final
 
 from gradtool.core.dtypes import DTYPES, DType
-from gradtool.core.dump_metadata import DumpMetadata
+from gradtool.core.dump_metadata import PREFIX, DumpMetadata
 from gradtool.core.figures import counted
+from gradtool.core.json_text import is_unicode
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Checkpoint, Extent, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
-from gradtool.storage.json import parse_object
+from gradtool.formats._second_format import refuse_second_format
+from gradtool.storage.json import read_members
 from gradtool.storage.reader import Source
 
 MAX_HEADER_BYTES: Final = 100_000_000
@@ -39,6 +41,7 @@ def recognises(head: bytes) -> bool:
 
 def open_safetensors(source: Source) -> Checkpoint:
     """The catalogue of a safetensors file; CorruptFileError naming tensor and byte."""
+    refuse_second_format(source)
     header_nbytes = int.from_bytes(source.read(0, 8), "little")
     if 8 + header_nbytes > source.file.size:
         raise CorruptFileError(
@@ -46,15 +49,14 @@ def open_safetensors(source: Source) -> Checkpoint:
             f"its header claims {header_nbytes} bytes, the file has {source.file.size}: truncated",
             byte=0,
         )
-    header = parse_object(source.read(8, header_nbytes), source.path, "its header")
-    metadata = _metadata(source.path, header.pop(_METADATA, {}))
-    entries = [_entry(source.path, name, fields) for name, fields in header.items()]
+    entries, metadata = _read_header(source, source.read(8, header_nbytes))
     entries.sort(key=lambda entry: entry[3:])  # by offsets: an empty tensor before its neighbour
     data_start = 8 + header_nbytes
     _check_tiling(source, entries, data_start)
     facts = _facts(source.path, metadata)
     # A dump holds gradients, whatever the parts of a model are called.
-    sections = {} if facts.dump else sections_of_flat_names(header)
+    names = {entry[0] for entry in entries}
+    sections = {} if facts.dump else sections_of_flat_names(names)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     for name, dtype, shape, begin, end in entries:
@@ -65,7 +67,7 @@ def open_safetensors(source: Source) -> Checkpoint:
             continue
         extents = (Extent(source.file, data_start + begin, end - begin),) if end > begin else ()
         tensors.append(TensorSpec(name, dtype, shape, extents, section=section))
-    _add_noted(source.path, facts, header, tensors, skipped, sections)
+    _add_noted(source.path, facts, names, tensors, skipped, sections)
     return Checkpoint(
         path=source.path,
         format="safetensors",
@@ -73,7 +75,6 @@ def open_safetensors(source: Source) -> Checkpoint:
         tensors=tuple(tensors),
         skipped=tuple(skipped),
         section_kinds=sections,
-        metadata=metadata,
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         ranks=_split_over(facts),
@@ -84,7 +85,7 @@ def open_safetensors(source: Source) -> Checkpoint:
 def _add_noted(
     path: str,
     facts: DumpMetadata,
-    header: Mapping[str, object],
+    names: Container[str],
     tensors: list[TensorSpec],
     skipped: list[Skipped],
     sections: Mapping[str, object],
@@ -96,14 +97,14 @@ def _add_noted(
 
     stored = {spec.name: spec for spec in tensors}
     for name in (*facts.shards, *facts.sparse):
-        if name not in header and name not in facts.aliases:
+        if name not in names and name not in facts.aliases:
             raise lie(name, "is noted to be a part of a tensor, or sparse")
     for alias, first in facts.aliases.items():
-        if first not in stored or alias in header:
+        if first not in stored or alias in names:
             raise lie(alias, f"is noted to be {first!r}")
         tensors.append(replace(stored[first], name=alias, section=_section(alias, sections)))
     for name, dtype_name in facts.absent.items():
-        if name in header or name in facts.aliases:
+        if name in names or name in facts.aliases:
             raise lie(name, "is noted to have no gradient")
         skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
 
@@ -145,10 +146,26 @@ def _notes(facts: DumpMetadata) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _metadata(path: str, found: Any) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
-        raise CorruptFileError(path, f"{_METADATA} is no map of strings")
-    return found
+def _read_header(source: Source, header: bytes) -> tuple[list[_Entry], dict[str, str]]:
+    """The tensors that a header lists, in its order, and what gradtool noted in it."""
+    entries: dict[str, _Entry] = {}
+    noted: dict[str, str] | None = None
+    members = read_members(
+        header,
+        source.path,
+        "its header",
+        texts=_METADATA,
+        wanted=lambda key: key.startswith(PREFIX),
+    )
+    for name, fields in members:
+        if name in entries or (name == _METADATA and noted is not None):
+            problem = f"its header is not valid JSON: duplicate key {name!r:.80}"
+            raise CorruptFileError(source.path, problem)
+        if name == _METADATA:
+            noted = fields or {}  # null is how MLX writes that there are none
+        else:
+            entries[name] = _entry(source.path, name, fields)
+    return list(entries.values()), noted or {}
 
 
 def _entry(path: str, name: str, fields: Any) -> _Entry:
@@ -157,13 +174,13 @@ def _entry(path: str, name: str, fields: Any) -> _Entry:
     def broken(problem: str) -> CorruptFileError:
         return CorruptFileError(path, problem, tensor=name)
 
-    if not _encodable(name):
+    if not is_unicode(name):
         raise broken("its name is no valid Unicode")
     if not isinstance(fields, dict) or fields.keys() != {"dtype", "shape", "data_offsets"}:
         raise broken("its header entry needs dtype, shape and data_offsets, and nothing else")
     dtype = DTYPES.get(fields["dtype"]) if isinstance(fields["dtype"], str) else None
     if dtype is None:
-        raise UnsupportedFormatError(path, f"unknown dtype {fields['dtype']!r}", tensor=name)
+        raise UnsupportedFormatError(path, f"unknown dtype {fields['dtype']!r:.80}", tensor=name)
     shape, offsets = fields["shape"], fields["data_offsets"]
     if not _are_sizes(shape) or len(shape) > MAX_DIMENSIONS:
         raise broken(f"shape is no list of at most {MAX_DIMENSIONS} sizes")
@@ -184,14 +201,6 @@ def _are_sizes(found: Any) -> bool:
     return isinstance(found, list) and all(
         type(size) is int and 0 <= size < _SIZE_LIMIT for size in found
     )
-
-
-def _encodable(name: str) -> bool:
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _check_tiling(source: Source, entries: list[_Entry], data_start: int) -> None:

@@ -1,26 +1,31 @@
-"""JSON as headers and index files may use it: no duplicate keys, nothing beyond the standard."""
+"""JSON in files: documents, and the header of a file as a stream of its members."""
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from typing import Any, NoReturn
+import re
+from collections.abc import Callable, Iterator
+from json import JSONDecoder
+from typing import Any, Final
 
+from gradtool.core import json_text
 from gradtool.errors import CorruptFileError
+
+_MEMBER_CHARS: Final = 4096
+"""The longest value that is read: a tensor of 64 dimensions takes less than half."""
+
+_STRINGS: Final = JSONDecoder()
+_SPACE: Final = re.compile(r"[ \t\n\r]*")
+# By far most members: a key without escapes, an object without objects, a comma.
+_PLAIN: Final = re.compile(
+    r'[ \t\n\r]*"([^"\\\x00-\x1f]*)"[ \t\n\r]*:[ \t\n\r]*'
+    rf"(\{{[^{{}}]{{0,{_MEMBER_CHARS}}}\}})[ \t\n\r]*,"
+)
 
 
 def parse_object(data: bytes, path: str, what: str) -> dict[str, Any]:
-    """The JSON object in `data`; CorruptFileError for anything else or ambiguous."""
+    """The JSON object in `data`; CorruptFileError for anything else, ambiguous, or a bomb."""
     try:
-        parsed = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique,
-            parse_constant=_refuse_number,
-        )
-    except UnicodeDecodeError as error:
-        raise CorruptFileError(path, f"{what} is not UTF-8", byte=error.start) from error
-    except RecursionError as error:
-        raise CorruptFileError(path, f"{what} nests too deeply") from error
+        parsed = json_text.parse(_decoded(data, path, what))
     except ValueError as error:
         raise CorruptFileError(path, f"{what} is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
@@ -28,13 +33,114 @@ def parse_object(data: bytes, path: str, what: str) -> dict[str, Any]:
     return parsed
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        counts = Counter(key for key, _ in pairs)
-        raise ValueError(f"duplicate key {counts.most_common(1)[0][0]!r}")
-    return found
+def _decoded(data: bytes, path: str, what: str) -> str:
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise CorruptFileError(path, f"{what} is not UTF-8", byte=error.start) from error
 
 
-def _refuse_number(text: str) -> NoReturn:
-    raise ValueError(f"{text} is no JSON")
+def read_members(
+    data: bytes, path: str, what: str, *, texts: str, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    """The members of a JSON object whose values are objects themselves, one after another.
+
+    One value is built at a time, and only if it is short and flat: a header of a hundred
+    megabytes costs what its caller keeps of it.
+
+    Args:
+        data: the document, in UTF-8.
+        path: the file's, for errors.
+        what: what the document is, for errors.
+        texts: the key of a map of strings, which may be long, and may be null.
+        wanted: whether an entry of that map is to be kept.
+
+    Yields:
+        Key and value; None for a value that is neither short nor flat, and then nothing more.
+
+    Raises:
+        CorruptFileError: no JSON, or not of that form. Keys that repeat are the caller's to find.
+    """
+    text = _decoded(data, path, what)
+    try:
+        yield from _members(text, texts, wanted)
+    except ValueError as error:
+        raise CorruptFileError(path, f"{what} is not valid JSON: {error}") from error
+
+
+def _members(
+    text: str, texts: str, wanted: Callable[[str], bool]
+) -> Iterator[tuple[str, dict[str, Any] | None]]:
+    at = _after(text, 0, "{")
+    more = not text.startswith("}", _skip_space(text, at))
+    while more:
+        plain = _PLAIN.match(text, at)
+        if plain is not None and plain[1] != texts:
+            yield plain[1], json_text.parse(plain[2])
+            at = plain.end()
+            continue
+        key, at = _string(text, at)
+        at = _skip_space(text, _after(text, at, ":"))
+        value, end = _texts(text, at, wanted) if key == texts else _object(text, at)
+        yield key, value
+        if end < 0:
+            return
+        at = _skip_space(text, end)
+        more = text.startswith(",", at)
+        at += more
+    end = _after(text, at, "}")
+    if _skip_space(text, end) < len(text):
+        raise ValueError(f"something follows its end at character {end}")
+
+
+def _object(text: str, at: int) -> tuple[dict[str, Any] | None, int]:
+    """The short, flat object at `at`, and its end; None and -1 for anything else."""
+    end = text.find("}", at, at + _MEMBER_CHARS) + 1
+    if not text.startswith("{", at) or not end:
+        return None, -1
+    return json_text.parse(text[at:end]), end
+
+
+def _texts(text: str, at: int, wanted: Callable[[str], bool]) -> tuple[dict[str, str] | None, int]:
+    """The wanted entries of the map of strings at `at`, and its end; None for a null."""
+    if text.startswith("null", at):
+        return None, at + 4
+    at = _after(text, at, "{")
+    found: dict[str, str] = {}
+    more = not text.startswith("}", _skip_space(text, at))
+    while more:
+        key, at = _string(text, at)
+        at = _skip_space(text, _after(text, at, ":"))
+        if not text.startswith('"', at):
+            raise ValueError(f"no map of strings: there is none at character {at}")
+        value, at = _string(text, at)
+        if wanted(key):
+            if key in found:
+                raise ValueError(f"duplicate key {key!r:.80}")
+            found[key] = value
+        at = _skip_space(text, at)
+        more = text.startswith(",", at)
+        at += more
+    return found, _after(text, at, "}")
+
+
+def _string(text: str, at: int) -> tuple[str, int]:
+    value: str
+    start = _after(text, at, '"') - 1
+    value, end = _STRINGS.raw_decode(text, start)
+    if not json_text.is_unicode(value):
+        raise ValueError(f"a string that is no valid Unicode at character {at}")
+    return value, end
+
+
+def _after(text: str, at: int, mark: str) -> int:
+    """The position after `mark`, which comes next."""
+    at = _skip_space(text, at)
+    if not text.startswith(mark, at):
+        raise ValueError(f"{mark!r} expected at character {at}")
+    return at + 1
+
+
+def _skip_space(text: str, at: int) -> int:
+    match = _SPACE.match(text, at)
+    return match.end() if match else at

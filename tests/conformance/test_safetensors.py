@@ -27,7 +27,6 @@ def test_extents_hold_the_tensors_bytes(tmp_path: Path) -> None:
     path = tmp_path / "x.safetensors"
     save_file(arrays, path, metadata={"format": "pt", "step": "7"})
     checkpoint = open_checkpoint(str(path))
-    assert checkpoint.metadata == {"format": "pt", "step": "7"}
     assert {spec.name for spec in checkpoint.tensors} == set(arrays)
     content = path.read_bytes()
     for spec in checkpoint.tensors:

@@ -72,7 +72,13 @@ WRONG = {
     "field too many": ({"a": {**entry(0, 8), "x": 1}}, EIGHT, "'a'", "nothing else", False),
     "entry is a list": ({"a": []}, EIGHT, "'a'", "header entry", False),
     "metadata of numbers": ({"__metadata__": {"a": 1}}, b"", "", "map of strings", False),
-    "duplicate tensor": ('{"a":{},"a":{}}', b"", "", "duplicate key 'a'", False),
+    "duplicate tensor": (
+        json.dumps({"a": entry(0, 4), "b": entry(4, 8)}).replace('"b"', '"\\u0061"'),
+        EIGHT,
+        "",
+        "duplicate key 'a'",
+        False,
+    ),
     "duplicate field": ('{"a":{"shape":[],"shape":[]}}', b"", "", "duplicate key 'shape'", False),
     "size is a float": ({"a": entry(0, 4, shape=[1.0])}, bytes(4), "'a'", "shape", False),
     "size of 400 digits": ({"a": entry(0, 4, shape=[10**400])}, bytes(4), "'a'", "shape", False),
@@ -83,14 +89,59 @@ WRONG = {
         "data_offsets",
         False,
     ),
-    "NaN": ('{"a":NaN}', b"", "", "NaN is no JSON", False),
+    "NaN": ('{"a":{"dtype":NaN}}', b"", "", "NaN is no JSON", False),
+    "note twice": (
+        '{"__metadata__":{"gradtool.step":"1","gradtool.step":"1"}}',
+        b"",
+        "",
+        "duplicate key",
+        False,
+    ),
+    "surrogate in metadata": (
+        '{"__metadata__":{"a":"\\udfff"}}',
+        b"",
+        "",
+        "no valid Unicode",
+        False,
+    ),
+    "surrogate as a key of metadata": (
+        '{"__metadata__":{"\\ud800":""}}',
+        b"",
+        "",
+        "no valid Unicode",
+        False,
+    ),
+    "control character in metadata": (
+        '{"__metadata__":{"a":"\x01"}}',
+        b"",
+        "",
+        "not valid JSON",
+        False,
+    ),
     "padding of NUL": ("{}\0\0", b"", "", "not valid JSON", False),
     "not UTF-8": (b'{"\xff":1}', b"", "", "not UTF-8", False),
     "lone surrogate": ('{"\\ud800":1}', b"", "", "no valid Unicode", False),
     "a text": ("{", b"", "", "not valid JSON", False),
     "deep nesting": ('{"a":' + "[" * 200_000, b"", "", "", False),
-    "digits without end": ('{"a":' + "9" * 10_000 + "}", b"", "", "not valid JSON", False),
+    "digits without end": (
+        '{"a":{"shape":[' + "9" * 10_000 + "]}}",
+        b"",
+        "'a'",
+        "header entry",
+        False,
+    ),
 }
+
+
+HEADERS = {
+    "entry is a number": ('{"a":1}', "header entry"),
+    "objects in an entry": ('{"a":{"dtype":{}}}', "not valid JSON"),
+    "metadata after a comma": ('{"__metadata__":{"a":"b",}}', "not valid JSON"),
+    "comma at the end": ('{"__metadata__":{},}', "not valid JSON"),
+    "metadata twice": ('{"__metadata__":null,"__metadata__":{}}', "duplicate key"),
+    "metadata is a list": ('{"__metadata__":[]}', "not valid JSON"),
+}
+WRONG |= {case: (header, b"", "", reason, False) for case, (header, reason) in HEADERS.items()}
 
 
 @pytest.mark.parametrize("case", WRONG)
