@@ -17,6 +17,7 @@ from gradtool.engine.patch import SealPart, run_patch
 from gradtool.engine.patch_plan import Region, changed_regions, patch_tasks, renewed_seals
 from gradtool.engine.repack import repack
 from gradtool.engine.schedule import Advance, in_order
+from gradtool.engine.sharing import overlapping
 from gradtool.engine.work import verify
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.crc import combine_crc32, serialization_digits
@@ -84,11 +85,12 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
 
 def _refuse_skipped(checkpoint: Checkpoint, transforms: Mapping[str, Transform]) -> None:
     """Raise UsageError if a tensor that is skipped lies in the bytes of one that changes."""
-    for skipped in checkpoint.skipped:
-        for extent in skipped.extents:
-            for spec in checkpoint.tensors:
-                if spec.name in transforms and any(map(extent.overlaps, spec.extents)):
-                    raise two_fates_error(checkpoint.path, (skipped.name, spec.name))
+    skipped = [item for item in checkpoint.skipped if item.extents]
+    changed = [spec for spec in checkpoint.tensors if skipped and spec.name in transforms]
+    for linked in overlapping([*skipped, *changed]):
+        if linked[0] < len(skipped) <= linked[-1]:
+            names = (skipped[linked[0]].name, changed[linked[-1] - len(skipped)].name)
+            raise two_fates_error(checkpoint.path, names)
 
 
 def rewrite_file(

@@ -6,12 +6,18 @@ its own section; torch counts it once for each name, so that tied weights weigh 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from gradtool.core.strides import distinct_axes, is_dense
-from gradtool.core.tensors import TensorSpec
-from gradtool.errors import CorruptFileError
+from gradtool.core.tensors import Skipped, TensorSpec
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
+
+MOST_VIEWS: Final = 16
+FREE_ELEMENTS: Final = 1 << 26
+"""How often stored elements may be named on average, and how many more: a second of walking."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +41,9 @@ class Sharing:
 def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
     """What the tensors share; in nearly every file nothing.
 
-    Raises CorruptFileError where two tensors read the same bytes as different dtypes.
+    Raises:
+        CorruptFileError: two tensors read the same bytes as different dtypes.
+        UnsupportedFormatError: so many views of so few elements that walking them could take days.
     """
     alias_of: dict[int, int] = {}
     alias_in_section: dict[int, int] = {}
@@ -54,11 +62,38 @@ def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
     clustered = {index for cluster in clusters for index in cluster}
     lone = (i for i, spec in enumerate(specs) if i not in clustered and i not in same_as)
     clusters.extend([index] for index in lone if has_gaps(specs[index]))
+    _refuse_endless_walks(specs, clusters)
     return Sharing(alias_of, alias_in_section, same_as, clusters)
 
 
-def overlapping(specs: Sequence[TensorSpec]) -> list[list[int]]:
-    """Tensors whose byte ranges are linked by overlaps, two or more of them at a time."""
+def _refuse_endless_walks(specs: Sequence[TensorSpec], clusters: Sequence[Sequence[int]]) -> None:
+    """Refuse views that name their elements far more often than gradients share any."""
+    named = stored = 0
+    for cluster in clusters:
+        extents = [specs[index].extents[0] for index in cluster]
+        nbytes = max(e.end for e in extents) - min(e.offset for e in extents)
+        stored += nbytes // specs[cluster[0]].dtype.itemsize
+        named += sum(_named_elements(specs[index]) for index in cluster)
+        budget = MOST_VIEWS * stored + FREE_ELEMENTS
+        if named > budget:
+            raise UnsupportedFormatError(
+                extents[0].file.path,
+                f"it and other views name {named:,} elements, of {stored:,} that are stored: "
+                f"gradtool's budget is {budget:,}, {MOST_VIEWS} for each",
+                tensor=specs[cluster[0]].name,
+                hint="save clones, or choose some with --include",
+            )
+
+
+def _named_elements(spec: TensorSpec) -> int:
+    """How many elements a walk over a tensor comes by."""
+    if spec.strides is None:
+        return spec.numel
+    return math.prod(size for _, size in distinct_axes(spec.shape, spec.strides))
+
+
+def overlapping(specs: Sequence[TensorSpec | Skipped]) -> list[list[int]]:
+    """Tensors whose byte ranges are linked by overlaps, two or more at a time, in their order."""
     order: dict[str, int] = {}
     ranges = [
         (order.setdefault(extent.file.path, len(order)), extent.offset, extent.end, index)
@@ -98,7 +133,10 @@ def elements_of(spec: TensorSpec) -> object:
 
 
 def _all_but_name(spec: TensorSpec) -> object:
-    return (spec.section, spec.dtype.name, spec.big_endian, spec.extents, spec.shape, spec.strides)
+    return (
+        *(spec.section, spec.dtype.name, spec.big_endian, spec.is_negated),
+        *(spec.extents, spec.shape, spec.strides),
+    )
 
 
 def has_gaps(spec: TensorSpec) -> bool:
