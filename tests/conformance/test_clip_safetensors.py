@@ -181,3 +181,26 @@ def test_many_small_tensors_are_all_scaled(tmp_path: Path) -> None:
     coef = outcome.clip_coef
     safetensors.torch.save_file({n: scaled(t, coef) for n, t in tensors.items()}, expected)
     assert after.read_bytes() == expected.read_bytes()
+
+
+def test_metadata_that_are_null_are_none_and_stay_null(tmp_path: Path) -> None:
+    before, after, _ = paths(tmp_path)
+    data = np.array([3, 4], np.float32).tobytes()
+    entry = b'{"__metadata__":null,"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    before.write_bytes(struct.pack("<Q", len(entry)) + entry + data)
+    outcome = gradtool.clip(before, after, max_norm=1.0)
+    assert outcome.before.total is not None
+    assert outcome.before.total.norm == 5.0
+    assert header(after) == header(before)
+    with safetensors.safe_open(after, "np") as file:
+        assert file.metadata() is None
+
+
+def test_what_mlx_writes_without_metadata_is_read_and_clipped(tmp_path: Path) -> None:
+    core: Any = pytest.importorskip("mlx.core", reason="MLX has no wheel for every platform")
+    before, after, _ = paths(tmp_path)
+    core.save_safetensors(str(before), {"w": core.array([3.0, 4.0])})
+    assert b'"__metadata__":null' in header(before)
+    gradtool.clip(before, after, max_norm=1.0, eps=0.0)
+    assert header(after) == header(before)
+    assert core.load(str(after))["w"].tolist() == np.array([0.6, 0.8], np.float32).tolist()

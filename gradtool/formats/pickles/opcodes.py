@@ -182,14 +182,14 @@ def push_global(vm: Machine, at: int) -> int:
     if middle < 0 or end < 0:
         raise MalformedPickleError("a name without an end")
     module, qualname = vm.data[at:middle], vm.data[middle + 1 : end]
-    vm.spend(OBJECT_COST)
+    vm.spend(OBJECT_COST + TUPLE_COST)
     vm.stack.append(named(str(module, "utf-8"), str(qualname, "utf-8")))
     return end + 1
 
 
 def push_stack_global(vm: Machine, at: int) -> int:
     """STACK_GLOBAL: a name in the last two values, which is not looked up."""
-    vm.spend(OBJECT_COST)
+    vm.spend(OBJECT_COST + TUPLE_COST)
     qualname = vm.stack.pop()
     vm.stack[-1] = named(vm.stack[-1], qualname)
     return at
