@@ -120,8 +120,8 @@ RULES = (
         find=_unmeasured,
         summary="A tensor may be a gradient and is not measured.",
         explanation=(
-            "It is of a sub-byte or scale dtype (F4, F6, E8M0), sparse and not coalesced, or on "
-            "the meta device. What was not measured is not called healthy."
+            "It is of a sub-byte or scale dtype (F4, F6, E8M0), quantized, nested, sparse and not "
+            "coalesced, or on the meta device. What was not measured is not called healthy."
         ),
         threshold="None: integers, bools and text are no gradients and are not counted here.",
         remedy=(

@@ -48,7 +48,7 @@ def _tensor(
     if type(shape) is not tuple or type(strides) is not tuple:
         raise MalformedPickleError("a tensor's shape or strides are no tuple")
     if hooks:
-        raise UnsupportedPickleError("a tensor with hooks, which torch has not saved since 1.0")
+        raise UnsupportedPickleError("a tensor with hooks, which torch.save leaves out")
     return TensorRef(stored, offset, shape, strides, dtype, _is_negated(metadata))
 
 
@@ -83,7 +83,8 @@ def _sparse_tensor(layout: object, data: object) -> SparseRef | Unmeasured:
     if layout.args != ("torch.sparse_coo",):
         return SparseRef(data[2], {"compressed_indices": data[0], "plain_indices": data[1]})
     indices, values = data[:2]
-    if data[3:] == (True,) or not isinstance(values, TensorRef):
+    is_coalesced = len(data) == 4 and data[3] is True
+    if is_coalesced or not isinstance(values, TensorRef):
         return SparseRef(values, {"indices": indices})
     return Unmeasured(values, (indices,), "uncoalesced sparse tensor: save its coalesce()")
 
