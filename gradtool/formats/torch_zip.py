@@ -56,15 +56,12 @@ class _Archive:
             return None
 
     def extent(self, name: str) -> Extent | None:
-        """The bytes of a record; None if there is none, an error if they are compressed."""
+        """The bytes of a record; None if there is none."""
         entry = self.find(name)
-        return None if entry is None else self.stored(entry)
+        return None if entry is None else self.bytes_of(entry)
 
-    def stored(self, entry: Entry) -> Extent:
-        """The bytes of `entry` as they are; an error if they are compressed."""
-        if entry.method != STORED:
-            problem = "compressed: torch.save never does this"
-            raise CorruptFileError(self.source.path, problem, tensor=entry.name)
+    def bytes_of(self, entry: Entry) -> Extent:
+        """Where the bytes of `entry` are."""
         return Extent(self.source.file, entry.offset, entry.nbytes)
 
     def others(self, storages: Iterable[str]) -> Iterator[Entry]:
@@ -106,7 +103,7 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
     record = archive.find("data.pkl")
     if record is None:
         raise CorruptFileError(source.path, "no data.pkl record: the save was interrupted")
-    pickle = archive.stored(record)
+    pickle = archive.bytes_of(record)
     unpickled = unpickle(
         _checked_pickle(source, record), source.path, record=record.name, offset=pickle.offset
     )
@@ -151,6 +148,9 @@ def _open_archive(source: Source, entries: Sequence[Entry]) -> _Archive:
             raise CorruptFileError(
                 source.path, problem, tensor=entry.name, byte=entry.header_offset
             )
+        if entry.method != STORED:
+            problem = "compressed: torch.save never does this"
+            raise CorruptFileError(source.path, problem, tensor=entry.name, byte=entry.offset)
         if entry.start == npy.MAGIC:
             problem = "an array for NumPy within a file for torch: two formats at once"
             raise CorruptFileError(source.path, problem, tensor=entry.name, byte=entry.offset)
@@ -173,8 +173,7 @@ def _is_big_endian(archive: _Archive) -> bool:
     record = archive.find("byteorder")
     if record is None:
         return False  # written before torch 2.1, which all little-endian machines did
-    extent = archive.stored(record)
-    order = archive.source.read(extent.offset, min(extent.nbytes, 16))
+    order = archive.source.read(record.offset, min(record.nbytes, 16))
     if order not in (b"little", b"big"):
         raise CorruptFileError(archive.source.path, f"byte order {order!r}", tensor=record.name)
     return order == b"big"
@@ -183,23 +182,16 @@ def _is_big_endian(archive: _Archive) -> bool:
 def _seals(archive: _Archive) -> tuple[Seal, ...]:
     """The checksums over storages, over the pickle, which may hold NumPy arrays, and the id."""
     return tuple(
-        Seal(
-            entry.name,
-            Extent(archive.source.file, entry.offset, entry.nbytes),
-            entry.crc32,
-            entry.crc_places,
-        )
+        Seal(entry.name, archive.bytes_of(entry), entry.crc32, entry.crc_places)
         for name, entry in archive.records.items()
-        if entry.nbytes
-        and entry.method == STORED
-        and (name in (b"data.pkl", _ID.encode()) or name.startswith(b"data/"))
+        if entry.nbytes and (name in (b"data.pkl", _ID.encode()) or name.startswith(b"data/"))
     )
 
 
 def _serialization_ids(archive: _Archive) -> tuple[SerializationId, ...]:
     """The file's id, where it has one of the usual length."""
     record = archive.find(_ID)
-    if record is None or record.method != STORED or record.nbytes != 2 * _ID_DIGITS:
+    if record is None or record.nbytes != 2 * _ID_DIGITS:
         return ()
     digits = Extent(archive.source.file, record.offset + _ID_DIGITS, _ID_DIGITS)
     others = (entry for entry in archive.records.values() if entry.nbytes and entry is not record)

@@ -531,11 +531,17 @@ def test_marks_nest_a_thousand_deep_at_most() -> None:
     assert load(PROTO + b"(" * 1000 + b"t" * 1000 + b".") is not None
 
 
-def test_a_tuple_that_doubles_at_each_level_costs_nothing_as_a_key(tmp_path: Path) -> None:
+def test_a_tuple_that_doubles_at_each_level_is_no_key(tmp_path: Path) -> None:
     levels = b"".join(b"q" + bytes([i]) + b"h" + bytes([i]) + b"\x86" for i in range(60))
     pickle = entry(b"N" + levels, tensor())
     with bounded(1, MIB):
-        assert [found.name for found in opened(tmp_path, pickle).tensors] == ["key#0"]
+        assert "a dictionary key with more than" in str(refusal(tmp_path, pickle))
+
+
+def test_one_global_twice_is_one_key_twice(tmp_path: Path) -> None:
+    key = name("torch", "float16")
+    pickle = PROTO + b"}(" + key + tensor() + key + tensor() + b"u."
+    assert "dictionary key torch.float16 appears twice" in str(refusal(tmp_path, pickle))
 
 
 BOMBS = {

@@ -110,6 +110,9 @@ def with_second_end_record() -> bytes:
     return archive(Member(b"w.npy", npy(1.0)), comment=inner)
 
 
+HALF = OTHER.replace(collected(integer(4)), collected(integer(2)))
+TAIL = member(b"a/data/1", np.array([1, 1, 1, NAN], "<f4").tobytes())
+"""A storage of which a tensor shows the first half."""
 PARAMETER = called("torch._utils._rebuild_parameter", CLEAN, b"\x89", HOOKS)
 FOUR = collected(of("1"), integer(0), collected(integer(4)), collected(integer(1)))
 
@@ -167,6 +170,13 @@ TORCH: dict[str, bytes] = {
     "tensor as a parameter's hook": torch_file(
         saved(w=called("torch._utils._rebuild_parameter", CLEAN, b"\x89", OTHER)), SECOND
     ),
+    "storage as a parameter's hook": torch_file(
+        saved(w=called("torch._utils._rebuild_parameter", HALF, b"\x89", of("1"))), TAIL
+    ),
+    "storage as a key": torch_file(saved(w=HALF, k=mapped((of("1"), integer(1)))), TAIL),
+    "storage in a tuple as a key": torch_file(
+        saved(w=HALF, k=mapped((collected(of("1")), integer(1)))), TAIL
+    ),
     "tensor as an attribute of a dict": torch_file(
         saved(w=CLEAN, d=called("collections.OrderedDict") + saved(x=OTHER) + b"b"), SECOND
     ),
@@ -217,6 +227,10 @@ NPZ: dict[str, bytes] = {
     "two members for one key": archive(Member(b"w.npy", npy(1.0)), Member(b"w", npy(NAN))),
     "suffix twice": archive(Member(b"w.npy.npy", npy(1.0)), Member(b"w.npy", npy(NAN))),
     "array in a directory": archive(Member(b"a.npy", npy(1.0)), Member(b"w/", npy(NAN))),
+    "deflated array beside torch's pickle": archive(
+        *(Member(b"a/data.pkl", b"\x80\x02" + saved(w=CLEAN) + b"."), Member(b"a/data/0", GOOD)),
+        *(Member(b"a/version", b"3\n"), deflated(b"a/w", npy(NAN))),
+    ),
     "torch's pickle beside arrays": archive(
         *(Member(b"a/data.pkl", b"\x80\x02" + saved(w=CLEAN) + b"."), Member(b"a/data/0", GOOD)),
         *(Member(b"a/version", b"3\n"), Member(b"a/w.npy", npy(NAN))),
@@ -242,6 +256,8 @@ def seen(value: object) -> Iterator[torch.Tensor]:
     elif isinstance(value, list | tuple | set):
         for item in value:
             yield from seen(item)
+    elif isinstance(value, torch.storage.TypedStorage):
+        yield torch.tensor(value.tolist())
 
 
 def verdict(path: Path) -> int:

@@ -14,6 +14,7 @@ from gradtool.formats.pickles.stand_ins import (
     Bytes,
     Handler,
     MalformedPickleError,
+    Opaque,
     Spend,
     TextBytes,
     Unordered,
@@ -22,6 +23,7 @@ from gradtool.formats.pickles.stand_ins import (
 )
 
 _ITEM_COST: Final = 64
+_NUMBERS: Final = (bool, int, float, str)
 _TEXT_ENCODINGS: Final = frozenset({"ascii", "latin-1", "latin1", "utf-8"})
 
 
@@ -80,6 +82,12 @@ def _bytes(data: object = None, encoding: object = "latin1") -> object:
     return TextBytes(data, encoding)
 
 
+def _complex(*parts: object) -> Opaque:
+    if not all(isinstance(part, _NUMBERS) for part in parts):
+        raise MalformedPickleError(f"a number made of {' and '.join(map(describe, parts))}")
+    return Opaque("builtins.complex", parts)
+
+
 CONTAINERS: Final = {
     "collections.OrderedDict": Handler(_mapping, 0, 1, copies=True),
     "collections.Counter": Handler(_counter, 0, 1, copies=True),
@@ -89,6 +97,7 @@ CONTAINERS: Final = {
     "builtins.frozenset": Handler(_sequence, 0, 1, copies=True),
     "builtins.list": Handler(_list, 0, 1, copies=True),
     "builtins.dict": Handler(_mapping, 0, 1, copies=True),
+    "builtins.complex": Handler(_complex, 0, 2, is_class=True),
     "builtins.bytes": Handler(_bytes, 0, 2),
     "builtins.bytearray": Handler(_bytes, 0, 2),
 }

@@ -14,6 +14,7 @@ from gradtool.formats.pickles.stand_ins import (
     Opaque,
     SparseRef,
     StandIn,
+    Storage,
     TensorRef,
     Unmeasured,
     Unordered,
@@ -23,6 +24,7 @@ from gradtool.formats.pickles.stand_ins import (
 
 # Python hashes integers by value: those of more bits can be made to collide without end.
 _MAX_KEY_BITS: Final = 60
+_MAX_KEY_PARTS: Final = 32
 TENSOR_PROPERTIES: Final = frozenset(
     {
         *("H", "T", "_backward_hooks", "_base", "_cdata", "_grad", "_grad_fn"),
@@ -104,18 +106,37 @@ def set_items(target: object, items: list[object]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         plain = key if type(key) is str else _key(key)
         if plain in target:
-            raise MalformedPickleError(f"dictionary key {plain!r:.80} appears twice")
+            said = describe(plain) if isinstance(plain, StandIn) else f"{plain!r:.80}"
+            raise MalformedPickleError(f"dictionary key {said} appears twice")
         target[plain] = value
+
+
+def _refuse_storages(key: object) -> None:
+    """Refuse storages in a key: unlike tensors, they may be seen from elsewhere in part only."""
+    waiting, looked_at = [key], 0
+    while waiting:
+        value = waiting.pop()
+        looked_at += 1
+        if type(value) is Storage or looked_at > _MAX_KEY_PARTS:
+            what = "a storage" if type(value) is Storage else f"more than {_MAX_KEY_PARTS} parts"
+            raise UnsupportedPickleError(f"a dictionary key with {what} in it")
+        if isinstance(value, tuple | Unordered):
+            waiting.extend(value[:_MAX_KEY_PARTS])
 
 
 def _key(key: object) -> object:
     """`key` as something whose hash no file can choose.
 
-    Raises MalformedPickleError where it is of a type that no dictionary takes.
+    Raises:
+        MalformedPickleError: it is of a type that no dictionary takes.
+        UnsupportedPickleError: it holds a storage, or too much to tell.
     """
-    if type(key) in _SCALARS or isinstance(key, StandIn):
+    if type(key) in _SCALARS:
         return key
     if isinstance(key, list | dict) and type(key) is not Unordered:
         raise MalformedPickleError(f"{describe(key)} as a dictionary key")
+    _refuse_storages(key)
+    if isinstance(key, StandIn):
+        return key
     is_small = type(key) is int and key.bit_length() <= _MAX_KEY_BITS
     return key if is_small else Key(key)

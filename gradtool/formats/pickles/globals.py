@@ -47,9 +47,13 @@ def _tensor(
         raise MalformedPickleError(f"a tensor over {describe(stored)} instead of a storage")
     if type(shape) is not tuple or type(strides) is not tuple:
         raise MalformedPickleError("a tensor's shape or strides are no tuple")
+    _refuse_hooks(hooks)
+    return TensorRef(stored, offset, shape, strides, dtype, _is_negated(metadata))
+
+
+def _refuse_hooks(hooks: object) -> None:
     if hooks:
         raise UnsupportedPickleError("a tensor with hooks, which torch.save leaves out")
-    return TensorRef(stored, offset, shape, strides, dtype, _is_negated(metadata))
 
 
 def _is_negated(metadata: object) -> bool:
@@ -81,12 +85,20 @@ def _sparse_tensor(layout: object, data: object) -> SparseRef | Unmeasured:
     if not isinstance(layout, Opaque) or type(data) is not tuple or len(data) not in (3, 4):
         raise MalformedPickleError("a sparse tensor without layout or values")
     if layout.args != ("torch.sparse_coo",):
-        return SparseRef(data[2], {"compressed_indices": data[0], "plain_indices": data[1]})
-    indices, values = data[:2]
+        compressed, plain = _indices(data[0]), _indices(data[1])
+        return SparseRef(data[2], {"compressed_indices": compressed, "plain_indices": plain})
+    indices, values = _indices(data[0]), data[1]
     is_coalesced = len(data) == 4 and data[3] is True
     if is_coalesced or not isinstance(values, TensorRef):
         return SparseRef(values, {"indices": indices})
     return Unmeasured(values, (indices,), "uncoalesced sparse tensor: save its coalesce()")
+
+
+def _indices(data: object) -> object:
+    element = _element_type(data)
+    if element is None or element.reason != "integer":
+        raise MalformedPickleError(f"a sparse tensor whose indices are {describe(data)}")
+    return data
 
 
 def _nested_tensor(buffer: object, *parts: object) -> Unmeasured:
@@ -135,13 +147,10 @@ def _from_type(function: object, _type: object, args: object, state: object) -> 
     return _with_state(handler.function(*args), state)
 
 
-def _parameter(data: object = None, *_: object) -> object:
-    return data
-
-
-def _parameter_with_state(
-    data: object, _requires_grad: object, _hooks: object, state: object
+def _parameter(
+    data: object = None, _requires_grad: object = None, hooks: object = None, state: object = None
 ) -> object:
+    _refuse_hooks(hooks)
     return _with_state(data, state)
 
 
@@ -198,7 +207,7 @@ _TORCH: Final = {
     "torch._utils._rebuild_device_tensor_from_numpy": Handler(_moved_tensor, 4, 4),
     "torch._utils._rebuild_wrapper_subclass": Handler(_wrapper, 8, 8),
     "torch._utils._rebuild_parameter": Handler(_parameter, 3, 3),
-    "torch._utils._rebuild_parameter_with_state": Handler(_parameter_with_state, 4, 4),
+    "torch._utils._rebuild_parameter_with_state": Handler(_parameter, 4, 4),
     "torch._tensor._rebuild_from_type": Handler(_from_type, 4, 4),
     "torch._tensor._rebuild_from_type_v2": Handler(_from_type, 4, 4),
     "torch.nn.parameter.Parameter": Handler(_parameter, 0, 2, is_class=True),

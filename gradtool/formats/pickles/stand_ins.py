@@ -47,11 +47,18 @@ class StandIn:
 class Name(StandIn):
     """A global that the pickle refers to, `module.qualname`; never imported.
 
-    `handler` is what calling it does, None where a call only makes an `Opaque`.
+    `handler` is what calling it does, None where a call only makes an `Opaque`. Mentions of one
+    global are one key of a dict, as the object would be.
     """
 
     name: str
     handler: Handler | None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Name) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
 
 
 @dataclass(slots=True, eq=False, repr=False)
