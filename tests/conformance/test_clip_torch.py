@@ -225,30 +225,28 @@ def test_storages_of_several_tasks_are_scaled(tmp_path: Path) -> None:
 
 
 def test_a_training_checkpoint_changes_in_the_chosen_section_alone(tmp_path: Path) -> None:
-    def make(coef: float = 1.0) -> dict[str, Any]:
-        torch.manual_seed(0)
-        model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16))
-        optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
-        model(torch.randn(5, 8)).square().sum().backward()
-        optimizer.step()
-        grads = {name: parameter.grad for name, parameter in model.named_parameters()}
-        scale_in_place(grads, coef)
-        return {
-            "model": model.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "grads": grads,
-            "args": {"lr": 1e-3, "betas": (0.9, 0.999)},
-        }
-
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.BatchNorm1d(16))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    model(torch.randn(5, 8)).square().sum().backward()
+    optimizer.step()
+    grads = {name: parameter.grad for name, parameter in model.named_parameters()}
+    checkpoint = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "grads": grads,
+        "args": {"lr": 1e-3, "betas": (0.9, 0.999)},
+    }
     paths = [tmp_path / name / "ckpt.pt" for name in ("before", "after", "expected")]
     for path in paths:
         path.parent.mkdir()
-    torch.save(make(), paths[0])
+    torch.save(checkpoint, paths[0])
     outcome = gradtool.clip(paths[0], paths[1], max_norm=0.5, section="grads")
     assert outcome.clip_coef is not None
     assert outcome.clip_coef < 1
-    assert close(outcome.norm_before, true_norm(list(make()["grads"].values())))
-    torch.save(make(outcome.clip_coef), paths[2])
+    assert close(outcome.norm_before, true_norm(list(tensors_in(grads))))
+    scale_in_place(grads, outcome.clip_coef)
+    torch.save(checkpoint, paths[2])
     assert paths[1].read_bytes() == paths[2].read_bytes()
     globbed = gradtool.clip(paths[0], tmp_path / "ckpt.pt", max_norm=0.5, include="grads.*")
     assert globbed.clip_coef == outcome.clip_coef

@@ -54,11 +54,16 @@ class Block(nn.Module):
         return x + self.down(torch.tanh(self.up(self.norm(x))))
 
 
-def model() -> nn.Sequential:
-    """The same on every rank."""
+def model(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """The same on every rank.
+
+    In float64, so that two ways to the same gradients agree to many digits whatever the order in
+    which torch adds them up: in float32 that depends on the vector unit, and on luck.
+    """
     torch.manual_seed(42)
     blocks = [Block(WIDTH), Block(WIDTH)]
-    return nn.Sequential(nn.Embedding(WORDS, WIDTH), *blocks, nn.Linear(WIDTH, 3))
+    made = nn.Sequential(nn.Embedding(WORDS, WIDTH), *blocks, nn.Linear(WIDTH, 3))
+    return made.to(dtype)
 
 
 def sharded(module: nn.Sequential, mesh: DeviceMesh) -> nn.Sequential:
@@ -76,9 +81,11 @@ def words(mesh: DeviceMesh) -> Tensor:
     return torch.randint(0, WORDS, (3, 8), generator=generator)
 
 
-def trained(clip: Callable[..., Tensor], mesh: DeviceMesh) -> dict[str, Any]:
+def trained(
+    clip: Callable[..., Tensor], mesh: DeviceMesh, dtype: torch.dtype = torch.float64
+) -> dict[str, Any]:
     """The norms of a few clipped steps, the gradients they are of, and the parameters after."""
-    module = sharded(model(), mesh)
+    module = sharded(model(dtype), mesh)
     optimizer = torch.optim.SGD(module.parameters(), lr=0.5, momentum=0.9)
     norms, gradients, batch = [], [], words(mesh)
     for _ in range(STEPS):
@@ -113,7 +120,10 @@ def published_2d(mesh: DeviceMesh) -> dict[str, Any]:
 
 
 def _beside_replicas(module: nn.Sequential, p: float, mesh: DeviceMesh) -> dict[str, Any]:
-    """What `_test_clip_grad_norm` compares: norms, and gradients before and after clipping."""
+    """What `_test_clip_grad_norm` compares: norms, and gradients before and after clipping.
+
+    The gradients rounded to float32 are measured as well, which most models train in.
+    """
     replica = DistributedDataParallel(model(), process_group=mesh.get_group())
     module = sharded(module, mesh)
     batch = words(mesh)
@@ -125,9 +135,11 @@ def _beside_replicas(module: nn.Sequential, p: float, mesh: DeviceMesh) -> dict[
     seen["true"] = [parameter.grad.clone() for parameter in replica.parameters()]
     seen["full"] = [parameter.grad.full_tensor().clone() for parameter in parameters]
     seen["before"] = [parameter.grad.to_local().clone() for parameter in parameters]
-    theirs = torch.nn.utils.clip_grad_norm_(replica.parameters(), 1.0, p)
+    narrow = [parameter.grad.to(torch.float32) for parameter in parameters]
+    seen["full narrow"] = [grad.full_tensor() for grad in narrow]
+    seen["ours narrow"] = gt.get_total_norm(narrow, p).full_tensor().item()
+    theirs = torch.nn.utils.get_total_norm(seen["true"], p)
     ours = gt.clip_grad_norm_(parameters, 1.0, p, foreach=True)
     seen["theirs"], seen["ours"] = theirs.item(), ours.full_tensor().item()
-    seen["replicas after"] = [parameter.grad.clone() for parameter in replica.parameters()]
     seen["after"] = [parameter.grad.to_local().clone() for parameter in parameters]
     return copy.deepcopy(seen)

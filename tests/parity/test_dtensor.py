@@ -191,16 +191,17 @@ def test_every_rank_names_the_same_culprits(name: str, on_two_ranks: Seen) -> No
 
 
 def test_fsdp2_trains_as_with_torchs_clipping(on_two_ranks: Seen) -> None:
-    """The norms of torch are float32, and so are the parameters."""
+    """In float64, where torch's norms are as good as true; in float32 they are its own affair."""
     for seen in on_two_ranks("training"):
         ours, theirs = seen["ours"], seen["theirs"]
-        assert len(ours["norms"]) == STEPS
-        for norm, gradients in zip(ours["norms"], ours["gradients"], strict=True):
-            assert close(norm, true_norm(gradients, 2.0))
-            assert norm > BOUND, "every step is clipped"
-        assert ours["norms"] == pytest.approx(theirs["norms"], rel=1e-5)
+        for each in (ours, seen["ours narrow"]):
+            assert len(each["norms"]) == STEPS
+            for norm, gradients in zip(each["norms"], each["gradients"], strict=True):
+                assert close(norm, true_norm(gradients, 2.0))
+                assert norm > BOUND, "every step is clipped"
+        assert ours["norms"] == pytest.approx(theirs["norms"], rel=1e-9)
         for mine, other in zip(ours["parameters"], theirs["parameters"], strict=True):
-            torch.testing.assert_close(mine, other, rtol=0.0, atol=1e-5)
+            torch.testing.assert_close(mine, other, rtol=0.0, atol=1e-9)
 
 
 def test_sums_that_are_under_way_are_waited_for(on_two_ranks: Seen) -> None:
@@ -214,14 +215,14 @@ def test_sums_that_are_under_way_are_waited_for(on_two_ranks: Seen) -> None:
 def assert_as_replicas(seen: dict[str, Any], p: float) -> None:
     """What the published cases ask of each rank, and that norms are true to twelve digits."""
     for full, true in zip(seen["full"], seen["true"], strict=True):
-        torch.testing.assert_close(full, true, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(full, true, rtol=1e-9, atol=1e-9)
     assert close(seen["ours"], true_norm(seen["full"], p))
-    assert seen["ours"] == pytest.approx(seen["theirs"], rel=1e-5)
+    assert close(seen["ours narrow"], true_norm(seen["full narrow"], p))
+    assert seen["ours"] == pytest.approx(seen["theirs"], rel=1e-9)
     for before, after in zip(seen["before"], seen["after"], strict=True):
         assert torch.equal(after, scaled(before, seen["ours"], 1.0))
         assert true_norm([after], p) <= 1.0
         assert not torch.equal(after, before) or not before.count_nonzero()
-    assert all(true_norm([after], p) <= 1.0 for after in seen["replicas after"])
     assert all(true_norm([true], p) > 1.0 for true in seen["true"]), "clipping is not vacuous"
 
 

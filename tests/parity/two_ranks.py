@@ -231,6 +231,7 @@ def cases(world: int) -> dict[str, Callable[[], object]]:
         found["training"] = lambda: {
             "ours": trained(gt.clip_grad_norm_, mesh),
             "theirs": trained(torch.nn.utils.clip_grad_norm_, mesh),
+            "ours narrow": trained(gt.clip_grad_norm_, mesh, torch.float32),
         }
         found["arriving"] = lambda: arriving(mesh)
         found["published 1d"] = lambda: published_1d(mesh)
