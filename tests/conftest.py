@@ -1,7 +1,8 @@
-"""What all tests share: Hypothesis profiles and files written by hand."""
+"""What all tests share: Hypothesis profiles, files written by hand, and what is not inherited."""
 
 from __future__ import annotations
 
+import signal
 import sys
 from pathlib import Path
 
@@ -18,6 +19,19 @@ settings.register_profile(
     "gradtool", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("gradtool")
+
+
+def pytest_sessionstart() -> None:
+    """Have programs that tests start end by signals, though the tests themselves may not.
+
+    Under `nohup`, behind `&` in a script and on some CI runners signals are ignored or blocked,
+    and programs inherit that. One that has a handler here, which ignores it, has its default there.
+    """
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    for number in signal.valid_signals() - {signal.SIGPIPE, signal.SIGXFSZ}:  # Python's own
+        if number in blocked or signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import error_lines, loaded, on_terminal, read_until, run, started
+from command_line import GRADTOOL, error_lines, loaded, on_terminal, read_until, run, started
 from safetensors.numpy import load_file, save_file
 
 MAX_NORM = ("--max-norm", "1")
@@ -522,6 +522,21 @@ def test_who_is_ended_while_writing_leaves_nothing(
     assert [*tmp_path.iterdir()] == [Path(large)]
     after = Path(large).stat()
     assert (after.st_ino, after.st_mtime_ns) == (before.st_ino, before.st_mtime_ns)
+
+
+IN_THE_BACKGROUND = ("sh", "-c", 'trap "" INT TERM HUP; exec "$@"', "sh", *GRADTOOL)
+
+
+def test_signals_that_were_ignored_from_the_start_end_nothing(large: str, tmp_path: Path) -> None:
+    """As whoever says `nohup`, or `&` in a script, means it."""
+    args = ["clip", large, *MAX_NORM, "-o", str(tmp_path / "out")]
+    with started(*args, stderr=subprocess.PIPE, command=IN_THE_BACKGROUND) as process:
+        wait_for_workspace(tmp_path)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            process.send_signal(number)
+        out, errors = process.communicate(timeout=60)
+    assert (process.returncode, b"clip_coef" in out, errors) == (0, True, b"")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["large.safetensors", "out"]
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
