@@ -1,9 +1,13 @@
-"""What all tests share: Hypothesis profiles, files written by hand, and what is not inherited."""
+"""What all tests share: Hypothesis profiles, places for files, and what is not inherited."""
 
 from __future__ import annotations
 
+import shutil
 import signal
+import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from hypothesis import HealthCheck, settings
 sys.path.insert(0, str(Path(__file__).parent))
 
 from backends import BACKENDS, InUse
+from nobody import IS_ROOT
 
 from gradtool.engine.numpy_backend import NUMPY
 
@@ -38,6 +43,18 @@ def pytest_sessionstart() -> None:
 def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory for the files of Hypothesis tests, which a function's own would not allow."""
     return tmp_path_factory.mktemp("scratch")
+
+
+@pytest.fixture
+def anyones(tmp_path: Path) -> Iterator[Path]:
+    """A folder that anyone may write to, on a way that whoever the tests step down to may go."""
+    # Nobody else may enter `tmp_path`, nor perhaps what TMPDIR names.
+    folder = Path(tempfile.mkdtemp(prefix="gradtool-test-", dir="/tmp")) if IS_ROOT else tmp_path
+    folder.chmod(0o777)
+    yield folder
+    subprocess.run(["chmod", "-R", "u+rwx", str(folder)], check=True)
+    if folder != tmp_path:
+        shutil.rmtree(folder)
 
 
 @pytest.fixture(scope="module", params=BACKENDS)

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import signal
 import subprocess
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -960,14 +959,12 @@ def test_a_baseline_is_one_text_however_often_it_is_saved(
     assert first.count(b'"dtype"') == len(DUMPS["healthy"])
 
 
-def test_a_baseline_that_may_not_be_read_is_named(workplace: Path) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # whoever the test steps down to has to get there
-        path = Path(folder, "healthy.json")
-        path.write_bytes((workplace / "healthy.json").read_bytes())
-        path.chmod(0)
-        with as_nobody(), pytest.raises(gradtool.FileAccessError) as caught:
-            gradtool.check({"w": np.float32([3, 4])}, baseline=path)
+def test_a_baseline_that_may_not_be_read_is_named(yard: Path, anyones: Path) -> None:
+    path = anyones / "healthy.json"
+    path.write_bytes((yard / "healthy.json").read_bytes())
+    path.chmod(0)
+    with as_nobody(), pytest.raises(gradtool.FileAccessError) as caught:
+        gradtool.check({"w": np.float32([3, 4])}, baseline=path)
     assert caught.value.exit_code == 3
     assert str(caught.value).startswith(f"{path}: cannot be read")
 

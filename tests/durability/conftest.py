@@ -1,11 +1,8 @@
-"""One warmed process for all runs, the dumps that they clip, and where others may too."""
+"""One warmed process for all runs, and the dumps that they clip."""
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -46,13 +43,3 @@ def small_file() -> Halved:
 def small_directory() -> Halved:
     """A directory that takes hardly any time."""
     return halved_directory(elements=1 << 10, rest_nbytes=100)
-
-
-@pytest.fixture
-def anyones() -> Iterator[Path]:
-    """A folder that anyone may write to, on a way that anyone may go."""
-    folder = Path(tempfile.mkdtemp(prefix="gradtool-test-", dir="/tmp"))
-    folder.chmod(0o777)
-    yield folder
-    subprocess.run(["chmod", "-R", "u+rwx", str(folder)], check=True)
-    shutil.rmtree(folder)

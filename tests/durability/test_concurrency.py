@@ -204,7 +204,7 @@ def test_a_leftover_with_read_only_directories_in_it_is_cleared(
     built = left / "built" / "run"
     (built / "inner").mkdir(parents=True)
     (built / "inner" / "file").write_bytes(b"half")
-    give(left)
+    give(anyones)
     (built / "inner").chmod(0o555)
     built.chmod(0o555)
     run = forks.run("clip", source, "-o", out, *HALVE, **NOT_ROOT)

@@ -133,9 +133,9 @@ def test_extended_attributes_survive(dump: Path, replaced: Path) -> None:
     assert sorted(os.listxattr(replaced)) == ["user.empty", "user.origin"]
 
 
-def acl(mask: int = 6) -> bytes:
-    """user::rw-, user:1234:rw-, group::r--, the mask, other::---."""
-    entries = [(1, 6, -1), (2, 6, SOMEBODY), (4, 4, -1), (16, mask, -1), (32, 0, -1)]
+def acl(owner: int = 6) -> bytes:
+    """user::rw- or another, user:1234:rw-, group::r--, mask::rw-, other::---."""
+    entries = [(1, owner, -1), (2, 6, SOMEBODY), (4, 4, -1), (16, 6, -1), (32, 0, -1)]
     return struct.pack("<I", 2) + b"".join(
         struct.pack("<HHI", tag, bits, number & 0xFFFFFFFF) for tag, bits, number in entries
     )
@@ -156,14 +156,14 @@ def test_a_directorys_default_list_opens_no_file_that_was_closed_to_others(
     dump: Path, replaced: Path
 ) -> None:
     prepared(replaced).chmod(0o640)
-    set_attribute(replaced.parent, DEFAULT_ACL, acl())
+    set_attribute(replaced.parent, DEFAULT_ACL, acl(owner=7))
     replace(dump, replaced)
     assert mode_of(replaced) == 0o640
     assert ACL not in os.listxattr(replaced)
 
 
 def test_a_new_file_gets_its_directorys_default_list(dump: Path, tmp_path: Path) -> None:
-    set_attribute(tmp_path, DEFAULT_ACL, acl())
+    set_attribute(tmp_path, DEFAULT_ACL, acl(owner=7))
     (tmp_path / "plain").touch()
     gradtool.clip(dump, tmp_path / "out", **OPTIONS)
     assert os.getxattr(tmp_path / "out", ACL) == os.getxattr(tmp_path / "plain", ACL)

@@ -6,7 +6,6 @@ import math
 import os
 import shutil
 import struct
-import tempfile
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -17,7 +16,7 @@ import numpy as np
 import pytest
 import safetensors.torch
 import torch
-from nobody import as_nobody
+from nobody import as_nobody, give
 
 import gradtool
 from gradtool.errors import (
@@ -302,23 +301,17 @@ def test_directories_are_not_clipped_in_place(tmp_path: Path) -> None:
     refused(UsageError, tmp_path, run, None, in_place=True)
 
 
-def test_a_read_only_directory_is_refused() -> None:
-    # Not in `tmp_path`, which is nobody else's to enter.
-    with tempfile.TemporaryDirectory() as name:
-        top, closed, run = Path(name), Path(name) / "closed", Path(name) / "run"
-        closed.mkdir()
-        run.mkdir()
-        path, other = dump(closed), dump(run)
-        for file in (path, other, top, run):
-            file.chmod(0o755)
-        closed.chmod(0o555)
-        try:
-            with as_nobody():
-                refused(FileAccessError, top, other, closed / "out")
-                refused(FileAccessError, top, run, closed / "out")
-                refused(FileAccessError, top, path, None, in_place=True)
-        finally:
-            closed.chmod(0o755)
+def test_a_read_only_directory_is_refused(anyones: Path) -> None:
+    closed, run = anyones / "closed", anyones / "run"
+    closed.mkdir()
+    run.mkdir()
+    path, other = dump(closed), dump(run)
+    give(anyones)
+    closed.chmod(0o555)
+    with as_nobody():
+        refused(FileAccessError, anyones, other, closed / "out")
+        refused(FileAccessError, anyones, run, closed / "out")
+        refused(FileAccessError, anyones, path, None, in_place=True)
 
 
 def test_an_input_that_is_not_there_is_refused(tmp_path: Path) -> None:

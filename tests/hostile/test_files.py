@@ -35,8 +35,8 @@ def test_a_device_is_refused() -> None:
         gradtool.measure(os.devnull)
 
 
-def test_a_file_without_permission_is_named(tmp_path: Path) -> None:
-    path = tmp_path / "secret.pt"
+def test_a_file_without_permission_is_named(anyones: Path) -> None:
+    path = anyones / "secret.pt"
     path.touch(mode=0)
     measure = gradtool.measure  # loaded while everything may be read
     with as_nobody(), pytest.raises(gradtool.FileAccessError, match="Permission denied") as caught:
