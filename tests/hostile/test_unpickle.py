@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pickle_parts import (
     PROTO,
     archive,
+    called,
     collected,
     entry,
     integer,
@@ -536,6 +537,14 @@ def test_a_tuple_that_doubles_at_each_level_is_no_key(tmp_path: Path) -> None:
     pickle = entry(b"N" + levels, tensor())
     with bounded(1, MIB):
         assert "a dictionary key with more than" in str(refusal(tmp_path, pickle))
+
+
+def test_attributes_that_a_parameter_loses_are_refused() -> None:
+    state = b"}" + text("x") + integer(1) + b"s"
+    lost = called("torch._utils._rebuild_parameter_with_state", tensor(), b"\x89", b"N", state)
+    again = called("torch.nn.parameter.Parameter", lost, b"\x89")
+    assert isinstance(load(named(lost)), dict)
+    assert "attributes it would lose" in str(refusal_of(named(again)))
 
 
 def test_one_global_twice_is_one_key_twice(tmp_path: Path) -> None:

@@ -151,6 +151,8 @@ def _parameter(
     data: object = None, _requires_grad: object = None, hooks: object = None, state: object = None
 ) -> object:
     _refuse_hooks(hooks)
+    if isinstance(data, TensorRef | SparseRef | Unmeasured) and data.state is not None:
+        raise UnsupportedPickleError("a parameter out of a tensor whose attributes it would lose")
     return _with_state(data, state)
 
 
