@@ -547,6 +547,12 @@ def test_attributes_that_a_parameter_loses_are_refused() -> None:
     assert "attributes it would lose" in str(refusal_of(named(again)))
 
 
+@pytest.mark.parametrize("state", [b"](" + text("x") + b"N\x86e", b"}}\x86", integer(1)])
+def test_the_attributes_of_a_dict_are_a_dict(state: bytes) -> None:
+    built = called("collections.OrderedDict") + state + b"b"
+    assert "for the attributes of a dict" in str(refusal_of(named(built)))
+
+
 def test_one_global_twice_is_one_key_twice(tmp_path: Path) -> None:
     key = name("torch", "float16")
     pickle = PROTO + b"}(" + key + tensor() + key + tensor() + b"u."

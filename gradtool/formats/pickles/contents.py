@@ -68,6 +68,8 @@ def set_state(target: object, state: object) -> None:
         raise MalformedPickleError(f"sets the attributes of {describe(target)} twice")
     if isinstance(target, _TENSORS):
         _check_attributes(state)
+    if isinstance(target, Attributed) and not isinstance(state, dict):
+        raise MalformedPickleError(f"{describe(state)} for the attributes of a dict")
     target.state = state
 
 
