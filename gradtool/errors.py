@@ -16,13 +16,17 @@
         ├── FileChangedError                  changed or shrank while it was read
         └── EmptyDumpError                    readable, and holds no gradient tensor
 
-Each carries one line that says what, where and what to do; none is ever raised for a
-condition inside gradtool itself, which surfaces as an ordinary traceback and exit code 4.
+Each carries one line that says what, where and what to do, in at most 500 characters whatever
+stands in a file; none is ever raised for a condition inside gradtool itself, which surfaces as an
+ordinary traceback and exit code 4.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import ClassVar
+
+from gradtool.shortening import LONGEST_LINE, LONGEST_NAME, fitted, shortened
 
 __all__ = [
     "CorruptFileError",
@@ -42,8 +46,6 @@ __all__ = [
     "UsageError",
 ]
 
-_LONGEST_NAME = 200
-
 
 class GradtoolError(Exception):
     """Base of all errors that are the caller's to handle.
@@ -58,8 +60,22 @@ class GradtoolError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        message = str(self.args[0])
-        return f"{message}; {self.hint}" if self.hint else message
+        return self.line()
+
+    def line(self, room: int = LONGEST_LINE, spell: Callable[[str], str] = str) -> str:
+        """All that it says, in `room` characters; `spell` makes texts fit to be shown.
+
+        What is too long for its share of the line is cut in its middle, so that of each part
+        enough is left to know it by.
+        """
+        return self._line([str(self.args[0])], "", room, spell)
+
+    def _line(self, parts: Sequence[str], at: str, room: int, spell: Callable[[str], str]) -> str:
+        """`where: what` and the hint; `at` is the place in the file, of which nothing is cut."""
+        texts = [*map(spell, parts), *([spell(self.hint)] if self.hint else [])]
+        texts = fitted(texts, room - len(at) - 2 * (len(texts) - 1))
+        said = ": ".join(texts[: len(parts)]) + at
+        return "; ".join([said, *texts[len(parts) :]])
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would be lost on the way back from a worker process.
@@ -117,13 +133,19 @@ class InputError(GradtoolError):
         byte: int | None = None,
         hint: str | None = None,
     ) -> None:
-        where = f"{path}: {_shortened(tensor)!r}" if tensor is not None else path
-        at = f" (at byte {byte})" if byte is not None else ""
-        super().__init__(f"{where}: {problem}{at}", hint=hint)
+        where = path if tensor is None else f"{path}: {tensor!r}"
+        super().__init__(f"{where}: {problem}{_at(byte)}", hint=hint)
         self.path = path
         self.problem = problem
         self.tensor = tensor
         self.byte = byte
+
+    def line(self, room: int = LONGEST_LINE, spell: Callable[[str], str] = str) -> str:
+        """As of any error: the path, the tensor and the problem are parts of their own."""
+        named = []
+        if self.tensor is not None:
+            named.append(shortened(spell(repr(self.tensor)), LONGEST_NAME))
+        return self._line([self.path, *named, self.problem], _at(self.byte), room, spell)
 
 
 class FileAccessError(InputError):
@@ -158,12 +180,8 @@ class EmptyDumpError(InputError):
     """The file is sound and holds no gradient tensor at all."""
 
 
-def _shortened(name: str) -> str:
-    """A name that leaves room on its line: one from a file may be a megabyte long."""
-    if len(name) <= _LONGEST_NAME:
-        return name
-    half = _LONGEST_NAME // 2
-    return f"{name[:half]}…{name[-half + 1 :]}"
+def _at(byte: int | None) -> str:
+    return "" if byte is None else f" (at byte {byte})"
 
 
 def _rebuild(

@@ -13,7 +13,7 @@ from typer.core import TyperCommand, TyperGroup
 
 from gradtool import __version__
 from gradtool.cli import baseline, check, clip, inspect, rules
-from gradtool.cli.console import lose_stdout, say, tell, write_result
+from gradtool.cli.console import lose_stdout, say, say_error, tell, write_result
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130
@@ -73,7 +73,7 @@ def _boundary() -> Iterator[None]:
 def _settle(error: BaseException) -> int:
     """Say what happened; the exit code for it."""
     if isinstance(error, GradtoolError):
-        say(f"error: {error}")
+        say_error(error)
         return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")

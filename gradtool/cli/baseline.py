@@ -12,6 +12,7 @@ from gradtool.cli.paths import expand_all
 from gradtool.core.baseline import Baseline
 from gradtool.core.figures import counted
 from gradtool.errors import UsageError
+from gradtool.report.escaping import brief
 
 BaselineOutput = Annotated[
     str, typer.Option("--output", "-o", metavar="FILE", help="The baseline to write.")
@@ -106,4 +107,4 @@ def _advice(baseline: Baseline) -> str:
 
 def _saved(baseline: Baseline) -> str:
     tensors, dumps = counted(len(baseline.tensors), "tensor"), counted(len(baseline.dumps), "dump")
-    return f"{baseline.path}: {tensors} of {dumps}"
+    return f"{brief(baseline.path)}: {tensors} of {dumps}"

@@ -16,7 +16,9 @@ from gradtool.cli.progress import ByteProgress
 from gradtool.cli.signals import ended_by_signals
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.report import check_reporter
+from gradtool.report.escaping import brief
 from gradtool.report.model import Style
+from gradtool.shortening import LONGEST_LINE, LONGEST_NAME
 
 if TYPE_CHECKING:
     from gradtool.core.verdict import CheckOutcome
@@ -158,7 +160,9 @@ def _report(outcome: CheckOutcome, sinks: Sequence[check_options.Sink], style: S
     for verdict in outcome.verdicts:
         if verdict.summary is None:
             for finding in verdict.findings:
-                console.say(f"error: {verdict.path}: {sentence(finding, verdict)}")
+                start = f"{console.ERROR}{brief(verdict.path, LONGEST_NAME)}: "
+                said = sentence(finding, verdict, LONGEST_LINE - len(start))
+                console.tell(f"{start}{said}\n")
     plain = Style(quiet=style.quiet, show_all=style.show_all)
     failures: list[FileAccessError] = []
     for sink in sinks:
@@ -170,7 +174,7 @@ def _report(outcome: CheckOutcome, sinks: Sequence[check_options.Sink], style: S
         except FileAccessError as error:
             failures.append(error)  # the other reports are as good as before
     for failure in failures[1:]:
-        console.say(f"error: {failure}")
+        console.say_error(failure)
     if failures:
         raise failures[0]
 

@@ -9,17 +9,24 @@ import sys
 from typing import TextIO
 
 from gradtool.cli.options import Color
-from gradtool.errors import FileAccessError
-from gradtool.report.escaping import visible
+from gradtool.errors import FileAccessError, GradtoolError
+from gradtool.report.escaping import brief, visible
 from gradtool.report.model import Style
+from gradtool.shortening import LONGEST_LINE
 from gradtool.storage.workspace import write_file
 
+ERROR = "gradtool: error: "
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 def say(message: str) -> None:
-    """One line about what went wrong, safe to show whatever file names are in it."""
-    tell(f"gradtool: {visible(message)}\n")
+    """One line about what went wrong, safe to show and short whatever file names are in it."""
+    tell(f"{brief(f'gradtool: {message}')}\n")
+
+
+def say_error(error: GradtoolError) -> None:
+    """The one line of an error."""
+    tell(f"{ERROR}{error.line(LONGEST_LINE - len(ERROR), visible)}\n")
 
 
 def tell(text: str) -> None:

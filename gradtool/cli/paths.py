@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TypeVar
 
-from gradtool.cli.console import say
+from gradtool.cli.console import say_error
 from gradtool.core.names import natural_key
 from gradtool.errors import DeviceError, GradtoolError
 
@@ -50,7 +50,7 @@ def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[
         try:
             results.append(work(path))
         except GradtoolError as error:
-            say(f"error: {error}")
+            say_error(error)
             exit_code = max(exit_code, error.exit_code)
             if isinstance(error, DeviceError):
                 break

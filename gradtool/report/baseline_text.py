@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from gradtool.core.baseline import Baseline, BaselineTensor, NormRange
 from gradtool.core.figures import dimensions, significant
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS, Grid, Row
 from gradtool.report.layout import MOODS, Painter, grid_lines
 from gradtool.report.model import DEFAULT_ROWS, Style
@@ -34,7 +34,7 @@ def _rows(old: Baseline, new: Baseline) -> Iterator[Row]:
         before, after = old.tensors.get(name), new.tensors.get(name)
         if before != after:
             norms = [_norm(one.norm) if one else "-" for one in (before, after)]
-            yield Row((visible(name), _change(before, after), *norms))
+            yield Row((brief(name), _change(before, after), *norms))
 
 
 def _change(before: BaselineTensor | None, after: BaselineTensor | None) -> str:
@@ -43,7 +43,9 @@ def _change(before: BaselineTensor | None, after: BaselineTensor | None) -> str:
     if after is None:
         return "gone"
     was = [before.dtype] if before.dtype != after.dtype else []
-    return " ".join([*was, *([dimensions(before.shape)] if before.shape != after.shape else [])])
+    if before.shape != after.shape:
+        was.append(brief(dimensions(before.shape)))
+    return " ".join(was)
 
 
 def _norm(norm: NormRange) -> str:

@@ -8,16 +8,16 @@ from typing import Final
 from gradtool.core.figures import counted
 from gradtool.core.rule import SEVERITIES
 from gradtool.core.verdict import CheckOutcome
-from gradtool.report.check_rows import Row, most_important_first, shortened
+from gradtool.report.check_rows import Row, most_important_first
 from gradtool.report.check_words import conclusion, sentence, tally
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
+from gradtool.shortening import LONGEST_LINE, LONGEST_NAME, shortened
 
 MOST: Final = 10
 """Annotations of one kind that GitHub shows of a step."""
 
 _TITLE: Final = "gradtool check"
-_LONGEST: Final = 1000
 
 
 def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
@@ -36,7 +36,8 @@ def _lines(outcome: CheckOutcome) -> Iterator[str]:
     if left_out:
         notices.insert(0, _remainder(left_out))
     for notice in notices[:MOST]:
-        yield _command("notice", {"title": _TITLE}, notice)
+        start = _start("notice", {"title": _TITLE})
+        yield _command(start, visible(notice))
     yield f"{_TITLE}: {conclusion(outcome)}"
 
 
@@ -45,7 +46,8 @@ def _annotation(row: Row) -> str:
     properties = {"title": f"{finding.code} {finding.name}"}
     if verdict is not None:
         properties = {"file": verdict.path, **properties}
-    return _command(finding.severity, properties, sentence(finding, verdict))
+    start = _start(finding.severity, properties)
+    return _command(start, sentence(finding, verdict, LONGEST_LINE - len(start)))
 
 
 def _remainder(left_out: Sequence[Row]) -> str:
@@ -54,16 +56,20 @@ def _remainder(left_out: Sequence[Row]) -> str:
     return f"{more} ({kinds}): see the step summary, or -f text"
 
 
-def _command(name: str, properties: Mapping[str, str], message: str) -> str:
-    """A line that the runner takes for that one command, whatever is in it."""
+def _start(name: str, properties: Mapping[str, str]) -> str:
     spelled = ",".join(f"{key}={_property(value)}" for key, value in properties.items())
-    return f"::{name} {spelled}::{_data(message)}"
+    return f"::{name} {spelled}::"
 
 
-def _data(text: str) -> str:
-    shown = shortened(visible(text), _LONGEST)
-    return shown.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+def _command(start: str, message: str) -> str:
+    """A line that the runner takes for that one command, whatever is in it."""
+    return start + shortened(_data(message), LONGEST_LINE - len(start))
 
 
 def _property(text: str) -> str:
-    return _data(text).replace(":", "%3A").replace(",", "%2C")
+    spelled = _data(visible(text)).replace(":", "%3A").replace(",", "%2C")
+    return shortened(spelled, LONGEST_NAME)
+
+
+def _data(text: str) -> str:
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")

@@ -16,13 +16,12 @@ from gradtool.core.figures import counted
 from gradtool.core.policy import InForce, Policy
 from gradtool.core.rule import spelled
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
-from gradtool.report.check_rows import shortened
 from gradtool.report.check_words import exception, selection, sentence
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief, visible
 from gradtool.report.model import Style
+from gradtool.shortening import LONGEST_LINE
 
 _ALL: Final = "all dumps"
-_LONGEST: Final = 1000
 
 _Reason: TypeAlias = Callable[[InForce], str | None]
 """Why a rule did not judge what a suite is about; None where it did."""
@@ -48,7 +47,7 @@ def _of_dump(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
     def reason(rule: InForce) -> str | None:  # noqa: ARG001
         if verdict.summary is not None:
             return None
-        return f"not judged: {sentence(verdict.findings[0], verdict)}"
+        return f"not judged: {sentence(verdict.findings[0], verdict, LONGEST_LINE)}"
 
     rules = [one for one in outcome.policy.rules.values() if not one.rule.together]
     return _suite(_named(verdict.path), rules, verdict, outcome, reason)
@@ -102,12 +101,12 @@ def _case(
     if failing:
         lines = [sentence(finding, verdict) for finding in failing]
         more = f" (and {counted(len(lines) - 1, 'more finding')})" if lines[1:] else ""
-        message = shortened(lines[0], _LONGEST) + more
+        message = sentence(failing[0], verdict, LONGEST_LINE) + more
         # With the code in front no line begins as a command to a CI's runner does.
         text = _text(f"{rule.rule.code}: {line}" for line in lines)
         ET.SubElement(case, "failure", type=name, message=message).text = text
     elif idle is not None:
-        ET.SubElement(case, "skipped", message=shortened(idle, _LONGEST))
+        ET.SubElement(case, "skipped", message=brief(idle))
     return case
 
 

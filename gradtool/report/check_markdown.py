@@ -9,9 +9,9 @@ from typing import Final, TypeVar
 from gradtool.core.figures import counted, precise
 from gradtool.core.rule import FAMILIES, spelled
 from gradtool.core.verdict import CheckOutcome, Verdict
-from gradtool.report.check_rows import Row, most_important_first, shortened
+from gradtool.report.check_rows import Row, most_important_first
 from gradtool.report.check_words import conclusion, in_force, selection, standing
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 from gradtool.report.markdown import code, escaped
 from gradtool.report.model import Style
 
@@ -21,7 +21,6 @@ MOST_DUMPS: Final = 200
 """Rows of the table of dumps."""
 
 _LONGEST_NAME: Final = 200
-_LONGEST_TEXT: Final = 500
 _FINDINGS_ROOM: Final = 200_000
 _OTHER_ROOM: Final = 50_000
 """Bytes. A name takes up to ten for each character, so that 200 dumps take up to 420,000, and
@@ -83,7 +82,7 @@ def _findings(rows: Sequence[Row]) -> Iterator[str]:
 
 def _finding(row: Row) -> str:
     finding, verdict = row.finding, row.verdict
-    said = shortened(visible(finding.message), _LONGEST_TEXT)
+    said = brief(finding.message)
     at = f" (at byte {finding.byte})" if finding.byte is not None else ""
     where = verdict.path if verdict is not None else None
     file = finding.file if finding.file != where else None
@@ -119,7 +118,7 @@ def _judged_by(outcome: CheckOutcome) -> Iterator[str]:
     settings = [pair for pair in in_force(outcome.policy) if pair[0] not in rules]
     settings.extend(selection(outcome))
     if outcome.baseline is not None:
-        settings.append(("baseline", visible(outcome.baseline)))
+        settings.append(("baseline", brief(outcome.baseline)))
     yield from _fitting(settings, _setting, "more setting", _OTHER_ROOM)
     yield ""
     yield "| rule | severity | thresholds |"
@@ -159,8 +158,8 @@ def _row(cells: Iterable[str]) -> str:
 
 
 def _name(text: str) -> str:
-    return code(shortened(visible(text), _LONGEST_NAME))
+    return code(brief(text, _LONGEST_NAME))
 
 
 def _text(text: str) -> str:
-    return escaped(shortened(visible(text), _LONGEST_TEXT))
+    return escaped(brief(text))

@@ -1,4 +1,4 @@
-"""Findings in the order of their importance, and names cut to what a place has room for."""
+"""Findings in the order of their importance."""
 
 from __future__ import annotations
 
@@ -7,9 +7,6 @@ from dataclasses import dataclass
 
 from gradtool.core.rule import SEVERITIES, family
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
-
-_ENDING = 3
-"""Of a long text its beginning is kept and this part of it, the third, at its end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +45,3 @@ def _rank(finding: Finding, verdict: Verdict | None) -> tuple[int, int, bool]:
     else:
         kind = int(finding.code[2])
     return SEVERITIES.index(finding.severity), kind, verdict is not None
-
-
-def shortened(text: str, length: int) -> str:
-    """`text`, or where it is longer its beginning and end, `length` characters in all."""
-    if len(text) <= length:
-        return text
-    end = length // _ENDING
-    return f"{text[: length - end - 1]}…{text[-end:]}"

@@ -8,10 +8,11 @@ from itertools import groupby
 from gradtool.core.rule import Severity
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check_words import conclusion, facts, in_force, selection, sentence, standing
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 from gradtool.report.layout import HEADER, MOODS, Painter, paragraph
 from gradtool.report.model import Style
 from gradtool.report.table import labelled
+from gradtool.shortening import LONGEST_LINE
 
 SHOWN = 5
 """Findings of one rule in one dump that are listed unless all are asked for."""
@@ -37,8 +38,8 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
         yield from labelled(selection(outcome), style, painter)
         yield from labelled(in_force(outcome.policy), style, painter)
         if outcome.baseline is not None:
-            yield from labelled([("compared to", visible(outcome.baseline))], style, painter)
-    yield from labelled((("note", visible(note)) for note in outcome.notes), style, painter)
+            yield from labelled([("compared to", brief(outcome.baseline))], style, painter)
+    yield from labelled((("note", brief(note)) for note in outcome.notes), style, painter)
     codes = sorted({finding.code for finding in outcome.all_findings})
     if codes and not style.quiet:
         yield from labelled([("more", f"gradtool explain {' '.join(codes)}")], style, painter)
@@ -48,7 +49,7 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
 
 def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
     mood = MOODS["alarming"] if verdict.failed else MOODS["plain"]
-    text = f"{visible(verdict.path)}: {standing(verdict)}"
+    text = f"{brief(verdict.path)}: {standing(verdict)}"
     known = ", ".join(facts(verdict))
     first, *others = paragraph(f"{text} ({known})" if known else text, style.width, _INDENT)
     yield painter.paint(first, mood)
@@ -56,7 +57,7 @@ def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
     yield from _findings(verdict.findings, verdict, style, painter)
     if not style.quiet:
         for note in verdict.notes:
-            yield from paragraph(f"  note: {visible(note)}", style.width, _INDENT)
+            yield from paragraph(f"  note: {brief(note)}", style.width, _INDENT)
 
 
 def _findings(
@@ -70,7 +71,7 @@ def _findings(
         shown = group if style.show_all else group[:SHOWN]
         for finding in shown:
             head = f"  {severity} {code} {name}:"
-            text = f"{head} {sentence(finding, verdict)}"
+            text = f"{head} {sentence(finding, verdict, LONGEST_LINE - len(head) - 1)}"
             first, *others = paragraph(text, style.width, _INDENT)
             mood = MOODS["alarming"] if severity == "error" else HEADER
             yield painter.paint(head, mood) + first[len(head) :]

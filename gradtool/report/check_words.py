@@ -3,31 +3,41 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from gradtool.core.figures import counted, norm_name, precise, short
 from gradtool.core.policy import InForce, Override, Policy
 from gradtool.core.rule import Thresholds, family, spelled
 from gradtool.core.verdict import CheckOutcome, Finding, Verdict
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief, visible
+from gradtool.shortening import fitted, shortened
 
 
-def subject(finding: Finding, verdict: Verdict | None) -> str:
-    """What a finding is about, in front of its message: tensor, file and byte."""
-    said = []
+def subject(finding: Finding, verdict: Verdict | None) -> Iterator[str]:
+    """What a finding is about, in front of its message: another file than the dump, the tensor."""
     if finding.file is not None and (verdict is None or finding.file != verdict.path):
-        said.append(finding.file)
+        yield finding.file
     if finding.tensor is not None:
-        said.append(finding.tensor)
-    return visible(": ".join(said))
+        yield finding.tensor
 
 
-def sentence(finding: Finding, verdict: Verdict | None) -> str:
-    """The finding in one line, without its code."""
-    about = subject(finding, verdict)
+def sentence(finding: Finding, verdict: Verdict | None, room: int | None = None) -> str:
+    """The finding in one line, without its code, in at most `room` characters if given.
+
+    What is too long for its share of them is cut in its middle.
+    """
+    parts = [visible(one) for one in (*subject(finding, verdict), finding.message)]
     at = f" (at byte {finding.byte})" if finding.byte is not None else ""
-    return f"{about}: {visible(finding.message)}{at}" if about else visible(finding.message) + at
+    if room is None:
+        return _visible(parts, at)
+    parts = fitted(parts, room - len(at) - 2 * (len(parts) - 1))
+    return shortened(_visible(parts, at), room)
+
+
+def _visible(parts: Sequence[str], at: str) -> str:
+    # Parts may begin together as a command does that none of them is.
+    return visible(": ".join(parts) + at)
 
 
 def standing(verdict: Verdict) -> str:
@@ -73,24 +83,21 @@ def selection(outcome: CheckOutcome) -> Iterator[tuple[str, str]]:
     if outcome.norm_type != 2.0:
         yield "norm type", short(outcome.norm_type)
     if outcome.section is not None:
-        yield "section", visible(repr(outcome.section))
+        yield "section", brief(repr(outcome.section))
     for name, globs in (("include", outcome.include), ("exclude", outcome.exclude)):
         if globs:
-            yield name, visible(" ".join(globs))
+            yield name, brief(" ".join(globs))
 
 
 def in_force(policy: Policy) -> Iterator[tuple[str, str]]:
     """Label and value of everything that the verdict was reached by."""
     yield "fail on", policy.fail_on
     if policy.config is not None:
-        yield "config", visible(policy.config)
+        yield "config", brief(policy.config)
     for name, codes in groupby(policy.rules, family):
         yield name, ", ".join(_rule(policy.rules[code]) for code in codes)
     for override in policy.overrides:
-        yield (
-            "override",
-            visible(exception(override)),
-        )
+        yield "override", brief(exception(override))
 
 
 def _rule(in_force: InForce) -> str:

@@ -9,7 +9,7 @@ from gradtool.core.clip_plan import ClipRequest
 from gradtool.core.figures import counted, dimensions, norm_name, precise, short, significant
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.outcome import ClipOutcome
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
 from gradtool.report.layout import MOODS, Painter, grid_lines
 from gradtool.report.model import DEFAULT_ROWS, Style
@@ -35,7 +35,7 @@ def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str
     if not style.quiet:
         skipped = skipped_summary(before.skipped, show_all=style.show_all)
         yield from labelled((("skipped", line) for line in skipped), style, painter)
-    notes = (("note", visible(note)) for note in outcome.notes)
+    notes = (("note", brief(note)) for note in outcome.notes)
     yield from labelled(notes, style, painter)
 
 
@@ -60,7 +60,7 @@ def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:
     norms = [one.finite_norm for one in (before, after) if one is not None]
     figures = [significant(norm, CELL_DIGITS) for norm in norms]
     mood: Mood = "alarming" if before.stats.nonfinite else "plain"
-    return Row((visible(before.name), dimensions(before.spec.shape), *figures), mood)
+    return Row((brief(before.name), brief(dimensions(before.spec.shape)), *figures), mood)
 
 
 def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
@@ -100,5 +100,5 @@ def _asked(request: ClipRequest) -> Iterator[str]:
 
 def _written(outcome: ClipOutcome) -> tuple[str, str]:
     if outcome.written:
-        return "written", visible(outcome.output or "")
+        return "written", brief(outcome.output or "")
     return "not written", "a dry run" if outcome.dry_run else "nothing had to change"

@@ -1,10 +1,12 @@
-"""One row per tensor, as RFC 4180 has it."""
+"""One row per tensor, as RFC 4180 has it, with texts that a spreadsheet takes for texts."""
 
 from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from gradtool.core.figures import dimensions, index_text, number
 from gradtool.core.measurement import TensorMeasurement
@@ -30,24 +32,42 @@ HEADER = (
     "alias_of",
 )
 
+_OPERATOR: Final = "[-=+@\u207a\u207b\u207c\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
+"""What a formula begins with, and the other widths and heights in which programs take it too."""
+
+_FORMULA: Final = re.compile(rf" *{_OPERATOR}|'")
+_FORMULA_AFTER: Final = re.compile(rf';(?=[ "]*{_OPERATOR})')
+
 
 def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG001
-    """The tensors of all reports under one header; names are spelt as `recoverable` has it."""
+    """The tensors of all reports under one header; texts are spelt as `literal` has it."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(HEADER)
     for report in reports:
-        path = recoverable(report.measurement.path)
+        path = literal(report.measurement.path)
         writer.writerows(_row(path, tensor) for tensor in report.rows)
     return out.getvalue()
+
+
+def literal(text: str) -> str:
+    r"""`text` as `recoverable` has it, in a cell that no spreadsheet computes.
+
+    A quote comes before what begins as a formula does, blanks before it or not, and before a
+    quote: who takes one quote off the front of a cell that has any, and then undoes the escapes,
+    has the text. A semicolon before such a beginning is `\x3b`: where it separates cells, the
+    formula would stand in one of its own.
+    """
+    spelled = _FORMULA_AFTER.sub(r"\\x3b", recoverable(text))
+    return f"'{spelled}" if _FORMULA.match(spelled) else spelled
 
 
 def _row(path: str, tensor: TensorMeasurement) -> Iterator[object]:
     spec, stats = tensor.spec, tensor.stats
     first, native = tensor.first_nonfinite, tensor.native_norm
     yield path
-    yield recoverable(spec.name)
-    yield recoverable(spec.section)
+    yield literal(spec.name)
+    yield literal(spec.section)
     yield spec.dtype.name
     yield dimensions(spec.shape)
     yield stats.numel
@@ -60,4 +80,4 @@ def _row(path: str, tensor: TensorMeasurement) -> Iterator[object]:
     yield stats.neginf
     yield stats.zeros
     yield "" if first is None else index_text(first)
-    yield recoverable(tensor.alias_of or "")
+    yield literal(tensor.alias_of or "")

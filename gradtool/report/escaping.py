@@ -1,9 +1,11 @@
-"""Making text from files safe to show."""
+"""Making text from files fit to show: nothing in it acts on anything, and it ends."""
 
 from __future__ import annotations
 
 import re
 from typing import Final
+
+from gradtool.shortening import LONGEST_LINE, shortened
 
 _COMMAND: Final = re.compile(r"^( *):(?=:)|#(?=#\[)")
 """Up to the first character of what a runner obeys: `::` at the start, `##[` anywhere."""
@@ -21,6 +23,13 @@ def visible(text: str) -> str:
     if not text.isprintable():
         text = "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
     return _COMMAND.sub(lambda found: found[0][:-1] + _escape(ord(found[0][-1])), text)
+
+
+def brief(text: str, length: int = LONGEST_LINE) -> str:
+    """`text` as `visible` has it, cut in its middle to `length` characters, for people to read."""
+    if len(text) > 2 * length:  # of which the middle is not worth looking at
+        text = text[:length] + text[-length:]
+    return shortened(visible(text), length)
 
 
 def recoverable(text: str) -> str:

@@ -9,7 +9,7 @@ from typing import Generic, Literal, TypeAlias, TypeVar
 from gradtool.core.figures import dimensions, norm_name, share, significant, tally
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.stats import TensorStats
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 
 CELL_DIGITS = 5
 
@@ -46,7 +46,7 @@ def tensor_grid(measurement: Measurement, tensors: Sequence[TensorMeasurement]) 
     columns: list[_Column[TensorMeasurement]] = [_Column("name", _label, numeric=False)]
     if len(dtypes(measurement)) > 1:
         columns.append(_Column("dtype", lambda tensor: tensor.spec.dtype.name, numeric=False))
-    columns.append(_Column("shape", lambda tensor: dimensions(tensor.spec.shape), numeric=False))
+    columns.append(_Column("shape", _shape, numeric=False))
     columns.extend(_figures(measurement, tensors, lambda tensor: tensor.stats))
     return _fill(columns, tensors, _tensor_mood)
 
@@ -55,7 +55,7 @@ def section_grid(measurement: Measurement) -> Grid:
     """A row for each section, named as what it is."""
     sections = measurement.sections
     columns: list[_Column[Summary]] = [
-        _Column("section", lambda section: visible(section.name) or "(other)", numeric=False),
+        _Column("section", lambda section: brief(section.name) or "(other)", numeric=False),
         _Column("holds", lambda section: section.kind or "", numeric=False),
         *_sizes(),
         *_figures(measurement, sections, lambda section: section.stats),
@@ -66,7 +66,7 @@ def section_grid(measurement: Measurement) -> Grid:
 def group_grid(measurement: Measurement, groups: Sequence[Summary]) -> Grid:
     """A row for each group of a roll-up."""
     columns: list[_Column[Summary]] = [
-        _Column("group", lambda group: visible(group.name), numeric=False),
+        _Column("group", lambda group: brief(group.name), numeric=False),
         *_sizes(),
         *_figures(measurement, groups, lambda group: group.stats),
     ]
@@ -127,7 +127,11 @@ def _fill(
 
 def _label(tensor: TensorMeasurement) -> str:
     alias_of = tensor.alias_of
-    return visible(tensor.name if alias_of is None else f"{tensor.name} = {alias_of}")
+    return brief(tensor.name if alias_of is None else f"{tensor.name} = {alias_of}")
+
+
+def _shape(tensor: TensorMeasurement) -> str:
+    return brief(dimensions(tensor.spec.shape))
 
 
 def _tensor_mood(tensor: TensorMeasurement) -> Mood:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from gradtool.core.brackets import brackets
 from gradtool.core.figures import counted
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, group_grid, section_grid, tensor_grid
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
@@ -49,7 +49,7 @@ def code(text: str) -> str:
 
 def _lines(report: InspectReport, style: Style) -> Iterator[str]:
     measurement = report.measurement
-    yield f"### {code(visible(measurement.path))}"
+    yield f"### {code(brief(measurement.path))}"
     yield ""
     yield escaped(f"{origin(measurement)}: {holdings(measurement)}")
     yield ""
@@ -71,7 +71,7 @@ def _remarks(report: InspectReport, style: Style) -> Iterator[str]:
     measurement = report.measurement
     for line in skipped_summary(measurement.skipped, show_all=style.show_all):
         yield f"- skipped {code(line)}"
-    yield from (f"- {escaped(visible(note))}" for note in measurement.notes)
+    yield from (f"- {escaped(brief(note))}" for note in measurement.notes)
 
 
 def _grids(report: InspectReport, style: Style) -> Iterator[Grid]:
@@ -108,8 +108,8 @@ def _nonfinite(report: InspectReport) -> Iterator[str]:
     for bracket in brackets(report.measurement.tensors):
         around = _neighbour(bracket.before), _neighbour(bracket.after)
         for tensor in bracket.nonfinite:
-            yield _row([code(visible(tensor.name)), escaped(nonfinite_counts(tensor)), *around])
+            yield _row([code(brief(tensor.name)), escaped(nonfinite_counts(tensor)), *around])
 
 
 def _neighbour(tensor: TensorMeasurement | None) -> str:
-    return "none" if tensor is None else code(visible(tensor.name))
+    return "none" if tensor is None else code(brief(tensor.name))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from gradtool.core.brackets import Bracket, brackets
 from gradtool.core.figures import counted
 from gradtool.core.measurement import Measurement, TensorMeasurement
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, Row, group_grid, section_grid, tensor_grid
 from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
 from gradtool.report.model import InspectReport, Style
@@ -44,7 +44,7 @@ def _lines(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
 
 def title(measurement: Measurement, style: Style, painter: Painter) -> Iterator[str]:
     """What was read, and what is in it."""
-    path = visible(measurement.path)
+    path = brief(measurement.path)
     text = f"{path} ({origin(measurement)}): {holdings(measurement)}"
     first, *others = paragraph(text, style.width, "  ")
     yield first.replace(path, painter.paint(path, HEADER), 1)
@@ -81,7 +81,7 @@ def _remarks(report: InspectReport, style: Style, painter: Painter) -> Iterator[
     if not style.quiet:
         skipped = skipped_summary(measurement.skipped, show_all=style.show_all)
         yield from labelled((("skipped", line) for line in skipped), style, painter)
-        notes = (("note", visible(note)) for note in measurement.notes)
+        notes = (("note", brief(note)) for note in measurement.notes)
         yield from labelled(notes, style, painter)
     for text in diagnoses(measurement):
         yield ""
@@ -109,7 +109,7 @@ def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
     yield _neighbour(bracket.before, "(start of file)")
     shown = bracket.nonfinite if style.show_all else bracket.nonfinite[:TENSORS_OF_RUN]
     for tensor in shown:
-        yield Row((f"  {visible(tensor.name)}", nonfinite_counts(tensor)), "alarming")
+        yield Row((f"  {brief(tensor.name)}", nonfinite_counts(tensor)), "alarming")
     if left_out := len(bracket.nonfinite) - len(shown):
         yield Row((f"  … {left_out:,} more", "--all shows them"), "alarming")
     yield _neighbour(bracket.after, "(end of file)")
@@ -118,4 +118,4 @@ def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
 def _neighbour(tensor: TensorMeasurement | None, edge: str) -> Row:
     if tensor is None:
         return Row((edge, ""), "minor")
-    return Row((visible(tensor.name), "finite"), "minor")
+    return Row((brief(tensor.name), "finite"), "minor")

@@ -18,9 +18,10 @@ from gradtool.core.figures import (
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped
-from gradtool.report.escaping import visible
+from gradtool.report.escaping import brief
 from gradtool.report.grid import dtypes, magnitude_name
 from gradtool.report.model import ClipPreview, InspectReport
+from gradtool.shortening import LONGEST_NAME
 
 _NOUNS = {"gradients": "gradient", "weights": "weight", "optimizer": "optimizer state"}
 _SKIPPED_NAMES = 3
@@ -87,7 +88,7 @@ def diagnoses(measurement: Measurement) -> Iterator[str]:
     """What the norms tell about training that figures alone do not say."""
     total = measurement.total
     for summary in measurement.sections if total is None else (total,):
-        where = f"{visible(summary.name)}: " if total is None else ""
+        where = f"{brief(summary.name, LONGEST_NAME)}: " if total is None else ""
         if summary.kind in (None, "gradients"):
             yield from (where + text for text in _native_trouble(summary))
         yield from (where + text for text in _range_trouble(summary.stats))
@@ -118,7 +119,7 @@ def nonfinite_counts(tensor: TensorMeasurement) -> str:
     counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
     said = [f"{count:,} {kind}" for count, kind in counts if count]
     if tensor.first_nonfinite:
-        said.append(f"first at {index_text(tensor.first_nonfinite)}")
+        said.append(f"first at {brief(index_text(tensor.first_nonfinite), LONGEST_NAME)}")
     return ", ".join(said)
 
 
@@ -134,8 +135,8 @@ def skipped_summary(skipped: Sequence[Skipped], *, show_all: bool) -> Iterator[s
     names: dict[str, list[str]] = {}
     for item in skipped:
         reason = f"{item.reason} ({item.dtype})" if item.dtype else item.reason
-        names.setdefault(reason, []).append(visible(item.name))
+        names.setdefault(reason, []).append(brief(item.name, LONGEST_NAME))
     for reason, members in names.items():
         listed = members if show_all else members[:_SKIPPED_NAMES]
         more = f" and {len(members) - len(listed):,} more" if members[len(listed) :] else ""
-        yield f"{len(members):,} {visible(reason)}: {', '.join(listed)}{more}"
+        yield f"{len(members):,} {brief(reason, LONGEST_NAME)}: {', '.join(listed)}{more}"

@@ -17,6 +17,7 @@ from gradtool.errors import UsageError
 from gradtool.rules import RULES, nearest_of
 from gradtool.rules.drift import EXPECTED
 from gradtool.rules.evidence import DumpRule
+from gradtool.shortening import shortened
 
 ALL = "ALL"
 _LONGEST = 100
@@ -235,11 +236,11 @@ def shown(value: object) -> str:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes
         return "a number of thousands of digits"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return shortened(text, _LONGEST)
 
 
 def _refuse(where: str, key: str, problem: str, valid: list[str]) -> NoReturn:
-    short = key if len(key) <= _LONGEST else f"{key[:_LONGEST]}…"
+    short = shortened(key, _LONGEST)
     raise UsageError(
         f"{where} {short}: {problem}", hint=f"did you mean {nearest_of(short, valid)}?"
     )

@@ -6,7 +6,9 @@ import io
 import json
 import math
 import re
+import unicodedata
 from collections.abc import Iterator
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
@@ -242,12 +244,49 @@ def test_what_clipping_would_do_to_nonfinite_gradients_is_said_of_torch() -> Non
     assert "clip_coef NaN: clipping by it would make every element NaN in torch" in text
 
 
-@given(st.text(alphabet=st.characters()))
+FORMULAS = [
+    "=1+1", "+1", "-1", "@A1", "\t=1", "\r=1", "\n=1", " =1", "  @A1", "-", "=", "a,=1", "\u200b=1",
+    "\uff1d1", "\uff0d1", "\uff0b1", "\uff20A1", "\u22121", "\ufe631", "\u207c1", "layers.0.w",
+    "'=1", "'", "''w", "\\x3d", "'\\x3d", "a;=1", "a; +1", 'a;"=1"', "a;b", ";",
+]  # fmt: skip
+PARTS = [*"=+-@\uff1d\uff0d;'\"\\ ,\t", "1", "x3b", "w"]
+formulas = st.sampled_from(FORMULAS) | st.lists(st.sampled_from(PARTS), min_size=1).map("".join)
+
+
+@given(st.text(alphabet=st.characters()) | formulas)
 def test_names_in_csv_can_be_read_back(name: str) -> None:
     (row,) = csv.DictReader(io.StringIO(render("csv", report_of(tensor(name))), newline=""))
     assert row["name"].isprintable()
-    back = row["name"].encode("latin-1", "backslashreplace").decode("unicode_escape")
+    escaped = row["name"].removeprefix("'")
+    back = escaped.encode("latin-1", "backslashreplace").decode("unicode_escape")
     assert back == name
+
+
+@given(formulas)
+def test_no_text_in_csv_is_computed_by_a_spreadsheet(text: str) -> None:
+    report = report_of(tensor(text, alias_of=text))
+    measurement = replace(report.measurement, path=text)
+    written = render("csv", InspectReport(measurement, report.rows))
+    # A spreadsheet that expects other separators sees other cells.
+    for separator in (",", ";"):
+        for row in csv.reader(io.StringIO(written, newline=""), delimiter=separator):
+            for cell in row:
+                start = unicodedata.normalize("NFKC", cell.lstrip(" "))[:1]
+                assert start not in ("=", "+", "-", "@", "\u2212")
+                assert separator == ";" or cell.isprintable()
+
+
+def test_figures_in_csv_have_no_quote_before_them() -> None:
+    stats = replace(tensor("w").stats, norm_type=-math.inf)
+    one = replace(tensor("-w"), norm=-math.inf, native_norm=-1.5, stats=stats)
+    (row,) = csv.DictReader(io.StringIO(render("csv", report_of(one)), newline=""))
+    assert (row["norm"], row["native_norm"], row["name"]) == ("-inf", "-1.5", "'-w")
+
+
+@pytest.mark.parametrize("name", ["layers.0.w", "w=1", "a-b", "a;b", "x'y", "", "中", "model.w@0"])
+def test_names_of_no_formula_are_as_they_are_in_csv(name: str) -> None:
+    (row,) = csv.DictReader(io.StringIO(render("csv", report_of(tensor(name))), newline=""))
+    assert row["name"] == name
 
 
 @pytest.mark.parametrize("name", ["table", "markdown", "csv"])
