@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from gradtool.errors import NonFiniteError as NonFiniteError
     from gradtool.errors import NormRangeError as NormRangeError
     from gradtool.errors import RefusedError as RefusedError
+    from gradtool.errors import ResourceError as ResourceError
     from gradtool.errors import TargetBusyError as TargetBusyError
     from gradtool.errors import UnknownFormatError as UnknownFormatError
     from gradtool.errors import UnsupportedFormatError as UnsupportedFormatError
@@ -75,6 +76,7 @@ _HOMES = {
         "NonFiniteError",
         "NormRangeError",
         "RefusedError",
+        "ResourceError",
         "TargetBusyError",
         "UnknownFormatError",
         "UnsupportedFormatError",

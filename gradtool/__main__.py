@@ -7,6 +7,8 @@ import os
 import sys
 from typing import TextIO
 
+from gradtool.engine.room import shortage
+
 _OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
 
 
@@ -32,6 +34,10 @@ def main() -> None:
     # Python's usual pace takes a quarter of the time.
     _open_closed_streams()
     gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS)
+    # The threads that compute are gradtool's own. Those of OpenBLAS and OpenMP would stand in their
+    # way, and where one of theirs does not start, these libraries end the process.
+    for library in ("OPENBLAS", "OMP"):
+        os.environ[f"{library}_NUM_THREADS"] = "1"
     try:
         from gradtool.cli.app import app  # noqa: PLC0415 - interrupted here too, it says so
 
@@ -39,6 +45,12 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("gradtool: interrupted\n")
         sys.exit(130)
+    except Exception as error:  # before there is anything that would tell of it
+        told = shortage(error)
+        if told is None:
+            raise
+        sys.stderr.write(f"gradtool: error: {told}\n")
+        sys.exit(told.exit_code)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,8 @@
     │   ├── NonFiniteError                    NaN or Inf among them
     │   └── NormRangeError                    a norm that float64 cannot hold
     ├── UsageError                     2      a bad option, pattern or choice
-    ├── DeviceError                    3      torch, or the device to compute on, is not there
+    ├── ResourceError                  3      too little memory, no more threads, a worker that died
+    │   └── DeviceError                       torch, or the device to compute on, is not there
     └── InputError                     3      a file that cannot give or take its tensors
         ├── FileAccessError                   missing, unreadable, unwritable, no regular file
         ├── TargetBusyError                   another process is writing it
@@ -40,6 +41,7 @@ __all__ = [
     "NonFiniteError",
     "NormRangeError",
     "RefusedError",
+    "ResourceError",
     "TargetBusyError",
     "UnknownFormatError",
     "UnsupportedFormatError",
@@ -109,10 +111,17 @@ class UsageError(GradtoolError):
     exit_code = 2
 
 
-class DeviceError(GradtoolError):
-    """What is to compute is not there, or has no memory left: torch, CUDA, a device."""
+class ResourceError(GradtoolError):
+    """Nothing is known to be wrong with the file: there is too little to compute with.
+
+    Memory, threads, or a process that worked and is gone.
+    """
 
     exit_code = 3
+
+
+class DeviceError(ResourceError):
+    """What is to compute is not there, or has no memory left: torch, CUDA, a device."""
 
 
 class InputError(GradtoolError):

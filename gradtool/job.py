@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import Executor, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypedDict
 
@@ -17,7 +18,9 @@ from gradtool.core.tensors import ABSENT, Checkpoint
 from gradtool.engine import measure as engine
 from gradtool.engine.backend import Backend
 from gradtool.engine.choice import BackendChoice
+from gradtool.engine.room import shortage_told
 from gradtool.engine.schedule import Progress
+from gradtool.engine.threads import Threads
 from gradtool.errors import EmptyDumpError, UsageError
 from gradtool.formats import open_checkpoint
 
@@ -119,13 +122,16 @@ class Job:
         """Tasks under way at a time."""
         return self.workers * _WINDOW_PER_THREAD
 
-    def executor(self) -> Executor:
-        """Who does the work; a context manager."""
-        return ThreadPoolExecutor(self.workers, thread_name_prefix="gradtool")
+    @contextmanager
+    def executor(self) -> Iterator[Executor]:
+        """Who does the work; ResourceError where there is too little to do it with."""
+        with shortage_told(), Threads(self.workers) as threads:
+            yield threads
 
     def open(self, path: str) -> Checkpoint:
-        """The catalogue of all that lies at `path`."""
-        return open_checkpoint(path, self.raw_dtype)
+        """The catalogue of all that lies at `path`; ResourceError as above."""
+        with shortage_told():
+            return open_checkpoint(path, self.raw_dtype)
 
     def select(self, checkpoint: Checkpoint) -> Checkpoint:
         """The part of a catalogue that was asked for; an empty dump is an error of its own."""

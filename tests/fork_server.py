@@ -3,7 +3,7 @@
 Starting an interpreter takes longer than a clip. Reads a request on each line of stdin and
 answers on a line of stdout:
 
-    {"runs": [{"args": [...], "cwd": "...", "env": {...}, "fsize": n, "umask": n,
+    {"runs": [{"args": [...], "cwd": "...", "env": {...}, "fsize": n, "nproc": n, "umask": n,
                "ids": [uid, gid, [groups]]}, ...],
      "signal": n, "delay": seconds}
     [{"status": wait status, "out": "...", "err": "...", "seconds": s, "alive": bool}, ...]
@@ -138,6 +138,8 @@ def _child(run: dict[str, Any], out: int, err: int, is_ready: int, wait: int) ->
             os.setgroups(groups)
             os.setgid(gid)
             os.setuid(uid)
+        if "nproc" in run:
+            resource.setrlimit(resource.RLIMIT_NPROC, (run["nproc"], run["nproc"]))
         os.close(is_ready)
         os.read(wait, 1)
         code = _gradtool(run["args"])

@@ -100,7 +100,7 @@ class Forks(Server):
         return self
 
     def run(self, *args: str | Path, **limits: Any) -> Run:
-        """One run; `limits` are `cwd`, `env`, `fsize`, `umask` and `ids`."""
+        """One run; `limits` are `cwd`, `env`, `fsize`, `nproc`, `umask` and `ids`."""
         return self.together([args], **limits)[0]
 
     def together(self, commands: Sequence[Sequence[str | Path]], **limits: Any) -> list[Run]:

@@ -20,7 +20,7 @@ from gradtool.core.steps import are_parts, step_in
 from gradtool.core.tensors import MEMORY
 from gradtool.core.verdict import CheckOutcome, Verdict
 from gradtool.engine.schedule import Progress
-from gradtool.errors import DeviceError, EmptyDumpError, GradtoolError
+from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
 from gradtool.job import Job, MeasureOptions, require
 from gradtool.report import check_reporter
 from gradtool.report.model import Style
@@ -70,7 +70,7 @@ def check(
     Raises:
         UsageError: an argument or the configuration is wrong, down to a key's name.
         InputError: the baseline cannot be read.
-        DeviceError: as for `measure`.
+        ResourceError: as for `measure`.
     """
     started = time.perf_counter()
     require(bool(sources), "give at least one source to check")
@@ -188,8 +188,8 @@ class _Judging:
         options: MeasureOptions = {**self.options, "progress": progress}
         try:
             measurement = measure(source, **options)
-        except DeviceError:
-            raise  # nothing is wrong with the dump
+        except ResourceError:
+            raise  # nothing is known to be wrong with the dump
         except GradtoolError as error:
             if in_memory and not isinstance(error, EmptyDumpError):
                 raise  # not a sick dump, but no dump at all

@@ -63,6 +63,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     Raises:
         UsageError: an argument is out of its range, or nothing matches the filters.
         InputError: the files cannot be read, understood or trusted, or hold no gradient.
+        ResourceError: memory ran out, with one thread as well; or it is a
         DeviceError: torch, CUDA or the device is not there, or has no memory left.
 
     Source of the definitions: torch/nn/utils/clip_grad.py, `_get_total_norm`.
@@ -82,13 +83,12 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         progress=progress,
     )
     owners: list[object] = []
-    if isinstance(source, str | bytes | os.PathLike):
-        checkpoint = job.open(os.fsdecode(source))
-    else:
-        require(raw_dtype is None and not verify, "raw_dtype and verify are for files")
-        checkpoint, owners = catalogue(source)
-    checkpoint = job.select(checkpoint)
     with job.executor() as executor:
-        found = job.measure(checkpoint, executor, job.progress)
+        if isinstance(source, str | bytes | os.PathLike):
+            checkpoint = job.open(os.fsdecode(source))
+        else:
+            require(raw_dtype is None and not verify, "raw_dtype and verify are for files")
+            checkpoint, owners = catalogue(source)
+        found = job.measure(job.select(checkpoint), executor, job.progress)
     del owners  # whose memory was read until here
     return found

@@ -14,6 +14,7 @@ from typer.core import TyperCommand, TyperGroup
 from gradtool import __version__
 from gradtool.cli import baseline, check, clip, inspect, rules
 from gradtool.cli.console import lose_stdout, say, say_error, tell, write_result
+from gradtool.engine.room import ARRAYS, require_room, shortage
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130
@@ -56,6 +57,7 @@ class CommandLine(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
         with _boundary():
+            require_room(*ARRAYS)
             return super().invoke(ctx)
 
 
@@ -72,12 +74,13 @@ def _boundary() -> Iterator[None]:
 
 def _settle(error: BaseException) -> int:
     """Say what happened; the exit code for it."""
-    if isinstance(error, GradtoolError):
-        say_error(error)
-        return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
+    told = error if isinstance(error, GradtoolError) else shortage(error)
+    if told is not None:
+        say_error(told)
+        return told.exit_code
     tell("".join(traceback.format_exception(error)))
     say("error: this is a bug in gradtool, please report it with this traceback")
     return BUG

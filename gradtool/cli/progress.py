@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PATIENCE_S = 1.0
+REFRESH_S = 0.1
 WIDEST_LABEL = 30
 _SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
 
@@ -33,7 +34,7 @@ class ByteProgress:
         self._label = shortened(visible(name), WIDEST_LABEL)
         self._color = color
         self._enabled = enabled and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
-        self._started = time.monotonic()
+        self._next = time.monotonic() + PATIENCE_S
         self._bar: tuple[Progress, TaskID] | None = None
 
     def __enter__(self) -> Self:
@@ -57,12 +58,16 @@ class ByteProgress:
         """Show how far the work is."""
         if not self._enabled:
             return
+        now = time.monotonic()
+        due = now >= self._next
         if self._bar is None:
-            if time.monotonic() - self._started < PATIENCE_S:
+            if not due:
                 return
             self._bar = _start_bar(self._label, self._color)
         progress, task = self._bar
-        progress.update(task, completed=done_bytes, total=total_bytes)
+        progress.update(task, completed=done_bytes, total=total_bytes, refresh=due)
+        if due:
+            self._next = now + REFRESH_S
 
 
 def _start_bar(label: str, color: Color) -> tuple[Progress, TaskID]:
@@ -78,6 +83,7 @@ def _start_bar(label: str, color: Color) -> tuple[Progress, TaskID]:
         console=console.Console(stderr=True, no_color=color is Color.NEVER or None),
         expand=True,
         transient=True,
+        auto_refresh=False,  # by a thread, which may be one too many
     )
     task = bar.add_task("", total=None)
     bar.start()

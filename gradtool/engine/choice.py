@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import os
 import re
+import sys
 from dataclasses import dataclass
 from typing import Final
 
 from gradtool.engine.backend import Backend
 from gradtool.engine.numpy_backend import NUMPY
-from gradtool.errors import DeviceError, UsageError
+from gradtool.engine.room import TORCH, require_room
+from gradtool.errors import DeviceError, ResourceError, UsageError
 
 BACKENDS: Final = ("auto", "numpy", "torch")
 
@@ -67,7 +69,8 @@ class BackendChoice:
     def for_bytes(self, nbytes: int, threads: int) -> Backend:
         """The backend for so many bytes of gradients, and threads that compute with it.
 
-        Raises DeviceError where torch or its device was asked for and is not there.
+        Raises DeviceError where torch or its device was asked for and is not there, or another
+        ResourceError where there is no room for torch.
         """
         if self.backend == "torch":
             return self._torch(threads)
@@ -75,7 +78,7 @@ class BackendChoice:
             return NUMPY
         try:
             return self._torch(threads)
-        except DeviceError:
+        except ResourceError:
             return NUMPY
 
     def _torch(self, threads: int) -> Backend:
@@ -83,6 +86,8 @@ class BackendChoice:
             raise DeviceError(
                 "torch is not installed", hint="pip install torch, or --backend numpy"
             )
+        if "torch" not in sys.modules:
+            require_room(*TORCH)
         try:
             from gradtool.engine.torch_devices import open_devices  # noqa: PLC0415 - takes seconds
         except Exception as error:  # an installation may be broken in any way

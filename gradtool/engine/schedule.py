@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Executor, Future
+from concurrent.futures import BrokenExecutor, Executor, Future
 from typing import TypeVar
+
+from gradtool.errors import ResourceError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -17,7 +19,10 @@ Progress = Callable[[int, int], None]
 def in_order(
     tasks: Iterable[Task], work: Callable[[Task], Result], executor: Executor, window: int
 ) -> Iterator[tuple[Task, Result]]:
-    """Results of `work` in the order of the tasks, with at most `window` of them under way."""
+    """Results of `work` in the order of the tasks, with at most `window` of them under way.
+
+    Raises ResourceError where a process that worked is gone.
+    """
     under_way: deque[tuple[Task, Future[Result]]] = deque()
     try:
         for task in tasks:
@@ -28,6 +33,11 @@ def in_order(
         while under_way:
             first, future = under_way.popleft()
             yield first, future.result()
+    except BrokenExecutor as error:
+        raise ResourceError(
+            "a process that worked on this ended before it was done",
+            hint="the system's log says whether it was killed for its memory",
+        ) from error
     finally:
         for _, future in under_way:
             future.cancel()
