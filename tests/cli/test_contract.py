@@ -81,6 +81,27 @@ def test_usage_errors_exit_2_with_one_clear_line(args: list[str], dump: str) -> 
     assert len(error_lines(result)) == 1
 
 
+@pytest.mark.parametrize(
+    ("args", "command"),
+    [
+        (["--nonsense"], "gradtool"),
+        (["nonsense"], "gradtool"),
+        (["inspect"], "gradtool inspect"),
+        (["clip", "DUMP", "--nonsense"], "gradtool clip"),
+        (["check", "DUMP", "--threads", "0"], "gradtool check"),
+        (["baseline", "nonsense"], "gradtool baseline"),
+        (["baseline", "save"], "gradtool baseline save"),
+    ],
+)
+def test_a_usage_error_says_where_to_look_it_up(args: list[str], command: str, dump: str) -> None:
+    result = run(*(dump if arg == "DUMP" else arg for arg in args))
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[1:] == [f"gradtool: try '{command} --help'"]
+    asked = run(*command.split()[1:], "--help")
+    assert asked.returncode == 0
+    assert f"Usage: {command} " in asked.stdout
+
+
 def test_a_misspelt_dtype_is_answered_with_the_nearest(dump: str) -> None:
     assert "Did you mean BF16?" in run("inspect", dump, "--raw-dtype", "bf61").stderr
     assert run("inspect", dump, "--raw-dtype", "bf16").returncode == 0

@@ -445,3 +445,19 @@ def test_any_number_of_threads_gives_the_same_bytes(layout: str, scratch: Path) 
         coef = gradtool.clip(dump.path, max_norm=1, dry_run=True).clip_coef
         assert coef is not None
         assert_scaled(arrays, after, coef)
+
+
+def test_a_measurement_knows_its_coefficient_where_a_norm_can_be_scaled() -> None:
+    tree = {"a": np.array([3.0, -4.0]), "b": np.array([12.0])}
+    for p in (0.5, 1.0, 2.0, 64.0, math.inf):
+        found = gradtool.measure(tree, norm_type=p)
+        total = exact_norm([3.0, -4.0, 12.0], p)
+        coef = found.clip_coef(1.5, eps=0.0)
+        assert coef is not None
+        assert close(coef, 1.5 / total)
+        assert found.clip_coef(math.nextafter(total, math.inf) * 2) == 1.0
+    for p in (0.0, -0.0, -0.5, -1.0, -math.inf):
+        found = gradtool.measure(tree, norm_type=p)
+        for max_norm in (0.0, 1.5, math.inf):
+            with pytest.raises(gradtool.UsageError, match=f"of order {p + 0.0:g}"):
+                found.clip_coef(max_norm)
