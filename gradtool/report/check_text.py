@@ -49,9 +49,10 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
 
 def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
     mood = MOODS["alarming"] if verdict.failed else MOODS["plain"]
-    text = f"{brief(verdict.path)}: {standing(verdict)}"
     known = ", ".join(facts(verdict))
-    first, *others = paragraph(f"{text} ({known})" if known else text, style.width, _INDENT)
+    text = f": {standing(verdict)} ({known})" if known else f": {standing(verdict)}"
+    path = brief(verdict.path, LONGEST_LINE - len(text))
+    first, *others = paragraph(path + text, style.width, _INDENT)
     yield painter.paint(first, mood)
     yield from others
     yield from _findings(verdict.findings, verdict, style, painter)

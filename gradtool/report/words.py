@@ -119,7 +119,7 @@ def nonfinite_counts(tensor: TensorMeasurement) -> str:
     counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
     said = [f"{count:,} {kind}" for count, kind in counts if count]
     if tensor.first_nonfinite:
-        said.append(f"first at {brief(index_text(tensor.first_nonfinite), LONGEST_NAME)}")
+        said.append(f"first at {index_text(tensor.first_nonfinite)}")
     return ", ".join(said)
 
 

@@ -105,8 +105,8 @@ FILES: dict[str, Maker] = {
     "twice": lambda at, w: safetensors(
         at / "x.safetensors", "{%s: 0, %s: 0}".replace("%s", json.dumps(w)).encode()
     ),
-    "shape": lambda at, w: safetensors(  # noqa: ARG005 - a shape has no letters
-        at / "x.safetensors", {"w": entry(shape=(2, *[1] * 100_000))}, struct.pack("<2f", 1, np.nan)
+    "shape": lambda at, w: safetensors(
+        at / "x.safetensors", {w: entry(shape=(0, *[10**15] * 60), end=0), "v": entry()}
     ),
     "metadata": lambda at, w: safetensors(
         at / "x.safetensors", {"__metadata__": {w: w, "gradtool.step": w}, "w": entry()}

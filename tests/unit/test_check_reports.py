@@ -36,6 +36,7 @@ from gradtool.rules import RULES
 from gradtool.rules.evidence import DumpRule
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings, read_call
+from gradtool.shortening import LONGEST_LINE
 
 SAMPLES = Path(__file__).parents[2] / "sample_ckpts"
 JUNIT = xmlschema.XMLSchema(Path(__file__).parents[1] / "report_schemas" / "junit-10.xsd")
@@ -685,6 +686,25 @@ def test_real_files_with_hostile_names_are_reported(name: str, tmp_path: Path) -
         assert len(commands(outcome)) == MOST + 1
     elif name == "markdown":
         assert len(tables(text)[0]) == 4
+
+
+@pytest.mark.parametrize("letter", ["n", "\x1b", "%", ":", "\U000e0001", "`", "#["])
+def test_lines_for_people_stay_short_and_show_both_ends(letter: str) -> None:
+    path, tensor, message = (f"<{word}{letter * 5_000}{word}>" for word in ("path", "w", "said"))
+    outcome = hostile(path, tensor, message)
+    in_another_file = replace(outcome.verdicts[2], path="directory")
+    outcome = replace(outcome, verdicts=(*outcome.verdicts, in_another_file))
+    for kind in ("text", "github"):
+        lines = render(kind, outcome).splitlines()
+        (line,) = [line for line in lines if "GT101" in line and "<w" in line]
+        assert len(line) <= LONGEST_LINE
+        assert line.endswith("said>")
+        if (letter, kind) != ("%", "github"):  # where three characters stand for each
+            assert "w>: <said" in line
+        assert max(map(len, lines)) <= LONGEST_LINE * (1 if kind == "github" else 1.1)
+    for suite in junit(outcome):
+        for one in (*suite.iter("failure"), *suite.iter("skipped")):
+            assert len(one.get("message", "")) <= LONGEST_LINE * 1.1
 
 
 def test_a_name_of_a_megabyte_is_cut_where_people_read_it() -> None:

@@ -35,6 +35,7 @@ from gradtool.report.arrangement import ORDERS, arrange, report_on
 from gradtool.report.escaping import recoverable, visible
 from gradtool.report.markdown import code
 from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
+from gradtool.shortening import LONGEST_LINE
 
 EVIL = 'a|b,"c"\x1b[31m\u202egnp.\ud800[bold]`_*<i>\n\\|中'
 
@@ -394,6 +395,25 @@ def test_long_names_never_cost_a_figure(width: int, name: str) -> None:
     assert any("17." in line for line in lines) == ("17." in name)
 
 
+@pytest.mark.parametrize("letter", ["n", "\x1b", "\U000e0001", "`", "中"])
+@pytest.mark.parametrize("kind", ["table", "markdown"])
+def test_endless_words_are_cut_where_people_read_them(kind: str, letter: str) -> None:
+    word = f"<{letter * 5_000}>"
+    long = tensor(word, nan=2)
+    spec = replace(long.spec, shape=(0, *[10**15] * 60), section=word)
+    wide = replace(tensor(f"a{word}", alias_of=word), spec=replace(spec, name=f"a{word}"))
+    report = report_of(tensor(f"b{word}"), long, wide, skipped=(Skipped(word, word, word),) * 3)
+    measurement = replace(report.measurement, path=word, notes=(word,))
+    sections = [replace(measurement.sections[0], name=name) for name in (word, "b")]
+    for total in (measurement.total, None):
+        shown = replace(measurement, sections=tuple(sections), total=total)
+        text = render(kind, replace(report, measurement=shown), show_all=True)
+        # In Markdown up to ten characters stand for one, and a row has up to three names.
+        longest = LONGEST_LINE * (35 if kind == "markdown" else 2.5)
+        assert max(map(len, text.splitlines())) <= longest
+        assert html.unescape(text).count("<") > 5
+
+
 def test_without_a_width_names_are_whole() -> None:
     assert "n" * 500 in render("table", ungrouped(report_of(tensor("n" * 500))))
 
@@ -604,6 +624,16 @@ def test_long_names_never_cost_a_figure_of_a_clip(tmp_path: Path) -> None:
     rows = [line for line in lines if line.startswith("n") and "…" in line]
     assert [row.split()[-3:] for row in rows] == [["2", "5.0000", "2.5000"]]
     assert cell_len(rows[0]) <= 60
+
+
+def test_endless_names_are_cut_in_the_table_of_a_clip(tmp_path: Path) -> None:
+    path = str(tmp_path / "grads.safetensors")
+    save_file({"n" * 5_000: np.float32([3, 4]), "i" * 5_000: np.array([7])}, path)
+    outcome = clipped(path, max_norm=2.5, eps=0.0, per_tensor=True)
+    outcome = replace(outcome, notes=("m" * 5_000,), output="o" * 5_000)
+    text = clip_table(outcome)
+    assert max(map(len, text.splitlines())) < LONGEST_LINE + 60
+    assert all(f"{letter}…{letter}" in text for letter in "nimo")
 
 
 def test_colour_of_a_clip_is_there_only_when_asked_for(dump: str) -> None:
