@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -182,6 +183,7 @@ class Share:
         self.of = of
 
     def __del__(self) -> None:
+        time.sleep(0.02)  # for others to come upon what is not given back yet
         with self.of.lock:
             self.of.left += 1
 
