@@ -35,6 +35,7 @@ LIMITED = pytest.mark.skipif(
     sys.platform != "linux", reason="other kernels do not hold a process to its limits of memory"
 )
 MIB = 1 << 20
+ON_TORCH = ("--device", "cpu")
 
 
 @pytest.fixture(scope="module")
@@ -101,11 +102,58 @@ def test_a_dump_gets_no_verdict_for_want_of_memory(dump: str) -> None:
 
 
 @LIMITED
-@pytest.mark.parametrize("call", ["measure(dump)", "check(dump)", "clip(dump, **dry)"])
-def test_python_raises_an_error_of_its_own(call: str, dump: str) -> None:
+@pytest.mark.parametrize("more", [200, 400, 600])
+def test_torch_is_not_begun_where_it_would_end_the_process(more: int, dump: str) -> None:
+    result = limited(resource.RLIMIT_AS, bare("VmPeak") + more * MIB, "check", dump, *ON_TORCH)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert "memory" in error_lines(result)[0]
+    assert len(result.stderr.splitlines()) == 1
+
+
+RUN_AND_COUNT = """
+import os, runpy, sys
+try: runpy.run_module("gradtool", run_name="__main__")
+except SystemExit as end: assert not end.code, end.code
+print(len(os.listdir("/proc/self/task")))
+"""
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/task").exists(), reason="threads are counted in Linux's /proc"
+)
+@pytest.mark.parametrize("options", [(), ON_TORCH])
+def test_no_library_starts_threads_beside_gradtools(options: tuple[str, ...], dump: str) -> None:
+    """Where they cannot, OpenBLAS interrupts the process and libgomp ends it, with exit code 1."""
+    more = {"OPENBLAS_NUM_THREADS": "4", "OMP_NUM_THREADS": "4"}
+    result = subprocess.run(
+        [sys.executable, "-c", RUN_AND_COUNT, "inspect", dump, *options],
+        capture_output=True,
+        check=True,
+        env={**ENVIRONMENT, **more},
+        text=True,
+    )
+    assert result.stdout.splitlines()[-1] == "1", "its own have ended"
+
+
+@pytest.fixture(scope="module")
+def endless_header(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A file whose header alone is more than there is memory for."""
+    path = tmp_path_factory.mktemp("header") / "x.safetensors"
+    nbytes = 90 * MIB
+    with path.open("wb") as file:
+        file.write(nbytes.to_bytes(8, "little") + b"{")
+        file.truncate(8 + nbytes)
+    return str(path)
+
+
+@LIMITED
+@pytest.mark.parametrize(
+    "call", ["measure(dump)", "check(dump)", "clip(dump, **dry)", "clip(header, **dry)"]
+)
+def test_python_raises_an_error_of_its_own(call: str, dump: str, endless_header: str) -> None:
     code = (
         "import resource, sys, gradtool\n"
-        "dump, dry = sys.argv[1], {'max_norm': 1, 'dry_run': True}\n"
+        "_, dump, header = sys.argv; dry = {'max_norm': 1, 'dry_run': True}\n"
         "gradtool.measure, gradtool.check, gradtool.clip\n"
         "with open('/proc/self/status') as status: known = status.read()\n"
         "nbytes = 1024 * int(known.partition('VmSize:')[2].split()[0])\n"
@@ -114,7 +162,7 @@ def test_python_raises_an_error_of_its_own(call: str, dump: str) -> None:
         "except gradtool.ResourceError as error: print('told', error.exit_code, error)\n"
     )
     result = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code, dump],
+        [sys.executable, "-W", "error", "-c", code, dump, endless_header],
         capture_output=True,
         check=True,
         env=ENVIRONMENT,
