@@ -86,7 +86,7 @@ def _pieces(numels: Sequence[int], dtype: DType, device: str) -> Iterator[list[i
 def _catalogued(numels: Sequence[int], dtype: DType) -> list[TensorSpec]:
     """One tensor after another in a file, of which nothing but the size is ever looked at."""
     sizes = [numel * dtype.itemsize for numel in numels]
-    file = SourceFile("gradients", 0, 0, sum(sizes), 0)
+    file = SourceFile("gradients", 0, 0, sum(sizes), 0, 0)
     offsets = itertools.accumulate(sizes, initial=0)
     return [
         TensorSpec(f"w{n}", dtype, (numel,), (Extent(file, offset, numel * dtype.itemsize),))

@@ -24,9 +24,10 @@ class SourceFile:
     inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int
 
 
-MEMORY: Final = SourceFile("memory", 0, 0, 1 << 64, 0)
+MEMORY: Final = SourceFile("memory", 0, 0, 1 << 64, 0, 0)
 """The memory of this process, as a file in which offsets are addresses."""
 
 

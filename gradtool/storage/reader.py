@@ -146,7 +146,15 @@ def reopen_source(file: SourceFile) -> Source:
 
 
 def _identity(path: str, status: os.stat_result) -> SourceFile:
-    return SourceFile(path, status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    # Whoever may write a file may put its mtime back; its ctime is the system's own.
+    return SourceFile(
+        path,
+        status.st_dev,
+        status.st_ino,
+        status.st_size,
+        status.st_mtime_ns,
+        status.st_ctime_ns,
+    )
 
 
 def _kind_of_file(mode: int) -> str:

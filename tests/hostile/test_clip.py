@@ -510,7 +510,19 @@ def replaced(path: Path) -> None:
     copy.replace(path)
 
 
-@pytest.mark.parametrize("change", [append, touch, shrink, replaced])
+def overwrite_and_put_the_time_back(path: Path) -> None:
+    before = path.stat()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    with path.open("r+b") as file:
+        file.write(data)
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+CHANGES = [append, touch, shrink, replaced, overwrite_and_put_the_time_back]
+
+
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
 @pytest.mark.parametrize("layout", ["safetensors", "npz", "directory"])
 def test_a_source_that_changes_meanwhile_is_refused(
@@ -539,6 +551,23 @@ def test_a_source_that_changes_meanwhile_is_refused(
     assert changed
     assert everything(run) == changed[0]
     assert [p.name for p in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_no_norm_is_told_of_a_file_that_changes_while_it_is_measured(
+    change: Callable[[Path], None], tmp_path: Path
+) -> None:
+    path = dump(tmp_path, w=torch.ones(20 * BIG))
+    changed = []
+
+    def progress(done: int, todo: int) -> None:
+        if not changed and done > 0.1 * todo:
+            changed.append(done)
+            change(path)
+
+    with pytest.raises(FileChangedError):
+        gradtool.measure(path, threads=1, progress=progress)
+    assert changed
 
 
 def test_a_target_that_appears_meanwhile_is_not_replaced(tmp_path: Path) -> None:
