@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Collection
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Unpack
 
@@ -19,12 +21,15 @@ from gradtool.core.clip_plan import (
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.measurement import Measurement
 from gradtool.core.outcome import ClipOutcome
+from gradtool.core.tensors import SourceFile
 from gradtool.engine.build import build, check_sources, files_to_write
 from gradtool.engine.rewrite import Rewrite, plan_rewrite
 from gradtool.engine.schedule import Advance, Progress
 from gradtool.errors import FileAccessError
 from gradtool.formats.sharded_index import is_index_name
 from gradtool.job import Job, MeasureOptions, number, require
+from gradtool.storage.copying import Rest
+from gradtool.storage.files import require_room
 from gradtool.storage.target import Target, target_at, target_in_place
 from gradtool.storage.workspace import Workspace, writing
 
@@ -42,6 +47,7 @@ def clip(
     in_place: bool = False,
     force: bool = False,
     dry_run: bool = False,
+    follow_links: bool = False,
     **options: Unpack[MeasureOptions],
 ) -> ClipOutcome:
     """Clip the gradients saved at `path`, and write them to `out` in the format they are in.
@@ -67,6 +73,8 @@ def clip(
         in_place: replace the file at `path`.
         force: replace the file at `out`, if there is one.
         dry_run: write nothing; `out` may be left away.
+        follow_links: of a directory, copy along what links to files outside of it name; without
+            it such links are refused, as all but links to regular files always are.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale (bounds are
             the trainer's, what is written stays scaled), raw_dtype, verify, threads, backend,
             device, device_memory, progress.
@@ -77,7 +85,8 @@ def clip(
     Raises:
         RefusedError: non-finite gradients, or a norm that float64 cannot hold.
         UsageError: arguments that make no sense or do not fit the tensors found, p <= 0, an
-            `out` that may not be written, tensors that share elements and not their fate.
+            `out` that may not be written, tensors that share elements and not their fate, a
+            link out of a directory that is to be copied along.
         InputError: as for `measure`; or `out` cannot be written.
         DeviceError: as for `measure`.
 
@@ -98,10 +107,32 @@ def clip(
     places = "out (--output) and in_place (--in-place)"
     require(not (in_place and out is not None), f"{places} exclude each other")
     require(output is not None or dry_run, f"give one of {places}, or dry_run (--dry-run)")
-    target = None if output is None else _target(path, output, in_place=in_place, force=force)
+    with ExitStack() as stack:
+        target = None
+        if output is not None:
+            target = _target(path, output, in_place=in_place, force=force)
+            stack.enter_context(closing(target))
+        return _clip(job, path, request, target, dry_run=dry_run, follow_links=follow_links)
+
+
+def _clip(
+    job: Job,
+    path: str,
+    request: ClipRequest,
+    target: Target | None,
+    *,
+    dry_run: bool,
+    follow_links: bool,
+) -> ClipOutcome:
     checkpoint = job.open(path)
     chosen = job.select(checkpoint)
     refuse_unclippable(chosen, job.norm_type, request, explicit=job.is_explicit)
+    rest = None
+    if target is not None and target.is_directory:
+        rest = Rest(target.source, checkpoint.files, follow_links=follow_links)
+    sizes = _sizes(checkpoint.files, rest)
+    if target is not None and not (dry_run or target.is_source):
+        require_room(target.shown, target.parent, sizes)
     with job.executor() as executor:
         chosen_nbytes = sum(spec.nbytes for spec in chosen.tensors)
         stages = _Stages(job.progress, chosen_nbytes, 0 if dry_run else checkpoint.nbytes)
@@ -109,14 +140,16 @@ def clip(
         plan = plan_clip(before, request)
         rewrite = plan_rewrite(checkpoint, plan)
         notes, after = before.notes, None
-        if target is not None and (plan.changed or not in_place):
+        if target is not None and (plan.changed or not target.is_source):
             notes = (*notes, *target.notes())
-            after = None if dry_run else _write(job, rewrite, target, executor, stages)
+            if not dry_run:
+                after, said = _write(job, rewrite, target, rest, executor, stages)
+                notes = (*notes, *said)
             notes = (*notes, *_underflow(plan, before, after))
         stages.finish()
     return ClipOutcome(
         path=path,
-        output=output,
+        output=None if target is None else target.shown,
         request=request,
         plan=plan,
         before=before,
@@ -151,33 +184,44 @@ def _is_index(path: str) -> bool:
     return is_index_name(path) and not os.path.isdir(path)
 
 
+def _sizes(written: Collection[SourceFile], rest: Rest | None) -> list[int]:
+    """Bytes of each file to write and, of a directory, to copy; refuses what is not copied."""
+    return [file.size for file in written] + ([] if rest is None else rest.sizes(written))
+
+
 def _write(
-    job: Job, rewrite: Rewrite, target: Target, executor: Executor, stages: _Stages
-) -> Measurement:
-    """Write, measure what was written, and only then put it in place."""
-    checkpoint = rewrite.checkpoint
-    to_write = sum(file.size for file in files_to_write(rewrite, target))
-    with Workspace(target.path, target.shown) as workspace, writing(target.shown):
+    job: Job,
+    rewrite: Rewrite,
+    target: Target,
+    rest: Rest | None,
+    executor: Executor,
+    stages: _Stages,
+) -> tuple[Measurement, tuple[str, ...]]:
+    """Write, measure what was written, and only then put it in place; what is to be said of it."""
+    checkpoint, files = rewrite.checkpoint, files_to_write(rewrite, rest)
+    with Workspace(target.path, target.shown, target.parent) as workspace, writing(target.shown):
+        workspace.require_room(_sizes(files, rest))
         built = build(
             rewrite,
-            target,
+            rest,
             workspace,
             executor=executor,
             window=job.window,
             backend=job.backend(checkpoint),
-            advance=Advance(stages.writing, to_write),
+            advance=Advance(stages.writing, sum(file.size for file in files)),
         )
-        with ThreadPoolExecutor(1) as syncing:
+        index = [os.path.basename(checkpoint.path)] if _is_index(checkpoint.path) else []
+        with workspace.readable(built.name) as path, ThreadPoolExecutor(1) as syncing:
             synced = syncing.submit(built.sync)
-            name = os.path.basename(checkpoint.path)
-            where = os.path.join(built.path, name) if _is_index(checkpoint.path) else built.path
-            after = job.measure(job.select(job.open(where)), executor, stages.checking)
+            found = job.open(os.path.join(path, *index))
+            built.check_read(found.files)
+            after = job.measure(job.select(found), executor, stages.checking)
             synced.result()
-        built.finish(target)
+        built.finish(workspace)
         check_sources(rewrite)
-        workspace.commit(built.path, overwrite=target.overwrite)
-    moved = tuple(target.path + name.removeprefix(built.path) for name in after.files)
-    return replace(after, path=target.shown, files=moved)
+        notes = workspace.commit(built.name, overwrite=target.overwrite)
+    moved = tuple(target.path + name.removeprefix(path) for name in after.files)
+    return replace(after, path=target.shown, files=moved), notes
 
 
 def _optional_number(name: str, value: float | None) -> float | None:

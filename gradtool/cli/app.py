@@ -13,7 +13,14 @@ from typer.core import TyperCommand, TyperGroup
 
 from gradtool import __version__
 from gradtool.cli import baseline, check, clip, inspect, rules
-from gradtool.cli.console import lose_stdout, say, say_error, tell, write_result
+from gradtool.cli.console import (
+    lose_stdout,
+    say,
+    say_error,
+    say_warnings,
+    tell,
+    write_result,
+)
 from gradtool.engine.room import ARRAYS, require_room, shortage
 from gradtool.errors import GradtoolError
 
@@ -56,6 +63,7 @@ class CommandLine(TyperGroup):
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
+        say_warnings()
         with _boundary():
             require_room(*ARRAYS)
             return super().invoke(ctx)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import stat
@@ -36,6 +37,17 @@ def tell(text: str) -> None:
         sys.stderr.flush()
     except OSError:
         _divert(sys.stderr)
+
+
+def say_warnings() -> None:
+    """Have said on stderr what the rest of gradtool warns of and has nowhere to return."""
+    import logging  # noqa: PLC0415 - --help warns of nothing
+
+    class Said(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            say(f"warning: {record.getMessage()}")
+
+    logging.getLogger("gradtool").handlers = [Said()]
 
 
 def style(color: Color, output: str | None, *, quiet: bool, show_all: bool) -> Style:
@@ -79,7 +91,7 @@ def _write_file(output: str, data: bytes) -> None:
         if _is_replaceable(output):
             write_file(output, data)
             return
-        with open(output, "wb") as stream:
+        with open(output, "wb", opener=None if _is_stream(output) else _open_special) as stream:
             stream.write(data)
     except (OSError, ValueError) as error:
         raise _unwritable(output, error) from error
@@ -105,9 +117,22 @@ def _is_replaceable(output: str) -> bool:
 
     Devices, FIFOs and names of open descriptors are written to as they are.
     """
-    if output.endswith(os.sep) or os.path.abspath(output).startswith(_STREAMS):
+    if output.endswith(os.sep) or _is_stream(output):
         return False
     return not os.path.exists(output) or stat.S_ISREG(os.stat(output).st_mode)
+
+
+def _is_stream(output: str) -> bool:
+    return os.path.abspath(output).startswith(_STREAMS)
+
+
+def _open_special(output: str, flags: int) -> int:
+    """Open a device or FIFO; a file that was put in its place meanwhile is left as it is."""
+    descriptor = os.open(output, flags & ~(os.O_CREAT | os.O_TRUNC))
+    if stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise FileExistsError(errno.EEXIST, "it was replaced meanwhile")
+    return descriptor
 
 
 def _unwritable(path: str, error: OSError | ValueError) -> FileAccessError:

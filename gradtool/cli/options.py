@@ -208,6 +208,10 @@ Force: TypeAlias = Annotated[bool, typer.Option("--force", help="Overwrite the f
 DryRun: TypeAlias = Annotated[
     bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
 ]
+FollowLinks: TypeAlias = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Copy along what a directory's links name outside of it."),
+]
 AllChanged: TypeAlias = Annotated[
     bool,
     typer.Option(

@@ -11,10 +11,12 @@ from gradtool.core.tensors import SourceFile
 from gradtool.engine.backend import Backend
 from gradtool.engine.rewrite import Rewrite, rewrite_file
 from gradtool.engine.schedule import Advance
-from gradtool.storage.copying import copy_rest
-from gradtool.storage.files import inherit_and_sync, sync
+from gradtool.errors import FileChangedError
+from gradtool.storage.copying import Rest
+from gradtool.storage.directories import status_in
+from gradtool.storage.files import traits_of
 from gradtool.storage.reader import reopen_source
-from gradtool.storage.target import Target
+from gradtool.storage.sink import create_sink, open_sink
 from gradtool.storage.workspace import Workspace
 
 
@@ -23,36 +25,52 @@ class Built:
     """What lies in a workspace, complete but for its owner and permissions.
 
     Attributes:
-        path: the file or directory.
-        written: the files that were written anew, each with what it gets those from, if from
-            anything.
+        name: the file or directory, in the workspace's.
+        directory: the open directory in which the files are.
+        written: those that were written anew, by name, each with what it was made of.
+        rest: what a directory holds beside them; None for a single file.
     """
 
-    path: str
-    written: tuple[tuple[str, str | None], ...]
+    name: str
+    directory: int
+    written: dict[str, SourceFile]
+    rest: Rest | None
 
     def sync(self) -> None:
         """Have the disk hold the files written."""
-        for path, _ in self.written:
-            sync(path)
+        for name in self.written:
+            with open_sink(name, dir_fd=self.directory) as sink:
+                sink.sync()
 
-    def finish(self, target: Target) -> None:
+    def check_read(self, files: Sequence[SourceFile]) -> None:
+        """FileChangedError unless what was read by its path is what lies in here."""
+        for file in files:
+            status = status_in(self.directory, os.path.basename(file.path))
+            if status is None or (status.st_dev, status.st_ino) != (file.device, file.inode):
+                raise FileChangedError(file.path, "is not what was written", hint="run again")
+
+    def finish(self, workspace: Workspace) -> None:
         """Give all owner, permissions and extended attributes of what they replace or follow."""
-        for path, old in self.written:
-            if old is not None:
-                inherit_and_sync(path, old)
-        if target.is_directory:
-            inherit_and_sync(self.path, target.source)
+        for name, file in self.written.items():
+            with open_sink(name, dir_fd=self.directory) as sink:
+                if self.rest is None:
+                    workspace.finish(sink)
+                    continue
+                with reopen_source(file) as source:
+                    traits_of(source.fileno()).give(sink.descriptor)
+                sink.sync()
+        if self.rest is not None:
+            self.rest.finish(self.directory)
 
 
-def files_to_write(rewrite: Rewrite, target: Target) -> Sequence[SourceFile]:
-    """The files that are written anew: of a directory those that change."""
-    return rewrite.changed if target.is_directory else rewrite.checkpoint.files
+def files_to_write(rewrite: Rewrite, rest: Rest | None) -> Sequence[SourceFile]:
+    """The files that are written anew: of a directory, which has a rest, those that change."""
+    return rewrite.checkpoint.files if rest is None else rewrite.changed
 
 
 def build(
     rewrite: Rewrite,
-    target: Target,
+    rest: Rest | None,
     workspace: Workspace,
     *,
     executor: Executor,
@@ -60,37 +78,32 @@ def build(
     backend: Backend,
     advance: Advance,
 ) -> Built:
-    """Write what is to be at `target` into its workspace.
+    """Write what is to be put in place into its workspace.
 
     It has the name by which it was read, which tensors may be named by. All else that a
     directory holds is copied along.
     """
-
-    def write(file: SourceFile, path: str) -> None:
-        rewrite_file(
-            rewrite,
-            file,
-            path,
-            executor=executor,
-            window=window,
-            backend=backend,
-            advance=advance,
-        )
-
-    files = files_to_write(rewrite, target)
-    if not target.is_directory:
-        built = workspace.place_for(os.path.basename(rewrite.checkpoint.path))
-        write(files[0], built)
-        return Built(built, ((built, target.replaced),))
-    built = workspace.place_for(os.path.basename(target.source))
-    os.mkdir(built)
-    named = {os.path.basename(file.path): file for file in files}
-    for name, file in named.items():
-        write(file, os.path.join(built, name))
-    copy_rest(target.source, built, named)
-    return Built(
-        built, tuple((os.path.join(built, name), file.path) for name, file in named.items())
-    )
+    files = {os.path.basename(file.path): file for file in files_to_write(rewrite, rest)}
+    if rest is None:
+        (name,) = files
+        directory = workspace.directory
+    else:
+        name = rest.name
+        directory = workspace.make_directory(name)
+    for file_name, file in files.items():
+        with create_sink(file_name, dir_fd=directory) as sink:
+            rewrite_file(
+                rewrite,
+                file,
+                sink,
+                executor=executor,
+                window=window,
+                backend=backend,
+                advance=advance,
+            )
+    if rest is not None:
+        rest.copy(directory, files)
+    return Built(name, directory, files, rest)
 
 
 def check_sources(rewrite: Rewrite) -> None:

@@ -12,7 +12,7 @@ from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.clusters import named_between, window_bounds
 from gradtool.engine.patch_plan import UNSEALED, Change, PatchTask, Region, Segment
 from gradtool.storage.reader import reopen_source
-from gradtool.storage.sink import open_sink
+from gradtool.storage.sink import Sink
 
 _ALIGNMENT = 64
 
@@ -26,8 +26,8 @@ class SealPart(NamedTuple):
     new: int
 
 
-def run_patch(task: PatchTask, backend: Backend) -> list[SealPart]:
-    """Write the task's part of the target; the checksums of what lies under seals."""
+def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[SealPart]:
+    """Write the task's part of the new file; the checksums of what lies under seals."""
     start = task.segments[0].offset
     buffers, alike = _placed(task.segments, backend)
     with reopen_source(task.file) as source:
@@ -40,8 +40,7 @@ def run_patch(task: PatchTask, backend: Backend) -> list[SealPart]:
         if segment.region is not None and segment.region.views is not None:
             _transform_views(np.frombuffer(buffer, np.uint8), segment.region, backend)
     new = _checksums(task.segments, buffers)
-    with open_sink(task.target) as sink:
-        sink.write_vector(start, buffers)
+    sink.write_vector(start, buffers)
     return [
         SealPart(seal, nbytes, before, after)
         for (seal, nbytes, before), (_, _, after) in zip(old, new, strict=True)

@@ -65,10 +65,9 @@ class Segment(NamedTuple):
 
 @dataclass(slots=True)
 class PatchTask:
-    """Consecutive segments of `file`, to be written at the same offsets of the file `target`."""
+    """Consecutive segments of `file`, to be written at the same offsets of a new one."""
 
     file: SourceFile
-    target: str
     segments: list[Segment] = field(default_factory=list)
     nbytes: int = 0
 
@@ -163,15 +162,15 @@ def renewed_seals(seals: Iterable[Seal], regions: Sequence[Region]) -> list[Seal
 
 
 def patch_tasks(
-    file: SourceFile, target: str, regions: Sequence[Region], seals: Sequence[Seal]
+    file: SourceFile, regions: Sequence[Region], seals: Sequence[Seal]
 ) -> Iterator[PatchTask]:
-    """Every task that makes `target`, a file of the same size, of `file`."""
-    task = PatchTask(file, target)
+    """Every task that makes a file of the same size of `file`."""
+    task = PatchTask(file)
     for segment in _segments(file.size, regions, seals):
         full = task.nbytes + segment.nbytes > TASK_BYTES or len(task.segments) == MOST_SEGMENTS
         if full and task.segments:
             yield task
-            task = PatchTask(file, target)
+            task = PatchTask(file)
         task.segments.append(segment)
         task.nbytes += segment.nbytes
     if task.segments:

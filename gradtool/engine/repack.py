@@ -15,6 +15,7 @@ from gradtool.engine.schedule import Advance
 from gradtool.storage.inflate import inflate, inflate_start
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.repack import repack_archive
+from gradtool.storage.sink import Sink
 from gradtool.storage.zip import Entry
 
 _COPIED_NBYTES = 1 << 20
@@ -22,13 +23,13 @@ _COPIED_NBYTES = 1 << 20
 
 def repack(
     file: SourceFile,
-    path: str,
+    sink: Sink,
     specs: Sequence[TensorSpec],
     transforms: Mapping[str, Transform],
     advance: Advance,
     backend: Backend,
 ) -> None:
-    """Write at `path` the archive `file` with `specs` transformed.
+    """Write to a new file the archive `file` with `specs` transformed.
 
     An array's data, of which each has some, is what its member ends with; `specs` may lie in
     other files too.
@@ -49,7 +50,7 @@ def repack(
             share = entry.compressed_nbytes / entry.nbytes
             advance.by(int(done * share) - int(before * share))
 
-    repack_archive(file, path, pieces)
+    repack_archive(file, sink, pieces)
 
 
 def _file_of(spec: TensorSpec) -> object:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import cast
@@ -21,9 +22,8 @@ from gradtool.engine.sharing import overlapping
 from gradtool.engine.work import verify
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.crc import combine_crc32, serialization_digits
-from gradtool.storage.files import create
 from gradtool.storage.reader import reopen_source
-from gradtool.storage.sink import Sink, open_sink
+from gradtool.storage.sink import Sink
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,14 +96,14 @@ def _refuse_skipped(checkpoint: Checkpoint, transforms: Mapping[str, Transform])
 def rewrite_file(
     rewrite: Rewrite,
     file: SourceFile,
-    path: str,
+    sink: Sink,
     *,
     executor: Executor,
     window: int,
     backend: Backend,
     advance: Advance,
 ) -> None:
-    """Write at `path` what becomes of `file`; a file that does not change is copied.
+    """Write to a new file what becomes of `file`; a file that does not change is copied.
 
     Raises:
         CorruptFileError: a checksum over what changes does not fit what is stored.
@@ -112,24 +112,25 @@ def rewrite_file(
     if file in rewrite.repacked:
         found = (spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms)
         specs = [spec for spec in found if spec.nbytes]
-        repack(file, path, specs, rewrite.transforms, advance, backend)
+        repack(file, sink, specs, rewrite.transforms, advance, backend)
         return
-    create(path, file.size)
+    sink.allocate(file.size)
     regions = rewrite.regions.get(file, ())
     known = rewrite.seals.get(file, ())
     seals = renewed_seals(known, regions)
     renewal = _Renewal(seals)
-    tasks = patch_tasks(file, path, regions, seals)
-    for task, parts in in_order(tasks, partial(run_patch, backend=backend), executor, window):
-        renewal.add(parts)
-        advance.by(task.nbytes)
+    run = partial(run_patch, sink=sink, backend=backend)
+    # Closed before the sink is, to which tasks write.
+    with closing(in_order(patch_tasks(file, regions, seals), run, executor, window)) as patched:
+        for task, parts in patched:
+            renewal.add(parts)
+            advance.by(task.nbytes)
     if not seals:
         return
     ids = [one for one in rewrite.checkpoint.serialization_ids if one.digits.file == file]
-    with open_sink(path) as sink:
-        renewal.write(sink)
-        for one in ids:
-            _renew_id(one, renewal.crc32_of, known, sink)
+    renewal.write(sink)
+    for one in ids:
+        _renew_id(one, renewal.crc32_of, known, sink)
 
 
 class _Renewal:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import BrokenExecutor, Executor, Future
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from typing import TypeVar
 
 from gradtool.errors import ResourceError
@@ -18,29 +18,35 @@ Progress = Callable[[int, int], None]
 
 def in_order(
     tasks: Iterable[Task], work: Callable[[Task], Result], executor: Executor, window: int
-) -> Iterator[tuple[Task, Result]]:
+) -> Generator[tuple[Task, Result], None, None]:
     """Results of `work` in the order of the tasks, with at most `window` of them under way.
 
-    Raises ResourceError where a process that worked is gone.
+    None is under way any more once this is closed. Raises ResourceError where a process that
+    worked is gone.
     """
     under_way: deque[tuple[Task, Future[Result]]] = deque()
     try:
         for task in tasks:
             under_way.append((task, executor.submit(work, task)))
             if len(under_way) >= window:
-                first, future = under_way.popleft()
-                yield first, future.result()
+                yield _first(under_way)
         while under_way:
-            first, future = under_way.popleft()
-            yield first, future.result()
+            yield _first(under_way)
     except BrokenExecutor as error:
         raise ResourceError(
             "a process that worked on this ended before it was done",
             hint="the system's log says whether it was killed for its memory",
         ) from error
     finally:
-        for _, future in under_way:
-            future.cancel()
+        wait([future for _, future in under_way if not future.cancel()])
+
+
+def _first(under_way: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
+    """Take the first, which is under way until its result is there."""
+    task, future = under_way[0]
+    result = future.result()
+    under_way.popleft()
+    return task, result
 
 
 def batches(items: Iterable[Task], size: Callable[[Task], int], least: int) -> Iterator[list[Task]]:

@@ -3,77 +3,249 @@
 from __future__ import annotations
 
 import os
-import shutil
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Final
 
 from gradtool.core.tensors import SourceFile
-from gradtool.errors import FileAccessError
-from gradtool.storage.files import inherit_and_sync
-from gradtool.storage.workspace import is_workspace
+from gradtool.errors import FileAccessError, FileChangedError, UsageError
+from gradtool.storage.directories import opened
+from gradtool.storage.files import traits_of
+from gradtool.storage.leftovers import is_workspace
+from gradtool.storage.links import Named, is_special, named_by
+from gradtool.storage.reader import reopen_source
+from gradtool.storage.sink import PIECE_NBYTES, create_sink
+
+_DEEPEST: Final = 64
+"""Levels of directories; two descriptors are open for each."""
+
+_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def copy_rest(old: str, new: str, written: Mapping[str, SourceFile]) -> None:
-    """Copy to the directory `new` all that `old` holds but the files `written`, by name.
+class Rest:
+    """All that a directory holds but what is written anew, and how it is copied.
 
-    Links to within `old` stay links, as those to directories and to nothing do; links to files
-    elsewhere become files, so that the copy depends on nothing outside of it. Other names of a
-    written file are names of the new one. Files keep owner, permissions, times and extended
-    attributes.
+    Whoever made the directory may have put links in it that lead out of it, and may change it at
+    any moment, while another, with more rights, has it copied. So:
 
-    FileAccessError for what cannot be read, or is neither file, directory nor link.
+    - The files of the checkpoint, tensors and index, may be links to anywhere: they are what was
+      asked for, and are read in any case. So is what else is a link to one of them.
+    - A link becomes a file where what it names is a regular file in the directory, or in the
+      `blobs` of the Hugging Face cache of which the directory is a snapshot.
+    - A link to a regular file elsewhere is refused; with `follow_links` it becomes a file.
+    - A link to a directory, to anything in /proc or /sys, to a device, pipe or socket is refused.
+    - A link to nothing stays one where what it would name lies in the directory: editors leave
+      such, and the copy of it names nothing but what lies in the copy. Any other is refused: it
+      would lead out of the copy once somebody makes what it names.
+
+    All is opened in the directory that it lies in, and never through a link. What is opened must
+    be what was looked at.
     """
-    old = os.path.realpath(old)
-    try:
-        _Copying(old, new, written).copy("")
-    except OSError as error:
-        if not str(error.filename).startswith(old):
-            raise
-        problem = f"cannot be copied along: {error.strerror}"
-        raise FileAccessError(str(error.filename), problem) from error
+
+    def __init__(
+        self, directory: str, checkpoint: Collection[SourceFile], *, follow_links: bool = False
+    ) -> None:
+        self.path = os.path.realpath(directory)
+        self.name = os.path.basename(self.path)
+        self.checkpoint = {os.path.basename(file.path): file for file in checkpoint}
+        self.follow_links = follow_links
+        with reading(self.path):
+            self._status = os.stat(self.path)
+
+    def sizes(self, written: Collection[SourceFile]) -> list[int]:
+        """Bytes of each file to copy where those `written` are written anew.
+
+        Raises:
+            UsageError: a link that is refused.
+            FileAccessError: what cannot be read, or is neither file, directory nor link.
+        """
+        with self._opened() as root:
+            walk = _Walk(self, root, written, None)
+            walk.copy("", root, None)
+        return walk.sizes
+
+    def copy(self, new: int, written: Mapping[str, SourceFile]) -> None:
+        """Copy to the open directory `new`, in which `written` are by name; raises as `sizes`.
+
+        Files keep owner, permissions, times and extended attributes. Other names of a written
+        file are names of the new one.
+        """
+        with self._opened() as root:
+            _Walk(self, root, written.values(), new).copy("", root, new)
+
+    def finish(self, new: int) -> None:
+        """Give `new` what the directory is in all but content, and have it on disk."""
+        with self._opened() as root:
+            traits_of(root).give(new)
+        os.fsync(new)
+
+    @contextmanager
+    def _opened(self) -> Iterator[int]:
+        with ExitStack() as stack:
+            with reading(self.path):
+                root = stack.enter_context(opened(self.path))
+            if not os.path.samestat(os.fstat(root), self._status):
+                problem = "cannot be copied along: it was replaced meanwhile"
+                raise FileChangedError(self.path, problem, hint="run again")
+            yield root
 
 
-class _Copying:
-    """The walk over one tree."""
+class _Walk:
+    """A walk over the tree that looks at everything and, given where to, copies it."""
 
-    def __init__(self, old: str, new: str, written: Mapping[str, SourceFile]) -> None:
-        self._old = old
+    def __init__(
+        self, rest: Rest, root: int, written: Collection[SourceFile], new: int | None
+    ) -> None:
+        self._rest = rest
+        self._root = root
         self._new = new
-        self._names = frozenset(written)
-        self._written = {(file.device, file.inode): name for name, file in written.items()}
+        self._read = {(file.device, file.inode): file for file in rest.checkpoint.values()}
+        self._written = {(file.device, file.inode): _name_of(file) for file in written}
+        self.sizes: list[int] = []
 
-    def copy(self, directory: str) -> None:
-        """Copy what `directory` holds, a path within the tree."""
-        for name in sorted(os.listdir(os.path.join(self._old, directory))):
-            if not directory and (name in self._names or is_workspace(name)):
-                continue
-            path = os.path.join(directory, name)
-            source, copy = os.path.join(self._old, path), os.path.join(self._new, path)
-            link = self._link(source)
-            if link is not None:
-                os.symlink(link, copy)
-                continue
-            status = os.stat(source)
-            if stat.S_ISDIR(status.st_mode):
-                os.mkdir(copy)
-                self.copy(path)
-            elif (status.st_dev, status.st_ino) in self._written:
-                same = self._written[status.st_dev, status.st_ino]
-                os.link(os.path.join(self._new, same), copy)
-                continue
-            elif stat.S_ISREG(status.st_mode):
-                shutil.copy2(source, copy)
-            else:
-                raise FileAccessError(source, "cannot be copied along: no regular file")
-            inherit_and_sync(copy, source)
+    def copy(self, path: str, old: int, new: int | None) -> None:
+        """Copy to `new` what the open directory `old` holds, which is at `path` in the tree."""
+        if path.count(os.sep) >= _DEEPEST:
+            problem = f"cannot be copied along: nests more than {_DEEPEST} directories deep"
+            raise FileAccessError(self._shown(path), problem)
+        with reading(self._shown(path)):
+            names = sorted(os.listdir(old))
+        anew = set(self._written.values())
+        for name in names:
+            if path or not (name in anew or is_workspace(name)):
+                self._copy_entry(os.path.join(path, name), name, old, new)
 
-    def _link(self, source: str) -> str | None:
-        """What a link's copy says; None for what is none, or becomes a file."""
-        if not os.path.islink(source):
-            return None
-        real = os.path.realpath(source)
-        if not os.path.exists(real):
-            return os.readlink(source)
-        if os.path.commonpath([real, self._old]) == self._old:
-            return os.path.relpath(real, os.path.dirname(source))
-        return real if os.path.isdir(real) else None
+    def _copy_entry(self, path: str, name: str, old: int, new: int | None) -> None:
+        with reading(self._shown(path)):
+            status = os.stat(name, dir_fd=old, follow_symlinks=False)
+        if path in self._rest.checkpoint:
+            self._copy_read(path, self._rest.checkpoint[path], new)
+        elif stat.S_ISLNK(status.st_mode):
+            self._copy_link(path, name, old, new)
+        elif stat.S_ISDIR(status.st_mode):
+            self._copy_directory(path, name, old, status, new)
+        else:
+            self._copy_file(path, Named(old, name, status, is_near=True), status, new)
+
+    def _copy_directory(
+        self, path: str, name: str, old: int, status: os.stat_result, new: int | None
+    ) -> None:
+        with ExitStack() as stack:
+            with reading(self._shown(path)):
+                inner = stack.enter_context(opened(name, dir_fd=old))
+            self._refuse_another(path, inner, status)
+            if new is None:
+                self.copy(path, inner, None)
+                return
+            os.mkdir(name, 0o700, dir_fd=new)
+            made = stack.enter_context(opened(name, dir_fd=new))
+            self.copy(path, inner, made)
+            traits_of(inner).give(made)
+            os.fsync(made)
+
+    def _copy_link(self, path: str, name: str, old: int, new: int | None) -> None:
+        shown = self._shown(path)
+        with ExitStack() as stack:
+            with reading(shown):
+                text, real = os.readlink(name, dir_fd=old), os.path.realpath(shown)
+                named = named_by(real, self._rest.path, self._root, stack)
+            if named.status is not None:
+                self._refuse_link(path, text, real, named, named.status)
+                self._copy_file(path, named, named.status, new)
+            elif not named.is_near:
+                raise UsageError(f"{shown}: a link to {real}, where nothing is", hint="remove it")
+            elif new is not None:
+                os.symlink(os.path.relpath(real, os.path.dirname(shown)), name, dir_fd=new)
+
+    def _refuse_link(
+        self, path: str, text: str, real: str, named: Named, status: os.stat_result
+    ) -> None:
+        """UsageError for a link that is not followed."""
+        shown, hint = self._shown(path), "remove it"
+        if (status.st_dev, status.st_ino) in self._read:
+            return
+        if stat.S_ISDIR(status.st_mode):
+            kind = "a directory"
+        elif not stat.S_ISREG(status.st_mode):
+            kind = "which is no regular file"
+        elif is_special(os.path.join(os.path.dirname(shown), text), real, status.st_dev):
+            kind = "which is no file on a disk"
+        elif named.is_near or self._rest.follow_links:
+            return
+        else:
+            kind = f"outside of {self._rest.path}"
+            hint = "--follow-links (follow_links=True) copies it as a file"
+        raise UsageError(f"{shown}: a link to {real}, {kind}", hint=hint)
+
+    def _copy_file(self, path: str, named: Named, status: os.stat_result, new: int | None) -> None:
+        """Copy what was looked at to `path`, or give the new file that is made of it that name."""
+        key = status.st_dev, status.st_ino
+        if key in self._written:
+            if new is not None:
+                copied, name = self._written[key], os.path.basename(path)
+                os.link(copied, name, src_dir_fd=self._new, dst_dir_fd=new, follow_symlinks=False)
+        elif key in self._read:
+            self._copy_read(path, self._read[key], new)
+        elif stat.S_ISREG(status.st_mode):
+            self.sizes.append(status.st_size)
+            with reading(self._shown(path)):
+                descriptor = os.open(named.name, _READ, dir_fd=named.directory)
+            try:
+                self._refuse_another(path, descriptor, status)
+                self._copy_content(path, descriptor, new)
+            finally:
+                os.close(descriptor)
+        else:
+            raise FileAccessError(self._shown(path), "cannot be copied along: no regular file")
+
+    def _copy_read(self, path: str, file: SourceFile, new: int | None) -> None:
+        """Copy a file of the checkpoint that does not change; it may be a link to anywhere."""
+        self.sizes.append(file.size)
+        with reopen_source(file) as source:
+            self._copy_content(path, source.fileno(), new)
+            source.check_unchanged()
+
+    def _copy_content(self, path: str, old: int, new: int | None) -> None:
+        if new is None:
+            return
+        with create_sink(os.path.basename(path), dir_fd=new) as sink:
+            done = 0
+            for piece in self._pieces(path, old):
+                sink.write(done, piece)
+                done += len(piece)
+            status = os.fstat(old)
+            os.utime(sink.descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
+            traits_of(old).give(sink.descriptor)
+            sink.sync()
+
+    def _pieces(self, path: str, old: int) -> Iterator[memoryview]:
+        buffer = memoryview(bytearray(PIECE_NBYTES))
+        while True:
+            with reading(self._shown(path)):
+                nbytes = os.readv(old, [buffer])
+            if nbytes == 0:
+                return
+            yield buffer[:nbytes]
+
+    def _refuse_another(self, path: str, descriptor: int, looked_at: os.stat_result) -> None:
+        if not os.path.samestat(os.fstat(descriptor), looked_at):
+            problem = "cannot be copied along: it was replaced meanwhile"
+            raise FileChangedError(self._shown(path), problem, hint="run again")
+
+    def _shown(self, path: str) -> str:
+        return os.path.join(self._rest.path, path)
+
+
+def _name_of(file: SourceFile) -> str:
+    return os.path.basename(file.path)
+
+
+@contextmanager
+def reading(path: str) -> Iterator[None]:
+    """What the system refuses inside is a FileAccessError about `path`."""
+    try:
+        yield
+    except OSError as error:
+        problem = f"cannot be copied along: {error.strerror or error}"
+        raise FileAccessError(path, problem) from error

@@ -1,4 +1,4 @@
-"""Files as the disk has them: space, owners, permissions, and whether it has them at all."""
+"""Files as the disk has them: owners, permissions, attributes, and whether there is room."""
 
 from __future__ import annotations
 
@@ -6,81 +6,110 @@ import contextlib
 import errno
 import os
 import stat
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from gradtool.errors import FileAccessError
+from gradtool.storage.directories import status_in
+
+_RESERVE_NBYTES: Final = 1 << 20
+_RESERVE_SHARE: Final = 128
+"""What is left of a disk: a megabyte, and for what file systems note about data a share of it."""
 
 
-def create(path: str, nbytes: int) -> None:
-    """Make a file of that size with its space, so that a full disk shows before any work in it.
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What a file or directory is in all but content.
 
-    Writers in parallel are several times faster on space that is there than on a growing file.
+    Attributes:
+        owner: number of the user.
+        group: number of the group.
+        mode: permissions.
+        attributes: extended ones by name, None for one whose value may not be read.
     """
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
-    try:
-        _allocate(descriptor, nbytes)
-    finally:
-        os.close(descriptor)
 
+    owner: int
+    group: int
+    mode: int
+    attributes: Mapping[str, bytes | None]
 
-def _allocate(descriptor: int, nbytes: int) -> None:
-    if hasattr(os, "posix_fallocate") and nbytes:
+    def give(self, descriptor: int) -> None:
+        """Make them those of what is open, as far as allowed."""
+        mode = self.mode
         try:
-            os.posix_fallocate(descriptor, 0, nbytes)
-        except OSError as error:
-            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS):
-                raise
-        else:
-            return
-    os.ftruncate(descriptor, nbytes)
+            os.fchown(descriptor, self.owner, self.group)
+        except OSError:
+            # Not to run with the rights of an owner or group that it no longer has.
+            mode &= ~(stat.S_ISUID | stat.S_ISGID)
+            with contextlib.suppress(OSError):
+                os.fchown(descriptor, -1, self.group)
+        for name in {**self.attributes, **_attributes(descriptor)}:
+            # Some are the system's own to give, and some it gives to any new file.
+            with contextlib.suppress(OSError):
+                value = self.attributes.get(name)
+                if value is not None:
+                    os.setxattr(descriptor, name, value)
+                elif name not in self.attributes:
+                    os.removexattr(descriptor, name)
+        os.fchmod(descriptor, mode)
 
 
-def inherit_and_sync(path: str, old: str) -> None:
-    """Make the file or directory `path` what `old` is in all but content, and have it on disk."""
-    # Opened first: afterwards we may not be allowed to.
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        _inherit(path, old)
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def traits_of(descriptor: int) -> Traits:
+    """What is open is like."""
+    return _traits(os.fstat(descriptor), _attributes(descriptor))
 
 
-def _inherit(path: str, old: str) -> None:
-    """Give `path` the owner, extended attributes and permissions of `old`, as far as allowed."""
-    status = os.stat(old)
-    mode = stat.S_IMODE(status.st_mode)
-    try:
-        os.chown(path, status.st_uid, status.st_gid)
-    except OSError:
-        # Not to run with the rights of an owner or group that it no longer has.
-        mode &= ~(stat.S_ISUID | stat.S_ISGID)
+def traits_in(directory: int, name: str) -> Traits | None:
+    """What the regular file so named in an open directory is like; None for all else."""
+    status = status_in(directory, name)
+    if status is None or not stat.S_ISREG(status.st_mode):
+        return None
+    flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    # A file that may be written and not read has attributes too.
+    for access in (os.O_RDONLY, os.O_WRONLY):
+        with contextlib.suppress(PermissionError):
+            descriptor = os.open(name, access | flags, dir_fd=directory)
+            try:
+                return traits_of(descriptor)
+            finally:
+                os.close(descriptor)
+    return _traits(status, {})
+
+
+def _traits(status: os.stat_result, attributes: Mapping[str, bytes | None]) -> Traits:
+    return Traits(status.st_uid, status.st_gid, stat.S_IMODE(status.st_mode), attributes)
+
+
+def _attributes(descriptor: int) -> dict[str, bytes | None]:
+    """Extended attributes; Python knows them on Linux only."""
+    found: dict[str, bytes | None] = {}
+    if hasattr(os, "listxattr"):
         with contextlib.suppress(OSError):
-            os.chown(path, -1, status.st_gid)
-    _inherit_attributes(path, old)
-    os.chmod(path, mode)
+            for name in os.listxattr(descriptor):
+                found[name] = None
+                with contextlib.suppress(OSError):
+                    found[name] = os.getxattr(descriptor, name)
+    return found
 
 
-def _inherit_attributes(path: str, old: str) -> None:
-    kept = _attributes(old)
-    for name in kept + _attributes(path):
-        # Some are the system's own to give, and some it gives to any new file.
-        with contextlib.suppress(OSError):
-            if name in kept:
-                os.setxattr(path, name, os.getxattr(old, name))
-            else:
-                os.removexattr(path, name)
+def require_room(shown: str, directory: int, sizes: Collection[int]) -> None:
+    """FileAccessError unless files of those sizes fit in an open directory, with something left.
 
-
-def _attributes(path: str) -> list[str]:
-    """Names of extended attributes; Python knows them on Linux only."""
+    What they are to replace takes its space until they are there. Others may take the space
+    meanwhile: that shows when it is allocated.
+    """
     try:
-        return os.listxattr(path) if hasattr(os, "listxattr") else []
-    except OSError:
-        return []
-
-
-def sync(path: str) -> None:
-    """Have the disk hold what was written to a file, or the names in a directory."""
-    descriptor = os.open(path or ".", os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        status = os.statvfs(directory)
+    except OSError as error:
+        raise FileAccessError(shown, f"cannot be written: {error.strerror}") from error
+    if status.f_blocks == 0:
+        return  # a file system that does not tell
+    block = status.f_frsize
+    needed = sum(-(-size // block) * block for size in sizes)
+    reserve = _RESERVE_NBYTES + needed // _RESERVE_SHARE
+    free = (status.f_bfree if os.geteuid() == 0 else status.f_bavail) * block
+    if needed + reserve > free:
+        full = os.strerror(errno.ENOSPC)
+        room = f"{needed:,} bytes and a reserve of {reserve:,} are needed, {free:,} are free"
+        raise FileAccessError(shown, f"cannot be written: {full}: {room}")

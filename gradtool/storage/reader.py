@@ -86,12 +86,16 @@ class Source:
             raise FileChangedError(self.path, "ended while it was read: it shrank", byte=offset)
         return count
 
+    def fileno(self) -> int:
+        """The descriptor, for what is no reading: permissions and attributes."""
+        return self._descriptor
+
     def stream(self) -> BinaryIO:
         """The same open file for those who read by a position of their own."""
         return os.fdopen(os.dup(self._descriptor), "rb")
 
     def check_unchanged(self) -> None:
-        """FileChangedError unless size, time and identity are what they were at the start."""
+        """FileChangedError unless size, times and identity are what they were at the start."""
         if _identity(self.path, os.fstat(self._descriptor)) != self.file:
             raise FileChangedError(self.path, "changed while it was read", hint=_CHANGED_HINT)
 

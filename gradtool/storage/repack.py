@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from gradtool.core.tensors import SourceFile
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.storage.reader import reopen_source
+from gradtool.storage.sink import Sink
 from gradtool.storage.zip import Entry, read_directory
 from gradtool.storage.zip_central import ZIP64, extra_fields
 
@@ -20,9 +21,9 @@ _ZIP64_NBYTES = 28
 
 
 def repack_archive(
-    file: SourceFile, path: str, pieces: Callable[[Entry], Iterator[memoryview]]
+    file: SourceFile, sink: Sink, pieces: Callable[[Entry], Iterator[memoryview]]
 ) -> None:
-    """Write at `path` an archive with the members of `file`, and what `pieces` gives for each.
+    """Write to an empty file the members of `file`, each with what `pieces` gives for it.
 
     Stored members stay stored, and the directory keeps its order; names that are no ASCII become
     UTF-8. CorruptFileError where Python finds no sense in the archive.
@@ -35,15 +36,15 @@ def repack_archive(
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
             raise CorruptFileError(file.path, f"Python cannot read it: {error}") from error
         members = {info.header_offset: _like(info, file.path) for info in listed}
-        with zipfile.ZipFile(path, "x") as new:
+        with sink.stream() as written, zipfile.ZipFile(written, "w") as new:
             new.comment = comment
             for entry in entries:
                 member = members[entry.header_offset]
                 attributes = member.external_attr
                 # As NumPy does: how long a member gets is not known when its header is written.
-                with new.open(member, "w", force_zip64=True) as sink:
+                with new.open(member, "w", force_zip64=True) as packed:
                     for piece in pieces(entry):
-                        sink.write(piece)
+                        packed.write(piece)
                 member.external_attr = attributes  # which opening sets where there are none
             new.filelist[:] = [members[info.header_offset] for info in listed]
         source.check_unchanged()

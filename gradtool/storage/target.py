@@ -6,6 +6,8 @@ import os
 from dataclasses import dataclass
 
 from gradtool.errors import FileAccessError, UsageError
+from gradtool.storage.directories import open_parent
+from gradtool.storage.links import target_path
 from gradtool.storage.workspace import exists_error
 
 
@@ -18,12 +20,14 @@ class Target:
         path: its real path, so that a symbolic link stays one and what it names is replaced.
         source: the real path of the file, or directory of files, that is clipped.
         overwrite: whether what is at `path` may be replaced.
+        parent: the directory of `path`, held open since it was found fit.
     """
 
     shown: str
     path: str
     source: str
     overwrite: bool
+    parent: int
 
     @property
     def is_directory(self) -> bool:
@@ -31,13 +35,18 @@ class Target:
         return os.path.isdir(self.source)
 
     @property
-    def replaced(self) -> str | None:
-        """The file that is replaced, if there is one."""
-        return None if self.is_directory or not os.path.isfile(self.path) else self.path
+    def is_source(self) -> bool:
+        """Whether it takes the place of what is clipped."""
+        return self.path == self.source
+
+    def close(self) -> None:
+        """Give the directory back."""
+        os.close(self.parent)
 
     def notes(self) -> tuple[str, ...]:
         """What will be lost that the user may not expect."""
-        if self.replaced is not None and os.stat(self.replaced).st_nlink > 1:
+        replaced = not self.is_directory and os.path.isfile(self.path)
+        if replaced and os.stat(self.path).st_nlink > 1:
             return (f"{self.shown} has other names (hard links), which keep the old content",)
         return ()
 
@@ -51,9 +60,8 @@ def target_in_place(path: str, source: str) -> Target:
         raise UsageError(
             f"{path}: only a single file is clipped in place", hint="give a new directory with -o"
         )
-    real = os.path.realpath(path)
-    _refuse_unwritable(path, os.path.dirname(real))
-    return Target(path, real, real, overwrite=True)
+    real = target_path(path)
+    return Target(path, real, real, overwrite=True, parent=_parent_of(path, real))
 
 
 def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
@@ -63,7 +71,7 @@ def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
         UsageError: it is there and may not be replaced, or is `source` or in it.
         FileAccessError: its directory is missing or cannot be written.
     """
-    source, real = os.path.realpath(source), os.path.realpath(out)
+    source, real = os.path.realpath(source), target_path(out)
     directory = os.path.isdir(source)
     if not os.path.basename(out.rstrip(os.sep)) or (out.endswith(os.sep) and not directory):
         hint = None if directory else f"{path} is a file, and so is what it becomes"
@@ -74,8 +82,7 @@ def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
         raise exists_error(out)
     if directory and os.path.commonpath([source, real]) == source:
         raise UsageError(f"{out} lies inside {path}, which is to be clipped")
-    _refuse_unwritable(out, os.path.dirname(real))
-    return Target(out, real, source, overwrite=force)
+    return Target(out, real, source, overwrite=force, parent=_parent_of(out, real))
 
 
 def _refuse_taken(path: str, source: str, out: str, real: str) -> None:
@@ -93,8 +100,14 @@ def _refuse_taken(path: str, source: str, out: str, real: str) -> None:
         raise UsageError(f"{out} is {kind}")
 
 
-def _refuse_unwritable(shown: str, parent: str) -> None:
+def _parent_of(shown: str, path: str) -> int:
+    """The directory to write in, open: that it can be is known before there is anything to write.
+
+    Hours may pass until then, in which its path may come to mean another.
+    """
+    parent = os.path.dirname(path)
     if not os.path.isdir(parent):
         raise FileAccessError(shown, "cannot be written: no such directory")
     if not os.access(parent, os.W_OK | os.X_OK):
         raise FileAccessError(shown, "cannot be written: its directory is read-only")
+    return open_parent(parent)

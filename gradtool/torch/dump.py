@@ -22,14 +22,15 @@ from gradtool.core.element_types import listed_name
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
 from gradtool.job import number
-from gradtool.storage.files import create, inherit_and_sync, sync
-from gradtool.storage.sink import Sink, open_sink
-from gradtool.storage.workspace import Workspace, writing
+from gradtool.storage.links import target_path
+from gradtool.storage.sink import Sink, create_sink
+from gradtool.storage.workspace import Workspace, warn, writing
 from gradtool.torch._mesh import is_dtensor, waited
 
 _WRITERS: Final = 2
 _PIECE_NBYTES: Final = 8 << 20
 _ALIGNMENT: Final = 8
+_BUILT: Final = "dump"
 
 _STORED: Final = frozenset(
     {
@@ -211,26 +212,21 @@ def _write(shown: str, dump: _Dump) -> None:
     header, offsets = _header(order, dump.metadata)
     target = _target(shown)
     with Workspace(target, shown) as workspace, writing(shown):
-        built = workspace.place_for(os.path.basename(target))
-        create(built, offsets[-1])
-        with open_sink(built) as sink, ThreadPoolExecutor(_WRITERS) as executor:
+        workspace.require_room(offsets[-1:])
+        with create_sink(_BUILT, dir_fd=workspace.directory) as sink:
+            sink.allocate(offsets[-1])
             sink.write(0, memoryview(header))
             pieces = _pieces([tensor for _, tensor in order], offsets)
-            for _ in in_order(pieces, partial(_write_piece, sink), executor, 2 * _WRITERS):
-                pass
-        if os.path.exists(target):
-            inherit_and_sync(built, target)
-        else:
-            sync(built)
-        workspace.commit(built, overwrite=True)
+            with ThreadPoolExecutor(_WRITERS) as executor:
+                for _ in in_order(pieces, partial(_write_piece, sink), executor, 2 * _WRITERS):
+                    pass
+            workspace.finish(sink)
+        warn(workspace.commit(_BUILT, overwrite=True))
 
 
 def _target(shown: str) -> str:
     """The real path, which a device, a pipe or a directory has to itself."""
-    try:
-        target = os.path.realpath(shown)
-    except ValueError as error:
-        raise FileAccessError(shown, f"cannot be written: {error}") from error
+    target = target_path(shown)
     if shown.endswith(os.sep) or (os.path.lexists(target) and not os.path.isfile(target)):
         kind = "is a directory" if os.path.isdir(target) else "is no regular file"
         raise FileAccessError(shown, f"cannot be written: {kind}")

@@ -282,6 +282,16 @@ def test_a_directory_becomes_a_new_one(path: str, workplace: Path) -> None:
     assert not [*workplace.glob(".gradtool-*")]
 
 
+def test_links_out_of_a_directory_are_followed_only_if_asked_to(workplace: Path) -> None:
+    (workplace / "run" / "notes").symlink_to(workplace / "notes.txt")
+    code, line = refusal("run --max-norm 1 -o out", workplace)
+    assert code == 2
+    assert f"run/notes: a link to {workplace}/notes.txt, outside of" in line
+    clipped(str(workplace / "run"), *MAX_NORM, "--follow-links", "-o", str(workplace / "out"))
+    assert not (workplace / "out" / "notes").is_symlink()
+    assert (workplace / "out" / "notes").read_text() == "no tensors here"
+
+
 def test_a_quoted_glob_may_match_one_path(workplace: Path) -> None:
     report = clipped(str(workplace / "gra*"), *MAX_NORM, "-o", str(workplace / "out"))
     assert report["path"] == str(workplace / "grads.safetensors")

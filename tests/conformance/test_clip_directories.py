@@ -210,19 +210,6 @@ def test_another_name_of_a_lone_file_is_another_name_of_the_clipped_one(
         assert loaded["w"].tolist() == [1.5, 2.0]
 
 
-def test_links_to_nothing_and_to_directories_stay_links_that_lead_where_they_led(
-    tmp_path: Path,
-) -> None:
-    run, out = transformers_style(tmp_path / "run"), tmp_path / "out"
-    (tmp_path / "elsewhere").mkdir()
-    (run / "gone").symlink_to("nowhere")
-    (run / "data").symlink_to("../elsewhere")
-    (run / "doc").symlink_to("README.md")
-    gradtool.clip(run, out, **bounded())
-    links = {p.name: os.readlink(p) for p in out.iterdir() if p.is_symlink()}
-    assert links == {"gone": "nowhere", "data": str(tmp_path / "elsewhere"), "doc": "README.md"}
-
-
 @pytest.mark.parametrize("locked", [False, True])
 def test_a_workspace_in_the_directory_is_not_copied_along(locked: bool, tmp_path: Path) -> None:
     run, out = transformers_style(tmp_path / "run"), tmp_path / "out"
@@ -243,13 +230,17 @@ def test_a_workspace_in_the_directory_is_not_copied_along(locked: bool, tmp_path
 
 
 @pytest.mark.parametrize("sibling", ["run-2", "run2", "elsewhere"])
-def test_a_link_to_a_file_beside_the_directory_becomes_a_file(sibling: str, tmp_path: Path) -> None:
+def test_a_link_to_a_file_beside_the_directory_becomes_a_file_if_asked_to(
+    sibling: str, tmp_path: Path
+) -> None:
     run, out = transformers_style(tmp_path / "run"), tmp_path / "out"
     (tmp_path / sibling).mkdir()
     (tmp_path / sibling / "vocab.txt").write_text("words")
     (run / "vocab.txt").symlink_to(f"../{sibling}/vocab.txt")
     (run / "sub" / "words").symlink_to(tmp_path / sibling / "vocab.txt")
-    gradtool.clip(run, out, **bounded())
+    with pytest.raises(gradtool.UsageError, match="--follow-links"):
+        gradtool.clip(run, out, **bounded())
+    gradtool.clip(run, out, follow_links=True, **bounded())
     for copy in (out / "vocab.txt", out / "sub" / "words"):
         assert not copy.is_symlink()
         assert copy.read_text() == "words"

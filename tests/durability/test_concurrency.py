@@ -84,13 +84,14 @@ def test_clips_of_different_targets_in_one_directory_do_not_disturb_each_other(
 
 STRESS = """
 import os, sys
+from gradtool.storage.sink import create_sink
 from gradtool.storage.workspace import Workspace
 directory, name = sys.argv[1:]
 for _ in range(400):
     with Workspace(os.path.join(directory, name), name) as workspace:
-        built = os.path.join(workspace.path, "built")
-        open(built, "x").close()
-        workspace.commit(built, overwrite=True)
+        with create_sink("data", dir_fd=workspace.directory):
+            pass
+        workspace.commit("data", overwrite=True)
 """
 
 
@@ -210,49 +211,3 @@ def test_a_leftover_with_read_only_directories_in_it_is_cleared(
     run = forks.run("clip", source, "-o", out, *HALVE, **NOT_ROOT)
     assert (run.code, run.err) == (0, "")
     assert workspaces(anyones) == []
-
-
-KINDS = ["link to a directory", "link to a file", "dangling link", "file", "fifo"]
-
-
-def put(kind: str, at: Path, precious: Path) -> None:
-    precious.mkdir()
-    (precious / "file").write_text("kept")
-    if kind == "file":
-        at.write_text("kept")
-    elif kind == "fifo":
-        os.mkfifo(at)
-    elif kind == "link to a directory":
-        at.symlink_to(precious)
-    elif kind == "link to a file":
-        at.symlink_to(precious / "file")
-    else:
-        at.symlink_to(precious / "nothing")
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_only_named_like_a_leftover_is_left_alone(
-    kind: str, source: Path, small_file: Halved, forks: Forks, tmp_path: Path
-) -> None:
-    like = tmp_path / ".gradtool-0123456789abcdef.tmp"
-    put(kind, like, tmp_path / "precious")
-    before = like.lstat()
-    run = forks.run("clip", source, "-o", tmp_path / "out", *HALVE)
-    assert (run.code, run.err) == (0, "")
-    assert small_file.state(tmp_path / "out") == "new"
-    assert (like.lstat().st_ino, like.lstat().st_mode) == (before.st_ino, before.st_mode)
-    assert content(tmp_path / "precious") == {"file": b"kept"}
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_what_is_no_directory_in_a_workspaces_place_is_named_and_left_alone(
-    kind: str, source: Path, workspace: Path, forks: Forks, tmp_path: Path
-) -> None:
-    put(kind, workspace, tmp_path / "precious")
-    before = workspace.lstat()
-    run = forks.run("clip", source, "-o", tmp_path / "out", *HALVE)
-    assert (run.code, run.out) == (3, "")
-    assert (workspace.lstat().st_ino, workspace.lstat().st_mode) == (before.st_ino, before.st_mode)
-    assert content(tmp_path / "precious") == {"file": b"kept"}
-    assert not (tmp_path / "out").exists()
-    assert str(workspace) in run.error

@@ -4,14 +4,29 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from dumps import write_safetensors
 from forks import Forks
-from halved import HALVE, content, deflated_npz, halved_directory, halved_file, same_arrays
+from halved import (
+    HALVE,
+    content,
+    deflated_npz,
+    gradients,
+    halved_directory,
+    halved_file,
+    same_arrays,
+)
+from nobody import IS_ROOT, as_nobody
+
+from gradtool.errors import FileAccessError
+from gradtool.storage.directories import opened
+from gradtool.storage.files import require_room
 
 MODES = ["new file", "forced", "in place", "directory", "deflated", "deflated in place"]
 ELEMENTS = 1 << 18
@@ -46,12 +61,24 @@ class Case:
         where = [str(seen_at / "out") if word == "OUT" else word for word in self._where]
         return ["clip", str(seen_at / "source"), *where, *HALVE]
 
+    @property
+    def nbytes_on_disk(self) -> int:
+        """What the source takes of a disk in whole pages, and so does what becomes of it."""
+        found = [self.source] if self.source.is_file() else self.source.rglob("*")
+        sizes = [path.stat().st_size for path in found if path.is_file()]
+        return sum(-(-size // PAGE) * PAGE for size in sizes)
+
     def check(self) -> None:
         """Assert that it was clipped."""
         if self._deflated:
             assert same_arrays(self.target.read_bytes(), deflated_npz(ELEMENTS, 0.5))
         else:
             assert self._dump.state(self.target) == "new"
+
+
+def reserve(needed: int) -> int:
+    """What a clip leaves of a disk for others."""
+    return (1 << 20) + needed // 128
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -131,7 +158,10 @@ def test_a_full_disk_is_an_error_with_the_target_untouched(
     run = disk.forks.run(*case.args(disk.seen_at))
     assert (run.code, run.out) == (3, "")
     target = disk.seen_at / case.target.name
-    assert f"{target}: cannot be written: {os.strerror(errno.ENOSPC)}" in run.error
+    # What is free is what was there before anything was written.
+    needed = case.nbytes_on_disk
+    told = f"{needed:,} bytes and a reserve of {reserve(needed):,} are needed, {free:,} are free"
+    assert f"{target}: cannot be written: {os.strerror(errno.ENOSPC)}: {told}" in run.error
     assert content(disk.folder) == before
     assert sorted(os.listdir(disk.folder)) == names
     assert disk.free == free
@@ -139,6 +169,85 @@ def test_a_full_disk_is_an_error_with_the_target_untouched(
     run = disk.forks.run(*case.args(disk.seen_at))
     assert (run.code, run.err) == (0, "")
     case.check()
+
+
+@pytest.mark.parametrize("mode", ["new file", "forced", "directory"])
+def test_a_clip_leaves_a_reserve_and_takes_what_is_there_beyond_it(
+    mode: str, disk: SmallDisk
+) -> None:
+    case = Case(mode, disk.folder)
+    enough = case.nbytes_on_disk + reserve(case.nbytes_on_disk)
+    enough += -enough % PAGE
+    disk.leave(enough - PAGE)
+    run = disk.forks.run(*case.args(disk.seen_at))
+    assert run.code == 3
+    assert f"{enough - PAGE:,} are free" in run.error
+    (disk.folder / "ballast").unlink()
+    disk.leave(enough)
+    run = disk.forks.run(*case.args(disk.seen_at))
+    assert (run.code, run.err) == (0, "")
+    case.check()
+
+
+def test_shards_that_fit_one_by_one_and_not_together_are_refused_before_any_is_written(
+    disk: SmallDisk,
+) -> None:
+    source = disk.folder / "run"
+    source.mkdir()
+    for i in range(4):
+        write_safetensors(source / f"{i}.safetensors", {f"w{i}": ("F32", gradients(1 << 18, i))})
+    free = disk.free
+    disk.leave(3 * NBYTES)
+    run = disk.forks.run("clip", disk.seen_at / "run", "-o", disk.seen_at / "out", *HALVE)
+    assert run.code == 3
+    assert f" {3 * NBYTES:,} are free" in run.error
+    (disk.folder / "ballast").unlink()
+    assert disk.free == free
+
+
+def test_of_two_clips_that_fit_alone_and_not_together_each_is_done_or_a_clear_error(
+    disk: SmallDisk,
+) -> None:
+    dump = halved_file(ELEMENTS, 100)
+    dump.write(disk.folder / "source")
+    outs = [disk.folder / f"out-{i}" for i in range(2)]
+    commands = [
+        ["clip", disk.seen_at / "source", "-o", disk.seen_at / out.name, *HALVE] for out in outs
+    ]
+    disk.leave(NBYTES // 2 * 3 + reserve(NBYTES))
+    free = disk.free
+    for _ in range(20):
+        runs = disk.forks.together(commands)
+        for run, out in zip(runs, outs, strict=True):
+            assert dump.state(out) == ("new" if run.code == 0 else "absent")
+            if run.code != 0:
+                assert run.code == 3
+                assert f"cannot be written: {os.strerror(errno.ENOSPC)}" in run.error
+            out.unlink(missing_ok=True)
+        assert any(run.code != 0 for run in runs)
+        assert disk.free == free
+        assert sorted(os.listdir(disk.folder)) == ["ballast", "source"]
+
+
+def test_who_is_not_root_is_told_of_no_room_that_is_kept_for_root(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    kept = (status.f_bfree - status.f_bavail) * status.f_frsize
+    if kept == 0:
+        pytest.skip("this file system keeps nothing for root")
+
+    def free(folder: int) -> int:
+        with pytest.raises(FileAccessError) as caught:
+            require_room("out", folder, [1 << 60])
+        found = re.search(r"needed, ([\d,]+) are free", str(caught.value))
+        assert found
+        return int(found[1].replace(",", ""))
+
+    # Others write to the disk meanwhile.
+    with opened(str(tmp_path)) as folder:
+        if IS_ROOT:
+            assert free(folder) == pytest.approx(status.f_bfree * status.f_frsize, abs=kept / 3)
+        with as_nobody():
+            assert free(folder) == pytest.approx(status.f_bavail * status.f_frsize, abs=kept / 3)
 
 
 @pytest.mark.parametrize(

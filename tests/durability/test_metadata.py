@@ -313,29 +313,12 @@ def test_in_directories_times_of_unrelated_files_survive(folder: Path, out: Path
         assert (name, (out / name).stat().st_mtime_ns) == (name, 10**18 + 123_456_789 + i)
 
 
-def test_in_directories_links_and_empty_directories_survive(
-    folder: Path, out: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "elsewhere").write_text("far away")
+def test_in_directories_empty_directories_survive(folder: Path, out: Path) -> None:
     (folder / "empty" / "deeper").mkdir(parents=True)
-    links = {
-        "within": "config.json",
-        "to a directory": "logs",
-        "dangling": "nothing",
-        "logs/up": "../config.json",
-        "logs/beside": "events.log",
-    }
-    for name, names in links.items():
-        (folder / name).symlink_to(names)
-    (folder / "outside").symlink_to(tmp_path / "elsewhere")
+    (folder / "empty").chmod(0o700)
     gradtool.clip(folder, out, **OPTIONS)
     assert (out / "empty" / "deeper").is_dir()
-    for name, names in links.items():
-        assert (name, (out / name).is_symlink()) == (name, True)
-        assert os.readlink(out / name) == names
-    # What lies outside may be gone when the copy is moved.
-    assert not (out / "outside").is_symlink()
-    assert (out / "outside").read_text() == "far away"
+    assert mode_of(out / "empty") == 0o700
 
 
 @pytest.mark.parametrize("inside", ["", "logs/"], ids=["beside it", "in a directory"])
@@ -421,6 +404,30 @@ def test_a_directory_that_one_may_not_write_to_exits_3_and_is_named(
     assert str(closed) in run.error
     assert "read-only" in run.error
     assert content(closed) == {source.name: small_file.old[FILE]}
+
+
+@pytest.mark.skipif(not hasattr(os, "O_PATH"), reason="only Linux opens one to work in")
+@pytest.mark.parametrize("what", ["a file", "in place", "a directory", "a report"])
+def test_a_directory_that_may_be_written_and_not_read_takes_all(
+    what: str, anyones: Path, small_file: Halved, small_directory: Halved, forks: Forks
+) -> None:
+    box = anyones / "box"
+    box.mkdir()
+    source, out = small_file.write(anyones / "a.safetensors"), box / "out"
+    if what == "a directory":
+        source = small_directory.write(anyones / "run")
+    elif what == "in place":
+        source = source.rename(out)
+    give(anyones)
+    box.chmod(0o300)
+    args = ["clip", source, *(["--in-place"] if what == "in place" else ["-o", out]), *HALVE]
+    run = forks.run(*(["inspect", source, "-o", out] if what == "a report" else args), **NOT_ROOT)
+    assert (run.code, run.err) == (0, "")
+    assert "could not be synced" not in run.out
+    box.chmod(0o700)
+    assert os.listdir(box) == ["out"]
+    dump = small_directory if what == "a directory" else small_file
+    assert what == "a report" or dump.state(out) == "new"
 
 
 def test_a_replaced_file_that_its_owner_may_not_read_is_replaced_all_the_same(

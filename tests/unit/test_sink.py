@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradtool.storage.files import create
-from gradtool.storage.sink import PIECE_NBYTES, Sink, open_sink
+from gradtool.storage.sink import PIECE_NBYTES, Sink, create_sink, open_sink
 
 _numbers = itertools.count()
 
@@ -116,6 +115,7 @@ def test_a_file_has_its_space_before_anything_is_written_to_it(tmp_path: Path) -
             os.posix_fallocate(file.fileno(), 0, nbytes)
         except OSError as error:
             pytest.skip(f"this file system reserves no space: {error}")
-    create(str(tmp_path / "file"), nbytes)
+    with create_sink(str(tmp_path / "file")) as sink:
+        sink.allocate(nbytes)
     found, known = ((tmp_path / name).stat() for name in ("file", "known"))
     assert (found.st_size, found.st_blocks) == (nbytes, known.st_blocks)
