@@ -79,8 +79,9 @@ class Ground:
         for made in (self.folder, self.run, self.outside / "built" / "deep"):
             made.mkdir(parents=True)
         dump(self.run / "g.safetensors")
-        for name in ("lock", "file", "built/file", "built/deep/file", "in.safetensors"):
+        for name in ("lock", "file", "built/file", "built/deep/file"):
             (self.outside / name).write_text("" if name == "lock" else "kept")
+        dump(self.outside / "in.safetensors", 5)
         (self.outside / "built").chmod(0o555)
 
     def write(self, writer: str) -> tuple[int, str]:
@@ -521,11 +522,14 @@ def swap_folder(ground: Ground) -> None:
 
 
 def write_clip(ground: Ground) -> None:
-    gradtool.clip(ground.source, ground.out, max_norm=1, threads=1, force=True)
+    outcome = gradtool.clip(ground.source, ground.out, max_norm=1, eps=0, threads=1, force=True)
+    # What was measured in the end is what was written.
+    assert outcome.norm_after == pytest.approx(1.0)
 
 
 def write_directory(ground: Ground) -> None:
-    gradtool.clip(ground.run, ground.out, max_norm=1, threads=1)
+    outcome = gradtool.clip(ground.run, ground.out, max_norm=1, eps=0, threads=1)
+    assert outcome.norm_after == pytest.approx(1.0)
 
 
 def write_report(ground: Ground) -> None:
@@ -548,8 +552,10 @@ def test_what_is_swapped_at_whatever_moment_leads_nowhere(
         if write is write_clip:
             ground.out.write_text("old")
         (ground.outside / "file").chmod(0o4755)
-        for name in ("out", "data", "g.safetensors"):
+        for name in ("out", "data"):
             (ground.outside / name).write_text("kept")
+        (ground.outside / "run").mkdir()
+        dump(ground.outside / "run" / "g.safetensors", 5)
         before = everything(ground.outside)
         with before_call(number, lambda: swap(ground)) as moment:  # noqa: B023 - called here
             try:
