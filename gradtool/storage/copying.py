@@ -100,7 +100,7 @@ class _Walk:
         self._rest = rest
         self._root = root
         self._new = new
-        self._read = {(file.device, file.inode): file for file in rest.checkpoint.values()}
+        self._read = {(file.device, file.inode) for file in rest.checkpoint.values()}
         self._written = {(file.device, file.inode): _name_of(file) for file in written}
         self.sizes: list[int] = []
 
@@ -185,8 +185,6 @@ class _Walk:
             if new is not None:
                 copied, name = self._written[key], os.path.basename(path)
                 os.link(copied, name, src_dir_fd=self._new, dst_dir_fd=new, follow_symlinks=False)
-        elif key in self._read:
-            self._copy_read(path, self._read[key], new)
         elif stat.S_ISREG(status.st_mode):
             self.sizes.append(status.st_size)
             with reading(self._shown(path)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -24,6 +25,7 @@ from halved import (
 )
 from nobody import IS_ROOT, as_nobody
 
+import gradtool
 from gradtool.errors import FileAccessError
 from gradtool.storage.directories import opened
 from gradtool.storage.files import require_room
@@ -203,6 +205,26 @@ def test_shards_that_fit_one_by_one_and_not_together_are_refused_before_any_is_w
     assert f" {3 * NBYTES:,} are free" in run.error
     (disk.folder / "ballast").unlink()
     assert disk.free == free
+
+
+def test_what_cannot_fit_is_refused_before_it_is_measured(tmp_path: Path) -> None:
+    status = os.statvfs(tmp_path)
+    nbytes = 2 * status.f_blocks * status.f_frsize
+    entry = {"dtype": "F32", "shape": [nbytes // 4], "data_offsets": [0, nbytes // 4 * 4]}
+    header = json.dumps({"w": entry}).encode()
+    source = tmp_path / "source"
+    with source.open("wb") as file:
+        file.write(len(header).to_bytes(8, "little") + header)
+        try:
+            file.truncate(8 + len(header) + nbytes // 4 * 4)
+        except OSError as error:
+            pytest.skip(f"no file may be as large as that here: {error.strerror}")
+    seen: list[int] = []
+    with pytest.raises(FileAccessError, match="are needed"):
+        gradtool.clip(
+            source, tmp_path / "out", max_norm=1, progress=lambda done, _: seen.append(done)
+        )
+    assert seen == []
 
 
 def test_of_two_clips_that_fit_alone_and_not_together_each_is_done_or_a_clear_error(

@@ -133,9 +133,9 @@ def test_extended_attributes_survive(dump: Path, replaced: Path) -> None:
     assert sorted(os.listxattr(replaced)) == ["user.empty", "user.origin"]
 
 
-def acl(owner: int = 6) -> bytes:
-    """user::rw- or another, user:1234:rw-, group::r--, mask::rw-, other::---."""
-    entries = [(1, owner, -1), (2, 6, SOMEBODY), (4, 4, -1), (16, 6, -1), (32, 0, -1)]
+def acl(mask: int = 6, owner: int = 6) -> bytes:
+    """The owner's, user:1234:rw-, group::r--, the mask, other::---."""
+    entries = [(1, owner, -1), (2, 6, SOMEBODY), (4, 4, -1), (16, mask, -1), (32, 0, -1)]
     return struct.pack("<I", 2) + b"".join(
         struct.pack("<HHI", tag, bits, number & 0xFFFFFFFF) for tag, bits, number in entries
     )
@@ -443,3 +443,16 @@ def test_a_replaced_file_that_its_owner_may_not_read_is_replaced_all_the_same(
     assert mode_of(out) == 0o200
     out.chmod(0o600)
     assert small_file.state(out) == "new"
+
+
+def test_so_is_one_with_an_access_control_list_which_stays(
+    anyones: Path, small_file: Halved, forks: Forks
+) -> None:
+    source, out = small_file.write(anyones / "a.safetensors"), anyones / "out"
+    out.write_bytes(b"old")
+    set_attribute(out, ACL, acl(owner=2))
+    give(anyones)
+    run = forks.run("clip", source, "-o", out, "--force", *HALVE, **NOT_ROOT)
+    assert (run.code, run.err) == (0, "")
+    # Else the mask, which the mode of such a file shows, would become the group's rights.
+    assert os.getxattr(out, ACL) == acl(owner=2)

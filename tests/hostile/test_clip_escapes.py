@@ -82,6 +82,7 @@ class Ground:
         for name in ("lock", "file", "built/file", "built/deep/file"):
             (self.outside / name).write_text("" if name == "lock" else "kept")
         dump(self.outside / "in.safetensors", 5)
+        workspace(self.outside / "like one of ours")
         (self.outside / "built").chmod(0o555)
 
     def write(self, writer: str) -> tuple[int, str]:
@@ -127,6 +128,10 @@ def workspace(at: Path, lock: str | None = "", built: str | None = "directory") 
 
 def linked_whole(at: Path, outside: Path) -> None:
     at.symlink_to(outside)
+
+
+def link_to_what_is_just_like_one(at: Path, outside: Path) -> None:
+    at.symlink_to(outside / "like one of ours")
 
 
 def link_to_a_file(at: Path, outside: Path) -> None:
@@ -195,6 +200,11 @@ def another_users(at: Path, outside: Path) -> None:  # noqa: ARG001
         os.chown(path, NOBODY, NOBODY)
 
 
+def another_users_with_a_lock_of_ours(at: Path, outside: Path) -> None:  # noqa: ARG001
+    workspace(at)
+    os.chown(at, NOBODY, NOBODY)
+
+
 def another_users_lock(at: Path, outside: Path) -> None:  # noqa: ARG001
     workspace(at)
     os.chown(at / "lock", NOBODY, NOBODY)
@@ -202,6 +212,7 @@ def another_users_lock(at: Path, outside: Path) -> None:  # noqa: ARG001
 
 PLANTS: list[Callable[[Path, Path], None]] = [
     linked_whole,
+    link_to_what_is_just_like_one,
     link_to_a_file,
     link_to_nothing,
     linked_built,
@@ -216,7 +227,7 @@ PLANTS: list[Callable[[Path, Path], None]] = [
     plain_file,
     fifo,
 ]
-TO_GIVE_AWAY = [another_users, another_users_lock]
+TO_GIVE_AWAY = [another_users, another_users_with_a_lock_of_ours, another_users_lock]
 
 
 def planted(function: Any) -> Any:
@@ -264,14 +275,17 @@ def test_two_of_one_target_meet_at_one_lock_beyond_what_is_foreign(ground: Groun
     assert not (ground.folder / name).exists()
 
 
-def test_a_lock_that_a_service_holds_under_another_name_stops_nothing(ground: Ground) -> None:
+@pytest.mark.parametrize("plant", [linked_lock, hard_linked_lock], ids=lambda one: one.__name__)
+def test_a_lock_that_a_service_holds_under_another_name_stops_nothing(
+    plant: Callable[[Path, Path], None], ground: Ground
+) -> None:
     lock = os.open(ground.outside / "lock", os.O_RDWR)
     fcntl.flock(lock, fcntl.LOCK_EX)
-    name = next(workspace_names(ground.out.name))
-    hard_linked_lock(ground.folder / name, ground.outside)
+    at = ground.folder / next(workspace_names(ground.out.name))
+    plant(at, ground.outside)
     assert ground.write("clip") == (0, "")
     os.close(lock)
-    assert os.stat(ground.outside / "lock").st_nlink == 2
+    assert (at / "lock").samefile(ground.outside / "lock")
 
 
 def test_a_leftover_that_nests_without_end_is_left_alone(ground: Ground) -> None:
@@ -463,12 +477,17 @@ def test_another_users_link_where_anyone_may_put_one_is_not_written_through(
     assert ground.others() == before
 
 
-@pytest.mark.parametrize("whose", ["mine", "the directory's owner's", "not anyone's to put"])
+WHOSE = ["mine", "mine in another's", "the directory's owner's", "not anyone's to put"]
+
+
+@pytest.mark.parametrize("whose", WHOSE)
 def test_other_links_stay_and_what_they_name_is_written(whose: str, ground: Ground) -> None:
     link = ground.folder / "link"
     link.symlink_to(ground.outside / "file")
-    if whose == "mine":
+    if whose.startswith("mine"):
         ground.folder.chmod(0o1777)
+        if IS_ROOT and whose != "mine":
+            os.chown(ground.folder, NOBODY, NOBODY)
     elif whose == "the directory's owner's" and IS_ROOT:
         ground.folder.chmod(0o1777)
         os.chown(ground.folder, NOBODY, NOBODY)
@@ -490,7 +509,7 @@ def swap_workspace(ground: Ground) -> None:
         at = ground.folder / name
         if at.exists():
             at.rename(ground.folder / f"moved {i}")
-        at.symlink_to(ground.outside)
+        at.symlink_to(ground.outside / "like one of ours")
 
 
 def swap_inside(ground: Ground) -> None:
@@ -507,7 +526,7 @@ def swap_inside(ground: Ground) -> None:
 def swap_leftover(ground: Ground) -> None:
     if (ground.folder / LEFTOVER).exists():
         (ground.folder / LEFTOVER).rename(ground.folder / "moved")
-        (ground.folder / LEFTOVER).symlink_to(ground.outside)
+        (ground.folder / LEFTOVER).symlink_to(ground.outside / "like one of ours")
 
 
 def swap_target(ground: Ground) -> None:
@@ -582,11 +601,19 @@ def test_nothing_is_built_in_what_another_user_puts_in_the_place_of_a_workspace(
         top.mkdir()
         ground = Ground(top)
         at = ground.folder / next(workspace_names(ground.out.name))
-        unclaimed = []
+        unclaimed: list[Path] = []
+        early: list[Path] = []
 
-        def swap(ground: Ground = ground, at: Path = at, unclaimed: list[Path] = unclaimed) -> None:
+        def swap(
+            ground: Ground = ground,
+            at: Path = at,
+            unclaimed: list[Path] = unclaimed,
+            early: list[Path] = early,
+        ) -> None:
+            if not ground.out.exists():
+                early.append(at)
             if at.exists():
-                if not (ground.out.exists() or os.listdir(at)):
+                if early and not os.listdir(at):
                     unclaimed.append(at)
                 at.rename(ground.folder / "moved")
             at.mkdir()
@@ -604,6 +631,7 @@ def test_nothing_is_built_in_what_another_user_puts_in_the_place_of_a_workspace(
         if not moment.is_reached:
             break
         assert [*at.rglob("*")] == [], number
+        assert at.is_dir() or not early, number
     assert min(ended["refused"], ended["done"]) > 1
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import shutil
 import socket
 import subprocess
 from collections import Counter
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from command_line import run
 from dumps import write_safetensors
+from forks import ENVIRONMENT, PYTHON
 from moments import before_call
+from nobody import IS_ROOT
 
 import gradtool
 from gradtool.errors import FileAccessError, UsageError
@@ -154,6 +157,7 @@ NEVER = {
     "an open file of its": "/dev/fd/0",
     "the way by a process's root": "/proc/self/root/etc/passwd",
     "a kernel's object": "/sys/kernel/uevent_seqnum",
+    "a kernel's object by a link": "../by",
     "a device": "/dev/zero",
     "a terminal": "/dev/tty",
     "a pipe": "../pipe",
@@ -174,20 +178,46 @@ def test_links_to_all_else_are_refused_even_if_links_are_to_be_followed(
     assert listening.exists()
     os.mkfifo(folder.parent / "pipe")
     (folder.parent / "device").symlink_to("/dev/zero")
+    (folder.parent / "by").symlink_to("/sys/fs/cgroup/cgroup.procs")
     (folder / "link").symlink_to(NEVER[kind])
-    if NEVER[kind].startswith(("/sys", "/proc")) and not os.path.lexists(NEVER[kind]):
+    names = Path(os.path.realpath(folder / "link"))
+    if str(names).startswith(("/sys", "/proc")) and not names.parent.exists():
         pytest.skip("this system has no such thing")
     with pytest.raises(UsageError) as caught:
         gradtool.clip(folder, out, follow_links=follow_links, **OPTIONS)
     assert str(caught.value).startswith(f"{folder / 'link'}: a link to /")
     assert "follow-links" not in str(caught.value)
+    assert ", a directory; " in str(caught.value) or not names.is_dir()
     assert sorted(p.name for p in folder.parent.iterdir()) == [
+        "by",
         "device",
         "elsewhere",
         "pipe",
         "run",
         "socket",
     ]
+
+
+def test_what_is_mounted_of_proc_elsewhere_is_refused_too(folder: Path, out: Path) -> None:
+    unshare = ["unshare", "-m"] if IS_ROOT else ["unshare", "-Urm"]
+    if shutil.which("unshare") is None:
+        pytest.skip("there is no unshare here, to mount something with")
+    far = folder.parent / "elsewhere"
+    mount = f"mount --bind /proc '{far}'"
+    tried = subprocess.run([*unshare, "sh", "-c", mount], check=False, capture_output=True)
+    if tried.returncode != 0:
+        pytest.skip(f"nothing can be mounted here: {tried.stderr.decode().strip()}")
+    (folder / "link").symlink_to(far / "version")
+    clip = ["clip", str(folder), "--max-norm", "1", "-o", str(out), "--follow-links"]
+    ended = subprocess.run(
+        [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh", *PYTHON, "-m", "gradtool", *clip],
+        check=False,
+        capture_output=True,
+        env=ENVIRONMENT,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert "which is no file on a disk" in ended.stderr
 
 
 @pytest.mark.parametrize("text", ["nothing", "sub/nothing/more", "FOLDER/nothing", "./sub/../gone"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -37,6 +38,32 @@ def test_no_task_runs_any_more_once_it_is_closed(fails: bool) -> None:
         except ZeroDivisionError:
             assert fails
         assert ended.is_set()
+
+
+def test_the_task_that_is_waited_for_ends_before_whoever_is_interrupted_goes_on() -> None:
+    hold, ended = threading.Event(), threading.Event()
+
+    def work(task: int) -> int:
+        assert hold.wait(60.0)
+        ended.set()
+        return task
+
+    def interrupt(*_: object) -> None:
+        threading.Timer(0.1, hold.set).start()
+        raise ZeroDivisionError
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        with (
+            ThreadPoolExecutor(1) as executor,
+            closing(in_order(range(1), work, executor, 1)) as results,
+        ):
+            signal.setitimer(signal.ITIMER_REAL, 0.1)
+            with pytest.raises(ZeroDivisionError):
+                next(results)
+            assert ended.is_set()
+    finally:
+        signal.signal(signal.SIGALRM, before)
 
 
 def test_those_that_have_not_begun_are_not_begun() -> None:
