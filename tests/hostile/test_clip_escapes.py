@@ -48,12 +48,13 @@ WRITERS = {
 
 
 def everything(folder: Path) -> dict[str, object]:
-    """All that lies below `folder`: kind, mode, owner, inode, and content or target."""
+    """All that lies below `folder`: kind, mode, owner, inode, time, and content or target."""
     return {
         str(path.relative_to(folder)): (
             (status := path.lstat()).st_mode,
             status.st_uid,
             status.st_ino,
+            status.st_mtime_ns,
             os.readlink(path)
             if path.is_symlink()
             else path.read_bytes()
@@ -83,6 +84,7 @@ class Ground:
             (self.outside / name).write_text("" if name == "lock" else "kept")
         dump(self.outside / "in.safetensors", 5)
         workspace(self.outside / "like one of ours")
+        (self.outside / "empty").mkdir()
         (self.outside / "built").chmod(0o555)
 
     def write(self, writer: str) -> tuple[int, str]:
@@ -512,6 +514,14 @@ def swap_workspace(ground: Ground) -> None:
         at.symlink_to(ground.outside / "like one of ours")
 
 
+def swap_workspace_for_an_empty_one(ground: Ground) -> None:
+    """A link to where nothing is in the way of whoever begins."""
+    swap_workspace(ground)
+    for name in islice(workspace_names(ground.out.name), 2):
+        (ground.folder / name).unlink()
+        (ground.folder / name).symlink_to(ground.outside / "empty")
+
+
 def swap_inside(ground: Ground) -> None:
     """A directory of the attacker's with links in it where a workspace is, or would be."""
     for i, name in enumerate(islice(workspace_names(ground.out.name), 2)):
@@ -556,7 +566,15 @@ def write_report(ground: Ground) -> None:
 
 
 @pytest.mark.parametrize(
-    "swap", [swap_workspace, swap_inside, swap_leftover, swap_target, swap_folder]
+    "swap",
+    [
+        swap_workspace,
+        swap_workspace_for_an_empty_one,
+        swap_inside,
+        swap_leftover,
+        swap_target,
+        swap_folder,
+    ],
 )
 @pytest.mark.parametrize("write", [write_clip, write_directory, write_report])
 def test_what_is_swapped_at_whatever_moment_leads_nowhere(
