@@ -177,7 +177,7 @@ WAYS = [
 def test_no_way_of_telling_changes_the_exit_code(
     state: str, exit_code: int, way: str, yard: Path, tmp_path: Path
 ) -> None:
-    result = check(f"{state} {way.replace('OUT', str(tmp_path / 'out'))}", yard)
+    result = check(f"{state} {way.replace('OUT', shlex.quote(f'{tmp_path}/out'))}", yard)
     assert result.returncode == exit_code
     assert len(error_lines(result)) == len(result.stderr.splitlines()) == state.count("cut")
     assert bool(result.stdout) == (not way.endswith(":OUT") or "text -f" in way)
@@ -295,7 +295,7 @@ def test_usage_errors_exit_2_with_one_line_and_no_report(
     arguments: str, said: str, yard: Path, tmp_path: Path
 ) -> None:
     before = content_of(yard)
-    result = check(f"{arguments} -f json:{tmp_path / 'out'}", yard)
+    result = check(f"{arguments} -f json:{shlex.quote(f'{tmp_path}/out')}", yard)
     assert (result.returncode, result.stdout) == (2, "")
     (line,) = error_lines(result)
     assert re.search(said, line), line
@@ -351,7 +351,7 @@ def without_times(text: str) -> str:
 
 
 def test_several_formats_each_go_to_their_place(yard: Path, tmp_path: Path) -> None:
-    places = [f"-f {name}:{tmp_path / name}" for name in CHECK_REPORTERS if name != "github"]
+    places = [f"-f {name}:'{tmp_path}/{name}'" for name in CHECK_REPORTERS if name != "github"]
     both = check(f"nan sparse {' '.join(places)} -f github", yard)
     assert (both.returncode, both.stderr) == (1, "")
     assert both.stdout == check("nan sparse -f github", yard).stdout
@@ -373,7 +373,7 @@ def test_text_is_the_default_and_a_dash_is_stdout(yard: Path) -> None:
 
 @pytest.mark.parametrize("option", ["", "--color always"])
 def test_a_report_in_a_file_is_plain(option: str, yard: Path, tmp_path: Path) -> None:
-    check(f"nan -f text:{tmp_path / 'out'} {option}", yard)
+    check(f"nan -f text:{shlex.quote(f'{tmp_path}/out')} {option}", yard)
     assert (tmp_path / "out").read_text() == check("nan", yard).stdout
 
 
@@ -427,7 +427,7 @@ def test_a_report_never_replaces_what_is_read(
         output = workplace / "report"
         getattr(output, way)(workplace / file)
     before = content_of(workplace)
-    result = check(f"{arguments} -f text -f json:{output}", workplace)
+    result = check(f"{arguments} -f text -f json:{shlex.quote(str(output))}", workplace)
     assert (result.returncode, result.stdout) == (2, "")
     assert len(error_lines(result)) == 1
     assert content_of(workplace) == before
@@ -533,7 +533,8 @@ def test_the_summary_of_a_step_is_added_to(yard: Path, tmp_path: Path) -> None:
     first, second = (check(f"{name} -f markdown", yard).stdout for name in ("nan", "healthy"))
     assert check("nan -f github", yard, env=env).returncode == 1
     assert summary.read_text() == f"what steps before wrote\n{first}"
-    assert check(f"healthy -f text -f github:{tmp_path / 'out'}", yard, env=env).returncode == 0
+    arguments = f"healthy -f text -f github:{shlex.quote(f'{tmp_path}/out')}"
+    assert check(arguments, yard, env=env).returncode == 0
     assert summary.read_text() == f"what steps before wrote\n{first}{second}"
 
 
@@ -742,7 +743,7 @@ def test_names_of_files_need_not_be_text(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["check PATH -f json:OUT", "baseline save PATH -o OUT"])
 def test_ctrl_c_exits_130_and_writes_nothing(command: str, huge: str, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    args = command.replace("PATH", huge).replace("OUT", str(out)).split()
+    args = [word.replace("PATH", huge).replace("OUT", str(out)) for word in command.split()]
     with started(*args, stderr=subprocess.PIPE) as process:
         time.sleep(3.0)
         process.send_signal(signal.SIGINT)

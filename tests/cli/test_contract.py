@@ -289,7 +289,7 @@ def shell(command: str, dump: str) -> subprocess.CompletedProcess[str]:
 
 
 WRITERS = ["gradtool", "gradtool --help", "gradtool --version", "gradtool inspect -h"]
-WRITERS += ["gradtool inspect $1", "gradtool inspect $1 -f json"]
+WRITERS += ['gradtool inspect "$1"', 'gradtool inspect "$1" -f json']
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
@@ -306,7 +306,7 @@ def test_a_reader_that_is_gone_is_no_error(writer: str, dump: str) -> None:
     reader, pipe = os.pipe()
     os.close(reader)
     gone = subprocess.run(
-        [*GRADTOOL, *shlex.split(writer.replace("$1", dump))[1:]],
+        [*GRADTOOL, *(word.replace("$1", dump) for word in shlex.split(writer)[1:])],
         check=False,
         stdout=pipe,
         stderr=subprocess.PIPE,
@@ -320,10 +320,10 @@ def test_a_reader_that_is_gone_is_no_error(writer: str, dump: str) -> None:
 @pytest.mark.parametrize(
     ("command", "exit_code"),
     [
-        ("gradtool inspect $1.missing", 3),
+        ('gradtool inspect "$1.missing"', 3),
         ("gradtool --nonsense", 2),
-        ("gradtool inspect $1 -o $1", 2),
-        ("gradtool inspect $1.missing >&-", 3),
+        ('gradtool inspect "$1" -o "$1"', 2),
+        ('gradtool inspect "$1.missing" >&-', 3),
     ],
 )
 def test_errors_that_nobody_hears_never_get_into_stdout(
@@ -335,7 +335,9 @@ def test_errors_that_nobody_hears_never_get_into_stdout(
 
 def test_with_every_stream_closed_a_report_is_written(dump: str, tmp_path: Path) -> None:
     output = tmp_path / "report.json"
-    result = shell(f"gradtool inspect $1 -f json -o {output} <&- >&- 2>&-", dump)
+    result = shell(
+        f'gradtool inspect "$1" -f json -o {shlex.quote(str(output))} <&- >&- 2>&-', dump
+    )
     assert result.returncode == 0
     assert json.loads(output.read_text())["reports"][0]["path"] == dump
 
