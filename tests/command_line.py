@@ -17,17 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from environment import PLAIN
 from forks import Forks
 
-import gradtool
-
-ROOT = str(Path(gradtool.__file__).parents[1])
-PLAIN = {
-    key: value
-    for key, value in os.environ.items()
-    if key not in ("NO_COLOR", "COLUMNS", "FORCE_COLOR")
-}
-ENVIRONMENT = {**PLAIN, "PYTHONPATH": ROOT, "TERM": "xterm-256color"}
+ENVIRONMENT = {**PLAIN, "TERM": "xterm-256color"}
 GRADTOOL = (sys.executable, "-W", "error", "-m", "gradtool")
 TIMEOUT_S = 120.0
 

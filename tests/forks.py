@@ -15,14 +15,10 @@ from typing import Any, Self
 
 import numpy as np
 from dumps import write_safetensors
+from environment import PLAIN
 
-import gradtool
-
-ROOT = str(Path(gradtool.__file__).parents[1])
-_UNWANTED = ("COLUMNS", "FORCE_COLOR", "NO_COLOR", "GITHUB_STEP_SUMMARY")
 ENVIRONMENT = {
-    **{key: value for key, value in os.environ.items() if key not in _UNWANTED},
-    "PYTHONPATH": ROOT,
+    **PLAIN,
     # There must be no thread in a process that forks.
     "OPENBLAS_NUM_THREADS": "1",
     "OMP_NUM_THREADS": "1",

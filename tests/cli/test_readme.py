@@ -7,7 +7,6 @@ writes the commands' output of today into it.
 
 from __future__ import annotations
 
-import os
 import re
 import shlex
 import subprocess
@@ -18,6 +17,10 @@ from pathlib import Path
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from environment import PLAIN
+
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 SESSION = re.compile(r"(```console\n\$ gradtool ([^\n]*)\n)(.*?)(```)", re.DOTALL)
@@ -26,7 +29,7 @@ EXAMPLE = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 def output_of(arguments: str) -> str:
     """What the command prints, without colours, where it can reach the samples and write."""
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1"}
+    environment = {**PLAIN, "COLUMNS": "100", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "gradtool", *shlex.split(arguments)]
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "sample_ckpts").symlink_to(ROOT / "sample_ckpts")
@@ -52,7 +55,12 @@ def test_the_readme_shows_sessions() -> None:
 def test_the_example_in_python_runs() -> None:
     (example,) = EXAMPLE.findall(README.read_text())
     run = subprocess.run(
-        [sys.executable, "-c", example], cwd=ROOT, capture_output=True, check=True, text=True
+        [sys.executable, "-c", example],
+        cwd=ROOT,
+        env=PLAIN,
+        capture_output=True,
+        check=True,
+        text=True,
     )
     assert run.stdout.startswith("0.566008473864")
 

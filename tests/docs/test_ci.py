@@ -21,6 +21,10 @@ from xml.etree import ElementTree as ET
 import pytest
 from ruamel.yaml import YAML
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from environment import PLAIN
+
 from gradtool.core.rule import FAMILIES
 from gradtool.rules import RULES
 from gradtool.rules.config_file import load_config
@@ -48,11 +52,10 @@ def yaml(text: str) -> Any:
 def run(
     command: list[str], directory: Path, **environment: str
 ) -> subprocess.CompletedProcess[str]:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("GITHUB_")}
     return subprocess.run(
         command,
         cwd=directory,
-        env={**kept, "PYTHONPATH": str(ROOT), "COLUMNS": "100", "NO_COLOR": "1", **environment},
+        env={**PLAIN, "COLUMNS": "100", "NO_COLOR": "1", **environment},
         capture_output=True,
         check=False,
         text=True,

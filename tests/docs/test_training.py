@@ -21,6 +21,10 @@ from typing import NamedTuple
 
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from environment import PLAIN
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "training.md"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
@@ -70,8 +74,7 @@ def program(command: str) -> list[str]:
 def output_of(command: str, directory: Path) -> str:
     """What the command prints in `directory`; it, and all that it starts, ends in time."""
     environment = {
-        **os.environ,
-        "PYTHONPATH": str(ROOT),
+        **PLAIN,
         "PYTHONWARNINGS": "error::UserWarning",
         "COLUMNS": "100",
         "NO_COLOR": "1",

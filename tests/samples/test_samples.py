@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from environment import PLAIN
 from numpy.typing import NDArray
 from safetensors.torch import load_file
 from torch import Tensor
@@ -39,7 +40,9 @@ PER_TENSOR = ["section", "dtype", "shape", *SUMMED[1:]]
 
 def gradtool(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gradtool", *args]
-    return subprocess.run(command, cwd=SAMPLES.parent, capture_output=True, text=True, check=False)
+    return subprocess.run(
+        command, cwd=SAMPLES.parent, env=PLAIN, capture_output=True, text=True, check=False
+    )
 
 
 def inspect(names: list[str], *options: str) -> subprocess.CompletedProcess[str]:
