@@ -46,7 +46,7 @@ def run(
         **{**defaults, **options},
         check=False,
         env={**ENVIRONMENT, **env},
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -122,7 +122,7 @@ def loaded(foreign: str, *args: str, before: str = "pass") -> list[str]:
         capture_output=True,
         check=True,
         env=ENVIRONMENT,
-        text=True,
+        encoding="utf-8",
         timeout=TIMEOUT_S,
     ).stdout
     return output.splitlines()[-1].split()

@@ -62,7 +62,7 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=ENVIRONMENT,
-            text=True,
+            encoding="utf-8",
         )
         return self
 

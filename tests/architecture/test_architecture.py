@@ -39,7 +39,7 @@ def test_functions_fit_a_screen() -> None:
     long = [
         f"{module.relative_to(PACKAGE)}:{node.name}"
         for module in MODULES
-        for node in ast.walk(ast.parse(module.read_text()))
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8")))
         if isinstance(node, ast.FunctionDef) and _body_lines(node) > 50
     ]
     assert long == []
@@ -62,7 +62,7 @@ def test_the_tables_of_reporters_list_the_modules_that_render() -> None:
     rendering = {
         f"gradtool.report.{module.stem}"
         for module in (PACKAGE / "report").glob("*.py")
-        for node in ast.parse(module.read_text()).body
+        for node in ast.parse(module.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name == "render"
     }
     tables = (REPORTERS, CLIP_REPORTERS, CHECK_REPORTERS)
@@ -103,7 +103,9 @@ def test_errors_survive_the_way_back_from_a_worker_process() -> None:
 
 
 def test_every_module_says_what_it_is_for() -> None:
-    assert [m for m in MODULES if not ast.get_docstring(ast.parse(m.read_text()))] == []
+    assert [
+        m for m in MODULES if not ast.get_docstring(ast.parse(m.read_text(encoding="utf-8")))
+    ] == []
 
 
 @pytest.mark.parametrize("statement", ["import gradtool.api.checking", "import gradtool.cli.app"])
@@ -121,7 +123,7 @@ def test_help_needs_no_array_library() -> None:
 
 def test_nothing_in_the_package_imports_what_runs_files() -> None:
     for module in MODULES:
-        for node in ast.walk(ast.parse(module.read_text())):
+        for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
             if isinstance(node, ast.ImportFrom):
                 names = [node.module or ""]
@@ -146,7 +148,7 @@ def _loaded(statement: str) -> set[str]:
 
 
 def _lines(module: Path) -> int:
-    return len(module.read_text().splitlines())
+    return len(module.read_text(encoding="utf-8").splitlines())
 
 
 def _body_lines(function: ast.FunctionDef) -> int:

@@ -34,7 +34,12 @@ def output_of(arguments: str) -> str:
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / "sample_ckpts").symlink_to(ROOT / "sample_ckpts")
         run = subprocess.run(
-            command, cwd=directory, env=environment, capture_output=True, check=False, text=True
+            command,
+            cwd=directory,
+            env=environment,
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
         )
     # A verdict is a result too, whatever it is.
     assert run.returncode == 0 or (arguments.startswith("check ") and run.returncode in (1, 3))
@@ -42,43 +47,48 @@ def output_of(arguments: str) -> str:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "shown"), [(m[2], m[3]) for m in SESSION.finditer(README.read_text())]
+    ("arguments", "shown"),
+    [(m[2], m[3]) for m in SESSION.finditer(README.read_text(encoding="utf-8"))],
 )
 def test_a_command_prints_what_the_readme_shows(arguments: str, shown: str) -> None:
     assert output_of(arguments) == shown
 
 
 def test_the_readme_shows_sessions() -> None:
-    assert len(SESSION.findall(README.read_text())) >= 3
+    assert len(SESSION.findall(README.read_text(encoding="utf-8"))) >= 3
 
 
 def test_the_example_in_python_runs() -> None:
-    (example,) = EXAMPLE.findall(README.read_text())
+    (example,) = EXAMPLE.findall(README.read_text(encoding="utf-8"))
     run = subprocess.run(
         [sys.executable, "-c", example],
         cwd=ROOT,
         env=PLAIN,
         capture_output=True,
         check=True,
-        text=True,
+        encoding="utf-8",
     )
     assert run.stdout.startswith("0.566008473864")
 
 
 def test_the_readme_has_one_test_command_for_ci_to_run() -> None:
-    commands = [line for line in README.read_text().splitlines() if line.endswith("-m pytest")]
+    commands = [
+        line
+        for line in README.read_text(encoding="utf-8").splitlines()
+        if line.endswith("-m pytest")
+    ]
     assert len(commands) == 1
     assert commands[0].startswith("python3 -m venv .venv && ")
-    assert "grep -- '-m pytest$' README.md" in (ROOT / ".ci" / "run").read_text()
+    assert "grep -- '-m pytest$' README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
 
 
 def test_the_oldest_dependencies_are_those_that_the_package_allows() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    oldest = (ROOT / ".ci" / "oldest.txt").read_text().split()
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    oldest = (ROOT / ".ci" / "oldest.txt").read_text(encoding="utf-8").split()
     lowest = [wanted.replace(">=", "==") for wanted in project["dependencies"]]
     assert [re.sub(r"\.0$", "", pin) for pin in oldest] == lowest
 
 
 if __name__ == "__main__":
-    text = README.read_text()
-    README.write_text(SESSION.sub(lambda m: m[1] + output_of(m[2]) + m[4], text))
+    text = README.read_text(encoding="utf-8")
+    README.write_text(SESSION.sub(lambda m: m[1] + output_of(m[2]) + m[4], text), encoding="utf-8")

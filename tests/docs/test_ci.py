@@ -36,7 +36,9 @@ SECONDS = 120.0
 
 
 def blocks(kind: str) -> list[str]:
-    return [text for found, text in BLOCK.findall(PAGE.read_text()) if found == kind]
+    return [
+        text for found, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if found == kind
+    ]
 
 
 def file_of(kind: str, name: str) -> str:
@@ -58,7 +60,7 @@ def run(
         env={**PLAIN, "COLUMNS": "100", "NO_COLOR": "1", **environment},
         capture_output=True,
         check=False,
-        text=True,
+        encoding="utf-8",
         timeout=SECONDS,
     )
 
@@ -98,7 +100,7 @@ def program(directory: Path) -> Path:
 
 
 def test_commands_print_what_the_page_shows(tmp_path: Path) -> None:
-    page = PAGE.read_text()
+    page = PAGE.read_text(encoding="utf-8")
     shown = [text for _, text in sessions(page)]
     assert len(shown) >= 4
     assert list(outputs(page, tmp_path)) == shown
@@ -121,9 +123,9 @@ def test_the_exit_codes_are_those_of_the_page(tmp_path: Path) -> None:
 
 
 def test_the_families_are_those_of_the_rules() -> None:
-    listed = re.findall(r"^\| GT(\d)xx \|", PAGE.read_text(), re.MULTILINE)
+    listed = re.findall(r"^\| GT(\d)xx \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     assert listed == list(FAMILIES) == sorted({code[2] for code in RULES})
-    assert set(re.findall(r"GT\d{3}", PAGE.read_text())) <= set(RULES)
+    assert set(re.findall(r"GT\d{3}", PAGE.read_text(encoding="utf-8"))) <= set(RULES)
 
 
 def test_the_configuration_is_one(tmp_path: Path) -> None:
@@ -343,7 +345,7 @@ def test_manifest_and_configuration_are_what_pre_commit_reads(tmp_path: Path) ->
 
 def rewrite() -> None:
     """The page with the output of today."""
-    page = PAGE.read_text()
+    page = PAGE.read_text(encoding="utf-8")
     with tempfile.TemporaryDirectory() as directory:
         printed = outputs(page, Path(directory))
 
@@ -354,7 +356,7 @@ def rewrite() -> None:
             command = text.split("\n", 1)[0]
             return f"```{kind}\n{command}\n{next(printed)}```"
 
-        PAGE.write_text(BLOCK.sub(block, page))
+        PAGE.write_text(BLOCK.sub(block, page), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -89,7 +89,7 @@ def output_of(command: str, directory: Path) -> str:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         start_new_session=True,
-        text=True,
+        encoding="utf-8",
     )
     try:
         printed, errors = process.communicate(timeout=SECONDS)
@@ -132,7 +132,7 @@ def differences(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "example", [pytest.param(e, id=e.file) for e in examples(PAGE.read_text())]
+    "example", [pytest.param(e, id=e.file) for e in examples(PAGE.read_text(encoding="utf-8"))]
 )
 def test_an_example_prints_what_the_page_shows(example: Example, tmp_path: Path) -> None:
     printed = outputs_of(example, tmp_path)
@@ -142,7 +142,7 @@ def test_an_example_prints_what_the_page_shows(example: Example, tmp_path: Path)
 
 
 def test_the_page_has_a_plain_loop_a_scaled_one_and_a_sharded_one() -> None:
-    files = [example.file for example in examples(PAGE.read_text())]
+    files = [example.file for example in examples(PAGE.read_text(encoding="utf-8"))]
     assert files[:3] == ["plain.py", "accumulation.py", "fsdp2.py"]
     assert len(files) == len(set(files))
 
@@ -162,14 +162,14 @@ def test_the_differences_from_torch_are_those_that_the_package_lists() -> None:
 
     documented = differences(gradtool.torch.__doc__ or "")
     assert len(documented) >= 10
-    assert differences(PAGE.read_text()) == documented
+    assert differences(PAGE.read_text(encoding="utf-8")) == documented
 
 
 def rewrite() -> None:
     """The page with the output of today."""
     import gradtool.torch  # noqa: PLC0415 - as above
 
-    page = PAGE.read_text()
+    page = PAGE.read_text(encoding="utf-8")
     printed = []
     for example in examples(page):
         with tempfile.TemporaryDirectory() as directory:
@@ -186,7 +186,7 @@ def rewrite() -> None:
     page = BLOCK.sub(block, page)
     listed = LIST.search(gradtool.torch.__doc__ or "")
     assert listed is not None
-    PAGE.write_text(LIST.sub(lambda found: found[1] + listed[2], page))
+    PAGE.write_text(LIST.sub(lambda found: found[1] + listed[2], page), encoding="utf-8")
 
 
 if __name__ == "__main__":

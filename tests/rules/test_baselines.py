@@ -485,7 +485,7 @@ def test_what_is_broken_below_is_whole_before(tmp_path: Path) -> None:
 def test_a_baseline_that_is_wrong_is_an_error_of_one_line(name: str, tmp_path: Path) -> None:
     text, tensor = WRONG[name]
     path = tmp_path / "a.json"
-    path.write_text(text)
+    path.write_bytes(text.encode())
     with pytest.raises(gradtool.InputError) as caught:
         read_baseline(str(path))
     assert_one_line(caught.value, path, tensor)
@@ -494,7 +494,7 @@ def test_a_baseline_that_is_wrong_is_an_error_of_one_line(name: str, tmp_path: P
         gradtool.check(dump, baseline=path)
     with pytest.raises(gradtool.InputError):
         update_baseline([dump], path)
-    assert path.read_text() == text
+    assert path.read_bytes() == text.encode()
 
 
 def test_every_beginning_of_a_baseline_is_an_error_but_for_the_last_line_break(

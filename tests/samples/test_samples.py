@@ -41,7 +41,7 @@ PER_TENSOR = ["section", "dtype", "shape", *SUMMED[1:]]
 def gradtool(*args: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "gradtool", *args]
     return subprocess.run(
-        command, cwd=SAMPLES.parent, env=PLAIN, capture_output=True, text=True, check=False
+        command, cwd=SAMPLES.parent, env=PLAIN, capture_output=True, encoding="utf-8", check=False
     )
 
 
