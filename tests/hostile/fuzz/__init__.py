@@ -1,0 +1,1 @@
+"""Files that are mutated along their structure, judged beside the loaders they are meant for."""

@@ -1,0 +1,120 @@
+"""What the loaders that gradtool speaks for see in a file."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import struct
+import tokenize
+import warnings
+import zipfile
+import zlib
+from dataclasses import dataclass, field
+from typing import Final
+
+import numpy as np
+import safetensors
+import torch
+
+from fuzz.figures import figures_of
+from fuzz.values import FLOATING, Seen, Walk, escaped
+
+_NUMPY_NAMES: Final = {
+    "b1": "BOOL", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "u1": "U8", "u2": "U16",
+    "u4": "U32", "u8": "U64", "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64", "c16": "C128",
+}  # fmt: skip
+REFUSALS: Final = (
+    OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError,
+    AssertionError, MemoryError, OverflowError, SyntaxError, NotImplementedError, RecursionError,
+    pickle.UnpicklingError, struct.error, zipfile.BadZipFile, zlib.error, UnicodeError,
+    safetensors.SafetensorError, tokenize.TokenError,
+)  # fmt: skip
+"""What loaders raise at bad files."""
+
+
+@dataclass
+class Loaded:
+    """What a loader sees in a file, and what it refuses of it: `error` is the first refusal."""
+
+    seen: list[Seen] = field(default_factory=list)
+    error: str | None = None
+    has_notes: bool = False
+    """Whether gradtool's own notes are in it, which may name what has no tensor."""
+
+
+def refusal(error: BaseException) -> str:
+    """An exception's type, and what its message says."""
+    message = str(error)
+    for mark in ("WeightsUnpickler error: ", "compatible with your use case: "):
+        message = message.rpartition(mark)[2]
+    return f"{type(error).__name__}: {' '.join(message.split())[:300]}"
+
+
+def load_torch(path: str) -> Loaded:
+    """By `torch.load(weights_only=True)`."""
+    return _load_torch(path, mmap=False)
+
+
+def load_torch_mapped(path: str) -> Loaded:
+    """By `torch.load(weights_only=True, mmap=True)`."""
+    return _load_torch(path, mmap=True)
+
+
+def _load_torch(path: str, *, mmap: bool) -> Loaded:
+    try:
+        root = torch.load(path, weights_only=True, mmap=mmap)
+    except REFUSALS as error:
+        return Loaded(error=refusal(error))
+    stem = os.path.splitext(os.path.basename(path))[0]
+    return Loaded([*Walk(stem).visit(root, (), odd=False)])
+
+
+def load_safetensors(path: str) -> Loaded:
+    """By the safetensors package, as torch's tensors."""
+    loaded = Loaded()
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            loaded.has_notes = any(key.startswith("gradtool.") for key in metadata)
+            for name in file.keys():  # noqa: SIM118 - it is no mapping
+                tensor = file.get_tensor(name)
+                loaded.seen += Walk(name).strided(tensor, name, odd=False)
+    except REFUSALS as error:
+        loaded.error = refusal(error)
+    return loaded
+
+
+def load_numpy(path: str) -> Loaded:
+    """By `numpy.load(allow_pickle=False)`; every key of an archive, as members are called too."""
+    loaded = Loaded()
+    try:
+        found = np.load(path, allow_pickle=False)
+    except REFUSALS as error:
+        return Loaded(error=refusal(error))
+    if isinstance(found, np.ndarray):
+        name = os.path.basename(path).removesuffix(".npy")
+        return Loaded([_seen_array(name, found)])
+    with found:
+        keys = {(key, key) for key in found.files}
+        keys |= {(key, key.removesuffix(".npy")) for key in found.zip.namelist()}
+        for key, name in sorted(keys):
+            try:
+                array = found[key]
+            except REFUSALS as error:
+                loaded.error = loaded.error or refusal(error)
+                continue
+            if isinstance(array, np.ndarray):
+                seen = _seen_array(name, array)
+                loaded.seen += [] if seen in loaded.seen else [seen]
+    return loaded
+
+
+def _seen_array(name: str, array: np.ndarray) -> Seen:
+    dtype = _NUMPY_NAMES.get(array.dtype.str[1:], array.dtype.str[1:])
+    figures = figures_of(array) if dtype in FLOATING else None
+    return Seen(escaped(name), dtype, array.shape, figures)
+
+
+def silence() -> None:
+    """Loaders warn about much that is no matter here."""
+    warnings.simplefilter("ignore")

@@ -1,0 +1,127 @@
+"""Mutants: each follows from the name of its seed and a number.
+
+A mutant is a few changes to the parts of its seed, each with random numbers of its own, so that
+one can be left out and the others stay what they are.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Final
+
+from fuzz.numpy_files import ARCHIVE_MUTATIONS, ARRAY_MUTATIONS, NpyFile
+from fuzz.object_mutations import OBJECT_MUTATIONS
+from fuzz.opcode_mutations import OPCODE_MUTATIONS
+from fuzz.polyglots import also_legacy_torch
+from fuzz.record_mutations import RECORD_MUTATIONS
+from fuzz.safetensors_files import SAFETENSORS_MUTATIONS, SafetensorsFile
+from fuzz.seeds import Seed, seeds
+from fuzz.tensor_mutations import TENSOR_MUTATIONS
+from fuzz.torch_files import TorchFile
+from fuzz.zip_mutations import ZIP_MUTATIONS
+from fuzz.zips import Archive, build, parse
+
+MOST_CHANGES: Final = 5
+
+Change = Callable[[Any, random.Random], None]
+Parts = Any
+"""A file taken apart: a `TorchFile`, an `Archive`, an `NpyFile` or a `SafetensorsFile`."""
+
+
+def _changing(change: Change, archive_of: Callable[[Parts], Archive]) -> Change:
+    """A change to the archive that is, or is in, a file's parts; none where it is empty."""
+
+    def mutate(parts: Parts, rng: random.Random) -> None:
+        archive = archive_of(parts)
+        if archive.members:
+            change(archive, rng)
+
+    mutate.__name__ = change.__name__
+    return mutate
+
+
+_OF_ARCHIVE: Final = {
+    _changing(change, lambda archive: archive): weight for change, weight in ZIP_MUTATIONS.items()
+}
+_OF_RECORDS: Final = {
+    _changing(change, lambda file: file.archive): weight for change, weight in ZIP_MUTATIONS.items()
+}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How files of one kind are taken apart, put together, and changed by what chances."""
+
+    parse: Callable[[bytes], Parts]
+    build: Callable[[Parts], bytes]
+    families: tuple[tuple[int, dict[Change, int]], ...]
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "torch": Kind(
+        TorchFile.parse,
+        TorchFile.build,
+        (
+            (10, TENSOR_MUTATIONS),
+            (12, OBJECT_MUTATIONS),
+            (5, RECORD_MUTATIONS),
+            (2, OPCODE_MUTATIONS),
+            (2, _OF_RECORDS),
+        ),
+    ),
+    "npz": Kind(
+        parse,
+        build,
+        ((10, ARCHIVE_MUTATIONS), (4, _OF_ARCHIVE)),
+    ),
+    "npy": Kind(NpyFile.parse, NpyFile.build, ((1, ARRAY_MUTATIONS),)),
+    "safetensors": Kind(
+        SafetensorsFile.parse,
+        SafetensorsFile.build,
+        ((40, SAFETENSORS_MUTATIONS), (1, {also_legacy_torch: 1})),
+    ),
+}
+
+_SHARES: Final = {"torch": 10, "npz": 4, "npy": 2, "safetensors": 4}
+"""Of all mutants, by the kind of their seed."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A file, and where it comes from: the names of its changes are for who reads of it."""
+
+    seed: str
+    number: int
+    changes: tuple[str, ...]
+    content: bytes
+
+
+@cache
+def _seeds_of(kind: str) -> list[Seed]:
+    return [seed for seed in seeds().values() if seed.kind == kind]
+
+
+def chosen_seed(number: int) -> Seed:
+    """The seed of the mutant of that number, where none was asked for."""
+    rng = random.Random(f"seed {number}")
+    kind = rng.choices([*_SHARES], [*_SHARES.values()])[0]
+    return rng.choice(_seeds_of(kind))
+
+
+def mutant(seed: Seed, number: int, keep: Collection[int] | None = None) -> Mutant:
+    """The mutant of a seed; `keep` are the positions of changes to make, all if None."""
+    rng = random.Random(f"{seed.name} {number}")
+    kind = KINDS[seed.kind]
+    parts = kind.parse(seed.content)
+    names = []
+    for position in range(rng.choice((1, 1, 2, 2, 3, MOST_CHANGES))):
+        _, family = rng.choices(kind.families, [weight for weight, _ in kind.families])[0]
+        change = rng.choices([*family], [*family.values()])[0]
+        own = random.Random(rng.random())
+        if keep is None or position in keep:
+            change(parts, own)
+            names.append(f"{position}:{change.__name__}")
+    return Mutant(seed.name, number, tuple(names), kind.build(parts))

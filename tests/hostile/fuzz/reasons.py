@@ -1,0 +1,137 @@
+"""Why gradtool may refuse what a loader reads, or read what a loader refuses.
+
+Whatever one of them refuses for a reason that is not here is a failure of the run. A pattern is
+sought in the name of the loader, a colon, and the words of whoever refuses.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Final, NamedTuple
+
+from fuzz.judge import Verdict
+
+
+class Reason(NamedTuple):
+    """A class of refusals: by whose words it is known, and why it is right."""
+
+    name: str
+    pattern: str
+    why: str
+
+
+STRICTER: Final = (
+    Reason(
+        "archive with two readings",
+        r"CorruptFileError: (ambiguous archive|overlaps what follows|no entry |said to be a dir|"
+        r"an empty or absolute name|lies on another disk|one part of a multi-disk|stored, and take|"
+        r"no valid zip64|the zip64 end|the central directory is|no end-of-central|its extra fields|"
+        r"promises \d+ entries|needs \d+ bytes, the file ends)",
+        "Readers of zip believe different records of those; what one reads another does not.",
+    ),
+    Reason(
+        "archive's member not as its writers leave it",
+        r"compressed by method|compressed: torch.save never|flag 0x|deflate stream|CRC",
+        "NumPy and torch store and deflate, and do not encrypt; loaders check CRCs here and there.",
+    ),
+    Reason(
+        "no format, or two at once",
+        r"two formats at once|EmptyDumpError|two root directories|is in no format",
+        "Which tensors a trainer gets depends on the loader; without any .npy it is no npz.",
+    ),
+    Reason(
+        "tensors that no file of torch.save has",
+        r"REDUCE: a tensor|NEWOBJ: a tensor|BUILD: (sets|replaces)|REDUCE: (sets|replaces)|"
+        r"where no name leads|is loaded without its data|in a big-endian storage of|"
+        r"BINPERSID: |two tensors disagree|TorchScript|the archive holds|"
+        r"is negative, beyond|sizes and",
+        "Tensors out of numbers in the pickle, in hooks or keys, replaced after they were made, "
+        "over a storage of two types or of another size: what torch makes of it is not followed.",
+    ),
+    Reason(
+        "pickle not as torch.save writes it",
+        r"pickle opcode (STOP|PROTO|SETITEMS?|APPENDS?|REDUCE|BUILD|NEWOBJ|"
+        r"\w+: (not allowed|does not begin))",
+        "Values left over, keys that repeat, calls of other things: more than one reading.",
+    ),
+    Reason(
+        "names that meet",
+        r"two tensors come by this name",
+        "A report could not tell them apart.",
+    ),
+    Reason(
+        "types that are not measured",
+        r"gradtool does not know the (type|storage)|is none that gradtool measures|"
+        r"does not say wh|how 8-bit floats are saved|holds Python objects",
+        "A type is never guessed: the file is refused by the tensor's name.",
+    ),
+    Reason(
+        "header not as NumPy writes it",
+        r"numpy: \w+: (its header|ambiguous header|its shape|its fortran_order|npy version|"
+        r"claims a|is no NumPy array|shape .* promises)",
+        "NumPy evaluates a header and mends Python 2's, and ignores what follows the data; members "
+        "that are no arrays it gives as bytes.",
+    ),
+    Reason(
+        "header not as safetensors specifies it",
+        r"safetensors: \w+: (its header|its data_off|is noted to be|unknown dtype|__metadata__)",
+        "The reference reader takes duplicate keys, unknown fields, spaces before the header.",
+    ),
+)
+"""What gradtool says of files that a loader reads."""
+
+LAXER: Final = (
+    Reason(
+        "devices that are not here",
+        r"torch.*: .*(CUDA|device not recognized|data location of)",
+        "A file for another machine; its numbers are the same there.",
+    ),
+    Reason(
+        "arguments that torch looks at",
+        r"torch.*: (TypeError|AttributeError|ValueError|IndexError|KeyError|AssertionError|"
+        r"UnicodeDecodeError|NotImplementedError|OverflowError): |requires?[_ ]grad",
+        "What does not change the elements of a tensor is not looked at.",
+    ),
+    Reason(
+        "parts that do not fit",
+        r"torch.*: RuntimeError: .*(INTERNAL ASSERT|scalar type Long|nnz|sparse|setStorage|"
+        r"nested|[Qq]uantize|scale|zero_points|resize storage|storage offset|Storage size|"
+        r"size length|record size|dtype)",
+        "Of sparse, quantized and nested tensors the parts are listed, whatever torch makes of "
+        "them together.",
+    ),
+    Reason(
+        "globals and opcodes that torch does not allow",
+        r"torch.*: UnpicklingError: ",
+        "Objects of any library are stand-ins here; nothing is run.",
+    ),
+    Reason(
+        "records that gradtool does not ask for",
+        r"torch.*: RuntimeError: .*(hasRecord|the version|with version|failed locating|miniz)",
+        "No version, one from the future, no record for a storage without elements.",
+    ),
+    Reason(
+        "types that safetensors does not give to torch",
+        r"safetensors: .*(Dtype not understood|requires that the last dim)",
+        "F6, and F4 of odd length: listed as not measured.",
+    ),
+    Reason(
+        "JSON that one parser takes",
+        r"safetensors: .*invalid JSON in header: (invalid type: floating|unexpected end of hex)",
+        "A size spelled -0, and lone surrogates in texts.",
+    ),
+    Reason(
+        "members that are not measured",
+        r"numpy: (BadZipFile: Bad CRC|error: Error -3)",
+        "Of integers and texts only the header is read.",
+    ),
+)
+"""What loaders say of files that gradtool reads."""
+
+
+def classified(verdict: Verdict) -> Reason | None:
+    """The reason on the list for a refusal; None where there is none."""
+    listed = STRICTER if verdict.outcome == "stricter" else LAXER
+    (words,) = verdict.why
+    said = f"{verdict.loader}: {words}"
+    return next((one for one in listed if re.search(one.pattern, said)), None)

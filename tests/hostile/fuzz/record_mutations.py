@@ -1,0 +1,80 @@
+"""Changes to the records of a torch file's archive: storages, byte order, what nobody asked for."""
+
+from __future__ import annotations
+
+import random
+from typing import Final
+
+from fuzz.poison import numbers, spoiled
+from fuzz.tensor_mutations import Mutation
+from fuzz.torch_files import TorchFile
+from fuzz.zips import DEFLATED, UTF8, Member
+
+
+def spoil_record(file: TorchFile, rng: random.Random) -> None:
+    """A NaN or infinity in a storage, or two."""
+    if known := file.storages():
+        member = rng.choice(known)
+        member.data = spoiled(rng, member.data)
+
+
+def change_byte_order(file: TorchFile, rng: random.Random) -> None:
+    """Another byte order, with the storages as they are."""
+    member = file.record("byteorder")
+    orders = b"big", b"big", b"big", b"little", b"LITTLE", b"big\n", b""
+    if member is not None:
+        if rng.random() < 0.1:
+            file.archive.members.remove(member)
+            file.archive.order = None
+        else:
+            member.data = rng.choice(orders)
+
+
+def drop_record(file: TorchFile, rng: random.Random) -> None:
+    """As older writers leave files: without a format's version, an alignment, an id; or none."""
+    if file.archive.members:
+        file.archive.members.remove(rng.choice(file.archive.members))
+        file.archive.order = None
+
+
+def add_record(file: TorchFile, rng: random.Random) -> None:
+    """A record that nobody asked for: a storage, an array, one alike by case."""
+    name_of = rng.choice(
+        ("data/999", "DATA/0", "data/0", "extra.npy", "data.PKL", "data/0.npy", "code/a.py",
+         "constants.pkl", "data/", "data/0/", ".data/version", "data\\0", "x/data.pkl")
+    ).encode()  # fmt: skip
+    like = rng.choice(file.archive.members or [Member(b"", bytes(8))])
+    data = like.data if rng.random() < 0.3 else numbers(rng, len(like.data) or 16)
+    member = Member(file.folder + name_of, data, flags=rng.choice((0, UTF8)))
+    file.archive.members.insert(rng.randrange(len(file.archive.members) + 1), member)
+    file.archive.order = None
+
+
+def array_in_record(file: TorchFile, rng: random.Random) -> None:
+    """A record that is an array to NumPy, whatever torch takes it for."""
+    if known := file.storages():
+        literal = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }"
+        head = b"\x93NUMPY\1\0" + (118).to_bytes(2, "little") + literal.ljust(117) + b"\n"
+        member = rng.choice(known)
+        content = head + numbers(rng, 4)
+        member.data = content + member.data[len(content) :]
+
+
+def compress_record(file: TorchFile, rng: random.Random) -> None:
+    """A record deflated, which torch never writes."""
+    if file.archive.members:
+        rng.choice(file.archive.members).method = DEFLATED
+
+
+def rename_folder(file: TorchFile, rng: random.Random) -> None:
+    """The archive's directory by another name, for all records."""
+    folder = rng.choice((b"a/", b"weights.v1/", b"a b/", "é/".encode(), b"archive/archive/", b"/"))
+    for member in file.archive.members:
+        member.name = folder + member.name.removeprefix(file.folder)
+    file.folder = folder
+
+
+RECORD_MUTATIONS: Final[dict[Mutation, int]] = {
+    spoil_record: 5, change_byte_order: 2, drop_record: 1, add_record: 2, array_in_record: 1,
+    compress_record: 1, rename_folder: 1,
+}  # fmt: skip
