@@ -104,11 +104,11 @@ def _problems(found: Measurement, loaded: Loaded, *, is_for_it: bool) -> Iterato
             if not covering and not _is_integer(seen.dtype):
                 yield f"not listed: {seen}"
             unseen = {name: entry for name, entry in unseen.items() if name not in covering}
-        elif seen.name not in unseen:
-            yield f"not listed: {seen}"
-        else:
+        elif seen.name in unseen:
             for difference in _differences(unseen.pop(seen.name), seen):
                 yield f"{difference}: {seen}"
+        elif seen.shape is None or 0 not in seen.shape:
+            yield f"not listed: {seen}"
     if loaded.error is None and is_for_it and not loaded.has_notes:
         for name, entry in unseen.items():
             if isinstance(entry, TensorMeasurement) or hides_magnitude(entry):

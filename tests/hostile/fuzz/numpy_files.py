@@ -218,7 +218,7 @@ def add_member(archive: Archive, rng: random.Random) -> None:
         b"archive/data.pkl", b"x/y.npy", b"dir/", b"dir/.npy", b"version", "é".encode(),
         b"a.NPY", b"data.pkl", b"__MACOSX/w.npy", b"optimizer.w.npy",
     )  # fmt: skip
-    data = bytes(_new_array(rng)) if rng.random() < 0.8 else rng.choice((b"", b"text", b"\x93NUM"))
+    data = new_array(rng) if rng.random() < 0.8 else rng.choice((b"", b"text", b"\x93NUM"))
     member = Member(
         rng.choice(names), data, method=rng.choice((0, 0, 8)), flags=rng.choice((0, 0x800))
     )
@@ -226,7 +226,8 @@ def add_member(archive: Archive, rng: random.Random) -> None:
     archive.order = None
 
 
-def _new_array(rng: random.Random) -> bytes:
+def new_array(rng: random.Random) -> bytes:
+    """An array of a few float32 numbers, one of which may be bad."""
     count = rng.choice((1, 2, 4))
     literal = [("'descr'", "'<f4'"), ("'fortran_order'", "False"), ("'shape'", f"({count},)")]
     return NpyFile((1, 0), literal, numbers(rng, 4 * count)).build()

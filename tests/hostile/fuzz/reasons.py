@@ -44,7 +44,7 @@ STRICTER: Final = (
         r"REDUCE: a tensor|NEWOBJ: a tensor|BUILD: (sets|replaces)|REDUCE: (sets|replaces)|"
         r"where no name leads|is loaded without its data|in a big-endian storage of|"
         r"BINPERSID: |two tensors disagree|TorchScript|the archive holds|"
-        r"is negative, beyond|sizes and",
+        r"is negative, beyond|sizes and|reaches byte",
         "Tensors out of numbers in the pickle, in hooks or keys, replaced after they were made, "
         "over a storage of two types or of another size: what torch makes of it is not followed.",
     ),
@@ -83,7 +83,7 @@ STRICTER: Final = (
 LAXER: Final = (
     Reason(
         "devices that are not here",
-        r"torch.*: .*(CUDA|device not recognized|data location of)",
+        r"torch.*: .*(CUDA|device not recognized|data location of|Invalid device)",
         "A file for another machine; its numbers are the same there.",
     ),
     Reason(
@@ -96,7 +96,7 @@ LAXER: Final = (
         "parts that do not fit",
         r"torch.*: RuntimeError: .*(INTERNAL ASSERT|scalar type Long|nnz|sparse|setStorage|"
         r"nested|[Qq]uantize|scale|zero_points|resize storage|storage offset|Storage size|"
-        r"size length|record size|dtype)",
+        r"size length|record size|dtype|cannot be converted)",
         "Of sparse, quantized and nested tensors the parts are listed, whatever torch makes of "
         "them together.",
     ),

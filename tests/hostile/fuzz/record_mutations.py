@@ -5,10 +5,11 @@ from __future__ import annotations
 import random
 from typing import Final
 
+from fuzz.numpy_files import new_array
 from fuzz.poison import numbers, spoiled
 from fuzz.tensor_mutations import Mutation
 from fuzz.torch_files import TorchFile
-from fuzz.zips import DEFLATED, UTF8, Member
+from fuzz.zips import DEFLATED, STORED, UTF8, Member
 
 
 def spoil_record(file: TorchFile, rng: random.Random) -> None:
@@ -41,22 +42,20 @@ def add_record(file: TorchFile, rng: random.Random) -> None:
     """A record that nobody asked for: a storage, an array, one alike by case."""
     name_of = rng.choice(
         ("data/999", "DATA/0", "data/0", "extra.npy", "data.PKL", "data/0.npy", "code/a.py",
-         "constants.pkl", "data/", "data/0/", ".data/version", "data\\0", "x/data.pkl")
+         "constants.pkl", "x", "data/", "data/0/", ".data/version", "data\\0", "x/data.pkl")
     ).encode()  # fmt: skip
     like = rng.choice(file.archive.members or [Member(b"", bytes(8))])
-    data = like.data if rng.random() < 0.3 else numbers(rng, len(like.data) or 16)
-    member = Member(file.folder + name_of, data, flags=rng.choice((0, UTF8)))
+    data = rng.choice((like.data, new_array(rng), numbers(rng, len(like.data) or 16)))
+    method = rng.choice((STORED, STORED, DEFLATED))
+    member = Member(file.folder + name_of, data, method, flags=rng.choice((0, UTF8)))
     file.archive.members.insert(rng.randrange(len(file.archive.members) + 1), member)
     file.archive.order = None
 
 
 def array_in_record(file: TorchFile, rng: random.Random) -> None:
-    """A record that is an array to NumPy, whatever torch takes it for."""
+    """A record that begins as an array does to NumPy, whatever torch takes it for."""
     if known := file.storages():
-        literal = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1,), }"
-        head = b"\x93NUMPY\1\0" + (118).to_bytes(2, "little") + literal.ljust(117) + b"\n"
-        member = rng.choice(known)
-        content = head + numbers(rng, 4)
+        member, content = rng.choice(known), new_array(rng)
         member.data = content + member.data[len(content) :]
 
 

@@ -65,7 +65,7 @@ class Tally:
         if one.crashed is not None:
             phase, how = one.crashed
             is_loaders = phase in LOADERS and not how.startswith("Traceback")
-            self.counts[phase, "loader crashed" if is_loaders else "crashed"] += 1
+            self.counts[phase, f"loader crashed: {how}" if is_loaders else "crashed"] += 1
             if not is_loaders:
                 self._fail(one.number, Verdict(phase, "crash", (how,)))
 

@@ -136,9 +136,11 @@ class Walk:
 
     def _nested(self, value: torch.Tensor, path: tuple[str, ...]) -> Iterator[Seen]:
         dtype = TORCH_NAMES.get(value.dtype, str(value.dtype))
-        parts = [_exact(part).reshape(-1) for part in value.detach().unbind()]
-        figures = figures_of(np.concatenate(parts or [np.zeros(0)]))
-        yield Seen(self._name(path), dtype, None, figures if dtype in FLOATING else None, True)
+        figures = None
+        if dtype in FLOATING:
+            parts = [_exact(part).reshape(-1) for part in value.detach().unbind()]
+            figures = figures_of(np.concatenate(parts or [np.zeros(0)]))
+        yield Seen(self._name(path), dtype, None, figures, is_odd=True)
 
     def _sparse(self, value: torch.Tensor, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
         value = value.detach()
