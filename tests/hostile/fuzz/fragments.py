@@ -65,6 +65,18 @@ def second_view(file: TorchFile, rng: random.Random) -> Node:
     return tensor_over(storage, (max(count - rng.randrange(2), 0),))
 
 
+def second_mention(file: TorchFile, rng: random.Random) -> Node:
+    """A storage that others name too, perhaps as another type, and that no tensor wraps."""
+    known = file.persistent_ids()
+    if not known:
+        return bare_storage(file, rng)
+    _, cls, key, _, numel = rng.choice(known).parts
+    count, class_name = literal(numel), rng.choice((cls.value, rng.choice(CLASSES)))
+    if cls.value not in SIZES or class_name not in SIZES or type(count) is not int:
+        return bare_storage(file, rng)
+    return stored(literal(key), class_name, count * SIZES[cls.value] // SIZES[class_name])
+
+
 def tensor_of_numbers(file: TorchFile, rng: random.Random) -> Node:
     """A tensor made of Python numbers, by calling a tensor class."""
     del file
@@ -91,7 +103,7 @@ def wrapped(file: TorchFile, rng: random.Random) -> Node:
 
 _FRAGMENTS: Final = (
     plain_tensor, plain_tensor, plain_tensor, typed_tensor, typed_tensor, second_view, second_view,
-    tensor_of_numbers, bare_storage, wrapped,
+    second_mention, tensor_of_numbers, bare_storage, wrapped,
 )  # fmt: skip
 
 

@@ -12,13 +12,12 @@ from contextlib import suppress
 from functools import cache
 from typing import Final
 
-from gradtool.formats._unpickle import unpickle
-
 from fuzz.at_once import AtOnce
 from fuzz.zips import DEFLATED, UTF8, Archive, Member, build
 from gradtool.engine.measure import measure
 from gradtool.errors import GradtoolError
 from gradtool.formats import open_checkpoint
+from gradtool.formats.pickles.unpickle import unpickle
 from gradtool.storage.reader import open_source
 from gradtool.storage.zip import read_directory
 

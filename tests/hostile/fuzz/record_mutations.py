@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Final
 
 from fuzz.numpy_files import new_array
+from fuzz.pickles import literal, plain
 from fuzz.poison import numbers, spoiled
 from fuzz.tensor_mutations import Mutation
 from fuzz.torch_files import TorchFile
@@ -17,6 +19,33 @@ def spoil_record(file: TorchFile, rng: random.Random) -> None:
     if known := file.storages():
         member = rng.choice(known)
         member.data = spoiled(rng, member.data)
+
+
+def rename_storage(file: TorchFile, rng: random.Random) -> None:
+    """A storage under another key, in the pickle and in the archive; perhaps beside its like."""
+    known = [literal(one.parts[2]) for one in file.persistent_ids()]
+    if not known:
+        return
+    old, new = (
+        rng.choice(known),
+        rng.choice(("w.npy", "é", "W", "a/b", "x" * 40, "0.0", "data.pkl")),
+    )
+    member = file.record(f"data/{old}")
+    if member is None:
+        return
+    for one in file.persistent_ids():
+        if literal(one.parts[2]) == old:
+            one.parts[2] = plain(new)
+    member.name = file.folder + f"data/{new}".encode()
+    if rng.random() < 0.7:
+        twin = replace(member, data=spoiled(rng, member.data))
+        if rng.random() < 0.5:
+            like = rng.choice((new.swapcase(), new.capitalize(), new.upper()))
+            twin.name = file.folder + f"data/{like}".encode()
+        else:
+            twin.flags ^= UTF8
+        file.archive.members.insert(rng.randrange(len(file.archive.members) + 1), twin)
+        file.archive.order = None
 
 
 def change_byte_order(file: TorchFile, rng: random.Random) -> None:
@@ -74,6 +103,6 @@ def rename_folder(file: TorchFile, rng: random.Random) -> None:
 
 
 RECORD_MUTATIONS: Final[dict[Mutation, int]] = {
-    spoil_record: 5, change_byte_order: 2, drop_record: 1, add_record: 2, array_in_record: 1,
-    compress_record: 1, rename_folder: 1,
+    spoil_record: 5, rename_storage: 2, change_byte_order: 2, drop_record: 1, add_record: 2,
+    array_in_record: 1, compress_record: 1, rename_folder: 1,
 }  # fmt: skip

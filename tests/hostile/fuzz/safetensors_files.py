@@ -40,18 +40,20 @@ class SafetensorsFile:
     rng: random.Random | None = None
     late: list[Callable[[bytes], bytes]] = field(default_factory=list)
     length: int | None = None
+    align: int = 8
+    """What the header's length is a multiple of."""
 
     @classmethod
     def parse(cls, content: bytes) -> SafetensorsFile:
         """The parts of a file that is sound."""
         end = 8 + int.from_bytes(content[:8], "little")
         header = json.loads(content[8:end], object_pairs_hook=Pairs)
-        return cls(header, content[end:])
+        return cls(header, content[end:], align=1 if end % 8 else 8)
 
     def build(self) -> bytes:
-        """The file's bytes; the header's length is a multiple of 8, as writers have it."""
+        """The file's bytes."""
         text = _spelled(self.header, self.rng).encode("utf-8", "surrogatepass")
-        text += b" " * (-len(text) % 8)
+        text += b" " * (-len(text) % self.align)
         for change in self.late:
             text = change(text)
         length = len(text) if self.length is None else self.length
@@ -98,7 +100,7 @@ def _spelled(value: Any, rng: random.Random | None) -> str:
 def _text(value: str, rng: random.Random | None) -> str:
     if rng and value and rng.random() < 0.2:
         return '"' + "".join(f"\\u{ord(one) & 0xFFFF:04x}" for one in value) + '"'
-    return json.dumps(value, ensure_ascii=bool(rng and rng.random() < 0.5) or not value.isascii())
+    return json.dumps(value, ensure_ascii=bool(rng and rng.random() < 0.5))
 
 
 Mutation = Callable[[SafetensorsFile, random.Random], None]

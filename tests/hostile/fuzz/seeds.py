@@ -223,7 +223,7 @@ def _safetensors_seeds() -> Iterator[Seed]:
     yield Seed("safetensors", "safetensors/numpy", safetensors.numpy.save(arrays))
     yield Seed("safetensors", "safetensors/nothing", safetensors.numpy.save({}, {"a": "b"}))
     # MLX's, whose header says null where there is no metadata.
-    header = b'{"__metadata__":null,"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}'
+    header = b'{"__metadata__":null,"w":{"data_offsets":[0,8],"dtype":"F32","shape":[2]}}'
     content = len(header).to_bytes(8, "little") + header + numbers(2).numpy().tobytes()
     yield Seed("safetensors", "safetensors/mlx", content)
 

@@ -71,6 +71,14 @@ class Worker:
                 os._exit(code)
         os.close(says)
 
+    def stop(self) -> None:
+        """End the process, if it has not ended."""
+        if self.pipe >= 0:
+            os.close(self.pipe)
+            os.kill(self._pid, signal.SIGKILL)
+            os.waitpid(self._pid, 0)
+            self.pipe = -1
+
     def read(self) -> Iterator[Judged]:
         """What the process has said since; a crash, once it has died in one."""
         data = os.read(self.pipe, 1 << 20)
@@ -80,18 +88,25 @@ class Worker:
             yield _decoded(json.loads(line))
         if not data:
             os.close(self.pipe)
-            _, status = os.waitpid(self._pid, 0)
-            number, phase = _PLACE.unpack(self._place[:])
-            self.left = self.left[self.left.index(number) + 1 :] if status else range(0)
-            if status:
-                code = os.waitstatus_to_exitcode(status)
-                how = signal.Signals(-code).name if code < 0 else f"exit {code}"
-                self._buffer = b""
-                yield Judged(number, crashed=(_PHASES[phase], how))
+            self.pipe = -1
+            crash = self._ended()
             if self.left:
                 self._start()
-            else:
-                self.pipe = -1
+            if crash is not None:
+                yield crash
+
+    def _ended(self) -> Judged | None:
+        """How the process ended: with nothing left to do, or in the crash that is returned."""
+        _, status = os.waitpid(self._pid, 0)
+        number, phase = _PLACE.unpack(self._place[:])
+        if status == 0:
+            self.left = range(0)
+            return None
+        self.left = self.left[self.left.index(number) + 1 :]
+        self._buffer = b""
+        code = os.waitstatus_to_exitcode(status)
+        how = signal.Signals(-code).name if code < 0 else f"exit {code}"
+        return Judged(number, crashed=(_PHASES[phase], how))
 
     def _work(self, says: int) -> None:
         nothing = os.open(os.devnull, os.O_RDWR)
@@ -148,8 +163,13 @@ def judged(numbers: range, workers: int, folder: str) -> Iterator[Judged]:
         own = os.path.join(folder, str(worker))
         os.mkdir(own)
         running.append(Worker(numbers[worker::workers], own))
-    while running:
-        ready, _, _ = select.select([worker.pipe for worker in running], [], [])
-        for worker in [one for one in running if one.pipe in ready]:
-            yield from worker.read()
-        running = [worker for worker in running if worker.pipe >= 0]
+    try:
+        while any(worker.pipe >= 0 for worker in running):
+            pipes = [worker.pipe for worker in running if worker.pipe >= 0]
+            ready, _, _ = select.select(pipes, [], [])
+            for worker in running:
+                if worker.pipe in ready:
+                    yield from worker.read()
+    finally:
+        for worker in running:
+            worker.stop()
