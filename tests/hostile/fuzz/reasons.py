@@ -74,7 +74,8 @@ STRICTER: Final = (
     ),
     Reason(
         "header not as safetensors specifies it",
-        r"safetensors: \w+: (its header|its data_off|is noted to be|unknown dtype|__metadata__)",
+        r"safetensors: \w+: (its header|its data_off|is noted to be|unknown dtype|"
+        r"__metadata__|gradtool\.\w+ in __metadata__)",
         "The reference reader takes duplicate keys, unknown fields, spaces before the header.",
     ),
 )
@@ -83,7 +84,8 @@ STRICTER: Final = (
 LAXER: Final = (
     Reason(
         "devices that are not here",
-        r"torch.*: .*(CUDA|device not recognized|data location of|Invalid device)",
+        r"torch.*: .*(CUDA|device not recognized|data location of|Invalid device|"
+        r"accelerator device)",
         "A file for another machine; its numbers are the same there.",
     ),
     Reason(

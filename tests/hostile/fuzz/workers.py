@@ -26,6 +26,7 @@ CPU_S: Final = 20
 MEMORY_NBYTES: Final = 2 << 30
 """What a worker may map beyond what it maps at its start."""
 
+_MAPPED: Final = "/proc/self/statm"
 _PHASES: Final = ("mutate", "gradtool", *LOADERS)
 _PLACE: Final = struct.Struct("<qq")
 
@@ -112,7 +113,8 @@ class Worker:
         nothing = os.open(os.devnull, os.O_RDWR)
         os.dup2(nothing, 2)
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-        resource.setrlimit(resource.RLIMIT_AS, (_mapped_nbytes() + MEMORY_NBYTES,) * 2)
+        if os.path.exists(_MAPPED):
+            resource.setrlimit(resource.RLIMIT_AS, (_mapped_nbytes() + MEMORY_NBYTES,) * 2)
         path = os.path.join(self._folder, "mutant")
         for number in self.left:
             self._enter(number, 0)
@@ -144,7 +146,7 @@ class Worker:
 
 
 def _mapped_nbytes() -> int:
-    with open("/proc/self/statm") as file:
+    with open(_MAPPED) as file:
         return int(file.read().split()[0]) * mmap.PAGESIZE
 
 
