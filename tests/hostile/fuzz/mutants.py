@@ -12,12 +12,18 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from fuzz.numpy_files import ARCHIVE_MUTATIONS, ARRAY_MUTATIONS, NpyFile
+from fuzz.numpy_files import (
+    ARCHIVE_MUTATIONS,
+    ARRAY_MUTATIONS,
+    NpyFile,
+    spoil_array,
+    spoil_member,
+)
 from fuzz.object_mutations import OBJECT_MUTATIONS
 from fuzz.opcode_mutations import OPCODE_MUTATIONS
 from fuzz.polyglots import also_legacy_torch
-from fuzz.record_mutations import RECORD_MUTATIONS
-from fuzz.safetensors_files import SAFETENSORS_MUTATIONS, SafetensorsFile
+from fuzz.record_mutations import RECORD_MUTATIONS, spoil_record
+from fuzz.safetensors_files import SAFETENSORS_MUTATIONS, SafetensorsFile, spoil
 from fuzz.seeds import Seed, seeds
 from fuzz.tensor_mutations import TENSOR_MUTATIONS
 from fuzz.torch_files import TorchFile
@@ -53,10 +59,11 @@ _OF_RECORDS: Final = {
 
 @dataclass(frozen=True)
 class Kind:
-    """How files of one kind are taken apart, put together, and changed by what chances."""
+    """How files of one kind are taken apart, put together, spoiled, and changed by what chances."""
 
     parse: Callable[[bytes], Parts]
     build: Callable[[Parts], bytes]
+    spoil: Change
     families: tuple[tuple[int, dict[Change, int]], ...]
 
 
@@ -64,6 +71,7 @@ KINDS: Final[dict[str, Kind]] = {
     "torch": Kind(
         TorchFile.parse,
         TorchFile.build,
+        spoil_record,
         (
             (10, TENSOR_MUTATIONS),
             (12, OBJECT_MUTATIONS),
@@ -75,12 +83,14 @@ KINDS: Final[dict[str, Kind]] = {
     "npz": Kind(
         parse,
         build,
+        spoil_member,
         ((10, ARCHIVE_MUTATIONS), (4, _OF_ARCHIVE)),
     ),
-    "npy": Kind(NpyFile.parse, NpyFile.build, ((1, ARRAY_MUTATIONS),)),
+    "npy": Kind(NpyFile.parse, NpyFile.build, spoil_array, ((1, ARRAY_MUTATIONS),)),
     "safetensors": Kind(
         SafetensorsFile.parse,
         SafetensorsFile.build,
+        spoil,
         ((40, SAFETENSORS_MUTATIONS), (1, {also_legacy_torch: 1})),
     ),
 }
@@ -111,15 +121,22 @@ def chosen_seed(number: int) -> Seed:
     return rng.choice(_seeds_of(kind))
 
 
+def _chosen_changes(kind: Kind, rng: random.Random) -> list[Change]:
+    """One to four changes, after a bad number in the data as often as not."""
+    chosen = [kind.spoil] if rng.random() < 0.5 else []
+    for _ in range(rng.choice((1, 1, 2, 2, 3, MOST_CHANGES - 1))):
+        _, family = rng.choices(kind.families, [weight for weight, _ in kind.families])[0]
+        chosen += rng.choices([*family], [*family.values()])
+    return chosen
+
+
 def mutant(seed: Seed, number: int, keep: Collection[int] | None = None) -> Mutant:
     """The mutant of a seed; `keep` are the positions of changes to make, all if None."""
     rng = random.Random(f"{seed.name} {number}")
     kind = KINDS[seed.kind]
     parts = kind.parse(seed.content)
     names = []
-    for position in range(rng.choice((1, 1, 2, 2, 3, MOST_CHANGES))):
-        _, family = rng.choices(kind.families, [weight for weight, _ in kind.families])[0]
-        change = rng.choices([*family], [*family.values()])[0]
+    for position, change in enumerate(_chosen_changes(kind, rng)):
         own = random.Random(rng.random())
         if keep is None or position in keep:
             change(parts, own)

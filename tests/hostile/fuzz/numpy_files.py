@@ -196,8 +196,18 @@ ARRAY_MUTATIONS: Final[dict[ArrayMutation, int]] = {
 }  # fmt: skip
 
 
+def spoil_member(archive: Archive, rng: random.Random) -> None:
+    """A NaN or infinity in the array of a member."""
+    _change_array(archive, spoil_array, rng)
+
+
 def change_member(archive: Archive, rng: random.Random) -> None:
     """A change to the array in a member."""
+    change = rng.choices([*ARRAY_MUTATIONS], [*ARRAY_MUTATIONS.values()])[0]
+    _change_array(archive, change, rng)
+
+
+def _change_array(archive: Archive, change: ArrayMutation, rng: random.Random) -> None:
     members = [one for one in archive.members if one.data.startswith(b"\x93NUMPY")]
     if not members:
         return
@@ -206,7 +216,7 @@ def change_member(archive: Archive, rng: random.Random) -> None:
         array = NpyFile.parse(member.data)
     except (ValueError, SyntaxError, IndexError, UnicodeError):
         return  # an earlier change left nothing to take apart
-    rng.choices([*ARRAY_MUTATIONS], [*ARRAY_MUTATIONS.values()])[0](array, rng)
+    change(array, rng)
     member.data = array.build()
 
 
