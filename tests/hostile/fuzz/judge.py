@@ -98,17 +98,17 @@ def _problems(found: Measurement, loaded: Loaded, *, is_for_it: bool) -> Iterato
     listed: dict[str, Entry] = {one.name: one for one in found.skipped}
     listed |= {tensor.name: tensor for tensor in found.tensors}
     unseen = dict(listed)
-    for seen in sorted(loaded.seen, key=lambda one: one.is_odd):
-        if seen.is_odd:
-            covering = _covering(seen, listed)
-            if not covering and not _is_integer(seen.dtype):
-                yield f"not listed: {seen}"
-            unseen = {name: entry for name, entry in unseen.items() if name not in covering}
-        elif seen.name in unseen:
+    for seen in loaded.seen:
+        if not seen.is_odd and seen.name in unseen:
             for difference in _differences(unseen.pop(seen.name), seen):
                 yield f"{difference}: {seen}"
-        elif seen.shape is None or 0 not in seen.shape:
+        elif not seen.is_odd and seen.has_elements:
             yield f"not listed: {seen}"
+    for seen in loaded.seen:
+        covering = _covering(seen, listed) if seen.is_odd else set()
+        if seen.is_odd and seen.may_be_gradient and not covering:
+            yield f"not listed: {seen}"
+        unseen = {name: entry for name, entry in unseen.items() if name not in covering}
     if loaded.error is None and is_for_it and not loaded.has_notes:
         for name, entry in unseen.items():
             if isinstance(entry, TensorMeasurement) or hides_magnitude(entry):
@@ -119,11 +119,6 @@ def _covering(seen: Seen, listed: dict[str, Entry]) -> set[str]:
     """The names under which the elements of a tensor in an odd place are listed, in any shape."""
     shapeless = replace(seen, shape=None)
     return {name for name, entry in listed.items() if not [*_differences(entry, shapeless)]}
-
-
-def _is_integer(dtype: str) -> bool:
-    """Whether a type is one of which no gradient is: a check passes it by wherever it is."""
-    return dtype in ("BOOL", "index") or dtype[0] in "IU"
 
 
 def _is_same_type(skipped_as: str, seen: str) -> bool:

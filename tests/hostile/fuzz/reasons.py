@@ -85,7 +85,7 @@ LAXER: Final = (
     Reason(
         "devices that are not here",
         r"torch.*: .*(CUDA|device not recognized|data location of|Invalid device|"
-        r"accelerator device)",
+        r"accelerator device|device type at start)",
         "A file for another machine; its numbers are the same there.",
     ),
     Reason(

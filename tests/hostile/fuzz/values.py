@@ -59,6 +59,17 @@ class Seen:
     is_negated: bool = False
     """Whether it is stored as its negative, as which gradtool counts infinities."""
 
+    @property
+    def has_elements(self) -> bool:
+        """Whether there is anything in it to be seen."""
+        return self.shape is None or 0 not in self.shape
+
+    @property
+    def may_be_gradient(self) -> bool:
+        """Whether a check would look at it: integers it passes by wherever they are."""
+        is_integer = self.dtype in ("BOOL", "index") or self.dtype[0] in "IU"
+        return self.has_elements and not is_integer
+
 
 class UnknownValueError(Exception):
     """The walk met a value of a type that it cannot look into: it has to learn it."""
