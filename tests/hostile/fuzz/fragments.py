@@ -159,13 +159,25 @@ _WRAPPERS: Final = (
 
 
 def state(file: TorchFile, rng: random.Random) -> Node:
-    """What the attributes of a tensor may be set from, with a tensor in it."""
-    key = rng.choice(("data", "grad", "extra", "_backward_hooks", "requires_grad", "real", "names"))
-    attributes = Node("items", parts=[Node("empty", dict), plain(key), fragment(file, rng)])
-    kind = rng.randrange(4)
-    if kind == 0:
-        return sequence(attributes, constant(None))
-    return sequence(constant(None), attributes) if kind == 1 else attributes
+    """What the attributes of an object may be set from, with something in it that holds numbers."""
+    key, value = plain(rng.choice(_ATTRIBUTES)), fragment(file, rng)
+    if rng.random() < 0.1:
+        value = rng.choice((name("torch.float16"), plain(2.5)))
+    attributes = Node("items", parts=[Node("empty", dict), key, value])
+    return rng.choice(
+        (
+            attributes,
+            sequence(attributes, constant(None)),
+            sequence(constant(None), attributes),
+            listed(sequence(key, value)),
+        )
+    )
+
+
+_ATTRIBUTES: Final = (
+    "data", "grad", "extra", "_backward_hooks", "requires_grad", "real", "names", "dtype",
+    "_untyped_storage", "mine",
+)  # fmt: skip
 
 
 def built_state(file: TorchFile, rng: random.Random) -> Node:

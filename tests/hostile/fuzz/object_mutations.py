@@ -83,7 +83,8 @@ def wrap_value(file: TorchFile, rng: random.Random) -> None:
 
 def set_attributes(file: TorchFile, rng: random.Random) -> None:
     """BUILD on a dict, which gives an OrderedDict attributes, or on anything else."""
-    every = [one for one in nodes(file.root) if one.kind in ("items", "call", "new", "global")]
+    kinds = ("items", "call", "new", "global", "persistent")
+    every = [one for one in nodes(file.root) if one.kind in kinds]
     if every:
         node = rng.choice(every)
         inner = Node(node.kind, node.value, node.parts)

@@ -111,9 +111,12 @@ class Walk:
             yield from self.visit(item, path, odd=True)
 
     def _storage(self, value: Any, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
+        """A storage as a tensor of its elements, unless BUILD made another thing of it."""
         dtype = getattr(value, "dtype", torch.uint8)
         untyped = getattr(value, "_untyped_storage", value)
-        if dtype in _QUANTIZED:
+        if not isinstance(dtype, torch.dtype) or not isinstance(untyped, torch.UntypedStorage):
+            yield from self._attributes(value, path, True)
+        elif dtype in _QUANTIZED:
             numel = untyped.nbytes() // torch._utils._element_size(dtype)
             yield Seen(self._name(path), str(dtype), (numel,), None, odd)
         else:
