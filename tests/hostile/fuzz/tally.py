@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from fuzz.judge import LOADERS, Verdict
-from fuzz.mutants import chosen_seed, mutant
+from fuzz.mutants import chosen_seed
 from fuzz.reasons import classified
 from fuzz.smaller import smallest
 from fuzz.workers import Judged
@@ -79,13 +79,14 @@ class Tally:
 
     def _explain(self, number: int, verdict: Verdict, words: str) -> None:
         seed = chosen_seed(number)
-        one = mutant(seed, number)
-        if verdict.outcome != "crash":
-            known = (verdict.loader, kind_of(verdict))
-            one = smallest(seed, number, self._path, lambda to: (to.loader, kind_of(to)) == known)
+        say(f'{words}\n    of "{seed.name}" {number}')
+        if verdict.outcome == "crash":
+            return  # nor would it be wise to make the mutant in this process
+        known = (verdict.loader, kind_of(verdict))
+        one = smallest(seed, number, self._path, lambda to: (to.loader, kind_of(to)) == known)
         changes = ",".join(change.partition(":")[0] for change in one.changes)
         command = f'run.py --replay "{seed.name}" {number} --changes {changes}'
-        say(f"{words}\n    by {', '.join(one.changes)}; again by\n    {_FOLDER}/{command}")
+        say(f"    by {', '.join(one.changes)}; again by\n    {_FOLDER}/{command}")
         if self._keep is not None:
             self._keep.mkdir(parents=True, exist_ok=True)
             name = re.sub(r"[^0-9A-Za-z]", "-", seed.name)
