@@ -43,11 +43,11 @@ def test_what_gradtool_and_a_loader_both_read_is_the_same(tmp_path: Path) -> Non
 def test_faults_that_are_put_back_are_found() -> None:
     """All of them take minutes: `faults.py` without names."""
     names = (
-        "tensor_of_numbers", "said_to_be_a_directory", "member_without_suffix",
+        "tensor_of_numbers", "replaced_elements", "alike_by_raw_name", "member_without_suffix",
         "two_members_for_one_key", "torch_beside_arrays", "two_formats", "big_endian_arrays",
         "missing_tensor", "nan_is_zero", "drifting_sum",
     )  # fmt: skip
-    ended = run("faults.py", "--files", "1000", *names)
+    ended = run("faults.py", "--files", "3000", *names)
     assert ended.returncode == 0, ended.stdout + ended.stderr
     assert len(ended.stdout.splitlines()) == len(names)
 

@@ -115,10 +115,10 @@ def change_both(archive: Archive, rng: random.Random) -> None:
 def change_attributes(archive: Archive, rng: random.Random) -> None:
     """What only the directory says: attributes, disks, who made it, a comment."""
     member = rng.choice(archive.members)
-    kind = rng.randrange(6)
+    kind = rng.randrange(7)
     if kind == 0:
         member.attributes = (rng.randrange(4), 1 << rng.randrange(32))
-    elif kind == 1:
+    elif kind in (1, 6):
         member.attributes = (0, 0x10)
     elif kind == 2:
         member.central["disk"] = 1
@@ -231,6 +231,6 @@ def nest(archive: Archive, rng: random.Random) -> None:
 ZIP_MUTATIONS: Final[dict[Mutation, int]] = {
     duplicate: 3, rename: 2, flip_utf8: 1, shuffle_members: 2, shuffle_directory: 2,
     repeat_in_directory: 1, hide: 1, redirect: 1, change_field: 3, change_both: 2,
-    change_attributes: 2, change_extra: 3, widen: 2, change_packing: 4, change_data: 2,
+    change_attributes: 3, change_extra: 3, widen: 2, change_packing: 4, change_data: 2,
     change_ends: 3, nest: 1,
 }  # fmt: skip
