@@ -1,10 +1,11 @@
 """Every tensor that an object of torch's, or an array of NumPy's, holds, by name.
 
-Names follow rules of this module's own. A tensor in a dict, list or attribute is called by the
-keys, positions and attributes that lead to it, joined by dots, empty ones left out; a lone one
-as its file is, without suffix. Keys that are numbers are spelled as Python's `str` does, tuples
-of texts and numbers as `repr` does. Where these rules say nothing (keys that are tensors, types
-or huge numbers, sets, hooks, nested tensors) the place is "odd": any name will do.
+Names follow rules of this module's own. A tensor in a dict or list, or an attribute of a tensor, is
+called by the keys, positions and attributes that lead to it, joined by dots, empty ones left out; a
+lone one as its file is, without suffix. Keys that are numbers are spelled as Python's `str` does,
+tuples of texts and numbers as `repr` does. Where these rules say nothing (keys that are tensors,
+types or huge numbers, sets, hooks, attributes of dicts, nested tensors) the place is "odd": any
+name will do.
 """
 
 from __future__ import annotations
@@ -99,7 +100,7 @@ class Walk:
             yield from self.visit(key, path, odd=True)
             place = f"key#{position}" if part is None else part
             yield from self.visit(item, (*path, place), odd=odd or part is None)
-        yield from self._attributes(value, path, odd)
+        yield from self._attributes(value, path, odd=True)
 
     def _numbered(self, value: Any, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
         for position, item in enumerate(value):
@@ -115,7 +116,7 @@ class Walk:
         dtype = getattr(value, "dtype", torch.uint8)
         untyped = getattr(value, "_untyped_storage", value)
         if not isinstance(dtype, torch.dtype) or not isinstance(untyped, torch.UntypedStorage):
-            yield from self._attributes(value, path, True)
+            yield from self._attributes(value, path, odd=True)
         elif dtype in _QUANTIZED:
             numel = untyped.nbytes() // torch._utils._element_size(dtype)
             yield Seen(self._name(path), str(dtype), (numel,), None, odd)
@@ -123,7 +124,7 @@ class Walk:
             tensor = torch.empty(0, dtype=dtype, device=untyped.device).set_(untyped)
             yield from self._content(tensor, path, odd)
 
-    def _attributes(self, value: Any, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
+    def _attributes(self, value: Any, path: tuple[str, ...], *, odd: bool) -> Iterator[Seen]:
         for key, item in getattr(value, "__dict__", {}).items():
             part = _part(key)
             place = "attribute" if part is None else part
@@ -131,7 +132,7 @@ class Walk:
 
     def _tensor(self, value: torch.Tensor, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
         yield from self._content(value, path, odd)
-        yield from self._attributes(value, path, odd)
+        yield from self._attributes(value, path, odd=odd)
         yield from self.visit(value._backward_hooks, path, odd=True)
         if value.is_leaf and value.grad is not None:
             yield from self.visit(value.grad, (*path, "grad"), odd=True)
