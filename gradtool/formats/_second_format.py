@@ -54,9 +54,9 @@ def _begins_as_legacy(source: Source) -> bool:
     """
     at, has_number = 0, False
     for _ in range(_MOST_OPCODES):
-        head = source.read(at, min(_LONGEST_NAME, max(source.file.size - at, 0)))
-        if not head:
+        if at >= source.file.size:
             return False
+        head = source.read(at, min(_LONGEST_NAME, source.file.size - at))
         code, start = head[0], 1
         if code == _STOP:
             return has_number

@@ -56,6 +56,13 @@ def _refuse_hooks(hooks: object) -> None:
         raise UnsupportedPickleError("a tensor with hooks, which torch.save leaves out")
 
 
+def _refuse_attributes(*parts: object) -> None:
+    """Refuse attributes of what a tensor is made of, which it does not get."""
+    for part in parts:
+        if isinstance(part, TensorRef | SparseRef | Unmeasured) and part.state is not None:
+            raise UnsupportedPickleError("a tensor out of one whose attributes it would lose")
+
+
 def _is_negated(metadata: object) -> bool:
     """Whether a tensor's metadata say that the values are the negative of what is stored."""
     if not metadata:
@@ -74,6 +81,7 @@ def _quantized_tensor(
 ) -> Unmeasured:
     if type(quantizer) is not tuple:
         raise MalformedPickleError(f"a tensor quantized by {describe(quantizer)}")
+    _refuse_attributes(*quantizer)
     return Unmeasured(_tensor(stored, offset, shape, strides), quantizer, "quantized")
 
 
@@ -84,6 +92,7 @@ def _meta_tensor(dtype: object, *_: object) -> MetaRef:
 def _sparse_tensor(layout: object, data: object) -> SparseRef | Unmeasured:
     if not isinstance(layout, Opaque) or type(data) is not tuple or len(data) not in (3, 4):
         raise MalformedPickleError("a sparse tensor without layout or values")
+    _refuse_attributes(*data)
     if layout.args != ("torch.sparse_coo",):
         compressed, plain = _indices(data[0]), _indices(data[1])
         return SparseRef(data[2], {"compressed_indices": compressed, "plain_indices": plain})
@@ -104,6 +113,7 @@ def _indices(data: object) -> object:
 def _nested_tensor(buffer: object, *parts: object) -> Unmeasured:
     if not isinstance(buffer, TensorRef):
         raise MalformedPickleError(f"a nested tensor over {describe(buffer)}")
+    _refuse_attributes(buffer, *parts)
     return Unmeasured(buffer, parts, "nested tensor: save its unbind()")
 
 
@@ -151,8 +161,7 @@ def _parameter(
     data: object = None, _requires_grad: object = None, hooks: object = None, state: object = None
 ) -> object:
     _refuse_hooks(hooks)
-    if isinstance(data, TensorRef | SparseRef | Unmeasured) and data.state is not None:
-        raise UnsupportedPickleError("a parameter out of a tensor whose attributes it would lose")
+    _refuse_attributes(data)
     return _with_state(data, state)
 
 
