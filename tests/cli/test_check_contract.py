@@ -30,6 +30,7 @@ from command_line import (
 )
 from nobody import as_nobody
 from numpy.typing import NDArray
+from pickle_parts import archive, named, tensor
 from safetensors.numpy import save_file
 
 import gradtool
@@ -73,11 +74,10 @@ def yard(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (yard / "notes.txt").write_text("no tensors here")
     healthy = (yard / "healthy.safetensors").read_bytes()
     (yard / "cut.safetensors").write_bytes(healthy[:-1])
-    np.savez(yard / "sound.npz", w=np.full(4, 3.0, np.float32))
     three, two = np.float32(3).tobytes() * 4, np.float32(2).tobytes() * 4
-    content = (yard / "sound.npz").read_bytes()
+    content = archive(yard / "sound.pt", named(tensor()), {"0": three}).read_bytes()
     assert content.count(three) == 1
-    (yard / "rotten.npz").write_bytes(content.replace(three, two))
+    (yard / "rotten.pt").write_bytes(content.replace(three, two))
     np.save(yard / "raw.npy", np.array([0x4040, 0x4080], np.uint16).view("V2"))
     (yard / "bounds.toml").write_text("[check.GT203]\nmax_norm = 50000")
     for name in ("healthy", "other"):
@@ -129,7 +129,7 @@ def codes(report: dict[str, Any]) -> set[str]:
         ("healthy", 0, ""),
         ("run", 0, ""),
         ("run/model.safetensors.index.json", 0, ""),
-        ("sound.npz", 0, ""),
+        ("sound.pt", 0, ""),
         ("sections", 0, ""),
         ("sparse", 0, "GT205"),
         ("nan", 1, "GT101"),
@@ -463,8 +463,8 @@ def test_what_was_not_measured_is_never_called_healthy(yard: Path) -> None:
 
 
 def test_checksums_are_checked_when_asked_for(yard: Path) -> None:
-    assert check("rotten.npz", yard).returncode == 0
-    result = check("rotten.npz --verify", yard)
+    assert check("rotten.pt", yard).returncode == 0
+    result = check("rotten.pt --verify", yard)
     assert result.returncode == 3
     assert "CRC-32" in error_lines(result)[0]
 
@@ -646,7 +646,7 @@ HAPPY = [
     ("raw.npy | --raw-dtype bf16", 3, 0),
     ("healthy --set GT203.max_norm=6 | -p 1", 0, 1),
     ("healthy --set GT203.max_norm=4.5 | --norm-type inf", 1, 0),
-    ("rotten.npz | --verify", 0, 3),
+    ("rotten.pt | --verify", 0, 3),
     ("nan | --threads 1", 1, 1),
     ("nan | --backend torch --device cpu --device-memory 64MiB", 1, 1),
     ("healthy | --device cuda:9999", 0, 3),
@@ -878,7 +878,7 @@ H, OTHER, NAN = "healthy.safetensors", "other.safetensors", "nan.safetensors"
         ("save cut.safetensors -o new.json", 3, "cut.safetensors"),
         ("save empty.safetensors -o new.json", 3, "empty.safetensors"),
         ("save weights.safetensors -o new.json", 3, "weights.safetensors: holds no gradient"),
-        ("save rotten.npz --verify -o new.json", 3, "CRC-32"),
+        ("save rotten.pt --verify -o new.json", 3, "CRC-32"),
         (f"save {H} cut.safetensors -o healthy.json --force", 3, "cut.safetensors"),
         (f"save {H} -o no/such/new.json", 3, "no/such"),
         (f"update {NAN} --baseline healthy.json", 1, "not finite"),

@@ -26,6 +26,7 @@ from command_line import (
     run,
     started,
 )
+from pickle_parts import archive, named, tensor
 from safetensors.numpy import save_file
 
 import gradtool
@@ -594,10 +595,10 @@ def test_options_reach_the_figures(
 
 
 def test_verify_checks_checksums(tmp_path: Path) -> None:
-    path = tmp_path / "grads.npz"
-    np.savez(path, w=np.full(4, 3.0, np.float32))
-    content = path.read_bytes()
-    assert content.count(np.float32(3.0).tobytes() * 4) == 1
+    path = tmp_path / "grads.pt"
+    stored = np.full(4, 3.0, np.float32).tobytes()
+    content = archive(path, named(tensor()), {"0": stored}).read_bytes()
+    assert content.count(stored) == 1
     path.write_bytes(content.replace(np.float32(3.0).tobytes(), np.float32(2.0).tobytes(), 1))
     assert run("inspect", str(path)).returncode == 0
     result = run("inspect", str(path), "--verify")
