@@ -17,7 +17,7 @@ import safetensors
 import torch
 
 from fuzz.figures import figures_of
-from fuzz.values import FLOATING, Seen, Walk, escaped
+from fuzz.values import FLOATING, Seen, UnreadableTensorError, Walk, escaped
 
 _NUMPY_NAMES: Final = {
     "b1": "BOOL", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "u1": "U8", "u2": "U16",
@@ -66,7 +66,10 @@ def _load_torch(path: str, *, mmap: bool) -> Loaded:
     except REFUSALS as error:
         return Loaded(error=refusal(error))
     stem = os.path.splitext(os.path.basename(path))[0]
-    return Loaded([*Walk(stem).visit(root, (), odd=False)])
+    try:
+        return Loaded([*Walk(stem).visit(root, (), odd=False)])
+    except UnreadableTensorError as error:
+        return Loaded(error=refusal(error))
 
 
 def load_safetensors(path: str) -> Loaded:

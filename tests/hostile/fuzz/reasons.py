@@ -96,9 +96,9 @@ LAXER: Final = (
     ),
     Reason(
         "parts that do not fit",
-        r"torch.*: RuntimeError: .*(INTERNAL ASSERT|scalar type Long|nnz|sparse|setStorage|"
-        r"nested|[Qq]uantize|scale|zero_points|resize storage|storage offset|Storage size|"
-        r"size length|record size|dtype|cannot be converted)",
+        r"torch.*: (Runtime|UnreadableTensor)Error: .*(INTERNAL ASSERT|scalar type Long|nnz|"
+        r"sparse|setStorage|nested|[Qq]uantize|scale|zero_points|resize storage|storage offset|"
+        r"Storage size|size length|record size|dtype|cannot be converted)",
         "Of sparse, quantized and nested tensors the parts are listed, whatever torch makes of "
         "them together.",
     ),

@@ -4,8 +4,8 @@ Names follow rules of this module's own. A tensor in a dict or list, or an attri
 called by the keys, positions and attributes that lead to it, joined by dots, empty ones left out; a
 lone one as its file is, without suffix. Keys that are numbers are spelled as Python's `str` does,
 tuples of texts and numbers as `repr` does. Where these rules say nothing (keys that are tensors,
-types or huge numbers, sets, hooks, attributes of dicts, nested tensors) the place is "odd": any
-name will do.
+types, sizes or huge numbers, sets, hooks, attributes of dicts, nested tensors) the place is "odd":
+any name will do.
 """
 
 from __future__ import annotations
@@ -74,6 +74,10 @@ class Seen:
 
 class UnknownValueError(Exception):
     """The walk met a value of a type that it cannot look into: it has to learn it."""
+
+
+class UnreadableTensorError(Exception):
+    """torch itself cannot read the elements of a tensor that it loaded."""
 
 
 class Walk:
@@ -153,7 +157,10 @@ class Walk:
         dtype = TORCH_NAMES.get(value.dtype, str(value.dtype))
         figures = None
         if dtype in FLOATING:
-            parts = [_exact(part).reshape(-1) for part in value.detach().unbind()]
+            try:
+                parts = [_exact(part).reshape(-1) for part in value.detach().unbind()]
+            except RuntimeError as error:
+                raise UnreadableTensorError(str(error)) from error
             figures = figures_of(np.concatenate(parts or [np.zeros(0)]))
         yield Seen(self._name(path), dtype, None, figures, is_odd=True)
 
@@ -208,10 +215,10 @@ def _part(key: object) -> str | None:
         return None
     if key is None or isinstance(key, bool | int | float):
         return str(key)
-    is_plain = isinstance(key, tuple) and all(
+    is_plain = type(key) is tuple and all(
         item is None or isinstance(item, str | bool | int | float) for item in key
     )
-    return repr(tuple(key)) if is_plain else None  # type: ignore[arg-type]
+    return repr(key) if is_plain else None
 
 
 def _figures(tensor: torch.Tensor) -> Figures:
