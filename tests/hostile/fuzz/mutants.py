@@ -21,7 +21,7 @@ from fuzz.numpy_files import (
 )
 from fuzz.object_mutations import OBJECT_MUTATIONS
 from fuzz.opcode_mutations import OPCODE_MUTATIONS
-from fuzz.polyglots import also_legacy_torch
+from fuzz.polyglots import also_legacy_torch, opcodes_in_header
 from fuzz.record_mutations import RECORD_MUTATIONS, spoil_record
 from fuzz.safetensors_files import SAFETENSORS_MUTATIONS, SafetensorsFile, spoil
 from fuzz.seeds import Seed, seeds
@@ -91,7 +91,7 @@ KINDS: Final[dict[str, Kind]] = {
         SafetensorsFile.parse,
         SafetensorsFile.build,
         spoil,
-        ((40, SAFETENSORS_MUTATIONS), (1, {also_legacy_torch: 1})),
+        ((30, SAFETENSORS_MUTATIONS), (1, {also_legacy_torch: 1, opcodes_in_header: 1})),
     ),
 }
 

@@ -49,6 +49,21 @@ def also_legacy_torch(file: SafetensorsFile, rng: random.Random) -> None:
     file.late.append(_as_texts)
 
 
+def opcodes_in_header(file: SafetensorsFile, rng: random.Random) -> None:
+    """A sound file whose first bytes may be taken for a pickle: by its length, and in a name."""
+    name = "".join(rng.choices("XUcGJKMNR()]}abehjqrstu.Q", k=80))
+    if file.header and file.header[0][0] != "__metadata__":
+        file.header[0] = (name, file.header[0][1])
+    else:
+        file.header.insert(0, ("__metadata__", Pairs([(name, name)])))
+    code, blocks = rng.choice(b"XXUU(h\x80\x88cGJKM"), rng.choice((0, 1, 4, 16, 40))
+
+    def lengthened(text: bytes) -> bytes:
+        return text + b" " * ((code - len(text)) % 256 + 256 * blocks)
+
+    file.late.append(lengthened)
+
+
 def _as_texts(header: bytes) -> bytes:
     """The header with metadata behind its entries, so long that it is a pickle's texts."""
     if len(header) > _LONGEST:

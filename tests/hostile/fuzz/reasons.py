@@ -23,7 +23,8 @@ class Reason(NamedTuple):
 STRICTER: Final = (
     Reason(
         "archive with two readings",
-        r"CorruptFileError: (ambiguous archive|overlaps what follows|no entry |said to be a dir|"
+        r"^(numpy|torch.*): CorruptFileError: (ambiguous archive|overlaps what follows|no entry |"
+        r"said to be a dir|"
         r"an empty or absolute name|lies on another disk|one part of a multi-disk|stored, and take|"
         r"no valid zip64|the zip64 end|the central directory is|no end-of-central|its extra fields|"
         r"promises \d+ entries|needs \d+ bytes, the file ends)",
