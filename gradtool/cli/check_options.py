@@ -14,6 +14,7 @@ import typer
 
 from gradtool.errors import UsageError
 from gradtool.report import CHECK_REPORTERS
+from gradtool.storage.links import target_path
 
 if TYPE_CHECKING:  # the rules come with it, which --help is not for
     from gradtool.rules.config_file import Config
@@ -39,7 +40,7 @@ class Sink:
 def read_sinks(texts: Sequence[str]) -> tuple[Sink, ...]:
     """What `-f FORMAT[:FILE]` asks for; UsageError where two reports would get in one place."""
     sinks = [_sink(text) for text in texts or ["text"]]
-    places = [None if sink.file is None else os.path.realpath(sink.file) for sink in sinks]
+    places = [None if sink.file is None else target_path(sink.file) for sink in sinks]
     for sink, place in zip(sinks, places, strict=True):
         if places.count(place) > 1:
             where = "stdout" if sink.file is None else sink.file

@@ -13,7 +13,7 @@ from gradtool.errors import FileAccessError, FileChangedError, UsageError
 from gradtool.storage.directories import opened
 from gradtool.storage.files import traits_of
 from gradtool.storage.leftovers import is_workspace
-from gradtool.storage.links import Named, is_special, named_by
+from gradtool.storage.links import Named, is_special, named_by, real_path
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import PIECE_NBYTES, create_sink
 
@@ -46,12 +46,12 @@ class Rest:
     def __init__(
         self, directory: str, checkpoint: Collection[SourceFile], *, follow_links: bool = False
     ) -> None:
-        self.path = os.path.realpath(directory)
+        with reading(directory):
+            self.path = real_path(directory)
+            self._status = os.stat(self.path)
         self.name = os.path.basename(self.path)
         self.checkpoint = {os.path.basename(file.path): file for file in checkpoint}
         self.follow_links = follow_links
-        with reading(self.path):
-            self._status = os.stat(self.path)
 
     def sizes(self, written: Collection[SourceFile]) -> list[int]:
         """Bytes of each file to copy where those `written` are written anew.
@@ -148,7 +148,7 @@ class _Walk:
         shown = self._shown(path)
         with ExitStack() as stack:
             with reading(shown):
-                text, real = os.readlink(name, dir_fd=old), os.path.realpath(shown)
+                text, real = os.readlink(name, dir_fd=old), real_path(shown)
                 named = named_by(real, self._rest.path, self._root, stack)
             if named.status is not None:
                 self._refuse_link(path, text, real, named, named.status)
@@ -191,7 +191,7 @@ class _Walk:
                 descriptor = os.open(named.name, _READ, dir_fd=named.directory)
             try:
                 self._refuse_another(path, descriptor, status)
-                self._copy_content(path, descriptor, new)
+                self._copy_content(path, descriptor, status.st_size, new)
             finally:
                 os.close(descriptor)
         else:
@@ -201,15 +201,16 @@ class _Walk:
         """Copy a file of the checkpoint that does not change; it may be a link to anywhere."""
         self.sizes.append(file.size)
         with reopen_source(file) as source:
-            self._copy_content(path, source.fileno(), new)
+            self._copy_content(path, source.fileno(), file.size, new)
             source.check_unchanged()
 
-    def _copy_content(self, path: str, old: int, new: int | None) -> None:
+    def _copy_content(self, path: str, old: int, nbytes: int, new: int | None) -> None:
+        """Copy what there was when it was looked at: logs may grow, and without end."""
         if new is None:
             return
         with create_sink(os.path.basename(path), dir_fd=new) as sink:
             done = 0
-            for piece in self._pieces(path, old):
+            for piece in self._pieces(path, old, nbytes):
                 sink.write(done, piece)
                 done += len(piece)
             status = os.fstat(old)
@@ -217,14 +218,15 @@ class _Walk:
             traits_of(old).give(sink.descriptor)
             sink.sync()
 
-    def _pieces(self, path: str, old: int) -> Iterator[memoryview]:
+    def _pieces(self, path: str, old: int, left: int) -> Iterator[memoryview]:
         buffer = memoryview(bytearray(PIECE_NBYTES))
-        while True:
+        while left:
             with reading(self._shown(path)):
-                nbytes = os.readv(old, [buffer])
+                nbytes = os.readv(old, [buffer[:left]])
             if nbytes == 0:
                 return
             yield buffer[:nbytes]
+            left -= nbytes
 
     def _refuse_another(self, path: str, descriptor: int, looked_at: os.stat_result) -> None:
         if not os.path.samestat(os.fstat(descriptor), looked_at):

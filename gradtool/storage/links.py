@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from collections.abc import Callable
 from contextlib import ExitStack
 from typing import Final, NamedTuple
 
@@ -24,31 +25,46 @@ def target_path(shown: str) -> str:
     gradtool would write what that user wants to have written. Linux follows none of these
     either (`protected_symlinks`).
     """
+
+    def refuse_planted(path: str, link: os.stat_result) -> None:
+        directory = os.stat(os.path.dirname(path))
+        trusted = (os.geteuid(), directory.st_uid)
+        if directory.st_mode & _ANYONES == _ANYONES and link.st_uid not in trusted:
+            planted = f"{path} is a link, which another user put where anyone may"
+            raise FileAccessError(shown, f"cannot be written: {planted}", hint="give another path")
+
     try:
-        return _target_path(shown)
+        return real_path(shown, refuse_planted)
     except (OSError, ValueError) as error:
         # Loops of links, a current directory that is gone, characters that no path may have.
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise FileAccessError(shown, f"cannot be written: {reason}") from error
 
 
-def _target_path(shown: str) -> str:
-    at, left, links = os.sep, _parts(os.path.join(os.getcwd(), shown)), 0
+def real_path(path: str, meet: Callable[[str, os.stat_result], None] | None = None) -> str:
+    """What a path comes to when each link on it is followed; what is not there is kept as it is.
+
+    `meet` is told of each link before it is followed. OSError where there are more than the
+    system follows: `os.path.realpath` calls itself for each, and whoever plants a thousand of
+    them, each naming the next, has that fail in a way of its own.
+    """
+    at, left, links = os.sep, _parts(os.path.join(os.getcwd(), path)), 0
     while left:
         part = left.pop()
         if part == os.pardir:
             at = os.path.dirname(at)
             continue
-        path = os.path.join(at, part)
-        status = _status(path)
+        entry = os.path.join(at, part)
+        status = _status(entry)
         if status is None or not stat.S_ISLNK(status.st_mode):
-            at = path
+            at = entry
             continue
         links += 1
         if links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        _refuse_planted(shown, path, status, os.stat(at))
-        named = os.readlink(path)
+        if meet is not None:
+            meet(entry, status)
+        named = os.readlink(entry)
         at = os.sep if os.path.isabs(named) else at
         left += _parts(named)
     return at
@@ -65,13 +81,6 @@ def _status(path: str) -> os.stat_result | None:
         return os.lstat(path)
     except OSError:
         return None
-
-
-def _refuse_planted(shown: str, path: str, link: os.stat_result, directory: os.stat_result) -> None:
-    trusted = (os.geteuid(), directory.st_uid)
-    if directory.st_mode & _ANYONES == _ANYONES and link.st_uid not in trusted:
-        problem = f"cannot be written: {path} is a link, which another user put where anyone may"
-        raise FileAccessError(shown, problem, hint="give another path")
 
 
 class Named(NamedTuple):

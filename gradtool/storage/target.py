@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.storage.directories import open_parent
-from gradtool.storage.links import target_path
+from gradtool.storage.links import real_path, target_path
 from gradtool.storage.workspace import exists_error
 
 
@@ -71,7 +71,11 @@ def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
         UsageError: it is there and may not be replaced, or is `source` or in it.
         FileAccessError: its directory is missing or cannot be written.
     """
-    source, real = os.path.realpath(source), target_path(out)
+    try:
+        source = real_path(source)
+    except OSError as error:
+        raise FileAccessError(path, f"cannot be opened: {error.strerror}") from error
+    real = target_path(out)
     directory = os.path.isdir(source)
     if not os.path.basename(out.rstrip(os.sep)) or (out.endswith(os.sep) and not directory):
         hint = None if directory else f"{path} is a file, and so is what it becomes"

@@ -166,7 +166,6 @@ NEVER = {
     "a link to a device": "../device",
     "nothing elsewhere": "../nothing",
     "nothing anywhere": "/nonexistent/nothing",
-    "a loop": "link",
     "the way through a file": "../elsewhere/file/more",
 }
 
@@ -197,6 +196,25 @@ def test_links_to_all_else_are_refused_even_if_links_are_to_be_followed(
         "run",
         "socket",
     ]
+
+
+@pytest.mark.parametrize("count", [1, 41, 3000])
+def test_links_without_end_are_an_error_in_words(count: int, folder: Path, out: Path) -> None:
+    for i in range(count):
+        (folder / f"link{i}").symlink_to(f"link{(i + 1) % count}")
+    with pytest.raises(FileAccessError, match=r"link0: .*: Too many levels of symbolic links"):
+        gradtool.clip(folder, out, follow_links=True, **OPTIONS)
+    for place in (folder / "link0", folder / "link0" / "out"):
+        with pytest.raises(gradtool.GradtoolError, match="link0"):
+            gradtool.clip(folder / "grads.safetensors", place, force=True, **OPTIONS)
+        with pytest.raises(gradtool.GradtoolError, match="link0"):
+            gradtool.clip(place, out, **OPTIONS)
+        for report in (["inspect", "-o"], ["check", "-f"]):
+            where = f"json:{place}" if report[0] == "check" else str(place)
+            ended = run(report[0], str(folder / "grads.safetensors"), report[1], where)
+            assert (ended.returncode, ended.stdout) == (3, "")
+            assert "Too many levels of symbolic links" in ended.stderr
+    assert not out.exists()
 
 
 def test_what_is_mounted_of_proc_elsewhere_is_refused_too(folder: Path, out: Path) -> None:
@@ -469,3 +487,25 @@ def test_what_becomes_a_link_at_whatever_moment_is_never_followed(
             break
     assert ended["copied"] < number
     assert len(found) == 5
+
+
+def test_of_a_file_that_grows_what_was_there_is_copied(tmp_path: Path) -> None:
+    """It may grow without end, and faster than it is copied."""
+    cut = 0
+    for number in itertools.count():
+        world = World(tmp_path / f"{number}")
+        copy, at = world.made / "file", world.snapshot / "file"
+        begun: list[bool] = []
+
+        def grow(at: Path = at, copy: Path = copy, begun: list[bool] = begun) -> None:
+            begun.append(copy.exists())
+            with at.open("a") as file:
+                file.write(" and more")
+
+        with before_call(number, grow) as moment:
+            assert world.copy() == "copied"
+        assert copy.read_text() in ("harmless", "harmless and more")
+        cut += begun == [False] and copy.read_text() == "harmless"
+        if not moment.is_reached:
+            break
+    assert cut > 0
