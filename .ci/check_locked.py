@@ -11,8 +11,8 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
 
-NOT_LOCKED = {"gradtool", "pip", "setuptools"}
-"""What is tested, and what comes with an environment."""
+NOT_LOCKED = {"gradtool", "pip"}
+"""What is tested, and what an environment is made with."""
 
 
 def main(path: str) -> int:

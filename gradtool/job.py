@@ -130,7 +130,7 @@ class Job:
 
     def open(self, path: str) -> Checkpoint:
         """The catalogue of all that lies at `path`; ResourceError as above."""
-        with shortage_told():
+        with shortage_told(path):
             return open_checkpoint(path, self.raw_dtype)
 
     def select(self, checkpoint: Checkpoint) -> Checkpoint:
@@ -170,18 +170,19 @@ class Job:
     def measure(
         self, checkpoint: Checkpoint, executor: Executor, progress: Progress | None
     ) -> Measurement:
-        """Measure the catalogue's tensors."""
-        return engine.measure(
-            checkpoint,
-            executor=executor,
-            window=self.window,
-            backend=self.backend(checkpoint),
-            started=self.started,
-            norm_type=self.norm_type,
-            loss_scale=self._divisor(checkpoint),
-            verify=self.verify,
-            progress=progress,
-        )
+        """Measure the catalogue's tensors; ResourceError as above."""
+        with shortage_told(checkpoint.path):
+            return engine.measure(
+                checkpoint,
+                executor=executor,
+                window=self.window,
+                backend=self.backend(checkpoint),
+                started=self.started,
+                norm_type=self.norm_type,
+                loss_scale=self._divisor(checkpoint),
+                verify=self.verify,
+                progress=progress,
+            )
 
     def _divisor(self, checkpoint: Checkpoint) -> float:
         divisor = checkpoint.loss_scale if self.loss_scale is None else self.loss_scale

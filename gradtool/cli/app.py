@@ -85,8 +85,8 @@ def _settle(error: BaseException) -> int:
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
-    told = error if isinstance(error, GradtoolError) else shortage(error)
-    if told is not None:
+    told = shortage(error) or error
+    if isinstance(told, GradtoolError):
         say_error(told)
         return told.exit_code
     tell("".join(traceback.format_exception(error)))

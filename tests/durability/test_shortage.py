@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+import zlib
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -26,6 +27,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from nobody import NOT_ROOT, give
 
+import gradtool
 from gradtool.engine.room import shortage
 from gradtool.engine.schedule import in_order
 from gradtool.engine.threads import Threads
@@ -169,7 +171,8 @@ def test_python_raises_an_error_of_its_own(call: str, dump: str, endless_header:
         env=ENVIRONMENT,
         text=True,
     )
-    assert result.stdout.startswith("told 3 too little memory")
+    path = endless_header if "header" in call else dump
+    assert result.stdout.startswith(f"told 3 {path}: too little memory")
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])
@@ -341,6 +344,38 @@ def test_so_is_one_that_is_killed_while_it_measures(tmp_path: Path) -> None:
 
 
 # --- what is taken for a shortage
+
+
+def corrupt(why: BaseException) -> gradtool.CorruptFileError:
+    error = gradtool.CorruptFileError("a.npz", "its deflate stream is damaged")
+    error.__cause__ = why
+    return error
+
+
+ZLIB_WITHOUT_MEMORY = """
+import resource, zlib
+data, decoder, held = zlib.compress(b'x' * 10**6), zlib.decompressobj(), []
+resource.setrlimit(resource.RLIMIT_AS, (1 << 25, 1 << 25))
+for size in (1 << 18, 1 << 10):
+    try:
+        while True: held.append(bytearray(size))
+    except MemoryError: pass
+try: decoder.decompress(data, 100)
+except zlib.error as error: held.clear(); print(error)
+"""
+
+
+@LIMITED
+def test_a_file_is_not_called_damaged_where_zlib_had_too_little_memory() -> None:
+    command = [sys.executable, "-c", ZLIB_WITHOUT_MEMORY]
+    said = subprocess.run(command, capture_output=True, check=True, text=True).stdout.strip()
+    assert isinstance(shortage(corrupt(zlib.error(said))), ResourceError)
+    assert isinstance(shortage(corrupt(OSError(errno.ENOMEM, "no memory"))), ResourceError)
+    try:
+        zlib.decompress(b"no stream")
+    except zlib.error as error:
+        assert shortage(corrupt(error)) is None
+    assert shortage(corrupt(MemoryError())) is None, "of Python's parser, for what is nested deeply"
 
 
 def test_what_was_raised_for_want_of_memory_is_found_behind_what_it_led_to() -> None:
