@@ -156,7 +156,8 @@ def test_a_stopped_process_keeps_its_target_until_it_goes_on(
     command = [*PYTHON, "-m", "gradtool", "clip", str(source), "-o", str(out), *HALVE]
     for _ in range(10):
         with subprocess.Popen(command, env=ENVIRONMENT) as process:
-            while not workspaces(tmp_path) and process.poll() is None:
+            # What is built in comes after the lock: before it has that, a workspace is nobody's.
+            while not [*tmp_path.glob(".gradtool-*/built")] and process.poll() is None:
                 pass
             process.send_signal(signal.SIGSTOP)
             time.sleep(0.05)
