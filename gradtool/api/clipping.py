@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Collection
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Unpack
@@ -25,6 +25,7 @@ from gradtool.core.tensors import SourceFile
 from gradtool.engine.build import build, check_sources, files_to_write
 from gradtool.engine.rewrite import Rewrite, plan_rewrite
 from gradtool.engine.schedule import Advance, Progress
+from gradtool.engine.threads import Threads
 from gradtool.errors import FileAccessError
 from gradtool.formats.sharded_index import is_index_name
 from gradtool.job import Job, MeasureOptions, number, require
@@ -211,7 +212,7 @@ def _write(
             advance=Advance(stages.writing, sum(file.size for file in files)),
         )
         index = [os.path.basename(checkpoint.path)] if _is_index(checkpoint.path) else []
-        with workspace.readable(built.name) as path, ThreadPoolExecutor(1) as syncing:
+        with workspace.readable(built.name) as path, Threads(1) as syncing:
             synced = syncing.submit(built.sync)
             found = job.open(os.path.join(path, *index))
             built.check_read(found.files)

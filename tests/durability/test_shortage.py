@@ -113,9 +113,11 @@ def test_torch_is_not_begun_where_it_would_end_the_process(more: int, dump: str)
 
 
 RUN_AND_COUNT = """
-import os, runpy, sys
+import os, runpy, sys, time
 try: runpy.run_module("gradtool", run_name="__main__")
 except SystemExit as end: assert not end.code, end.code
+deadline = time.monotonic() + 10  # threads that have ended take a moment to be gone
+while len(os.listdir("/proc/self/task")) > 1 and time.monotonic() < deadline: time.sleep(0.01)
 team = sys.modules["torch"].get_num_threads() if "torch" in sys.modules else 1
 print(len(os.listdir("/proc/self/task")), team)
 """
@@ -188,6 +190,19 @@ def test_whatever_number_of_threads_can_be_started_reports_are_the_same(
     give(anyones)
     run = forks.run(*args, nproc=nproc, **NOT_ROOT)
     assert (run.code, run.out, run.err) == (0, forks.run(*args).out, "")
+
+
+@pytest.mark.parametrize("nproc", [1, 2, 3])
+def test_gradients_are_clipped_with_whatever_threads_there_are(
+    nproc: int, forks: Forks, anyones: Path
+) -> None:
+    arrays = {f"w{i}": ("F32", np.full(500_000, 3.0, np.float32)) for i in range(4)}
+    path = write_safetensors(anyones / "x.safetensors", arrays)
+    give(anyones)
+    out = anyones / "out"
+    run = forks.run("clip", path, "--max-norm", "1", "-o", out, nproc=nproc, **NOT_ROOT)
+    assert (run.code, run.err) == (0, "")
+    assert gradtool.measure(out).total.norm == pytest.approx(1.0, rel=1e-6)
 
 
 # --- Threads
