@@ -99,7 +99,7 @@ LAXER: Final = (
         "parts that do not fit",
         r"torch.*: (Runtime|UnreadableTensor)Error: .*(INTERNAL ASSERT|scalar type Long|nnz|"
         r"sparse|setStorage|nested|[Qq]uantize|scale|zero_points|resize storage|storage offset|"
-        r"Storage size|size length|record size|dtype|cannot be converted)",
+        r"Storage size|size length|record size|dtype|cannot be converted|isIntegral)",
         "Of sparse, quantized and nested tensors the parts are listed, whatever torch makes of "
         "them together.",
     ),
