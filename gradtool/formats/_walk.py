@@ -47,6 +47,7 @@ _OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
 
 Leaf = TensorRef | Unmeasured | MetaRef | ArrayRef | ArrayScalar | Storage
 _BRANCHES: Final = (dict, list, tuple, Opaque, SparseRef)
+_WITH_ELEMENTS: Final = (*get_args(Leaf), SparseRef)
 _WALKED: Final = (*_BRANCHES, *get_args(Leaf))
 
 
@@ -107,21 +108,23 @@ class Walk:
     def visit(self, value: object, name: str) -> None:
         """Find the tensors in `value`, which `name` leads to."""
         self._spend(_COST_OF_NODE + len(name))
-        if isinstance(value, Leaf | SparseRef):
-            self.reached.add(id(value))
-        if isinstance(value, Leaf) and _objects(value) is None:
-            self.found.append(Found(name or self._stem(), self._section, value))
-        if isinstance(value, Unmeasured):
-            self.reached.update(map(id, (value.values, *value.parts)))
+        if isinstance(value, _WITH_ELEMENTS):
+            self._note(value, name)
         if id(value) in self._open:
             return  # a cycle: all it leads to has been named by a shorter way
         if len(self._open) == _MAX_DEPTH:
             raise self._refusal(f"nests too deeply: more than {_MAX_DEPTH} levels", name)
         self._open.add(id(value))
-        self._count(value)
         for key, child in self._children(value):
             self.visit(child, f"{name}.{key}" if name and key else name or key)
         self._open.discard(id(value))
+
+    def _note(self, value: Leaf | SparseRef, name: str) -> None:
+        self.reached.add(id(value))
+        if isinstance(value, Leaf) and _objects(value) is None:
+            self.found.append(Found(name or self._stem(), self._section, value))
+        if isinstance(value, Unmeasured):
+            self.reached.update(map(id, (value.values, *value.parts)))
 
     def _children(self, value: object) -> Iterator[tuple[str, object]]:
         """What in `value` may hold tensors, each with the part that it adds to a name."""
@@ -133,6 +136,7 @@ class Walk:
             case list() | tuple():
                 yield from self._numbered(value)
             case SparseRef(values=values, indices=indices, state=state):
+                self.sparse += 1
                 yield from self._entries({"": values, **indices})
                 yield from self._attributes(state)
             case TensorRef(state=state) | MetaRef(state=state) | Unmeasured(state=state):
@@ -141,17 +145,27 @@ class Walk:
                 yield from self._numbered(_objects(value) or ())
             case Opaque():
                 local = _local_tensor(value)
-                yield from self._parts(value) if local is None else [("", local)]
+                if local is None:
+                    yield from self._parts(value)
+                else:
+                    self.shards += 1
+                    yield "", local
 
     def _parts(self, value: Opaque) -> Iterator[tuple[str, object]]:
-        for key, attribute in self._attributes(value.state):
-            yield "" if key in _MODULE_TABLES else key, attribute
-        yield from self._entries(value.entries or {})
-        yield from self._numbered(value.items or ())
-        for part, argument in self._numbered(value.args):
-            yield f"args.{part}", argument
-        for part, argument in self._entries(value.keywords or {}):
-            yield f"args.{part}", argument
+        # What is empty is not asked: files can hold little but millions of empty objects.
+        if value.state:
+            for key, attribute in self._attributes(value.state):
+                yield "" if key in _MODULE_TABLES else key, attribute
+        if value.entries:
+            yield from self._entries(value.entries)
+        if value.items:
+            yield from self._numbered(value.items)
+        if value.args:
+            for part, argument in self._numbered(value.args):
+                yield f"args.{part}", argument
+        if value.keywords:
+            for part, argument in self._entries(value.keywords):
+                yield f"args.{part}", argument
 
     def _attributes(self, state: object) -> Iterator[tuple[str, object]]:
         """The attributes in what `__getstate__` gave: a dict, a pair of dicts, or anything."""
@@ -190,12 +204,6 @@ class Walk:
 
     def _stem(self) -> str:
         return os.path.splitext(os.path.basename(self.path))[0]
-
-    def _count(self, value: object) -> None:
-        if isinstance(value, SparseRef):
-            self.sparse += 1
-        elif _local_tensor(value) is not None:
-            self.shards += 1
 
     def _spend(self, cost: int) -> None:
         self.budget -= cost
@@ -252,9 +260,9 @@ def _size(item: object) -> int:
     return 0 if item is None or isinstance(item, float) else _MAX_KEY_CHARS + 1
 
 
-def _local_tensor(value: object) -> object:
+def _local_tensor(value: Opaque) -> object:
     """The part of a DTensor that this file holds; None for anything else."""
-    if not isinstance(value, Opaque) or not value.name.endswith(".DTensor"):
+    if not value.name.endswith(".DTensor"):
         return None
     parts = value.state if isinstance(value.state, tuple) else (value.state,)
     for attributes in parts[:2]:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import Final
 
-from gradtool.formats.pickles.machine import CONTAINER_COST, OBJECT_COST, Machine
+from gradtool.formats.pickles.machine import CONTAINER_COST, ITEM_COST, OBJECT_COST, Machine
 from gradtool.formats.pickles.stand_ins import Bytes, UnsupportedPickleError
 
 _MAX_LONG_NBYTES: Final = 1024
@@ -66,7 +66,7 @@ def push_text(length: ReadLength, width: int) -> Operation:
         at += width
         end = vm.end_of(at, length(vm.data, at - width)[0])
         text = str(vm.data[at:end], "utf-8", "surrogatepass")
-        vm.spend(sys.getsizeof(text))
+        vm.spend(sys.getsizeof(text) + 2 * ITEM_COST)  # and what allocation rounds up
         vm.stack.append(text)
         return end
 
