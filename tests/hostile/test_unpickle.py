@@ -559,6 +559,12 @@ def test_one_global_twice_is_one_key_twice(tmp_path: Path) -> None:
     assert "dictionary key torch.float16 appears twice" in str(refusal(tmp_path, pickle))
 
 
+def test_an_object_that_is_a_key_twice_is_one_key(tmp_path: Path) -> None:
+    # For torch the second value is the only one.
+    pickle = PROTO + b"}(" + collected(tensor()) + b"q\0" + tensor() + b"h\0" + tensor() + b"u."
+    assert "dictionary key a tuple appears twice" in str(refusal(tmp_path, pickle))
+
+
 BOMBS = {
     "a list replayed 300 times": (
         PROTO + b"](](" + b"K\x01" * 300_000 + b"eq\x01" + b"h\x01" * 300 + b"e."

@@ -108,7 +108,7 @@ def set_items(target: object, items: list[object]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         plain = key if type(key) is str else _key(key)
         if plain in target:
-            said = describe(plain) if isinstance(plain, StandIn) else f"{plain!r:.80}"
+            said = describe(key) if isinstance(plain, StandIn) else f"{plain!r:.80}"
             raise MalformedPickleError(f"dictionary key {said} appears twice")
         target[plain] = value
 

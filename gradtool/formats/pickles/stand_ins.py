@@ -120,9 +120,18 @@ class Opaque(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Key(StandIn):
-    """A dictionary key whose own hash a file could choose, or make expensive: any `value`."""
+    """A dictionary key whose own hash a file could choose, or make expensive: any `value`.
+
+    The same object is the same key, as in any dict.
+    """
 
     value: object
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return id(self.value)
 
 
 @dataclass(slots=True, eq=False, repr=False)
