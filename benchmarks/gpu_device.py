@@ -15,7 +15,8 @@ from tables import at_least
 
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
-from gradtool.engine import torch_encodings, torch_kernels
+from gradtool.engine.torch_backend import encodings as torch_encodings
+from gradtool.engine.torch_backend import kernels as torch_kernels
 
 LARGE_TENSORS = 300
 SMALL_ELEMENTS = 1_000

@@ -13,11 +13,11 @@ from torch import Tensor
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.tensors import Extent, SourceFile, TensorSpec
-from gradtool.engine import torch_groups
 from gradtool.engine.backend import Backend
-from gradtool.engine.plan import ReadTask, plan
-from gradtool.engine.sharing import find_sharing
-from gradtool.engine.torch_encodings import ROW, TYPES, rows_of
+from gradtool.engine.overlaps.sharing import find_sharing
+from gradtool.engine.reading.plan import ReadTask, plan
+from gradtool.engine.torch_backend import groups as torch_groups
+from gradtool.engine.torch_backend.encodings import ROW, TYPES, rows_of
 from gradtool.job import Job
 
 

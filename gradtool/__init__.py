@@ -19,19 +19,19 @@ if TYPE_CHECKING:
     from gradtool.api.checking import check as check
     from gradtool.api.clipping import clip as clip
     from gradtool.api.measuring import measure as measure
-    from gradtool.core.baseline import Baseline as Baseline
-    from gradtool.core.clip_plan import ClipPlan as ClipPlan
-    from gradtool.core.clip_plan import ClipRequest as ClipRequest
+    from gradtool.core.clip.outcome import ClipOutcome as ClipOutcome
+    from gradtool.core.clip.plan import ClipPlan as ClipPlan
+    from gradtool.core.clip.plan import ClipRequest as ClipRequest
     from gradtool.core.clipping import Transform as Transform
+    from gradtool.core.judging.baseline import Baseline as Baseline
+    from gradtool.core.judging.policy import Policy as Policy
+    from gradtool.core.judging.verdict import CheckOutcome as CheckOutcome
+    from gradtool.core.judging.verdict import Finding as Finding
+    from gradtool.core.judging.verdict import Verdict as Verdict
     from gradtool.core.measurement import Measurement as Measurement
     from gradtool.core.measurement import Summary as Summary
     from gradtool.core.measurement import TensorMeasurement as TensorMeasurement
-    from gradtool.core.outcome import ClipOutcome as ClipOutcome
-    from gradtool.core.policy import Policy as Policy
     from gradtool.core.stats import TensorStats as TensorStats
-    from gradtool.core.verdict import CheckOutcome as CheckOutcome
-    from gradtool.core.verdict import Finding as Finding
-    from gradtool.core.verdict import Verdict as Verdict
     from gradtool.errors import CorruptFileError as CorruptFileError
     from gradtool.errors import DeviceError as DeviceError
     from gradtool.errors import EmptyDumpError as EmptyDumpError
@@ -56,14 +56,14 @@ _HOMES = {
     "gradtool.api.checking": ("assert_healthy", "check"),
     "gradtool.api.clipping": ("clip",),
     "gradtool.api.measuring": ("measure",),
-    "gradtool.core.baseline": ("Baseline",),
-    "gradtool.core.clip_plan": ("ClipPlan", "ClipRequest"),
+    "gradtool.core.judging.baseline": ("Baseline",),
+    "gradtool.core.clip.plan": ("ClipPlan", "ClipRequest"),
     "gradtool.core.clipping": ("Transform",),
     "gradtool.core.measurement": ("Measurement", "Summary", "TensorMeasurement"),
-    "gradtool.core.outcome": ("ClipOutcome",),
-    "gradtool.core.policy": ("Policy",),
+    "gradtool.core.clip.outcome": ("ClipOutcome",),
+    "gradtool.core.judging.policy": ("Policy",),
     "gradtool.core.stats": ("TensorStats",),
-    "gradtool.core.verdict": ("CheckOutcome", "Finding", "Verdict"),
+    "gradtool.core.judging.verdict": ("CheckOutcome", "Finding", "Verdict"),
     "gradtool.errors": (
         "CorruptFileError",
         "DeviceError",

@@ -7,7 +7,7 @@ import os
 import sys
 from typing import TextIO
 
-from gradtool.engine.room import shortage
+from gradtool.engine.memory import shortage
 
 _OBJECTS_BETWEEN_COLLECTIONS = 1_000_000
 

@@ -15,10 +15,10 @@ from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import name_filter
 from gradtool.core.tensors import ABSENT, Checkpoint
-from gradtool.engine import measure as engine
 from gradtool.engine.backend import Backend
 from gradtool.engine.choice import BackendChoice
-from gradtool.engine.room import shortage_told
+from gradtool.engine.memory import shortage_told
+from gradtool.engine.reading import measure as engine
 from gradtool.engine.schedule import Progress
 from gradtool.engine.threads import Threads
 from gradtool.errors import EmptyDumpError, UsageError

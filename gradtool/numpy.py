@@ -31,8 +31,8 @@ from gradtool.arrays.tree import LONE, Tree, all_leaves, mapped
 from gradtool.core.clipping import TORCH_EPS, Transform, clip_coef
 from gradtool.core.element_types import array_type
 from gradtool.core.stats import merge
-from gradtool.engine.numpy_transforms import apply
-from gradtool.engine.plan import TASK_BYTES
+from gradtool.engine.backend import TASK_BYTES
+from gradtool.engine.numpy_backend.transforms import apply
 from gradtool.engine.schedule import batches
 from gradtool.job import Job
 

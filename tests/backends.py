@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
 from gradtool.engine.backend import Backend
-from gradtool.engine.numpy_backend import NUMPY
-from gradtool.engine.torch_foreach import TorchForeach
+from gradtool.engine.numpy_backend.backend import NUMPY
+from gradtool.engine.torch_backend.backend import TorchForeach
 
 SMALL_MEMORY = 16 << 20
 """Bytes for three threads: tensors of more than 116,508 elements are cut into several groups."""

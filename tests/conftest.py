@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from backends import BACKENDS, InUse
 from nobody import IS_ROOT
 
-from gradtool.engine.numpy_backend import NUMPY
+from gradtool.engine.numpy_backend.backend import NUMPY
 
 settings.register_profile(
     "gradtool", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
 from gradtool.core.tensors import Checkpoint, Extent, TensorSpec
-from gradtool.engine.measure import measure
+from gradtool.engine.reading.measure import measure
 from gradtool.storage.reader import open_source
 
 NUMPY_TYPES: dict[str, Any] = {

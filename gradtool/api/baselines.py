@@ -10,10 +10,10 @@ from typing import Unpack
 
 from gradtool.api.configured import config_of, with_configured
 from gradtool.api.measuring import measure
-from gradtool.core.baseline import Baseline
 from gradtool.core.figures import short
-from gradtool.core.policy import Policy
-from gradtool.core.rule import family
+from gradtool.core.judging.baseline import Baseline
+from gradtool.core.judging.policy import Policy
+from gradtool.core.judging.rule import family
 from gradtool.errors import (
     EmptyDumpError,
     NonFiniteError,

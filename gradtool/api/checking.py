@@ -12,13 +12,13 @@ from typing import Any, Unpack, cast
 from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, with_configured
 from gradtool.api.measuring import measure
-from gradtool.core.baseline import Baseline
+from gradtool.core.judging.baseline import Baseline
+from gradtool.core.judging.policy import Policy
+from gradtool.core.judging.rule import Severity
+from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.core.names import name_filter, natural_key
-from gradtool.core.policy import Policy
-from gradtool.core.rule import Severity
 from gradtool.core.steps import are_parts, step_in
 from gradtool.core.tensors import MEMORY
-from gradtool.core.verdict import CheckOutcome, Verdict
 from gradtool.engine.schedule import Progress
 from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
 from gradtool.job import Job, MeasureOptions, require

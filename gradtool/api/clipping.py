@@ -10,7 +10,8 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Unpack
 
-from gradtool.core.clip_plan import (
+from gradtool.core.clip.outcome import ClipOutcome
+from gradtool.core.clip.plan import (
     ClipPlan,
     ClipRequest,
     NonFinite,
@@ -20,14 +21,13 @@ from gradtool.core.clip_plan import (
 )
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.measurement import Measurement
-from gradtool.core.outcome import ClipOutcome
 from gradtool.core.tensors import SourceFile
-from gradtool.engine.build import build, check_sources, files_to_write
-from gradtool.engine.rewrite import Rewrite, plan_rewrite
 from gradtool.engine.schedule import Advance, Progress
 from gradtool.engine.threads import Threads
+from gradtool.engine.writing.build import build, check_sources, files_to_write
+from gradtool.engine.writing.rewrite import Rewrite, plan_rewrite
 from gradtool.errors import FileAccessError
-from gradtool.formats.sharded_index import is_index_name
+from gradtool.formats.layouts.sharded_index import is_index_name
 from gradtool.job import Job, MeasureOptions, number, require
 from gradtool.storage.copying import Rest
 from gradtool.storage.files import require_room

@@ -21,7 +21,7 @@ from gradtool.cli.console import (
     tell,
     write_result,
 )
-from gradtool.engine.room import ARRAYS, require_room, shortage
+from gradtool.engine.memory import ARRAYS, require_room, shortage
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130

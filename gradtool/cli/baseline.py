@@ -9,8 +9,8 @@ import typer
 import gradtool  # whose names load array libraries on first use, which --help is not
 from gradtool.cli import check_options, compute_options, console, options
 from gradtool.cli.paths import expand_all
-from gradtool.core.baseline import Baseline
 from gradtool.core.figures import counted
+from gradtool.core.judging.baseline import Baseline
 from gradtool.errors import UsageError
 from gradtool.report.escaping import brief
 
@@ -77,7 +77,7 @@ def update(  # noqa: PLR0913, PLR0917 - one parameter for each option
 
     Without --baseline it is the one of the configuration.
     """
-    from gradtool.report.baseline_text import difference  # noqa: PLC0415 - loads rich
+    from gradtool.report.check.baseline_text import difference  # noqa: PLC0415 - loads rich
 
     configured = check_options.read_config(config, isolated=isolated)
     path = baseline or configured.settings.baseline

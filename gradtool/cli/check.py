@@ -21,7 +21,7 @@ from gradtool.report.model import Style
 from gradtool.shortening import LONGEST_LINE, LONGEST_NAME
 
 if TYPE_CHECKING:
-    from gradtool.core.verdict import CheckOutcome
+    from gradtool.core.judging.verdict import CheckOutcome
 
 EPILOG = """\
 \b
@@ -155,7 +155,7 @@ def _with_parts(paths: Iterable[str]) -> Iterator[str]:
 
 def _report(outcome: CheckOutcome, sinks: Sequence[check_options.Sink], style: Style) -> None:
     """Write every report, and what could not be judged to stderr too."""
-    from gradtool.report.check_words import sentence  # noqa: PLC0415 - not for --help
+    from gradtool.report.check.words import sentence  # noqa: PLC0415 - not for --help
 
     for verdict in outcome.verdicts:
         if verdict.summary is None:

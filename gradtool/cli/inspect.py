@@ -15,7 +15,7 @@ from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.names import group_namer
 from gradtool.errors import UsageError
 from gradtool.report import reporter
-from gradtool.report.arrangement import report_on
+from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.model import InspectReport
 
 EPILOG = """\

@@ -11,7 +11,7 @@ from gradtool.cli import console, options
 
 def rules(color: options.ColorChoice = options.Color.AUTO) -> None:
     """List every rule of `gradtool check`: code, name, severity, and what it finds."""
-    from gradtool.report.rule_text import listing  # noqa: PLC0415 - loads rich, which is slow to
+    from gradtool.report.check.rule_text import listing  # noqa: PLC0415 - loads rich, which is slow to
     from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
 
     style = console.style(color, None, quiet=False, show_all=True)
@@ -25,7 +25,7 @@ def explain(
     color: options.ColorChoice = options.Color.AUTO,
 ) -> None:
     """Explain rules: what a finding means, why the threshold, what to do."""
-    from gradtool.report.rule_text import explanation  # noqa: PLC0415 - as above
+    from gradtool.report.check.rule_text import explanation  # noqa: PLC0415 - as above
     from gradtool.rules import find_rule  # noqa: PLC0415 - as above
 
     style = console.style(color, None, quiet=False, show_all=True)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Final, Literal
 
 from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.strides import distinct_axes, is_dense
 
 SectionKind = Literal["gradients", "weights", "optimizer"]
 
@@ -100,6 +101,30 @@ class TensorSpec:
         if self.stream is not None:
             return self.stream.nbytes
         return sum(extent.nbytes for extent in self.extents)
+
+    @property
+    def is_gapless(self) -> bool:
+        """Whether it names every element among its bytes."""
+        return self.strides is None or not self.extents or is_dense(self.shape, self.strides)
+
+    @property
+    def elements(self) -> object:
+        """A key that is equal for tensors of the very same stored elements."""
+        if self.strides is None or is_dense(self.shape, self.strides):
+            return self.extents
+        return self.extents, tuple(distinct_axes(self.shape, self.strides))
+
+    @property
+    def named_elements(self) -> int:
+        """How many elements a walk over it comes by: an expanded one once."""
+        if self.strides is None:
+            return self.numel
+        return math.prod(size for _, size in distinct_axes(self.shape, self.strides))
+
+    @property
+    def stored_type(self) -> str:
+        """Its dtype with the byte order, where that is not the usual one."""
+        return f"big-endian {self.dtype.name}" if self.big_endian else self.dtype.name
 
 
 @dataclass(frozen=True, slots=True)

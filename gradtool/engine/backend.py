@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,19 @@ from numpy.typing import NDArray
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
+
+TASK_BYTES: Final = 8 << 20
+"""Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""
+
+BLOCK_ELEMENTS: Final = 1 << 19
+"""Elements that the CPU gets in one call, and of a cluster that are resolved at a time.
+
+Caches would like fewer. But each array operation gives Python's lock away and takes it back,
+and two threads that do so every few microseconds are slower than one.
+"""
+
+BLOCK_PIECES: Final = 1 << 10
+"""Tensors that the CPU gets in one call."""
 
 Bytes = NDArray[np.uint8]
 

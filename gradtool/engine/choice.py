@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from gradtool.engine.backend import Backend
-from gradtool.engine.numpy_backend import NUMPY
-from gradtool.engine.room import TORCH, require_room
+from gradtool.engine.memory import TORCH, require_room
+from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.errors import DeviceError, ResourceError, UsageError
 
 BACKENDS: Final = ("auto", "numpy", "torch")
@@ -89,7 +89,7 @@ class BackendChoice:
         if "torch" not in sys.modules:
             require_room(*TORCH)
         try:
-            from gradtool.engine.torch_devices import open_devices  # noqa: PLC0415 - takes seconds
+            from gradtool.engine.torch_backend.devices import open_devices  # noqa: PLC0415 - takes seconds
         except Exception as error:  # an installation may be broken in any way
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise DeviceError(

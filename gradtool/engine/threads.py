@@ -9,7 +9,7 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
-from gradtool.engine.room import has_room
+from gradtool.engine.memory import has_room
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -14,10 +14,11 @@ from typing import Final
 from gradtool.core.dtypes import DType
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnknownFormatError, UnsupportedFormatError
-from gradtool.formats import directory, npy, npz, safetensors, sharded_index, torch_zip
-from gradtool.formats._foreign import foreign_layout
+from gradtool.formats.files import npy, npz, safetensors, torch_zip
+from gradtool.formats.files._foreign import foreign_layout
+from gradtool.formats.layouts import directory, sharded_index
+from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import Source, open_source
-from gradtool.storage.zip import Entry, read_directory
 
 HEAD_BYTES: Final = 512
 """What is read of a file to recognise it: a tar archive's mark ends at byte 262."""

@@ -8,25 +8,25 @@ from typing import Final, cast
 from gradtool.report.model import CheckReporter, ClipReporter, Reporter
 
 REPORTERS: Final = {
-    "table": "gradtool.report.table",
-    "json": "gradtool.report.json",
-    "csv": "gradtool.report.csv",
-    "markdown": "gradtool.report.markdown",
+    "table": "gradtool.report.inspect.table",
+    "json": "gradtool.report.inspect.json",
+    "csv": "gradtool.report.inspect.csv",
+    "markdown": "gradtool.report.inspect.markdown",
 }
 """Every report format that `inspect --format` knows, and the module that renders it."""
 
 CLIP_REPORTERS: Final = {
-    "table": "gradtool.report.clip_table",
-    "json": "gradtool.report.clip_json",
+    "table": "gradtool.report.clip.table",
+    "json": "gradtool.report.clip.json",
 }
 """The same for `clip --format`."""
 
 CHECK_REPORTERS: Final = {
-    "text": "gradtool.report.check_text",
-    "json": "gradtool.report.check_json",
-    "junit": "gradtool.report.check_junit",
-    "github": "gradtool.report.check_github",
-    "markdown": "gradtool.report.check_markdown",
+    "text": "gradtool.report.check.text",
+    "json": "gradtool.report.check.json",
+    "junit": "gradtool.report.check.junit",
+    "github": "gradtool.report.check.github",
+    "markdown": "gradtool.report.check.markdown",
 }
 """The same for `check --format`."""
 

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
+from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
-from gradtool.core.outcome import ClipOutcome
 
 if TYPE_CHECKING:  # which needs all that a policy is made of, and `inspect` does not
-    from gradtool.core.verdict import CheckOutcome
+    from gradtool.core.judging.verdict import CheckOutcome
 
 DEFAULT_ROWS = 40
 """Tensors that people are shown unless they ask for all: about a screen."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from difflib import get_close_matches
 from typing import Final
 
-from gradtool.core.rule import Rule
+from gradtool.core.judging.rule import Rule
 from gradtool.errors import UsageError
 from gradtool.rules import balance, changes, drift, integrity, magnitude, nonfinite
 

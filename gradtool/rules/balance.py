@@ -7,8 +7,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gradtool.core.figures import counted, precise, share, significant
+from gradtool.core.judging.rule import LARGEST, Parameter, Thresholds
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.core.rule import LARGEST, Parameter, Thresholds
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
 from gradtool.rules.siblings import has_log, place_of
 

@@ -13,8 +13,8 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Final
 
-from gradtool.core.baseline import SCHEMA, Baseline, BaselineTensor, NormRange
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.judging.baseline import SCHEMA, Baseline, BaselineTensor, NormRange
 from gradtool.errors import (
     CorruptFileError,
     FileAccessError,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from gradtool.core.baseline import Baseline, BaselineTensor, NormRange, rounded
 from gradtool.core.figures import dimensions
+from gradtool.core.judging.baseline import Baseline, BaselineTensor, NormRange, rounded
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.names import natural_key
 from gradtool.errors import UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradtool.core.figures import counted, dimensions, precise, share
-from gradtool.core.rule import Parameter
+from gradtool.core.judging.rule import Parameter
 from gradtool.core.tensors import ABSENT
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
 

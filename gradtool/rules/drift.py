@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradtool.core.baseline import NormRange
 from gradtool.core.figures import precise, short, significant
-from gradtool.core.rule import LARGEST, Parameter
+from gradtool.core.judging.baseline import NormRange
+from gradtool.core.judging.rule import LARGEST, Parameter
 from gradtool.rules.balance import NEGLIGIBLE
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-from gradtool.core.baseline import Baseline
 from gradtool.core.brackets import Bracket, brackets
+from gradtool.core.judging.baseline import Baseline
+from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
-from gradtool.core.rule import Rule, Thresholds
 from gradtool.core.tensors import Skipped
 from gradtool.errors import GradtoolError
 from gradtool.rules.siblings import Kind, kinds_of, peers_of, place_of

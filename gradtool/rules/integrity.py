@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from itertools import count, islice
 
 from gradtool.core.figures import counted
+from gradtool.core.judging.rule import Parameter
 from gradtool.core.names import name_filter
-from gradtool.core.rule import Parameter
 from gradtool.core.tensors import ABSENT, hides_magnitude
 from gradtool.errors import EmptyDumpError, GradtoolError, MissingShardError
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gradtool.core.policy import InForce, Policy
-from gradtool.core.rule import SEVERITIES, Thresholds
-from gradtool.core.verdict import Finding, Verdict
+from gradtool.core.judging.policy import InForce, Policy
+from gradtool.core.judging.rule import SEVERITIES, Thresholds
+from gradtool.core.judging.verdict import Finding, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
 from gradtool.rules.drift import TOTAL_DRIFT

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import counted, precise, share, short
+from gradtool.core.judging.rule import Parameter
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.core.rule import Parameter
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
 from gradtool.rules.siblings import is_all_zero
 

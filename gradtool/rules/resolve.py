@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from gradtool.core.policy import InForce, Override, Policy
-from gradtool.core.rule import Rule, Thresholds
+from gradtool.core.judging.policy import InForce, Override, Policy
+from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES
 from gradtool.rules.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT

@@ -11,8 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NoReturn, cast
 
-from gradtool.core.policy import Override
-from gradtool.core.rule import SEVERITIES, Rule, Severity, Threshold, Thresholds
+from gradtool.core.judging.policy import Override
+from gradtool.core.judging.rule import SEVERITIES, Rule, Severity, Threshold, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES, nearest_of
 from gradtool.rules.drift import EXPECTED

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Final
 
 from gradtool.core.tensors import Stream
-from gradtool.storage.inflate import inflate
+from gradtool.storage.archives.inflate import inflate
 
 
 def in_memory(data: bytes, *, max_bytes: int) -> Iterator[memoryview]:

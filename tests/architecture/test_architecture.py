@@ -12,19 +12,19 @@ import pytest
 
 import gradtool
 from gradtool import errors
-from gradtool.core import baseline
+from gradtool.core.judging import baseline
 from gradtool.formats import FORMATS
 from gradtool.report import (
     CHECK_REPORTERS,
     CLIP_REPORTERS,
     REPORTERS,
-    check_json,
     check_reporter,
-    clip_json,
     clip_reporter,
-    json,
     reporter,
 )
+from gradtool.report.check import json as check_json
+from gradtool.report.clip import json as clip_json
+from gradtool.report.inspect import json
 
 PACKAGE = Path(gradtool.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))

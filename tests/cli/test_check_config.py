@@ -18,9 +18,9 @@ from nobody import as_nobody
 from safetensors.numpy import save_file
 
 import gradtool
-from gradtool.core.policy import Policy
-from gradtool.core.rule import Parameter
-from gradtool.core.verdict import CheckOutcome
+from gradtool.core.judging.policy import Policy
+from gradtool.core.judging.rule import Parameter
+from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.errors import UsageError
 from gradtool.report import CHECK_REPORTERS, check_reporter
 from gradtool.report.model import Style

@@ -34,7 +34,7 @@ from pickle_parts import archive, named, tensor
 from safetensors.numpy import save_file
 
 import gradtool
-from gradtool.core.rule import SEVERITIES
+from gradtool.core.judging.rule import SEVERITIES
 from gradtool.report import CHECK_REPORTERS
 from gradtool.rules import RULES
 

@@ -19,7 +19,7 @@ from numpy.lib.stride_tricks import as_strided
 from oracle import close
 
 import gradtool
-from gradtool.engine.plan import TASK_BYTES
+from gradtool.engine.backend import TASK_BYTES
 
 DTYPES = {
     torch.float32: "F32",

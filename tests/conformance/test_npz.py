@@ -18,12 +18,12 @@ import torch
 import gradtool
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.tensors import Checkpoint, TensorSpec
-from gradtool.formats.npy import open_npy
-from gradtool.formats.npz import open_npz, recognises
-from gradtool.storage.inflate import inflate
+from gradtool.formats.files.npy import open_npy
+from gradtool.formats.files.npz import open_npz, recognises
+from gradtool.storage.archives.inflate import inflate
+from gradtool.storage.archives.zip import DEFLATED, Entry, read_directory
 from gradtool.storage.reader import open_source
 from gradtool.storage.streams import open_stream
-from gradtool.storage.zip import DEFLATED, Entry, read_directory
 
 ARRAYS = {
     "f16": np.linspace(-1, 1, 7, dtype="<f2"),

@@ -23,9 +23,9 @@ import torch
 import gradtool
 from gradtool.core.tensors import Checkpoint, TensorSpec
 from gradtool.errors import CorruptFileError, InputError, UnsupportedFormatError
-from gradtool.formats.torch_zip import open_torch_zip, recognises
+from gradtool.formats.files.torch_zip import open_torch_zip, recognises
+from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
-from gradtool.storage.zip import Entry, read_directory
 
 MEASURED = {
     torch.float32: "F32",

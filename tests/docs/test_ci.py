@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from environment import PLAIN
 
-from gradtool.core.rule import FAMILIES
+from gradtool.core.judging.rule import FAMILIES
 from gradtool.rules import RULES
 from gradtool.rules.config_file import load_config
 

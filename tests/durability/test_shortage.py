@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 from nobody import NOT_ROOT, give
 
 import gradtool
-from gradtool.engine.room import shortage
+from gradtool.engine.memory import shortage
 from gradtool.engine.schedule import in_order
 from gradtool.engine.threads import Threads
 from gradtool.errors import ResourceError

@@ -9,7 +9,7 @@ import torch
 from amplifiers import MB, NAMES, Cost, costs, most_memory, most_seconds
 
 import gradtool
-from gradtool.engine.sharing import FREE_ELEMENTS, MOST_VIEWS
+from gradtool.engine.overlaps.sharing import FREE_ELEMENTS, MOST_VIEWS
 
 NBYTES = MB
 BUSY = 20

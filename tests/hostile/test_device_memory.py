@@ -19,10 +19,10 @@ from torch.profiler import ProfilerActivity, profile
 import gradtool
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DTYPES, DType
-from gradtool.engine.torch_encodings import ROW
-from gradtool.engine.torch_foreach import TorchForeach, fitting_numbers
-from gradtool.engine.torch_groups import Group
-from gradtool.engine.torch_lanes import ENOUGH_FITTED, Lane
+from gradtool.engine.torch_backend.backend import TorchForeach, fitting_numbers
+from gradtool.engine.torch_backend.encodings import ROW
+from gradtool.engine.torch_backend.groups import Group
+from gradtool.engine.torch_backend.workers import ENOUGH_FITTED, Lane
 
 MEMORY = 16 << 20
 ONE_THREAD = TorchForeach(("cpu",), MEMORY, 1)
@@ -83,8 +83,8 @@ import resource, sys
 import numpy as np
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DTYPES
-from gradtool.engine import torch_foreach
-from gradtool.engine.numpy_backend import NUMPY
+from gradtool.engine.torch_backend import backend as torch_foreach
+from gradtool.engine.numpy_backend.backend import NUMPY
 
 backend = torch_foreach.TorchForeach(("cpu",), 1 << 40, 1)
 rng = np.random.default_rng(0)

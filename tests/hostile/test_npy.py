@@ -18,10 +18,10 @@ import gradtool
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
-from gradtool.formats.npy import open_npy
-from gradtool.formats.npz import open_npz
+from gradtool.formats.files.npy import open_npy
+from gradtool.formats.files.npz import open_npz
+from gradtool.storage.archives.zip import read_directory
 from gradtool.storage.reader import open_source
-from gradtool.storage.zip import read_directory
 
 
 def catalogue(path: Path, raw_dtype: str | None = None) -> Checkpoint:

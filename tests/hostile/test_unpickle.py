@@ -33,7 +33,8 @@ from pickle_parts import (
 
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
-from gradtool.formats._foreign import foreign_layout
+from gradtool.formats.files._foreign import foreign_layout
+from gradtool.formats.files.torch_zip import open_torch_zip
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,
@@ -54,9 +55,8 @@ from gradtool.formats.pickles.stand_ins import (
     describe,
 )
 from gradtool.formats.pickles.unpickle import unpickle
-from gradtool.formats.torch_zip import open_torch_zip
+from gradtool.storage.archives.zip import read_directory
 from gradtool.storage.reader import open_source
-from gradtool.storage.zip import read_directory
 
 MIB = 1 << 20
 

@@ -25,11 +25,11 @@ from gradtool.errors import (
     InputError,
     UnsupportedFormatError,
 )
-from gradtool.formats.npz import open_npz
-from gradtool.storage.inflate import inflate
+from gradtool.formats.files.npz import open_npz
+from gradtool.storage.archives.inflate import inflate
+from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
 from gradtool.storage.streams import open_stream
-from gradtool.storage.zip import Entry, read_directory
 
 MAX32 = 0xFFFFFFFF
 

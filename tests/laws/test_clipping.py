@@ -22,7 +22,7 @@ from oracle import close, exact_norm
 from safetensors.numpy import load_file, save_file
 
 import gradtool
-from gradtool.core.clip_plan import NonFinite
+from gradtool.core.clip.plan import NonFinite
 from gradtool.core.clipping import IDENTITY
 
 Arrays = dict[str, NDArray[Any]]

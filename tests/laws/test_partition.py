@@ -33,7 +33,7 @@ from gradtool.core.measurement import Measurement
 from gradtool.core.stats import TensorStats, merge
 from gradtool.core.strides import contiguous_strides
 from gradtool.core.tensors import Extent
-from gradtool.engine import numpy_kernels
+from gradtool.engine.numpy_backend import kernels as numpy_kernels
 
 RNG = np.random.default_rng(0)
 

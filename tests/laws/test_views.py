@@ -19,7 +19,7 @@ from oracle import close, exact_norm
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.strides import is_contiguous, is_dense, overlaps_itself, span
 from gradtool.core.tensors import Extent, TensorSpec
-from gradtool.engine import plan
+from gradtool.engine.reading import plan
 from gradtool.errors import CorruptFileError
 
 pytestmark = pytest.mark.usefixtures("each_backend")

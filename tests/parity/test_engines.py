@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from oracle import close
 
 import gradtool
+from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
-from gradtool.core.outcome import ClipOutcome
 
 SAMPLES = Path(__file__).resolve().parents[2] / "sample_ckpts"
 READABLE = [

@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 
 import gradtool
 from gradtool.api.baselines import save_baseline, update_baseline
-from gradtool.core.baseline import NormRange
-from gradtool.report.baseline_text import difference
+from gradtool.core.judging.baseline import NormRange
+from gradtool.report.check.baseline_text import difference
 from gradtool.report.model import Style
 from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.config_file import Config

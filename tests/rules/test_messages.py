@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 import gradtool
 from gradtool.core.figures import precise
+from gradtool.core.judging.verdict import Finding
 from gradtool.core.tensors import Skipped
-from gradtool.core.verdict import Finding
 from gradtool.rules.evidence import Evidence
 from gradtool.rules.judge import judge
 from gradtool.rules.resolve import resolve

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 
 import gradtool
 from gradtool.api.baselines import save_baseline
-from gradtool.core.policy import Policy
-from gradtool.core.rule import Thresholds
+from gradtool.core.judging.policy import Policy
+from gradtool.core.judging.rule import Thresholds
 from gradtool.rules import RULES
 from gradtool.rules.config_file import Config
 from gradtool.rules.settings import read_settings

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import gradtool
-from gradtool.core.verdict import CheckOutcome
+from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.torch import dump_gradients
 
 GOOD, NAN, INF, BOTH, LOST, EMPTY = "good", "nan", "inf", "both", "lost", "empty"

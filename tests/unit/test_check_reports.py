@@ -24,12 +24,12 @@ from markdown_it import MarkdownIt
 from safetensors.numpy import save_file
 
 import gradtool
-from gradtool.core.policy import Policy
-from gradtool.core.rule import Severity
-from gradtool.core.verdict import CheckOutcome, Finding, Verdict
+from gradtool.core.judging.policy import Policy
+from gradtool.core.judging.rule import Severity
+from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report import CHECK_REPORTERS, check_reporter
-from gradtool.report.check_github import MOST
-from gradtool.report.check_markdown import MOST_DUMPS
+from gradtool.report.check.github import MOST
+from gradtool.report.check.markdown import MOST_DUMPS
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
 from gradtool.rules import RULES

@@ -18,8 +18,8 @@ from dumps import write_safetensors
 import gradtool
 from gradtool.engine import choice
 from gradtool.engine.choice import BackendChoice
-from gradtool.engine.torch_encodings import ROW
-from gradtool.engine.torch_foreach import NBYTES_PER_NUMBER, fitting_numbers
+from gradtool.engine.torch_backend.backend import NBYTES_PER_NUMBER, fitting_numbers
+from gradtool.engine.torch_backend.encodings import ROW
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device here")
 

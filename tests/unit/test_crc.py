@@ -12,7 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradtool.storage.crc import combine_crc32, serialization_digits
+from gradtool.storage.archives.crc import combine_crc32, serialization_digits
 
 
 @given(parts=st.lists(st.binary(max_size=300), min_size=1, max_size=8))

@@ -26,15 +26,15 @@ import gradtool
 from gradtool.cli.options import ClipFormat, Order, ReportFormat
 from gradtool.cli.options import NonFinite as NonFiniteOption
 from gradtool.core.brackets import brackets
-from gradtool.core.clip_plan import NonFinite
+from gradtool.core.clip.plan import NonFinite
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement, TensorMeasurement, summarize
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.report import CLIP_REPORTERS, REPORTERS, clip_reporter, reporter
-from gradtool.report.arrangement import ORDERS, arrange, report_on
 from gradtool.report.escaping import recoverable, visible
-from gradtool.report.markdown import code
+from gradtool.report.inspect.arrangement import ORDERS, arrange, report_on
+from gradtool.report.inspect.markdown import code
 from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
 from gradtool.shortening import LONGEST_LINE
 

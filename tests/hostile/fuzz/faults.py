@@ -27,10 +27,10 @@ from fuzz.seeds import seeds
 from fuzz.tally import FAILURES, kind_of, say
 from fuzz.workers import judged
 from gradtool.core.measurement import Measurement
-from gradtool.formats import _torch_specs, npy, npz, safetensors, torch_zip
+from gradtool.formats.files import _torch_specs, npy, npz, safetensors, torch_zip
 from gradtool.formats.pickles import calls, contents, machine
-from gradtool.storage import zip as archives
-from gradtool.storage import zip_central
+from gradtool.storage.archives import zip as archives
+from gradtool.storage.archives import zip_central
 
 _NEVER: Final = re.compile("(?!)")
 

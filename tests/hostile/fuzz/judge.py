@@ -18,7 +18,7 @@ from fuzz.loaders import (
 from fuzz.values import Seen
 from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.tensors import Skipped, hides_magnitude
-from gradtool.engine.measure import measure
+from gradtool.engine.reading.measure import measure
 from gradtool.errors import GradtoolError
 from gradtool.formats import open_checkpoint
 

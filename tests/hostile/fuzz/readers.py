@@ -14,12 +14,12 @@ from typing import Final
 
 from fuzz.at_once import AtOnce
 from fuzz.zips import DEFLATED, UTF8, Archive, Member, build
-from gradtool.engine.measure import measure
+from gradtool.engine.reading.measure import measure
 from gradtool.errors import GradtoolError
 from gradtool.formats import open_checkpoint
 from gradtool.formats.pickles.unpickle import unpickle
+from gradtool.storage.archives.zip import read_directory
 from gradtool.storage.reader import open_source
-from gradtool.storage.zip import read_directory
 
 _IN_MEMORY: Final = "/dev/shm"  # noqa: S108 - for a directory of a name of its own
 _SHARD: Final = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}  '

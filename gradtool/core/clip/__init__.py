@@ -1,0 +1,1 @@
+"""The vocabulary of `clip`: what each tensor gets, and what came of it."""

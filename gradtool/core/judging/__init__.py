@@ -1,0 +1,1 @@
+"""The vocabulary of `check`: rules, policies, verdicts, baselines."""

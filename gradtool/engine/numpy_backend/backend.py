@@ -1,0 +1,51 @@
+"""The CPU backend: NumPy, with nothing to start and nothing to ask for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradtool.core.clipping import Transform
+from gradtool.core.dtypes import DType
+from gradtool.core.stats import TensorStats
+from gradtool.engine.backend import BLOCK_ELEMENTS, BLOCK_PIECES, TASK_BYTES, Bytes, Grain
+from gradtool.engine.buffers import scratch
+from gradtool.engine.numpy_backend import kernels as numpy_kernels
+from gradtool.engine.numpy_backend import transforms as numpy_transforms
+
+
+@dataclass(frozen=True, slots=True)
+class NumpyBackend:
+    """The functions of `numpy_kernels` and `numpy_transforms`, over arrays of the thread."""
+
+    name: ClassVar[str] = "numpy"
+    grain: ClassVar[Grain] = Grain(TASK_BYTES, BLOCK_ELEMENTS, BLOCK_PIECES)
+
+    def room(self, nbytes: int) -> Bytes:
+        """As `Backend` has it."""
+        return scratch("block", np.uint8, nbytes)
+
+    def stats(
+        self,
+        raw: NDArray[Any],
+        dtype: DType,
+        counts: Sequence[int],
+        norm_type: float,
+        *,
+        big_endian: bool = False,
+    ) -> list[TensorStats]:
+        """As `Backend` has it."""
+        return numpy_kernels.stats(raw, dtype, counts, norm_type, big_endian=big_endian)
+
+    def apply(
+        self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
+    ) -> None:
+        """As `Backend` has it."""
+        numpy_transforms.apply(raw, dtype, transform, big_endian=big_endian)
+
+
+NUMPY: Final = NumpyBackend()

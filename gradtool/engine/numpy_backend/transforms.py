@@ -1,0 +1,135 @@
+"""The CPU backend's other half: elements scaled or clamped in place with NumPy.
+
+Arithmetic is in float64, and each result is rounded into the stored type once, to nearest even.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+from functools import lru_cache
+from typing import Any, Final
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from gradtool.core.clipping import Transform
+from gradtool.core.dtypes import DTYPES, DType
+from gradtool.engine.numpy_backend.encodings import Array, Float64
+
+_ORDER: Final = {True: ">", False: "<"}
+_NATIVE: Final = {"big": ">", "little": "<"}[sys.byteorder]
+
+_VALUES: Final[dict[str, np.dtype[Any]]] = {
+    "F64": np.dtype(np.float64),
+    "F32": np.dtype(np.float32),
+    "F16": np.dtype(np.float16),
+    "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+}
+
+_TABLES: Final = 8
+"""Tables kept at a time: one is asked for by every block of a type, unless tensors differ."""
+
+
+def apply(raw: Array, dtype: DType, transform: Transform, *, big_endian: bool = False) -> None:
+    """Transform the elements in `raw`, bytes (uint8) aligned to the element size, in place.
+
+    A complex element is scaled in both parts, and is non-finite where either is.
+    """
+    part = dtype if dtype.component is None else DTYPES[dtype.component]
+    parts = 1 if part is dtype else 2
+    values = raw.view(_VALUES[part.name])
+    swapped = part.itemsize > 1 and _ORDER[big_endian] != _NATIVE
+    # Arithmetic on NaN, Inf and subnormals is what is asked for, no mistake to warn about.
+    with np.errstate(all="ignore"):
+        if swapped:
+            values.byteswap(inplace=True)
+        if part.itemsize >= 4:
+            _apply_wide(values, transform, parts)
+        else:
+            _apply_narrow(values, part, transform, parts)
+        if swapped:
+            values.byteswap(inplace=True)
+
+
+def _apply_wide(values: Array, transform: Transform, parts: int) -> None:
+    """For float32 and float64: NumPy widens, computes and rounds a cache's fill at a time."""
+    bad = kept = None
+    if transform.nonfinite in ("zero", "keep"):
+        bad = _nonfinite(values, parts)
+        kept = values[bad]
+    if transform.coef != 1.0:
+        np.multiply(values, transform.coef, out=values, dtype=np.float64, casting="same_kind")
+    if transform.bound < math.inf:
+        bound = transform.bound
+        np.clip(values, -bound, bound, out=values, dtype=np.float64, casting="same_kind")
+    if bad is not None:
+        values[bad] = 0.0 if transform.nonfinite == "zero" else kept
+
+
+def _apply_narrow(values: Array, part: DType, transform: Transform, parts: int) -> None:
+    """For half precision and fp8: few enough codes to look each one's result up."""
+    words = values.view(f"u{part.itemsize}")
+    if parts == 2 and transform.nonfinite in ("zero", "keep"):
+        # Here a finite part may belong to an element that is not.
+        bad = _nonfinite(values.astype(np.float32), parts)
+        kept = words[bad]
+        words[...] = _table(part.name, transform)[words]
+        words[bad] = 0 if transform.nonfinite == "zero" else kept
+    elif len(words) < 1 << part.bits:
+        words[...] = _results(words, part.name, transform)
+    else:
+        np.take(_table(part.name, transform), words, out=words, mode="clip")
+
+
+@lru_cache(maxsize=_TABLES)
+def _table(name: str, transform: Transform) -> Array:
+    """The result for each code of a narrow type."""
+    itemsize = DTYPES[name].itemsize
+    codes = np.arange(1 << 8 * itemsize, dtype=f"u{itemsize}")
+    with np.errstate(all="ignore"):
+        return _results(codes, name, transform)
+
+
+def _results(words: Array, name: str, transform: Transform) -> Array:
+    """The codes that the elements of these codes become."""
+    before = words.view(_VALUES[name]).astype(np.float64)
+    after = np.clip(before * transform.coef, -transform.bound, transform.bound)
+    found: Array = _rounded(after, name).view(words.dtype)
+    if transform.nonfinite != "scale":
+        bad = ~np.isfinite(before)
+        found[bad] = 0 if transform.nonfinite == "zero" else words[bad]
+    return found
+
+
+def _rounded(values: Float64, name: str) -> Array:
+    """`values` in a narrow type, rounded once.
+
+    NumPy rounds float64 to float16 once. ml_dtypes goes by way of float32 and would round
+    twice, but for values that are rounded to odd on the way: Boldo and Melquiond, "Emulation of
+    FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.
+    """
+    exact: Array = values if name == "F16" else _rounded_to_odd(values)
+    found: Array = exact.astype(_VALUES[name])
+    return found
+
+
+def _rounded_to_odd(values: Float64) -> NDArray[np.float32]:
+    """float64 as float32, towards zero and with the last bit set wherever that is inexact."""
+    nearest: NDArray[np.float32] = values.astype(np.float32)
+    words = nearest.view(np.uint32)
+    inexact = nearest != values
+    words -= np.abs(nearest) > np.abs(values)
+    words |= inexact & np.isfinite(values)
+    return nearest
+
+
+def _nonfinite(values: Array, parts: int) -> NDArray[np.bool_]:
+    """Which parts belong to an element that is NaN or Inf."""
+    bad: NDArray[np.bool_] = ~np.isfinite(values)
+    return bad if parts == 1 else np.repeat(bad.reshape(-1, 2).any(axis=1), 2)

@@ -1,0 +1,1 @@
+"""Views that share stored elements: found, laid out, walked, and kept from two transforms."""

@@ -1,0 +1,55 @@
+"""Views that share a storage must agree on what becomes of each element."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from gradtool.core.clip.plan import two_fates_error
+from gradtool.core.clipping import IDENTITY, Transform
+from gradtool.core.tensors import TensorSpec
+from gradtool.engine.overlaps.groups import (
+    ClusterTask,
+    cluster_tasks,
+    named_between,
+    window_bounds,
+)
+from gradtool.engine.overlaps.sharing import refuse_two_types
+
+_NOBODY = -1
+
+
+def refuse_two_fates_in(
+    specs: Sequence[TensorSpec], group: Sequence[int], transforms: Mapping[str, Transform]
+) -> None:
+    """Raise UsageError if an element has names with different transforms.
+
+    `group` are positions in `specs` of tensors whose bytes overlap; a tensor that is not in
+    `transforms` stays as it is. CorruptFileError where they are of two types.
+    """
+    fates = {transforms.get(specs[index].name, IDENTITY) for index in group}
+    if fates == {IDENTITY}:
+        return
+    refuse_two_types([specs[index] for index in group])
+    if len(fates) == 1:
+        return
+    for task in cluster_tasks(specs, group):
+        names = [specs[member.target].name for member in task.members]
+        _refuse_conflict(task, names, [transforms.get(name, IDENTITY) for name in names])
+
+
+def _refuse_conflict(task: ClusterTask, names: Sequence[str], fates: Sequence[Transform]) -> None:
+    """One pass over the members: each takes its elements, unless another has them otherwise."""
+    first_with: dict[Transform, int] = {}
+    owner_of = [first_with.setdefault(fate, index) for index, fate in enumerate(fates)]
+    for start, stop in window_bounds(task.count):
+        owners = np.full(stop - start, _NOBODY, np.int32)
+        for named in named_between(task.members, start, stop):
+            mine = owner_of[named.member]
+            found = owners[named.at]
+            others = found[(found != _NOBODY) & (found != mine)]
+            if len(others):
+                pair = (names[int(others[0])], names[named.member])
+                raise two_fates_error(task.file.path, pair)
+            owners[named.at] = mine

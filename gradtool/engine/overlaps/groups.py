@@ -1,0 +1,109 @@
+"""Overlap groups: tensors of one storage that need a walk, a bounded window of it at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gradtool.core.dtypes import DType
+from gradtool.core.strides import contiguous_strides
+from gradtool.core.tensors import SourceFile, TensorSpec
+from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES
+from gradtool.engine.overlaps.views import Int64, Layout
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A tensor of a cluster.
+
+    Attributes:
+        target: what its results are about.
+        scopes: the sets in which it counts the elements that no member before it names: 0 for
+            the total, others for sections.
+        first: its first element, counted from the first one of the task.
+        layout: how it goes on from there.
+        span: elements from its first to its last.
+    """
+
+    target: int
+    scopes: tuple[int, ...]
+    first: int
+    layout: Layout
+    span: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterTask:
+    """Views of one storage, over a range of `count` elements from byte `offset` of a file."""
+
+    file: SourceFile
+    dtype: DType
+    big_endian: bool
+    offset: int
+    count: int
+    members: tuple[Member, ...]
+    nbytes: int
+
+
+def cluster_tasks(specs: Sequence[TensorSpec], cluster: Sequence[int]) -> Iterator[ClusterTask]:
+    """A cluster's range of the file in steps, each with the members that reach into it."""
+    extents = [specs[index].extents[0] for index in cluster]
+    dtype = specs[cluster[0]].dtype
+    start, end = min(e.offset for e in extents), max(e.end for e in extents)
+    sections = {name: i for i, name in enumerate({specs[i].section: None for i in cluster}, 1)}
+    waiting = sorted(cluster, key=lambda index: -specs[index].extents[0].offset)
+    active: list[int] = []
+    for offset in range(start, end, TASK_BYTES):
+        stop = min(offset + TASK_BYTES, end)
+        while waiting and specs[waiting[-1]].extents[0].offset < stop:
+            active.append(waiting.pop())
+        active = sorted(index for index in active if specs[index].extents[0].end > offset)
+        members = tuple(
+            _member(index, specs[index], offset, sections if len(sections) > 1 else {})
+            for index in active
+        )
+        count = (stop - offset) // dtype.itemsize
+        big_endian = specs[cluster[0]].big_endian
+        yield ClusterTask(extents[0].file, dtype, big_endian, offset, count, members, stop - offset)
+
+
+def _member(index: int, spec: TensorSpec, offset: int, sections: dict[str, int]) -> Member:
+    (extent,) = spec.extents
+    itemsize = spec.dtype.itemsize
+    return Member(
+        target=index,
+        scopes=(0, sections[spec.section]) if sections else (0,),
+        first=(extent.offset - offset) // itemsize,
+        layout=Layout(spec.shape, spec.strides or contiguous_strides(spec.shape)),
+        span=extent.nbytes // itemsize,
+    )
+
+
+class Named(NamedTuple):
+    """What one member names of a window.
+
+    `member` is its position among the members, `at` the elements, ascending from the window's
+    first one, and `positions` their C-order positions in the member.
+    """
+
+    member: int
+    at: Int64
+    positions: Int64
+
+
+def window_bounds(count: int) -> Iterator[tuple[int, int]]:
+    """(start, stop) of each window over `count` elements."""
+    for start in range(0, count, BLOCK_ELEMENTS):
+        yield start, min(start + BLOCK_ELEMENTS, count)
+
+
+def named_between(members: Sequence[Member], start: int, stop: int) -> Iterator[Named]:
+    """What each member names of the window, for those that name anything there."""
+    for index, member in enumerate(members):
+        if member.first >= stop or member.first + member.span <= start:
+            continue
+        low = start - member.first
+        offsets, positions = member.layout.between(low, stop - member.first)
+        if len(offsets):
+            yield Named(index, offsets - low, positions)

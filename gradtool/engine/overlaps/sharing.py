@@ -1,0 +1,141 @@
+"""Which tensors share stored elements, and who counts those.
+
+The first tensor that names an element counts it, in the total and again among the tensors of
+its own section; torch counts it once for each name, so that tied weights weigh double.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gradtool.core.tensors import Skipped, TensorSpec
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
+
+MOST_VIEWS: Final = 16
+FREE_ELEMENTS: Final = 1 << 26
+"""How often stored elements may be named on average, and how many more: a second of walking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sharing:
+    """What a selection of tensors has in common; all numbers are positions in it.
+
+    Attributes:
+        alias_of: for a tensor of the very same elements as earlier ones, the first of those.
+        alias_in_section: the same among the tensors of one section.
+        same_as: for a tensor that is another's equal in all but its name, that tensor.
+        clusters: tensors that need a walk, each with those whose bytes it may share: views
+            with gaps, and tensors of which one's bytes overlap another's.
+    """
+
+    alias_of: dict[int, int]
+    alias_in_section: dict[int, int]
+    same_as: dict[int, int]
+    clusters: list[list[int]]
+
+
+def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
+    """What the tensors share; in nearly every file nothing.
+
+    Raises:
+        CorruptFileError: two tensors read the same bytes as different dtypes.
+        UnsupportedFormatError: so many views of so few elements that walking them could take days.
+    """
+    alias_of: dict[int, int] = {}
+    alias_in_section: dict[int, int] = {}
+    same_as: dict[int, int] = {}
+    clusters = []
+    for linked in overlapping(specs):
+        _note_repeats(alias_of, linked, [specs[i].elements for i in linked])
+        _note_repeats(
+            alias_in_section, linked, [(specs[i].section, specs[i].elements) for i in linked]
+        )
+        _note_repeats(same_as, linked, [_all_but_name(specs[i]) for i in linked])
+        different = [index for index in linked if index not in same_as]
+        if len(different) > 1:
+            refuse_two_types([specs[index] for index in different])
+            clusters.append(different)
+    clustered = {index for cluster in clusters for index in cluster}
+    lone = (i for i, spec in enumerate(specs) if i not in clustered and i not in same_as)
+    clusters.extend([index] for index in lone if not specs[index].is_gapless)
+    _refuse_endless_walks(specs, clusters)
+    return Sharing(alias_of, alias_in_section, same_as, clusters)
+
+
+def _refuse_endless_walks(specs: Sequence[TensorSpec], clusters: Sequence[Sequence[int]]) -> None:
+    """Refuse views that name their elements far more often than gradients share any."""
+    named = stored = 0
+    for cluster in clusters:
+        extents = [specs[index].extents[0] for index in cluster]
+        nbytes = max(e.end for e in extents) - min(e.offset for e in extents)
+        stored += nbytes // specs[cluster[0]].dtype.itemsize
+        named += sum(specs[index].named_elements for index in cluster)
+        budget = MOST_VIEWS * stored + FREE_ELEMENTS
+        if named > budget:
+            raise UnsupportedFormatError(
+                extents[0].file.path,
+                f"it and other views name {named:,} elements, of {stored:,} that are stored: "
+                f"gradtool's budget is {budget:,}, {MOST_VIEWS} for each",
+                tensor=specs[cluster[0]].name,
+                hint="save clones, or choose some with --include",
+            )
+
+
+def overlapping(specs: Sequence[TensorSpec | Skipped]) -> list[list[int]]:
+    """Tensors whose byte ranges are linked by overlaps, two or more at a time, in their order."""
+    order: dict[str, int] = {}
+    ranges = [
+        (order.setdefault(extent.file.path, len(order)), extent.offset, extent.end, index)
+        for index, spec in enumerate(specs)
+        for extent in spec.extents
+    ]
+    ranges.sort()
+    found: list[list[int]] = []
+    linked: list[int] = []
+    file, end = -1, 0
+    for at, start, stop, index in ranges:
+        if at != file or start >= end:
+            if len(linked) > 1:
+                found.append(sorted(set(linked)))
+            linked, file, end = [], at, 0
+        linked.append(index)
+        end = max(end, stop)
+    if len(linked) > 1:
+        found.append(sorted(set(linked)))
+    return found
+
+
+def _note_repeats(found: dict[int, int], indices: Iterable[int], keys: Iterable[object]) -> None:
+    """For each index whose key occurred before, the first index with it."""
+    first_with: dict[object, int] = {}
+    for index, key in zip(indices, keys, strict=True):
+        first = first_with.setdefault(key, index)
+        if first != index:
+            found[index] = first
+
+
+def _all_but_name(spec: TensorSpec) -> object:
+    return (
+        *(spec.section, spec.dtype.name, spec.big_endian, spec.is_negated),
+        *(spec.extents, spec.shape, spec.strides),
+    )
+
+
+def refuse_two_types(specs: Sequence[TensorSpec]) -> None:
+    """torch.save refuses to write such views: which elements they share has no answer."""
+    first = specs[0]
+    base = first.extents[0]
+    for spec in specs[1:]:
+        (extent,) = spec.extents
+        if (
+            spec.stored_type != first.stored_type
+            or (extent.offset - base.offset) % spec.dtype.itemsize
+        ):
+            raise CorruptFileError(
+                extent.file.path,
+                f"shares bytes with {first.name!r} as {spec.stored_type} and {first.stored_type}",
+                tensor=spec.name,
+                byte=extent.offset,
+            )

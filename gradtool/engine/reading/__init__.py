@@ -1,0 +1,1 @@
+"""A catalogue, a backend and an executor give a measurement."""

@@ -1,0 +1,210 @@
+"""A catalogue, p and an executor give a `Measurement`."""
+
+from __future__ import annotations
+
+import time
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import replace
+from functools import partial
+
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
+from gradtool.core.stats import TensorStats, folded, merge
+from gradtool.core.strides import repetitions
+from gradtool.core.tensors import Checkpoint, Extent, Seal, TensorSpec
+from gradtool.engine.backend import Backend
+from gradtool.engine.numpy_backend.backend import NUMPY
+from gradtool.engine.overlaps.sharing import Sharing, find_sharing
+from gradtool.engine.reading.plan import Task, plan
+from gradtool.engine.reading.tasks import NAMED, OWNED, OWNED_IN_SECTION, Result, Target, run
+from gradtool.engine.schedule import Advance, Progress, in_order
+
+MOST_NOTES = 3
+"""Notes of one kind, before the rest is only counted."""
+
+
+def measure(
+    checkpoint: Checkpoint,
+    *,
+    executor: Executor,
+    window: int,
+    backend: Backend = NUMPY,
+    started: float | None = None,
+    norm_type: float = 2.0,
+    loss_scale: float = 1.0,
+    verify: bool = False,
+    progress: Progress | None = None,
+) -> Measurement:
+    """Measure every tensor of `checkpoint`, in one pass over their bytes.
+
+    Bytes under a checksum that is verified are read a second time, right after the first.
+
+    Args:
+        checkpoint: the catalogue, already narrowed to what is wanted.
+        executor: runs the reads and sums; at most `window` tasks are submitted at a time.
+        window: see above; a few for each worker keeps all of them busy.
+        backend: computes.
+        started: `time.perf_counter()` when the work began; now, if it begins here.
+        norm_type: p.
+        loss_scale: every element is divided by it.
+        verify: check all stored CRCs of tensor data, not only those that the format's own
+            reader checks.
+        progress: observer.
+
+    Raises InputError where a file changed, shrank or fails its checksum.
+    """
+    started = time.perf_counter() if started is None else started
+    specs = checkpoint.tensors
+    sharing = find_sharing(specs)
+    seals = _seals_of(checkpoint, everything=verify)
+    tasks = plan(specs, sharing, seals, backend.grain)
+    todo = sum(spec.nbytes for spec in specs) + sum(seal.covers.nbytes for seal in seals)
+    work = partial(run, norm_type=norm_type, backend=backend)
+    found = _run_all(tasks, work, norm_type, executor, window, Advance(progress, todo))
+    tensors = tuple(_assemble(specs, sharing, found, norm_type, loss_scale))
+    return _measurement(checkpoint, tensors, norm_type, loss_scale, started, backend.name)
+
+
+def _assemble(
+    specs: Sequence[TensorSpec],
+    sharing: Sharing,
+    found: dict[Target, TensorStats],
+    norm_type: float,
+    loss_scale: float,
+) -> Iterator[TensorMeasurement]:
+    """One measurement for each tensor; what no task reported has no elements."""
+    nothing = TensorStats(norm_type)
+    clustered = {index for cluster in sharing.clusters for index in cluster}
+
+    def stats_of(spec: TensorSpec, target: Target) -> TensorStats:
+        stats = found.get(target, nothing).divided(loss_scale)
+        return stats.negated() if spec.is_negated and spec.dtype.kind == "float" else stats
+
+    for index, spec in enumerate(specs):
+        at = sharing.same_as.get(index, index)
+        named = stats_of(spec, (at, NAMED))
+        owned = stats_of(spec, (at, OWNED)) if at in clustered else named
+        in_section = (at, OWNED_IN_SECTION)
+        owned_in_section = stats_of(spec, in_section) if in_section in found else owned
+        first = sharing.alias_of.get(index)
+        times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
+        stats = named.repeated(times)
+        norm, native = stats.norm, spec.dtype.norm_dtype
+        yield TensorMeasurement(
+            spec=spec,
+            alias_of=None if first is None else specs[first].name,
+            stats=stats,
+            owned=None if first is not None else owned,
+            owned_in_section=None if index in sharing.alias_in_section else owned_in_section,
+            norm=norm,
+            native_norm=None if native is None else native.round(norm),
+        )
+
+
+def _seals_of(checkpoint: Checkpoint, *, everything: bool) -> list[Seal]:
+    """The seals over bytes of the chosen tensors, all or those that have to be verified."""
+    seals = [seal for seal in checkpoint.seals if everything or seal.is_required]
+    if not seals:
+        return []
+    chosen: dict[str, list[int]] = {}
+    for spec in checkpoint.tensors:
+        for extent in spec.extents:
+            chosen.setdefault(extent.file.path, []).append(extent.offset)
+    for offsets in chosen.values():
+        offsets.sort()
+
+    def is_chosen(covers: Extent) -> bool:
+        offsets = chosen.get(covers.file.path, [])
+        return bisect_left(offsets, covers.offset) < bisect_left(offsets, covers.end)
+
+    return [seal for seal in seals if is_chosen(seal.covers)]
+
+
+def _run_all(
+    tasks: Iterable[Task],
+    work: Callable[[Task], Result],
+    norm_type: float,
+    executor: Executor,
+    window: int,
+    advance: Advance,
+) -> dict[Target, TensorStats]:
+    """The statistics of each target, merged in the order of the tasks."""
+    parts: dict[Target, list[TensorStats]] = {}
+    for task, result in in_order(tasks, work, executor, window):
+        for target, stats in result:
+            kept = parts.setdefault(target, [])
+            kept.append(stats)
+            parts[target] = folded(kept, norm_type)
+        advance.by(task.nbytes)
+    advance.finish()
+    return {target: merge(stats, norm_type) for target, stats in parts.items()}
+
+
+def _measurement(
+    checkpoint: Checkpoint,
+    tensors: tuple[TensorMeasurement, ...],
+    norm_type: float,
+    loss_scale: float,
+    started: float,
+    backend: str,
+) -> Measurement:
+    sections, total = _summaries(checkpoint, tensors, norm_type)
+    return Measurement(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        files=tuple(file.path for file in checkpoint.files),
+        nbytes=checkpoint.nbytes,
+        norm_type=norm_type,
+        backend=backend,
+        loss_scale=loss_scale,
+        tensors=tensors,
+        sections=sections,
+        total=total,
+        skipped=checkpoint.skipped,
+        notes=checkpoint.notes + tuple(_sharing_notes(tensors)),
+        elapsed_s=time.perf_counter() - started,
+        step=checkpoint.step,
+        ranks=checkpoint.ranks,
+    )
+
+
+def _summaries(
+    checkpoint: Checkpoint, tensors: tuple[TensorMeasurement, ...], norm_type: float
+) -> tuple[tuple[Summary, ...], Summary | None]:
+    """The figures of each section, and of all together where they are of one kind."""
+    kinds = checkpoint.section_kinds
+    names = list(dict.fromkeys(tensor.spec.section for tensor in tensors))
+    sections = tuple(
+        summarize(
+            name,
+            kinds.get(name),
+            [tensor for tensor in tensors if tensor.spec.section == name],
+            [item for item in checkpoint.skipped if item.section == name],
+            norm_type,
+        )
+        for name in names
+    )
+    if len({kinds[name] for name in names if name in kinds}) > 1:
+        return sections, None
+    if len(sections) == 1 and not checkpoint.skipped:
+        return sections, replace(sections[0], name="", kind=None)
+    return sections, summarize(
+        "", None, tensors, checkpoint.skipped, norm_type, lambda tensor: tensor.owned
+    )
+
+
+def _sharing_notes(tensors: Iterable[TensorMeasurement]) -> Iterator[str]:
+    partial = [
+        tensor
+        for tensor in tensors
+        if tensor.owned is not None and tensor.owned.numel != tensor.stats.numel
+    ]
+    for tensor in partial[:MOST_NOTES]:
+        yield (
+            f"{tensor.name!r} names {tensor.stats.numel} elements, of which "
+            f"{tensor.owned.numel if tensor.owned else 0} are stored for it alone; "
+            "totals count those"
+        )
+    if len(partial) > MOST_NOTES:
+        yield f"{len(partial) - MOST_NOTES} more tensors share elements with others or repeat them"

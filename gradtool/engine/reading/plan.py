@@ -1,0 +1,177 @@
+"""What to read, in which pieces: decided before anything is scheduled.
+
+Tasks are plain values, so that any `concurrent.futures.Executor` can run them, and their
+borders depend on the catalogue alone, so that results do not depend on who ran them.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Final, NamedTuple
+
+from gradtool.core.dtypes import DType
+from gradtool.core.tensors import Extent, Seal, SourceFile, Stream, TensorSpec
+from gradtool.engine.backend import Grain
+from gradtool.engine.overlaps.groups import ClusterTask, cluster_tasks
+from gradtool.engine.overlaps.sharing import Sharing
+from gradtool.engine.overlaps.views import Layout
+
+GAP_BYTES: Final = 1 << 10
+"""Bytes between two pieces that are cheaper to read over than to skip with another call."""
+
+
+class Piece(NamedTuple):
+    """Consecutive elements of one target: `nbytes` bytes at `offset` of the task's file.
+
+    `first` is the position of its first element in the tensor's stored order.
+    """
+
+    target: int
+    first: int
+    offset: int
+    nbytes: int
+
+
+@dataclass(slots=True)
+class Block:
+    """Pieces of one dtype that a backend measures in one call."""
+
+    dtype: DType
+    big_endian: bool
+    layout: Layout | None
+    pieces: list[Piece] = field(default_factory=list)
+    nbytes: int = 0
+
+
+@dataclass(slots=True)
+class ReadTask:
+    """Blocks of one file."""
+
+    file: SourceFile
+    blocks: list[Block] = field(default_factory=list)
+    nbytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTask:
+    """A tensor whose bytes come from a stream."""
+
+    target: int
+    stream: Stream
+    dtype: DType
+    big_endian: bool
+    layout: Layout | None
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class SealTask:
+    """A stored checksum to verify."""
+
+    seal: Seal
+    nbytes: int
+
+
+Task = ReadTask | StreamTask | ClusterTask | SealTask
+
+
+def plan(
+    specs: Sequence[TensorSpec], sharing: Sharing, seals: Iterable[Seal], grain: Grain
+) -> Iterator[Task]:
+    """Every task that measures `specs` and verifies `seals`.
+
+    A target is a tensor's position in `specs`.
+    """
+    clustered = {index for cluster in sharing.clusters for index in cluster}
+    plain = [i for i in range(len(specs)) if i not in clustered and i not in sharing.same_as]
+    waiting: dict[str, deque[Seal]] = {}
+    for seal in seals:
+        waiting.setdefault(seal.covers.file.path, deque()).append(seal)
+    for task in _read_tasks(specs, plain, grain):
+        yield task
+        yield from _verified(waiting, task)
+    for index in plain:
+        spec = specs[index]
+        if spec.stream is not None:
+            yield StreamTask(
+                index, spec.stream, spec.dtype, spec.big_endian, layout_of(spec), spec.nbytes
+            )
+    for cluster in sharing.clusters:
+        yield from cluster_tasks(specs, cluster)
+    for seal in chain.from_iterable(waiting.values()):
+        yield SealTask(seal, seal.covers.nbytes)
+
+
+def _verified(waiting: Mapping[str, deque[Seal]], task: ReadTask) -> Iterator[SealTask]:
+    """The seals over what is read by now, while the system still has it in memory."""
+    seals = waiting.get(task.file.path)
+    last = task.blocks[-1].pieces[-1]
+    while seals and seals[0].covers.end <= last.offset + last.nbytes:
+        seal = seals.popleft()
+        yield SealTask(seal, seal.covers.nbytes)
+
+
+def layout_of(spec: TensorSpec) -> Layout | None:
+    """The layout of a tensor that is not in C order."""
+    return None if spec.strides is None else Layout(spec.shape, spec.strides)
+
+
+def _read_tasks(
+    specs: Sequence[TensorSpec], plain: Iterable[int], grain: Grain
+) -> Iterator[ReadTask]:
+    task: ReadTask | None = None
+    for extent, index, first in _extents_in_file_order(specs, plain):
+        spec = specs[index]
+        itemsize, layout = spec.dtype.itemsize, layout_of(spec)
+        step = min(grain.block_numel, grain.task_nbytes // itemsize) * itemsize
+        for start in range(0, extent.nbytes, step):
+            nbytes = min(step, extent.nbytes - start)
+            is_full = task is not None and task.nbytes + nbytes > grain.task_nbytes
+            if task is None or task.file is not extent.file or is_full:
+                if task is not None:
+                    yield task
+                task = ReadTask(extent.file)
+            if not task.blocks or not _joins(task.blocks[-1], spec, layout, nbytes, grain):
+                task.blocks.append(Block(spec.dtype, spec.big_endian, layout))
+            block = task.blocks[-1]
+            block.pieces.append(
+                Piece(index, first + start // itemsize, extent.offset + start, nbytes)
+            )
+            block.nbytes += nbytes
+            task.nbytes += nbytes
+    if task is not None:
+        yield task
+
+
+def _extents_in_file_order(
+    specs: Sequence[TensorSpec], plain: Iterable[int]
+) -> Iterator[tuple[Extent, int, int]]:
+    """(extent, target, position of its first element), so that disks read forwards."""
+    order: dict[str, int] = {}
+    found = []
+    for index in plain:
+        spec = specs[index]
+        first = 0
+        for extent in spec.extents:
+            file = order.setdefault(extent.file.path, len(order))
+            found.append((file, extent.offset, index, first, extent))
+            first += extent.nbytes // spec.dtype.itemsize
+    found.sort()
+    for _, _, index, first, extent in found:
+        yield extent, index, first
+
+
+def _joins(
+    block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int, grain: Grain
+) -> bool:
+    return (
+        block.dtype is spec.dtype
+        and block.big_endian == spec.big_endian
+        and block.layout is None
+        and layout is None
+        and block.nbytes + nbytes <= grain.block_numel * spec.dtype.itemsize
+        and len(block.pieces) < grain.block_pieces
+    )

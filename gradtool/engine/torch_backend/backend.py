@@ -1,0 +1,129 @@
+"""The GPU backend: bytes to a device and back, in groups that fit there.
+
+Each thread works on a stream of its own and has a buffer in pinned memory that files are read
+into, so that while one thread's bytes are copied or computed with, the others read theirs. It
+waits for the device once for a group, and again only if that needs a second look.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final
+
+import torch
+from numpy.typing import NDArray
+
+from gradtool.core.clipping import Transform
+from gradtool.core.dtypes import DType
+from gradtool.core.stats import TensorStats, merge
+from gradtool.engine.backend import Bytes, Grain
+from gradtool.engine.torch_backend import kernels as torch_kernels
+from gradtool.engine.torch_backend.encodings import ROW
+from gradtool.engine.torch_backend.groups import GROUP_NUMEL, Group
+from gradtool.engine.torch_backend.transforms import transformed
+from gradtool.engine.torch_backend.workers import Lane
+
+TASK_NBYTES: Final = 32 << 20
+"""Bytes of one task: half a millisecond of copying to a device, and ten times that of reading."""
+
+NBYTES_PER_NUMBER: Final = 48
+"""Bytes of device memory that a number of a group takes at most, with all that is made of it."""
+
+
+@dataclass(frozen=True, slots=True)
+class TorchForeach:
+    """torch on one device, or on several of a kind between which threads are divided.
+
+    Attributes:
+        devices: as torch names them, each with its index.
+        memory: bytes that gradtool's tensors may take on each of them.
+        threads: that compute at a time, at most.
+    """
+
+    devices: tuple[str, ...]
+    memory: int
+    threads: int
+    name: ClassVar[str] = "torch"
+    grain: ClassVar[Grain] = Grain(TASK_NBYTES, GROUP_NUMEL, GROUP_NUMEL // ROW, alignment=ROW)
+
+    def room(self, nbytes: int) -> Bytes:
+        """As `Backend` has it."""
+        return self._lane().room(nbytes)
+
+    def stats(
+        self,
+        raw: NDArray[Any],
+        dtype: DType,
+        counts: Sequence[int],
+        norm_type: float,
+        *,
+        big_endian: bool = False,
+    ) -> list[TensorStats]:
+        """As `Backend` has it; DeviceError where there is no memory for a single row."""
+        lane = self._lane()
+
+        def measure(group: Group) -> list[TensorStats]:
+            room = lane.staged(raw[group.bytes], group.numel * dtype.itemsize)
+            numels = [span.numel for span in group.spans]
+            return torch_kernels.stats(room, dtype, numels, norm_type, big_endian=big_endian)
+
+        parts: list[list[TensorStats]] = [[] for _ in counts]
+        for group, results in lane.in_groups(Group.of(counts, dtype), self._most(dtype), measure):
+            for span, found in zip(group.spans, results, strict=True):
+                parts[span.segment].append(_counted_from(span.first, found))
+        return [merge(of_one, norm_type) for of_one in parts]
+
+    def apply(
+        self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
+    ) -> None:
+        """As `Backend` has it; DeviceError where there is no memory for a single row."""
+        if len(raw) == 0:
+            return
+        lane = self._lane()
+
+        def change(group: Group) -> None:
+            part = raw[group.bytes]
+            room = lane.staged(part, len(part))
+            found = transformed(room, dtype, transform, big_endian=big_endian)
+            torch.from_numpy(part).copy_(found)
+
+        whole = Group.of([len(raw) // dtype.itemsize], dtype)
+        lane.in_groups(whole, self._most(dtype), change)
+
+    def _most(self, dtype: DType) -> int:
+        """Elements of a group such that those of all threads of a device fit into its memory."""
+        parts = 1 if dtype.component is None else 2
+        return fitting_numbers(self.memory, self.threads, len(self.devices)) // parts
+
+    def _lane(self) -> Lane:
+        """The thread's own, on the device that is next when it is first asked for."""
+        if self.devices not in _lanes.by_devices:
+            device = self.devices[next(_turns) % len(self.devices)]
+            _lanes.by_devices[self.devices] = Lane(torch.device(device))
+        return _lanes.by_devices[self.devices]
+
+
+def fitting_numbers(memory: int, threads: int, devices: int) -> int:
+    """The numbers that each of so many threads can have on its device at a time."""
+    sharing = -(-threads // devices)
+    return memory // (sharing * NBYTES_PER_NUMBER) // ROW * ROW
+
+
+def _counted_from(first: int, stats: TensorStats) -> TensorStats:
+    if first == 0 or stats.first_nonfinite is None:
+        return stats
+    return replace(stats, first_nonfinite=first + stats.first_nonfinite)
+
+
+class _Lanes(threading.local):
+    """A thread's lanes, by the devices of the backend."""
+
+    def __init__(self) -> None:
+        self.by_devices: dict[tuple[str, ...], Lane] = {}
+
+
+_lanes: Final = _Lanes()
+_turns: Final = itertools.count()

@@ -1,0 +1,98 @@
+"""Finding the devices that were asked for, and room on them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from typing import Final
+
+import torch
+
+from gradtool.engine.backend import Backend
+from gradtool.engine.torch_backend.backend import TorchForeach, fitting_numbers
+from gradtool.engine.torch_backend.groups import SPAN_NUMEL
+from gradtool.engine.torch_backend.workers import first_line
+from gradtool.errors import DeviceError, UsageError
+
+_CPU_MEMORY: Final = 64 << 20
+"""Bytes for each thread on a CPU, unless told otherwise: more than its caches hold anyway."""
+
+_FREE_SHARE: Final = 4
+"""Of the memory that is free one part in so many is taken, unless told otherwise."""
+
+
+def open_devices(names: Sequence[str], memory: int | None, threads: int) -> Backend:
+    """The backend on the devices of these names, which are started if they are not yet.
+
+    Raises:
+        DeviceError: torch has no CUDA, or does not see such a device, or cannot start it, or
+            there is too little memory on it.
+        UsageError: two names of one device, or less memory than so many threads need.
+    """
+    workers = threads + 1  # the one that hands out the work computes now and then, too
+    if list(names) == ["cpu"]:
+        found = TorchForeach(("cpu",), memory or workers * _CPU_MEMORY, workers)
+    else:
+        devices = _found(names)
+        free = min(_started(device) for device in devices)
+        found = TorchForeach(devices, memory or free // _FREE_SHARE, workers)
+    if fitting_numbers(found.memory, workers, len(found.devices)) < 2 * SPAN_NUMEL:
+        problem = f"{found.memory >> 20} MiB of device memory are too few for {threads} threads"
+        if memory is None:
+            raise DeviceError(f"{problem}, a quarter of what is free", hint="give --device-memory")
+        raise UsageError(problem, hint="give more, or fewer --threads")
+    return found
+
+
+def _found(names: Sequence[str]) -> tuple[str, ...]:
+    """The devices with their indices."""
+    _refuse_without_cuda()
+    try:
+        devices = tuple(f"cuda:{_index(name)}" for name in names)
+    except RuntimeError as error:
+        raise _unusable("cuda", error) from error
+    if len(set(devices)) < len(devices):
+        raise UsageError(f"devices {', '.join(names)} are one: {devices[0]}")
+    return devices
+
+
+def _refuse_without_cuda() -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if torch.cuda.is_available():
+            return
+    if torch.version.cuda is None and torch.version.hip is None:
+        raise DeviceError(
+            f"torch {torch.__version__} is a build for CPUs only",
+            hint="pip install --force-reinstall torch (on Linux a build for CUDA), or --device cpu",
+        )
+    why = "".join(f": {str(one.message).partition(chr(10))[0]}" for one in caught[:1])
+    raise DeviceError(
+        f"torch {torch.__version__} finds no CUDA device{why}",
+        hint="see nvidia-smi and CUDA_VISIBLE_DEVICES, or give --device cpu",
+    )
+
+
+def _index(name: str) -> int:
+    _, _, digits = name.partition(":")
+    count = torch.cuda.device_count()
+    index = int(digits) if digits else torch.cuda.current_device()
+    if index >= count:
+        devices = ", ".join(f"cuda:{i}" for i in range(count)) or "none"
+        raise DeviceError(f"there is no {name}", hint=f"torch finds {devices}")
+    return index
+
+
+def _started(device: str) -> int:
+    """Bytes that are free on a device, once it runs."""
+    try:
+        torch.zeros(1, device=device)
+        free, _ = torch.cuda.mem_get_info(device)
+    except RuntimeError as error:
+        raise _unusable(device, error) from error
+    return free
+
+
+def _unusable(device: str, error: RuntimeError) -> DeviceError:
+    hint = "see nvidia-smi, or compute with --backend numpy"
+    return DeviceError(f"{device} cannot be used: {first_line(error)}", hint=hint)

@@ -1,0 +1,1 @@
+"""A catalogue and what becomes of its tensors give new files."""

@@ -1,0 +1,77 @@
+"""Rewriting an archive of deflated arrays member by member: what has no fixed place for a patch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import cast
+
+import numpy as np
+
+from gradtool.core.clipping import Transform
+from gradtool.core.tensors import SourceFile, TensorSpec
+from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
+from gradtool.engine.schedule import Advance
+from gradtool.storage.archives.inflate import inflate, inflate_start
+from gradtool.storage.archives.repack import repack_archive
+from gradtool.storage.archives.zip import Entry
+from gradtool.storage.reader import reopen_source
+from gradtool.storage.sink import Sink
+
+_COPIED_NBYTES = 1 << 20
+
+
+def repack(
+    file: SourceFile,
+    sink: Sink,
+    specs: Sequence[TensorSpec],
+    transforms: Mapping[str, Transform],
+    advance: Advance,
+    backend: Backend,
+) -> None:
+    """Write to a new file the archive `file` with `specs` transformed.
+
+    An array's data, of which each has some, is what its member ends with; `specs` may lie in
+    other files too.
+    """
+    changed = {_member_end(spec): spec for spec in specs if _file_of(spec) == file}
+
+    def pieces(entry: Entry) -> Iterator[memoryview]:
+        spec = changed.get(entry.offset + entry.compressed_nbytes)
+        found = (
+            inflate(file, entry, 0, max_bytes=_COPIED_NBYTES)
+            if spec is None
+            else _transformed(file, entry, spec, transforms[spec.name], backend)
+        )
+        done = 0
+        for piece in found:
+            yield piece
+            before, done = done, done + len(piece)
+            share = entry.compressed_nbytes / entry.nbytes
+            advance.by(int(done * share) - int(before * share))
+
+    repack_archive(file, sink, pieces)
+
+
+def _file_of(spec: TensorSpec) -> object:
+    return spec.stream.args[0] if spec.stream else spec.extents[0].file
+
+
+def _member_end(spec: TensorSpec) -> int:
+    """The byte after a member, which tells it from all others."""
+    if spec.stream is None:
+        return spec.extents[0].end
+    entry = cast(Entry, spec.stream.args[1])
+    return entry.offset + entry.compressed_nbytes
+
+
+def _transformed(
+    file: SourceFile, entry: Entry, spec: TensorSpec, transform: Transform, backend: Backend
+) -> Iterator[memoryview]:
+    """A member's header as it is, then its elements as they become."""
+    header = entry.nbytes - spec.nbytes
+    with reopen_source(file) as source:
+        yield memoryview(inflate_start(source, entry, header))
+    for piece in inflate(file, entry, header, max_bytes=BLOCK_ELEMENTS * spec.dtype.itemsize):
+        raw = np.frombuffer(piece, np.uint8)
+        backend.apply(raw, spec.dtype, transform, big_endian=spec.big_endian)
+        yield piece

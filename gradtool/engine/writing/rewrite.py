@@ -1,0 +1,198 @@
+"""A catalogue and what becomes of its tensors give new files, byte for byte but for those."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import closing
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+from gradtool.core.clip.plan import ClipPlan, two_fates_error
+from gradtool.core.clipping import Transform
+from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId, SourceFile
+from gradtool.engine.backend import Backend
+from gradtool.engine.overlaps.sharing import overlapping
+from gradtool.engine.reading.tasks import verify
+from gradtool.engine.schedule import Advance, in_order
+from gradtool.engine.writing.patch import SealPart, run_patch
+from gradtool.engine.writing.patch_plan import Region, changed_regions, patch_tasks, renewed_seals
+from gradtool.engine.writing.repack import repack
+from gradtool.errors import UnsupportedFormatError
+from gradtool.storage.archives.crc import combine_crc32, serialization_digits
+from gradtool.storage.reader import reopen_source
+from gradtool.storage.sink import Sink
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrite:
+    """What is to be done to the files of a checkpoint, decided before any of it is.
+
+    Attributes:
+        checkpoint: the catalogue, whole.
+        transforms: what becomes of tensors, by name; the others stay as they are.
+        regions: their byte ranges, by file.
+        repacked: the archives in which some of them are deflated.
+        seals: the checksums of each file.
+    """
+
+    checkpoint: Checkpoint
+    transforms: Mapping[str, Transform]
+    regions: Mapping[SourceFile, Sequence[Region]]
+    repacked: frozenset[SourceFile]
+    seals: Mapping[SourceFile, Sequence[Seal]]
+
+    @property
+    def changed(self) -> tuple[SourceFile, ...]:
+        """The files that do not stay as they are."""
+        files = self.checkpoint.files
+        return tuple(file for file in files if file in self.regions or file in self.repacked)
+
+
+def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
+    """How to do to the files what `plan` does to their tensors; nothing is written yet.
+
+    Raises:
+        UsageError: an element has two names with different transforms.
+        UnsupportedFormatError: a tensor that changes is no byte range, and no member to repack.
+    """
+    repacked: set[SourceFile] = set()
+    for spec in checkpoint.tensors:
+        if spec.stream is None or spec.name not in plan.changed:
+            continue
+        if spec.stream.opener != "inflate":
+            raise UnsupportedFormatError(
+                checkpoint.path,
+                "is stored as text inside the pickle, where gradtool reads and does not write",
+                tensor=spec.name,
+                hint="save it with torch's default pickle protocol",
+            )
+        repacked.add(cast(SourceFile, spec.stream.args[0]))
+    _refuse_skipped(checkpoint, plan.transforms)
+    seals: dict[SourceFile, list[Seal]] = {}
+    for seal in checkpoint.seals:
+        seals.setdefault(seal.covers.file, []).append(seal)
+    return Rewrite(
+        checkpoint=checkpoint,
+        transforms=plan.transforms,
+        regions=changed_regions(checkpoint.tensors, plan.transforms),
+        repacked=frozenset(repacked),
+        seals=seals,
+    )
+
+
+def _refuse_skipped(checkpoint: Checkpoint, transforms: Mapping[str, Transform]) -> None:
+    """Raise UsageError if a tensor that is skipped lies in the bytes of one that changes."""
+    skipped = [item for item in checkpoint.skipped if item.extents]
+    changed = [spec for spec in checkpoint.tensors if skipped and spec.name in transforms]
+    for linked in overlapping([*skipped, *changed]):
+        if linked[0] < len(skipped) <= linked[-1]:
+            names = (skipped[linked[0]].name, changed[linked[-1] - len(skipped)].name)
+            raise two_fates_error(checkpoint.path, names)
+
+
+def rewrite_file(
+    rewrite: Rewrite,
+    file: SourceFile,
+    sink: Sink,
+    *,
+    executor: Executor,
+    window: int,
+    backend: Backend,
+    advance: Advance,
+) -> None:
+    """Write to a new file what becomes of `file`; a file that does not change is copied.
+
+    Raises:
+        CorruptFileError: a checksum over what changes does not fit what is stored.
+        FileChangedError: the file is not the one that was catalogued.
+    """
+    if file in rewrite.repacked:
+        found = (spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms)
+        specs = [spec for spec in found if spec.nbytes]
+        repack(file, sink, specs, rewrite.transforms, advance, backend)
+        return
+    sink.allocate(file.size)
+    regions = rewrite.regions.get(file, ())
+    known = rewrite.seals.get(file, ())
+    seals = renewed_seals(known, regions)
+    renewal = _Renewal(seals)
+    run = partial(run_patch, sink=sink, backend=backend)
+    # Closed before the sink is, to which tasks write.
+    with closing(in_order(patch_tasks(file, regions, seals), run, executor, window)) as patched:
+        for task, parts in patched:
+            renewal.add(parts)
+            advance.by(task.nbytes)
+    if not seals:
+        return
+    ids = [one for one in rewrite.checkpoint.serialization_ids if one.digits.file == file]
+    renewal.write(sink)
+    for one in ids:
+        _renew_id(one, renewal.crc32_of, known, sink)
+
+
+class _Renewal:
+    """New checksums, put together from those of parts in ascending order."""
+
+    def __init__(self, seals: Sequence[Seal]) -> None:
+        self._seals = seals
+        self._under_way = SealPart(-1, 0, 0, 0)
+        self._places: list[tuple[int, int]] = []
+        self.crc32_of: dict[str, int] = {}
+
+    def add(self, parts: Iterable[SealPart]) -> None:
+        """Note the next parts; CorruptFileError where an old checksum was wrong."""
+        for part in parts:
+            whole, last = part, self._under_way
+            if part.seal == last.seal:
+                whole = SealPart(
+                    part.seal,
+                    last.nbytes + part.nbytes,
+                    combine_crc32(last.old, part.old, part.nbytes),
+                    combine_crc32(last.new, part.new, part.nbytes),
+                )
+            self._under_way = whole
+            seal = self._seals[part.seal]
+            if whole.nbytes == seal.covers.nbytes:
+                self._note(seal, whole)
+
+    def _note(self, seal: Seal, whole: SealPart) -> None:
+        verify(seal, whole.old)
+        if whole.old != seal.crc32:
+            return
+        self.crc32_of[seal.record] = whole.new
+        self._places.extend((place, whole.new) for place in seal.places)
+
+    def write(self, sink: Sink) -> None:
+        """Put all of them where the old ones are."""
+        for place, crc32 in self._places:
+            _write_crc32(sink, place, crc32)
+
+
+def _renew_id(
+    found: SerializationId, crc32_of: Mapping[str, int], seals: Iterable[Seal], sink: Sink
+) -> None:
+    """Write the digits that follow from the new checksums, unless the old ones did not."""
+    digits = found.digits
+    record = next((seal for seal in seals if _holds(seal.covers, digits)), None)
+    covers = record.covers if record else digits
+    with reopen_source(digits.file) as source:
+        old = source.read(covers.offset, covers.nbytes)
+    if record is not None:
+        verify(record, zlib.crc32(old))
+    if not old.endswith(serialization_digits(found.crc32_of.values())):
+        return
+    renewed = serialization_digits({**found.crc32_of, **crc32_of}.values())
+    sink.write(digits.offset, memoryview(renewed))
+    for place in record.places if record and record.crc32 else ():
+        _write_crc32(sink, place, zlib.crc32(old[: -digits.nbytes] + renewed))
+
+
+def _holds(covers: Extent, part: Extent) -> bool:
+    return covers.offset <= part.offset and part.end == covers.end
+
+
+def _write_crc32(sink: Sink, place: int, crc32: int) -> None:
+    sink.write(place, memoryview(crc32.to_bytes(4, "little")))

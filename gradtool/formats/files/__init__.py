@@ -1,0 +1,1 @@
+"""Single files: each format is one module."""

@@ -1,0 +1,206 @@
+"""What `torch.save` writes: a zip archive of one pickle and one record for each storage.
+
+Layout: torch/serialization.py and caffe2/serialize/inline_container.h of torch 1.6 to 2.13.
+Records are stored, never deflated. The pickle is read by an inert interpreter: nothing that a
+file names is imported or called.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gradtool.core.figures import some
+from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId
+from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.formats.files import npy
+from gradtool.formats.files._torch_specs import SpecBuilder
+from gradtool.formats.pickles.hidden import refuse_hidden
+from gradtool.formats.pickles.unpickle import unpickle
+from gradtool.formats.pickles.walk import walk
+from gradtool.storage.archives.zip import STORED, Entry
+from gradtool.storage.reader import Source
+
+MAX_PICKLE_NBYTES: Final = 256 << 20
+"""About 2.7 million tensors: each takes some 97 bytes of pickle."""
+
+_ID: Final = ".data/serialization_id"
+_ID_DIGITS: Final = 20
+"""In each half of it: one is of the records' names, one of their checksums."""
+
+_MARKS: Final = frozenset({b"byteorder", b"data/", _ID.encode()})
+_KNOWN: Final = (
+    *("data.pkl", "version", "byteorder", _ID, ".data/version"),
+    *(".format_version", ".storage_alignment"),
+)
+"""What an archive holds besides storages."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Archive:
+    """The records of a torch file, as its own reader finds them: by bytes, in either case.
+
+    `records` has them by their raw names in small letters, within the one root directory.
+    """
+
+    source: Source
+    records: dict[bytes, Entry]
+
+    def find(self, name: str) -> Entry | None:
+        """The record that torch's reader takes for `name`."""
+        try:
+            return self.records.get(name.encode().lower())
+        except UnicodeEncodeError:  # a lone surrogate, which no record's name has
+            return None
+
+    def extent(self, name: str) -> Extent | None:
+        """The bytes of a record; None if there is none."""
+        entry = self.find(name)
+        return None if entry is None else self.bytes_of(entry)
+
+    def bytes_of(self, entry: Entry) -> Extent:
+        """Where the bytes of `entry` are."""
+        return Extent(self.source.file, entry.offset, entry.nbytes)
+
+    def others(self, storages: Iterable[str]) -> Iterator[Entry]:
+        """The records that hold something and are neither torch's own nor of `storages`."""
+        names = (*_KNOWN, *(f"data/{key}" for key in storages))
+        known = {entry.header_offset for name in names if (entry := self.find(name))}
+        for entry in self.records.values():
+            if entry.nbytes and entry.header_offset not in known:
+                yield entry
+
+
+def recognises(entries: Sequence[Entry]) -> bool:
+    """Whether an archive was written by torch, finished or not, or is read by it.
+
+    Other writers have a `version` too: without the pickle it takes another of torch's records.
+    """
+    by_root: dict[bytes, set[bytes]] = {}
+    for entry in entries:
+        root, _, name = entry.raw_name.lower().partition(b"/")
+        by_root.setdefault(root, set()).add(b"data/" if name.startswith(b"data/") else name)
+    return any(
+        b"data.pkl" in names or (b"version" in names and not names.isdisjoint(_MARKS))
+        for names in by_root.values()
+    )
+
+
+def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
+    """The catalogue of a torch file, given its archive's directory.
+
+    A mapping at the root may have sections; a tensor at the root is called what the file is.
+
+    Raises:
+        CorruptFileError: unfinished, contradicting itself, or a tensor's bytes are not there.
+        UnsupportedFormatError: TorchScript, an unknown type, two tensors of one name, a tensor
+            that no name leads to, or an object that is far larger than the pickle that
+            describes it.
+    """
+    archive = _open_archive(source, entries)
+    record = archive.find("data.pkl")
+    if record is None:
+        raise CorruptFileError(source.path, "no data.pkl record: the save was interrupted")
+    pickle = archive.bytes_of(record)
+    unpickled = unpickle(
+        _checked_pickle(source, record), source.path, record=record.name, offset=pickle.offset
+    )
+    walked = walk(unpickled.root, source.path, pickle.nbytes)
+    builder = SpecBuilder(
+        path=source.path,
+        pickle=pickle,
+        record_of=lambda key: archive.extent(f"data/{key}"),
+        big_endian=_is_big_endian(archive),
+    )
+    for found in walked.found:
+        builder.add(found)
+    refuse_hidden(unpickled.made, walked.reached, source.path, record.name, pickle.offset)
+    return Checkpoint(
+        path=source.path,
+        format="torch",
+        files=(source.file,),
+        tensors=tuple(builder.tensors),
+        skipped=tuple(builder.skipped),
+        section_kinds=walked.section_kinds,
+        seals=_seals(archive),
+        serialization_ids=_serialization_ids(archive),
+        notes=(*walked.notes(), *_notes(archive, unpickled.storages)),
+    )
+
+
+def _open_archive(source: Source, entries: Sequence[Entry]) -> _Archive:
+    roots = sorted({entry.name.split("/", 1)[0] for entry in entries})
+    if len(roots) > 1:
+        names = " and ".join(f"{root!r:.80}" for root in roots[:2])
+        raise CorruptFileError(source.path, f"ambiguous archive: two root directories, {names}")
+    records: dict[bytes, Entry] = {}
+    for entry in entries:
+        name = entry.raw_name.partition(b"/")[2]
+        if name == b"constants.pkl":
+            hint = "save its state_dict() with torch.save"
+            raise UnsupportedFormatError(source.path, "is TorchScript, a program", hint=hint)
+        # torch's reader tells no case apart, of ASCII letters that is: as `bytes.lower`.
+        same = records.setdefault(name.lower(), entry)
+        if same is not entry:
+            problem = f"ambiguous archive: duplicate of entry {same.name!r:.80} to torch"
+            raise CorruptFileError(
+                source.path, problem, tensor=entry.name, byte=entry.header_offset
+            )
+        if entry.method != STORED:
+            problem = "compressed: torch.save never does this"
+            raise CorruptFileError(source.path, problem, tensor=entry.name, byte=entry.offset)
+        if entry.start == npy.MAGIC:
+            problem = "an array for NumPy within a file for torch: two formats at once"
+            raise CorruptFileError(source.path, problem, tensor=entry.name, byte=entry.offset)
+    return _Archive(source, records)
+
+
+def _checked_pickle(source: Source, record: Entry) -> bytes:
+    if record.nbytes > MAX_PICKLE_NBYTES:
+        problem = f"a pickle of {record.nbytes} bytes; gradtool reads {MAX_PICKLE_NBYTES}"
+        raise UnsupportedFormatError(source.path, problem, tensor=record.name)
+    data = source.read(record.offset, record.nbytes)
+    crc32 = zlib.crc32(data)
+    if record.crc32 and crc32 != record.crc32:
+        problem = f"CRC mismatch: {crc32:08x}, the archive says {record.crc32:08x}"
+        raise CorruptFileError(source.path, problem, tensor=record.name, byte=record.offset)
+    return data
+
+
+def _is_big_endian(archive: _Archive) -> bool:
+    record = archive.find("byteorder")
+    if record is None:
+        return False  # written before torch 2.1, which all little-endian machines did
+    order = archive.source.read(record.offset, min(record.nbytes, 16))
+    if order not in (b"little", b"big"):
+        raise CorruptFileError(archive.source.path, f"byte order {order!r}", tensor=record.name)
+    return order == b"big"
+
+
+def _seals(archive: _Archive) -> tuple[Seal, ...]:
+    """The checksums over storages, over the pickle, which may hold NumPy arrays, and the id."""
+    return tuple(
+        Seal(entry.name, archive.bytes_of(entry), entry.crc32, entry.crc_places)
+        for name, entry in archive.records.items()
+        if entry.nbytes and (name in (b"data.pkl", _ID.encode()) or name.startswith(b"data/"))
+    )
+
+
+def _serialization_ids(archive: _Archive) -> tuple[SerializationId, ...]:
+    """The file's id, where it has one of the usual length."""
+    record = archive.find(_ID)
+    if record is None or record.nbytes != 2 * _ID_DIGITS:
+        return ()
+    digits = Extent(archive.source.file, record.offset + _ID_DIGITS, _ID_DIGITS)
+    others = (entry for entry in archive.records.values() if entry.nbytes and entry is not record)
+    return (SerializationId(digits, {entry.name: entry.crc32 for entry in others}),)
+
+
+def _notes(archive: _Archive, storages: Iterable[str]) -> tuple[str, ...]:
+    """What the archive holds and the pickle does not name, so that no loader sees it either."""
+    others = [entry.name for entry in archive.others(storages)]
+    if not others:
+        return ()
+    return (f"the pickle does not name {some(others)}",)

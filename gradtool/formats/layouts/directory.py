@@ -1,0 +1,188 @@
+"""A directory: its sharded checkpoints, and every other tensor file that lies in it.
+
+Only the directory itself is read, not those inside it. Hidden files are left alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Final, TypeVar
+
+from gradtool.core.names import natural_key
+from gradtool.core.sections import SECTION_KINDS
+from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
+from gradtool.errors import (
+    EmptyDumpError,
+    FileAccessError,
+    InputError,
+    UnknownFormatError,
+    UnsupportedFormatError,
+)
+from gradtool.formats.layouts._joined import joined, repeated_name
+from gradtool.formats.layouts.sharded_index import OpenFile, is_index_name, open_index
+
+SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
+"""Files so named, in any case, hold tensors; others count where their content says so."""
+
+_FOREIGN: Final = (
+    (".metadata", "a torch distributed checkpoint (DCP)"),
+    ("_CHECKPOINT_METADATA", "an Orbax checkpoint"),
+    ("manifest.ocdbt", "an Orbax checkpoint"),
+)
+
+
+_Item = TypeVar("_Item", TensorSpec, Skipped)
+
+
+def open_directory(path: str, open_file: OpenFile) -> Checkpoint:
+    """The catalogue of all tensor files of a directory.
+
+    A tensor keeps its name where no other file has it; else all are prefixed by their file's.
+
+    Raises:
+        EmptyDumpError: no file holds tensors.
+        UnsupportedFormatError: a layout that gradtool does not read, or names that stay
+            ambiguous.
+        InputError: a file that is named like a tensor file is broken, or is none.
+    """
+    names = _list_directory(path)
+    for name, words in _FOREIGN:
+        if name in names:
+            raise UnsupportedFormatError(path, f"is {words}, which gradtool does not read")
+    contents = _open_contents(path, names, open_file)
+    if not contents.parts:
+        hint = "gradtool reads the files of one directory, not of those in it"
+        raise EmptyDumpError(path, "holds no tensor file", hint=hint)
+    if len(contents.parts) == 1 and is_index_name(contents.parts[0][1].path):
+        index = contents.parts[0][1]
+        return replace(index, path=path, notes=(*index.notes, *contents.notes()))
+    parts = [part for _, part in contents.parts]
+    notes = list(contents.notes())
+    if len(parts) > 1:
+        clash = repeated_name(parts) is not None
+        if clash:
+            notes.append("tensors are prefixed by their file: several files use the same names")
+        parts = _placed(contents.parts, prefix=clash)
+        ambiguous = repeated_name(parts)
+        if ambiguous is not None:
+            raise UnsupportedFormatError(path, "two files have a tensor so named", tensor=ambiguous)
+    return joined(path, "directory", parts, notes=notes)
+
+
+@dataclass(slots=True)
+class _Contents:
+    """What a directory holds: catalogues under the names of their files, and the rest."""
+
+    parts: list[tuple[str, Checkpoint]] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    def notes(self) -> Iterator[str]:
+        """What was left out, in a sentence each."""
+        if self.unread:
+            yield f"not read: {_some(self.unread)}"
+        if self.repeated:
+            yield f"the same files under other names, read once: {_some(self.repeated)}"
+
+
+def _list_directory(path: str) -> list[str]:
+    try:
+        return sorted(os.listdir(path), key=lambda name: (natural_key(name), name))
+    except OSError as error:
+        raise FileAccessError(path, f"cannot be listed: {error.strerror}") from error
+
+
+def _open_contents(path: str, names: Sequence[str], open_file: OpenFile) -> _Contents:
+    """Each index with its shards, then each file that no index claims."""
+    contents = _Contents()
+    seen: dict[tuple[int, int], str] = {}
+    visible = [name for name in names if not name.startswith(".")]
+    for name in filter(is_index_name, visible):
+        index = open_index(os.path.join(path, name), open_file)
+        for file in index.files:
+            seen[file.device, file.inode] = os.path.basename(file.path)
+        contents.parts.append((name, index))
+    for name in visible:
+        file_path = os.path.join(path, name)
+        if os.path.isdir(file_path):
+            contents.unread.append(f"{name}/")
+        elif not is_index_name(name) and (identity := _identity(file_path)) not in seen:
+            seen[identity] = name
+            _open_one(file_path, name, open_file, contents)
+        elif not is_index_name(name) and seen[identity] != name:
+            contents.repeated.append(name)
+    return contents
+
+
+def _identity(path: str) -> tuple[int, int]:
+    try:
+        # A dangling link is a thing of its own, which opening it will name.
+        status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+    except OSError as error:
+        raise FileAccessError(path, f"cannot be looked at: {error.strerror}") from error
+    return status.st_dev, status.st_ino
+
+
+def _open_one(path: str, name: str, open_file: OpenFile, contents: _Contents) -> None:
+    holds_tensors = name.lower().endswith(SUFFIXES)
+    if not holds_tensors and not os.path.isfile(path):
+        return
+    try:
+        part = open_file(path)
+    except InputError:
+        # Anything may begin like an archive, and a log may be nobody's to read.
+        if holds_tensors:
+            raise
+        contents.unread.append(name)
+        return
+    if part is not None:
+        contents.parts.append((name, part))
+    elif holds_tensors:
+        raise UnknownFormatError(path, "is named like a tensor file, and is none")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _placed(parts: Sequence[tuple[str, Checkpoint]], *, prefix: bool) -> list[Checkpoint]:
+    """Each file's catalogue as part of the directory's.
+
+    Its prefix is the stem of the file, or all its name where stems repeat.
+    """
+    stems = Counter(_stem(name) for name, _ in parts)
+    return [
+        _renamed(name if stems[_stem(name)] > 1 else _stem(name), part, prefix=prefix)
+        for name, part in parts
+    ]
+
+
+def _stem(name: str) -> str:
+    return name.split(".", 1)[0] if is_index_name(name) else os.path.splitext(name)[0]
+
+
+def _renamed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
+    """A file's catalogue under its prefix, and under the section that its name means.
+
+    `optimizer.pt` beside `model.safetensors` holds moments, as a key of that name would.
+    """
+    kind = SECTION_KINDS.get(stem)
+    section = stem if kind is not None and not part.section_kinds else None
+    start = f"{stem}." if prefix else ""
+
+    def place(item: _Item) -> _Item:
+        return replace(
+            item,
+            name=start + item.name,
+            section=item.section if section is None else section,
+        )
+
+    return replace(
+        part,
+        tensors=tuple(map(place, part.tensors)),
+        skipped=tuple(map(place, part.skipped)),
+        section_kinds={section: kind} if section and kind else part.section_kinds,
+    )

@@ -1,0 +1,87 @@
+"""Hugging Face's sharded checkpoints: `*.index.json` with a `weight_map` from tensor to file.
+
+Source: `save_pretrained` of transformers, which writes both the safetensors and the older
+`pytorch_model.bin.index.json` kind. An index names plain files in its own directory; the files
+themselves may be symbolic links, as in the Hugging Face cache.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from gradtool.core.tensors import Checkpoint
+from gradtool.errors import CorruptFileError, MissingShardError, UnknownFormatError
+from gradtool.formats.layouts._joined import joined
+from gradtool.storage.json import parse_object
+from gradtool.storage.reader import open_source
+
+OpenFile = Callable[[str], Checkpoint | None]
+
+MAX_INDEX_BYTES: Final = 100_000_000
+
+
+def is_index_name(path: str) -> bool:
+    """Whether a file of that name is an index rather than tensors."""
+    return path.endswith(".index.json")
+
+
+def open_index(path: str, open_file: OpenFile) -> Checkpoint:
+    """The catalogue of all shards together, in the order of their names.
+
+    Raises CorruptFileError where index and shards contradict each other.
+    """
+    with open_source(path) as source:
+        if source.file.size > MAX_INDEX_BYTES:
+            raise CorruptFileError(path, f"an index of {source.file.size} bytes is none")
+        index = parse_object(source.read(0, source.file.size), path, "the index")
+        file = source.file
+    weight_map = _weight_map(path, index.get("weight_map"))
+    shards = []
+    for name in sorted(set(weight_map.values())):
+        shard_path = os.path.join(os.path.dirname(path), name)
+        if not os.path.exists(shard_path):
+            raise MissingShardError(path, f"shard {name!r} is missing")
+        shard = open_file(shard_path)
+        if shard is None:
+            raise UnknownFormatError(shard_path, "is a shard in no format that gradtool knows")
+        shards.append((name, shard))
+    notes = _check_names(path, weight_map, shards)
+    catalogues = [shard for _, shard in shards]
+    return joined(path, "sharded", catalogues, files=[file], notes=notes)
+
+
+def _weight_map(path: str, found: object) -> dict[str, str]:
+    if not isinstance(found, dict) or not found:
+        raise CorruptFileError(path, "the index has no weight_map of tensors to files")
+    for tensor, name in found.items():
+        if not isinstance(name, str) or not _is_plain(name):
+            raise CorruptFileError(
+                path, f"names {name!r}, which is no plain file name", tensor=tensor
+            )
+    return found
+
+
+def _is_plain(name: str) -> bool:
+    return name not in ("", ".", "..") and not any(part in name for part in ("/", "\\", "\0"))
+
+
+def _check_names(
+    path: str, weight_map: dict[str, str], shards: Sequence[tuple[str, Checkpoint]]
+) -> list[str]:
+    """Refuse tensors that lie elsewhere than the index says; note those that it forgets."""
+    home: dict[str, str] = {}
+    for name, shard in shards:
+        for tensor in shard.names:
+            if tensor in home:
+                raise CorruptFileError(
+                    path, f"is in two shards, {home[tensor]!r} and {name!r}", tensor=tensor
+                )
+            home[tensor] = name
+    for tensor, name in weight_map.items():
+        if home.get(tensor) != name:
+            where = f"{home[tensor]!r} has it" if tensor in home else "no shard has it"
+            raise CorruptFileError(path, f"is not in its shard {name!r}: {where}", tensor=tensor)
+    extra = len(home) - len(weight_map)
+    return [f"tensors of the shards that are not in the index: {extra}"] if extra else []

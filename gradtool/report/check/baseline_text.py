@@ -1,0 +1,53 @@
+"""What a new baseline changes, for people at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradtool.core.figures import dimensions, significant
+from gradtool.core.judging.baseline import Baseline, BaselineTensor, NormRange
+from gradtool.report.escaping import brief
+from gradtool.report.grid import CELL_DIGITS, Grid, Row
+from gradtool.report.layout import MOODS, Painter, grid_lines
+from gradtool.report.model import DEFAULT_ROWS, Style
+
+_HEADERS = ("name", "was", "norm before", "after")
+
+
+def difference(old: Baseline, new: Baseline, style: Style) -> str:
+    """A row for each tensor that differs, and one for the total; empty where nothing does."""
+    painter = Painter(colour=style.colour)
+    rows = list(_rows(old, new))
+    if not rows:
+        return "nothing changed\n"
+    shown = rows if style.show_all else rows[:DEFAULT_ROWS]
+    lines = list(grid_lines(Grid(_HEADERS, (False,) * 4, tuple(shown)), style.width, painter))
+    if left_out := len(rows) - len(shown):
+        lines.append(painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"]))
+    return "\n".join(lines) + "\n\n"
+
+
+def _rows(old: Baseline, new: Baseline) -> Iterator[Row]:
+    if old.total != new.total:
+        yield Row(("(total)", "", _norm(old.total), _norm(new.total)))
+    for name in {**old.tensors, **new.tensors}:
+        before, after = old.tensors.get(name), new.tensors.get(name)
+        if before != after:
+            norms = [_norm(one.norm) if one else "-" for one in (before, after)]
+            yield Row((brief(name), _change(before, after), *norms))
+
+
+def _change(before: BaselineTensor | None, after: BaselineTensor | None) -> str:
+    if before is None:
+        return "new"
+    if after is None:
+        return "gone"
+    was = [before.dtype] if before.dtype != after.dtype else []
+    if before.shape != after.shape:
+        was.append(brief(dimensions(before.shape)))
+    return " ".join(was)
+
+
+def _norm(norm: NormRange) -> str:
+    low, high = significant(norm.low, CELL_DIGITS), significant(norm.high, CELL_DIGITS)
+    return low if low == high else f"{low} to {high}"

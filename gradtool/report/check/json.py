@@ -1,0 +1,131 @@
+"""Verdicts for programs, schema `gradtool.check/1`: strict JSON, one line for each finding."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+from gradtool import __version__
+from gradtool.core.judging.policy import InForce, Override
+from gradtool.core.judging.rule import Threshold, Thresholds
+from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
+from gradtool.report.inspect.json import figures, number, optional
+from gradtool.report.model import Style
+
+SCHEMA: Final = "gradtool.check/1"
+
+_encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
+
+
+def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
+    """The outcome as one JSON object: names and paths as they are, whatever is in them."""
+    policy = outcome.policy
+    return _object(
+        {
+            "schema": _encode(SCHEMA),
+            "gradtool": _encode(__version__),
+            "verdict": _encode(_verdict(failed=outcome.failed)),
+            "exit_code": _encode(outcome.exit_code),
+            "fail_on": _encode(policy.fail_on),
+            "config": _encode(policy.config),
+            "baseline": _encode(outcome.baseline),
+            "norm_type": _encode(number(outcome.norm_type)),
+            "include": _encode(outcome.include),
+            "exclude": _encode(outcome.exclude),
+            "section": _encode(outcome.section),
+            "rules": _lines(_encode(_rule(rule)) for rule in policy.rules.values()),
+            "overrides": _lines(_encode(_override(one)) for one in policy.overrides),
+            "dumps": _lines(map(_dump, outcome.verdicts)),
+            "findings": _findings(outcome.findings),
+            "notes": _encode(outcome.notes),
+            "counts": _encode(_counts(outcome)),
+            "elapsed_s": _encode(round(outcome.elapsed_s, 6)),
+        }
+    )
+
+
+def _object(fields: Mapping[str, str]) -> str:
+    """JSON of fields that are JSON already, one a line."""
+    return "{" + ",\n ".join(f'"{key}": {value}' for key, value in fields.items()) + "}\n"
+
+
+def _lines(items: Iterable[str]) -> str:
+    lines = ",\n  ".join(items)
+    return f"[\n  {lines}]" if lines else "[]"
+
+
+def _verdict(*, failed: bool) -> str:
+    return "fail" if failed else "pass"
+
+
+def _rule(in_force: InForce) -> dict[str, object]:
+    return {
+        "code": in_force.rule.code,
+        "name": in_force.rule.name,
+        "severity": in_force.severity,
+        "thresholds": _thresholds(in_force.thresholds),
+    }
+
+
+def _override(override: Override) -> dict[str, object]:
+    return {
+        "patterns": override.patterns,
+        "ignore": sorted(override.ignore),
+        "thresholds": {code: _thresholds(found) for code, found in override.thresholds.items()},
+    }
+
+
+def _thresholds(thresholds: Thresholds) -> dict[str, object]:
+    return {name: _threshold(value) for name, value in thresholds.items()}
+
+
+def _threshold(value: Threshold) -> object:
+    return optional(value) if value is None or isinstance(value, int | float) else value
+
+
+def _dump(verdict: Verdict) -> str:
+    summary = verdict.summary
+    return _object(
+        {
+            "path": _encode(verdict.path),
+            "step": _encode(verdict.step),
+            "format": _encode(verdict.format),
+            "verdict": _encode(_verdict(failed=verdict.failed)),
+            "exit_code": _encode(verdict.exit_code),
+            "total": _encode(None if summary is None else figures(summary)),
+            "findings": _findings(verdict.findings),
+            "notes": _encode(verdict.notes),
+            "elapsed_s": _encode(round(verdict.elapsed_s, 6)),
+        }
+    ).rstrip("\n")
+
+
+def _findings(findings: Iterable[Finding]) -> str:
+    return _lines(_encode(_finding(finding)) for finding in findings)
+
+
+def _finding(finding: Finding) -> dict[str, object]:
+    return {
+        "code": finding.code,
+        "name": finding.name,
+        "severity": finding.severity,
+        "message": finding.message,
+        "tensor": finding.tensor,
+        "index": finding.index,
+        "value": optional(finding.value),
+        "limit": optional(finding.limit),
+        "file": finding.file,
+        "byte": finding.byte,
+    }
+
+
+def _counts(outcome: CheckOutcome) -> dict[str, int]:
+    severities = Counter(finding.severity for finding in outcome.all_findings)
+    return {
+        "dumps": len(outcome.verdicts),
+        "failed": sum(verdict.failed for verdict in outcome.verdicts),
+        "errors": severities["error"],
+        "warnings": severities["warning"],
+    }

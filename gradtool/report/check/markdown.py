@@ -1,0 +1,165 @@
+"""Verdicts for job summaries and pull requests: GitHub's Markdown, within GitHub's bounds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final, TypeVar
+
+from gradtool.core.figures import counted, precise
+from gradtool.core.judging.rule import FAMILIES, spelled
+from gradtool.core.judging.verdict import CheckOutcome, Verdict
+from gradtool.report.check.rows import Row, most_important_first
+from gradtool.report.check.words import conclusion, in_force, selection, standing
+from gradtool.report.escaping import brief
+from gradtool.report.inspect.markdown import code, escaped
+from gradtool.report.model import Style
+
+Item = TypeVar("Item")
+
+MOST_DUMPS: Final = 200
+"""Rows of the table of dumps."""
+
+_LONGEST_NAME: Final = 200
+_FINDINGS_ROOM: Final = 200_000
+_OTHER_ROOM: Final = 50_000
+"""Bytes. A name takes up to ten for each character, so that 200 dumps take up to 420,000, and
+all of a summary less than 800,000; GitHub refuses a summary of more than 1 MiB.
+"""
+
+
+def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
+    """A heading with the verdict, tables of dumps and of findings, and what was judged by."""
+    return "\n".join(_lines(outcome)) + "\n"
+
+
+def _lines(outcome: CheckOutcome) -> Iterator[str]:
+    yield f"### gradtool check: {'FAILED' if outcome.exit_code else 'ok'}"
+    yield ""
+    yield escaped(conclusion(outcome)) + "."
+    yield ""
+    yield from _dumps(outcome)
+    rows = most_important_first(outcome)
+    if rows:
+        yield ""
+        yield from _findings(rows)
+    yield from _notes(outcome)
+    yield ""
+    yield from _judged_by(outcome)
+
+
+def _dumps(outcome: CheckOutcome) -> Iterator[str]:
+    yield "| verdict | dump | step | norm | errors | warnings |"
+    yield "| :--- | :--- | ---: | ---: | ---: | ---: |"
+    failed_first = sorted(outcome.verdicts, key=lambda one: not one.failed)
+    yield from map(_dump, failed_first[:MOST_DUMPS])
+    if left_out := failed_first[MOST_DUMPS:]:
+        failed = sum(one.failed for one in left_out)
+        yield ""
+        yield f"Not listed: {counted(len(left_out), 'more dump')}, of which {failed:,} failed."
+
+
+def _dump(verdict: Verdict) -> str:
+    counts = Counter(finding.severity for finding in verdict.findings)
+    step, summary = verdict.step, verdict.summary
+    return _row(
+        [
+            f"**{standing(verdict)}**" if verdict.failed else standing(verdict),
+            _name(verdict.path),
+            "" if step is None else str(step),
+            "" if summary is None else precise(summary.norm),
+            str(counts["error"]),
+            str(counts["warning"]),
+        ]
+    )
+
+
+def _findings(rows: Sequence[Row]) -> Iterator[str]:
+    yield "| severity | rule | dump | tensor | finding |"
+    yield "| :--- | :--- | :--- | :--- | :--- |"
+    yield from _fitting(rows, _finding, "more finding", _FINDINGS_ROOM)
+
+
+def _finding(row: Row) -> str:
+    finding, verdict = row.finding, row.verdict
+    said = brief(finding.message)
+    at = f" (at byte {finding.byte})" if finding.byte is not None else ""
+    where = verdict.path if verdict is not None else None
+    file = finding.file if finding.file != where else None
+    return _row(
+        [
+            finding.severity,
+            f"{finding.code} {finding.name}",
+            _name(where) if where is not None else "all",
+            "" if finding.tensor is None else _name(finding.tensor),
+            (f"{_name(file)}: " if file is not None else "") + escaped(said + at),
+        ]
+    )
+
+
+def _notes(outcome: CheckOutcome) -> Iterator[str]:
+    notes: list[tuple[str | None, str]] = [(None, note) for note in outcome.notes]
+    notes += [(one.path, note) for one in outcome.verdicts for note in one.notes]
+    if notes:
+        yield ""
+        yield from _fitting(notes, _note, "more note", _OTHER_ROOM)
+
+
+def _note(note: tuple[str | None, str]) -> str:
+    path, text = note
+    return f"- {_text(text)}" if path is None else f"- {_name(path)}: {_text(text)}"
+
+
+def _judged_by(outcome: CheckOutcome) -> Iterator[str]:
+    """Thresholds and whatever else the verdict depends on, folded."""
+    yield "<details><summary>Judged by</summary>"
+    yield ""
+    rules = FAMILIES.values()  # which have a table of their own below
+    settings = [pair for pair in in_force(outcome.policy) if pair[0] not in rules]
+    settings.extend(selection(outcome))
+    if outcome.baseline is not None:
+        settings.append(("baseline", brief(outcome.baseline)))
+    yield from _fitting(settings, _setting, "more setting", _OTHER_ROOM)
+    yield ""
+    yield "| rule | severity | thresholds |"
+    yield "| :--- | :--- | :--- |"
+    for rule in outcome.policy.rules.values():
+        thresholds = " ".join(f"{name}={value}" for name, value in spelled(rule.thresholds))
+        yield _row([f"{rule.rule.code} {rule.rule.name}", rule.severity, _text(thresholds)])
+    yield ""
+    yield "</details>"
+
+
+def _setting(setting: tuple[str, str]) -> str:
+    label, value = setting
+    return f"- **{label}**: {_text(value)}"
+
+
+def _fitting(
+    items: Sequence[Item], line: Callable[[Item], str], what: str, room: int
+) -> Iterator[str]:
+    """Lines of the first of the items, of `room` bytes at most, and how many there are more."""
+    for at, item in enumerate(items):
+        text = line(item)
+        room -= len(text.encode()) + 1
+        if room < 0:
+            yield ""
+            yield _not_listed(len(items) - at, what)
+            return
+        yield text
+
+
+def _not_listed(count: int, what: str) -> str:
+    return f"Not listed: {counted(count, what)}."
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _name(text: str) -> str:
+    return code(brief(text, _LONGEST_NAME))
+
+
+def _text(text: str) -> str:
+    return escaped(brief(text))

@@ -1,0 +1,47 @@
+"""Findings in the order of their importance."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+from gradtool.core.judging.rule import SEVERITIES, family
+from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A finding and the dump that it is about; None for all of them together."""
+
+    finding: Finding
+    verdict: Verdict | None
+
+
+def most_important_first(outcome: CheckOutcome) -> list[Row]:
+    """Every finding: errors, then warnings.
+
+    Among these what kept a dump from being judged comes first, then non-finite values, then the
+    other families, and in each what is about all dumps together. Of equally important ones the
+    first of each dump and rule comes before any second one, so that a list that is cut tells of
+    as many dumps as it can.
+    """
+    ranked = []
+    seen: Counter[tuple[int, str]] = Counter()
+    for at, verdict in [(-1, None), *enumerate(outcome.verdicts)]:
+        findings = outcome.findings if verdict is None else verdict.findings
+        for finding in findings:
+            rank = _rank(finding, verdict)
+            nth = seen[at, finding.code]
+            seen[at, finding.code] += 1
+            ranked.append((rank, nth, finding.code, Row(finding, verdict)))
+    return [row for *_, row in sorted(ranked, key=lambda one: one[:3])]
+
+
+def _rank(finding: Finding, verdict: Verdict | None) -> tuple[int, int, bool]:
+    if verdict is not None and verdict.summary is None:
+        kind = -2
+    elif family(finding.code) == "non-finite":
+        kind = -1
+    else:
+        kind = int(finding.code[2])
+    return SEVERITIES.index(finding.severity), kind, verdict is not None

@@ -1,0 +1,57 @@
+"""Rules of `check` for people at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+
+from gradtool.core.judging.rule import Parameter, Rule, family, spelled
+from gradtool.report.inspect.table import labelled
+from gradtool.report.layout import HEADER, Painter, paragraph
+from gradtool.report.model import Style
+
+_NAME_WIDTH = 18
+_WIDEST = 100
+"""Longer lines of text are hard to read, however wide the terminal."""
+
+
+def listing(rules: Sequence[Rule], style: Style) -> str:
+    """All rules, a line each, under the names of their families."""
+    return "\n".join(_listing(rules, style, Painter(colour=style.colour))) + "\n"
+
+
+def _listing(rules: Sequence[Rule], style: Style, painter: Painter) -> Iterator[str]:
+    for number, (name, members) in enumerate(groupby(rules, lambda rule: family(rule.code))):
+        if number:
+            yield ""
+        yield painter.paint(name, HEADER)
+        for rule in members:
+            line = f"{rule.code}  {rule.name:<{_NAME_WIDTH}} {rule.severity:<8} {rule.summary}"
+            yield from paragraph(line, style.width, " " * (_NAME_WIDTH + 17))
+
+
+def explanation(rule: Rule, style: Style) -> str:
+    """All that there is to say about one rule."""
+    return "\n".join(_explanation(rule, style, Painter(colour=style.colour))) + "\n"
+
+
+def _explanation(rule: Rule, style: Style, painter: Painter) -> Iterator[str]:
+    width = min(style.width or _WIDEST, _WIDEST)
+    yield painter.paint(f"{rule.code} {rule.name} ({family(rule.code)}, {rule.severity})", HEADER)
+    yield from paragraph(rule.summary, width, "")
+    yield ""
+    yield from paragraph(rule.explanation, width, "")
+    yield ""
+    narrow = replace(style, width=width)
+    yield from labelled([("threshold", rule.threshold)], narrow, painter)
+    values = dict(spelled(rule.defaults()))
+    said = [
+        ("sets", f"{one.name} = {values[one.name]}: {_meaning(one)}") for one in rule.parameters
+    ]
+    yield from labelled(said, narrow, painter)
+    yield from labelled([("remedy", rule.remedy)], narrow, painter)
+
+
+def _meaning(parameter: Parameter) -> str:
+    return f"{parameter.meaning} ({parameter.range})"

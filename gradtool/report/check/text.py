@@ -1,0 +1,81 @@
+"""Verdicts for people at a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+
+from gradtool.core.judging.rule import Severity
+from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
+from gradtool.report.check.words import conclusion, facts, in_force, selection, sentence, standing
+from gradtool.report.escaping import brief
+from gradtool.report.inspect.table import labelled
+from gradtool.report.layout import HEADER, MOODS, Painter, paragraph
+from gradtool.report.model import Style
+from gradtool.shortening import LONGEST_LINE
+
+SHOWN = 5
+"""Findings of one rule in one dump that are listed unless all are asked for."""
+
+_INDENT = "    "
+
+
+def render(outcome: CheckOutcome, style: Style) -> str:
+    """A line for each dump, with its findings below it, and what was judged by."""
+    painter = Painter(colour=style.colour)
+    return "\n".join(_lines(outcome, style, painter)) + "\n"
+
+
+def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[str]:
+    for verdict in outcome.verdicts:
+        if verdict.findings or not style.quiet:
+            yield from _verdict(verdict, style, painter)
+    if outcome.findings:
+        yield painter.paint("all dumps together: FAILED", MOODS["alarming"])
+        yield from _findings(outcome.findings, None, style, painter)
+    if not style.quiet:
+        yield ""
+        yield from labelled(selection(outcome), style, painter)
+        yield from labelled(in_force(outcome.policy), style, painter)
+        if outcome.baseline is not None:
+            yield from labelled([("compared to", brief(outcome.baseline))], style, painter)
+    yield from labelled((("note", brief(note)) for note in outcome.notes), style, painter)
+    codes = sorted({finding.code for finding in outcome.all_findings})
+    if codes and not style.quiet:
+        yield from labelled([("more", f"gradtool explain {' '.join(codes)}")], style, painter)
+    mood = MOODS["alarming"] if outcome.failed else HEADER
+    yield painter.paint(conclusion(outcome), mood)
+
+
+def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
+    mood = MOODS["alarming"] if verdict.failed else MOODS["plain"]
+    known = ", ".join(facts(verdict))
+    text = f": {standing(verdict)} ({known})" if known else f": {standing(verdict)}"
+    path = brief(verdict.path, LONGEST_LINE - len(text))
+    first, *others = paragraph(path + text, style.width, _INDENT)
+    yield painter.paint(first, mood)
+    yield from others
+    yield from _findings(verdict.findings, verdict, style, painter)
+    if not style.quiet:
+        for note in verdict.notes:
+            yield from paragraph(f"  note: {brief(note)}", style.width, _INDENT)
+
+
+def _findings(
+    findings: Sequence[Finding], verdict: Verdict | None, style: Style, painter: Painter
+) -> Iterator[str]:
+    def kind(finding: Finding) -> tuple[str, str, Severity]:
+        return finding.code, finding.name, finding.severity
+
+    for (code, name, severity), members in groupby(findings, kind):
+        group = list(members)
+        shown = group if style.show_all else group[:SHOWN]
+        for finding in shown:
+            head = f"  {severity} {code} {name}:"
+            text = f"{head} {sentence(finding, verdict, LONGEST_LINE - len(head) - 1)}"
+            first, *others = paragraph(text, style.width, _INDENT)
+            mood = MOODS["alarming"] if severity == "error" else HEADER
+            yield painter.paint(head, mood) + first[len(head) :]
+            yield from others
+        if left_out := len(group) - len(shown):
+            yield painter.paint(f"{_INDENT}… {left_out:,} more of {code} (--all)", MOODS["minor"])

@@ -1,0 +1,1 @@
+"""Zip archives, read and written by hand, and the CRCs in them."""

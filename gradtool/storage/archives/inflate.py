@@ -1,0 +1,123 @@
+"""Members of archives, deflated ones above all, as streams in bounded memory.
+
+A megabyte of deflate can hold a gigabyte: what an archive claims is never allocated whole, and
+never exceeded.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from typing import Final
+
+from gradtool.core.tensors import SourceFile
+from gradtool.errors import CorruptFileError
+from gradtool.storage.archives.zip import STORED, Entry
+from gradtool.storage.reader import Source, reopen_source
+
+_READ_NBYTES: Final = 1 << 16
+_START_NBYTES: Final = 1 << 10
+_PIECE_NBYTES: Final = 1 << 18
+# Zip members are raw deflate: no zlib header, no Adler-32.
+_RAW: Final = -zlib.MAX_WBITS
+
+
+def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Iterator[memoryview]:
+    """The bytes of an entry of `file`, deflated or stored, without the first `skip` of them.
+
+    Yields pieces of `max_bytes`, only the last one shorter, all in one buffer: a piece is valid
+    until the next is asked for. The last one comes after the stream was found to be what the
+    archive says, in length and CRC-32, and the file to be unchanged.
+
+    Raises:
+        CorruptFileError: the stream is damaged, or is not what the archive says.
+        FileChangedError: the file is not the one that was catalogued, or changed meanwhile.
+    """
+    buffer = memoryview(bytearray(min(max_bytes, max(entry.nbytes - skip, 0))))
+    filled = 0
+    with reopen_source(file) as source:
+        for piece in _checked_pieces(source, entry):
+            rest = memoryview(piece)[skip:]
+            skip = max(skip - len(piece), 0)
+            while rest:
+                if filled == len(buffer):
+                    yield buffer
+                    filled = 0
+                taken = min(len(rest), len(buffer) - filled)
+                buffer[filled : filled + taken] = rest[:taken]
+                filled += taken
+                rest = rest[taken:]
+    if filled:
+        yield buffer[:filled]
+
+
+def inflate_start(source: Source, entry: Entry, nbytes: int) -> bytes:
+    """The first `nbytes` bytes of an entry, or fewer where it holds no more.
+
+    Reads little more than it takes, and checks nothing of the rest.
+    """
+    if entry.method == STORED:
+        return source.read(entry.offset, min(nbytes, entry.nbytes))
+    decoder = zlib.decompressobj(_RAW)
+    found = b""
+    position, end = entry.offset, entry.offset + entry.compressed_nbytes
+    while len(found) < nbytes and position < end and not decoder.eof:
+        # Before its first byte a block may have half a kilobyte of code tables.
+        compressed = source.read(position, min(_START_NBYTES, end - position))
+        position += len(compressed)
+        found += _decompress(decoder, compressed, nbytes - len(found), source, entry)
+    return found
+
+
+def _checked_pieces(source: Source, entry: Entry) -> Iterator[bytes]:
+    """The whole entry in small pieces, never more than it claims; an error unless all is well."""
+    crc32 = 0
+    for piece in (_stored if entry.method == STORED else _inflated)(source, entry):
+        crc32 = zlib.crc32(piece, crc32)
+        yield piece
+    if crc32 != entry.crc32:
+        problem = f"CRC mismatch: the archive says {entry.crc32:08x}, its bytes give {crc32:08x}"
+        raise _corrupt(source, problem, entry)
+    source.check_unchanged()
+
+
+def _stored(source: Source, entry: Entry) -> Iterator[bytes]:
+    for done in range(0, entry.nbytes, _PIECE_NBYTES):
+        yield source.read(entry.offset + done, min(_PIECE_NBYTES, entry.nbytes - done))
+
+
+def _inflated(source: Source, entry: Entry) -> Iterator[bytes]:
+    decoder = zlib.decompressobj(_RAW)
+    position, end = entry.offset, entry.offset + entry.compressed_nbytes
+    total = 0
+    while not decoder.eof:
+        compressed = decoder.unconsumed_tail
+        if not compressed:
+            compressed = source.read(position, min(_READ_NBYTES, end - position))
+            position += len(compressed)
+        # One byte more than is due would show that there are too many.
+        most = min(_PIECE_NBYTES, entry.nbytes - total + 1)
+        piece = _decompress(decoder, compressed, most, source, entry)
+        total += len(piece)
+        if total > entry.nbytes:
+            raise _corrupt(source, f"promises {entry.nbytes} bytes, holds more", entry)
+        if not (piece or compressed or decoder.eof):
+            raise _corrupt(source, f"its deflate stream is cut off after {total} bytes", entry)
+        yield piece
+    if decoder.unused_data or position < end:
+        raise _corrupt(source, "its deflate stream ends before its compressed bytes do", entry)
+    if total < entry.nbytes:
+        raise _corrupt(source, f"promises {entry.nbytes} bytes, holds {total}", entry)
+
+
+def _decompress(
+    decoder: zlib._Decompress, compressed: bytes, most: int, source: Source, entry: Entry
+) -> bytes:
+    try:
+        return decoder.decompress(compressed, most)
+    except zlib.error as error:
+        raise _corrupt(source, f"its deflate stream is damaged: {error}", entry) from error
+
+
+def _corrupt(source: Source, problem: str, entry: Entry) -> CorruptFileError:
+    return CorruptFileError(source.path, problem, tensor=entry.name, byte=entry.offset)
