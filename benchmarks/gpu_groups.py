@@ -76,7 +76,7 @@ def _pieces(numels: Sequence[int], dtype: DType, device: str) -> Iterator[list[i
     """The elements of each span in each group of a file that holds such tensors."""
     backend, _ = backend_of(device)
     specs = _catalogued(numels, dtype)
-    for task in plan(specs, find_sharing(specs), [], backend.grain):
+    for task in plan(specs, find_sharing(specs), [], backend.limits):
         if isinstance(task, ReadTask):
             for block in task.blocks:
                 counts = [piece.nbytes // dtype.itemsize for piece in block.pieces]

@@ -14,7 +14,7 @@ from gpu_groups import backend_of
 from timing import warm
 
 
-class _Lane:
+class _Worker:
     """What one thread needs: memory of the host, pinned for a GPU, and as much on the device."""
 
     def __init__(self, nbytes: int, device: str) -> None:
@@ -42,13 +42,13 @@ class _Lane:
 
 
 class _Road:
-    """A file in pieces of one task each, and lanes that take them in turns."""
+    """A file in pieces of one task each, and workers that take them in turns."""
 
     def __init__(self, path: Path, device: str) -> None:
         backend, self.threads = backend_of(device)
         self.nbytes = path.stat().st_size
-        self._step = backend.grain.task_nbytes
-        self._lanes = [_Lane(self._step, device) for _ in range(self.threads)]
+        self._step = backend.limits.task_nbytes
+        self._workers = [_Worker(self._step, device) for _ in range(self.threads)]
         self._descriptor = os.open(path, os.O_RDONLY)
         self._pool = ThreadPoolExecutor(self.threads)
 
@@ -59,21 +59,21 @@ class _Road:
 
     def call(self, label: str, threads: int, *, read: bool, send: bool) -> Call:
         """All pieces read, or sent from what was read last, or both, by so many threads."""
-        lanes = self._lanes[:threads]
+        workers = self._workers[:threads]
 
-        def one(lane: _Lane, offsets: Sequence[int]) -> None:
+        def one(worker: _Worker, offsets: Sequence[int]) -> None:
             for offset in offsets:
                 nbytes = min(self._step, self.nbytes - offset)
                 if read:
-                    lane.read(self._descriptor, offset, nbytes)
+                    worker.read(self._descriptor, offset, nbytes)
                 if send:
-                    lane.send(nbytes)
+                    worker.send(nbytes)
 
         offsets = range(0, self.nbytes, self._step)
         shares = [offsets[first::threads] for first in range(threads)]
 
         def every(_: None) -> tuple[None, None]:
-            list(self._pool.map(one, lanes, shares))
+            list(self._pool.map(one, workers, shares))
             return None, None
 
         return Call(f"{label}, {threads} thread{'s' * (threads > 1)}", lambda: None, every)

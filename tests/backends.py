@@ -41,7 +41,7 @@ def stats_of(
     segments: Sequence[NDArray[Any]], dtype: DType, p: float, *, big_endian: bool = False
 ) -> list[TensorStats]:
     """The statistics of segments, given as bytes, in one call."""
-    unit = InUse.backend.grain.alignment * dtype.itemsize
+    unit = InUse.backend.limits.alignment * dtype.itemsize
     placed = [np.pad(raw, (0, -len(raw) % unit)) for raw in segments]
     counts = [len(raw) // dtype.itemsize for raw in segments]
     return InUse.backend.stats(np.concatenate(placed), dtype, counts, p, big_endian=big_endian)

@@ -86,7 +86,7 @@ def clip(
     Raises:
         RefusedError: non-finite gradients, or a norm that float64 cannot hold.
         UsageError: arguments that make no sense or do not fit the tensors found, p <= 0, an
-            `out` that may not be written, tensors that share elements and not their fate, a
+            `out` that may not be written, tensors that share elements and not their transform, a
             link out of a directory that is to be copied along.
         InputError: as for `measure`; or `out` cannot be written.
         DeviceError: as for `measure`.

@@ -22,9 +22,9 @@ class TensorMeasurement:
         spec: what and where the tensor is.
         alias_of: the first tensor that names the very same stored elements, if any.
         stats: over the elements that its shape names.
-        owned: over the stored elements that no earlier tensor names: what it adds to the
+        unique: over the stored elements that no earlier tensor names: what it adds to the
             total, so that shared storage counts once. None where it shares all of them.
-        owned_in_section: the same among the tensors of its section.
+        unique_in_section: the same among the tensors of its section.
         norm: by the rules of IEEE and torch, see `TensorStats.norm`.
         native_norm: the norm rounded to the dtype in which torch returns it; None where
             torch has none.
@@ -33,8 +33,8 @@ class TensorMeasurement:
     spec: TensorSpec
     alias_of: str | None
     stats: TensorStats
-    owned: TensorStats | None
-    owned_in_section: TensorStats | None
+    unique: TensorStats | None
+    unique_in_section: TensorStats | None
     norm: float
     native_norm: float | None
 
@@ -164,8 +164,8 @@ class Measurement:
         return None if self.total is None else clip_coef(self.total.stats.norm, max_norm, eps)
 
 
-def _owned_in_section(tensor: TensorMeasurement) -> TensorStats | None:
-    return tensor.owned_in_section
+def _unique_in_section(tensor: TensorMeasurement) -> TensorStats | None:
+    return tensor.unique_in_section
 
 
 def summarize(
@@ -174,10 +174,10 @@ def summarize(
     tensors: Sequence[TensorMeasurement],
     skipped: Iterable[Skipped],
     norm_type: float,
-    owned: Callable[[TensorMeasurement], TensorStats | None] = _owned_in_section,
+    unique: Callable[[TensorMeasurement], TensorStats | None] = _unique_in_section,
 ) -> Summary:
     """The figures of a set of tensors, each stored element counted once."""
-    parts = [(tensor, part) for tensor in tensors if (part := owned(tensor)) is not None]
+    parts = [(tensor, part) for tensor in tensors if (part := unique(tensor)) is not None]
     native_norm, native_dtype = _native_norm([tensor for tensor, _ in parts], norm_type)
     return Summary(
         name=name,

@@ -142,7 +142,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Seal:
+class StoredChecksum:
     """A stored CRC-32: `crc32` over `covers`, written at each file offset in `places`.
 
     `record` is the archive's name for what is covered. `is_required` says that the format's own
@@ -185,7 +185,7 @@ class Checkpoint:
         tensors: in file order.
         skipped: stored tensors that no norm is made of (integers, scales), in file order.
         section_kinds: what each recognised section holds.
-        seals: checksums over tensor data and over what is made of checksums.
+        checksums: checksums over tensor data and over what is made of checksums.
         serialization_ids: what torch files make of those.
         loss_scale: what the file says that gradients are multiplied by; None where files differ.
         step: of the training, as the file says; None where it does not, or files differ.
@@ -199,7 +199,7 @@ class Checkpoint:
     tensors: tuple[TensorSpec, ...]
     skipped: tuple[Skipped, ...] = ()
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
-    seals: tuple[Seal, ...] = ()
+    checksums: tuple[StoredChecksum, ...] = ()
     serialization_ids: tuple[SerializationId, ...] = ()
     loss_scale: float | None = 1.0
     step: int | None = None

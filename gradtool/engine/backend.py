@@ -17,7 +17,7 @@ TASK_BYTES: Final = 8 << 20
 """Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""
 
 BLOCK_ELEMENTS: Final = 1 << 19
-"""Elements that the CPU gets in one call, and of a cluster that are resolved at a time.
+"""Elements that the CPU gets in one call, and of a group that are resolved at a time.
 
 Caches would like fewer. But each array operation gives Python's lock away and takes it back,
 and two threads that do so every few microseconds are slower than one.
@@ -30,7 +30,7 @@ Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
-class Grain:
+class BatchLimits:
     """How much a backend is given at a time.
 
     Attributes:
@@ -54,10 +54,10 @@ class Backend(Protocol):
         """As it is asked for and reported."""
 
     @property
-    def grain(self) -> Grain:
+    def limits(self) -> BatchLimits:
         """How much it is given at a time."""
 
-    def room(self, nbytes: int) -> Bytes:
+    def buffer(self, nbytes: int) -> Bytes:
         """A buffer of the thread's own for bytes to compute with, left as it was last used."""
 
     def stats(
@@ -72,7 +72,7 @@ class Backend(Protocol):
         """Statistics of the segments that lie one after another in `raw`.
 
         Args:
-            raw: bytes (uint8) of all segments, each from the first multiple of the grain's
+            raw: bytes (uint8) of all segments, each from the first multiple of the limits's
                 alignment on, with zeros between; aligned to the element size.
             dtype: their type.
             counts: elements in each segment, none of them 0.

@@ -179,21 +179,23 @@ def test_members_that_are_no_arrays_are_ignored_and_noted(tmp_path):
     assert "folder" not in note
 
 
-def test_seals_hold_the_checksum_of_whole_stored_members(tmp_path):
+def test_checksums_hold_the_checksum_of_whole_stored_members(tmp_path):
     np.savez(tmp_path / "a.npz", **ARRAYS, step=np.arange(3))
     found = catalogue(tmp_path / "a.npz")
     content = (tmp_path / "a.npz").read_bytes()
-    assert [seal.record for seal in found.seals] == [f"{name}.npy" for name in ARRAYS]
-    for seal in found.seals:
-        assert zipfile.crc32(content[seal.covers.offset : seal.covers.end]) == seal.crc32
-        assert len(seal.places) == 2
-        for place in seal.places:
-            assert content[place : place + 4] == seal.crc32.to_bytes(4, "little")
+    assert [checksum.record for checksum in found.checksums] == [f"{name}.npy" for name in ARRAYS]
+    for checksum in found.checksums:
+        assert (
+            zipfile.crc32(content[checksum.covers.offset : checksum.covers.end]) == checksum.crc32
+        )
+        assert len(checksum.places) == 2
+        for place in checksum.places:
+            assert content[place : place + 4] == checksum.crc32.to_bytes(4, "little")
 
 
-def test_deflated_members_have_no_seal(tmp_path):
+def test_deflated_members_have_no_checksum(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", **ARRAYS)
-    assert catalogue(tmp_path / "a.npz").seals == ()
+    assert catalogue(tmp_path / "a.npz").checksums == ()
 
 
 @pytest.mark.parametrize("max_bytes", [1, 7, 4096, 100_000, 280_000, 560_000, 1 << 30])
@@ -366,7 +368,7 @@ def test_every_alignment_that_torch_can_write_is_read(tmp_path, alignment):
     assert unpacked(tmp_path / "a.pt", entry) == np.arange(9, dtype="<f4").tobytes()
 
 
-def test_switched_off_checksums_read_as_zero_and_seal_nothing(tmp_path):
+def test_switched_off_checksums_read_as_zero_and_cover_nothing(tmp_path):
     torch.serialization.set_crc32_options(False)
     try:
         torch.save({"w": torch.arange(9.0)}, tmp_path / "a.pt")

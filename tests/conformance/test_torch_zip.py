@@ -564,19 +564,19 @@ def test_a_dtensor_is_measured_by_its_local_part(tmp_path: Path) -> None:
     assert checkpoint.notes == ("1 DTensor is measured by the part that this file holds",)
 
 
-def test_every_stored_checksum_is_a_seal_that_holds(tmp_path: Path) -> None:
+def test_every_stored_checksum_is_listed_and_holds(tmp_path: Path) -> None:
     path = save(tmp_path, {"a": torch.randn(5), "b": torch.randn(7), "e": torch.empty(0)})
     raw = path.read_bytes()
-    seals = {seal.record: seal for seal in catalogue(path).seals}
+    checksums = {checksum.record: checksum for checksum in catalogue(path).checksums}
     root = "grads.run"
-    sealed = ("data.pkl", "data/0", "data/1", ".data/serialization_id")
-    assert set(seals) == {f"{root}/{name}" for name in sealed}
+    covered = ("data.pkl", "data/0", "data/1", ".data/serialization_id")
+    assert set(checksums) == {f"{root}/{name}" for name in covered}
     archive = zipfile.ZipFile(path)
-    for record, seal in seals.items():
-        assert raw[seal.covers.offset : seal.covers.end] == archive.read(record)
-        assert seal.crc32 == archive.getinfo(record).CRC
-        for place in seal.places:
-            assert raw[place : place + 4] == seal.crc32.to_bytes(4, "little")
+    for record, checksum in checksums.items():
+        assert raw[checksum.covers.offset : checksum.covers.end] == archive.read(record)
+        assert checksum.crc32 == archive.getinfo(record).CRC
+        for place in checksum.places:
+            assert raw[place : place + 4] == checksum.crc32.to_bytes(4, "little")
 
 
 def rebuilt(path: Path, change: Any, method: int = zipfile.ZIP_STORED) -> Path:
@@ -671,7 +671,7 @@ def test_a_pickle_without_a_checksum_is_read(tmp_path: Path) -> None:
         torch.serialization.set_crc32_options(before)
     checkpoint = catalogue(path)
     assert_same(by_name(checkpoint)["w"], torch.ones(2))
-    assert {seal.crc32 for seal in checkpoint.seals} == {0}
+    assert {checksum.crc32 for checksum in checkpoint.checksums} == {0}
 
 
 def test_two_keys_that_give_one_name_are_refused(tmp_path: Path) -> None:

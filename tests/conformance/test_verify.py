@@ -32,9 +32,9 @@ def test_a_flipped_bit_is_found_where_the_reader_would_or_when_asked_for(
     name: str, tmp_path: Path
 ) -> None:
     path = written(tmp_path / name)
-    *_, seal = (one for one in open_checkpoint(str(path)).seals if one.covers.nbytes > 1000)
+    *_, checksum = (one for one in open_checkpoint(str(path)).checksums if one.covers.nbytes > 1000)
     gradtool.measure(path, verify=True)
-    flip(path, seal.covers.end - 1)
+    flip(path, checksum.covers.end - 1)
     reads = [
         lambda **how: gradtool.measure(path, **how),
         lambda **how: gradtool.clip(path, tmp_path / "clipped", max_norm=1.0, dry_run=True, **how),
@@ -47,7 +47,7 @@ def test_a_flipped_bit_is_found_where_the_reader_would_or_when_asked_for(
                 read()
         with pytest.raises(gradtool.CorruptFileError, match="CRC-32") as caught:
             read(verify=True)
-        assert repr(seal.record) in str(caught.value)
+        assert repr(checksum.record) in str(caught.value)
     # What the filters leave out is not read at all.
     gradtool.measure(path, verify=True, include=["a"])
 
@@ -67,9 +67,9 @@ def loads(path: Path) -> bool:
 def test_a_checksum_of_0_is_one_where_the_reader_compares_it(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, a=np.ones(1000, np.float32))
-    (seal,) = open_checkpoint(str(path)).seals
+    (checksum,) = open_checkpoint(str(path)).checksums
     content = bytearray(path.read_bytes())
-    for place in seal.places:
+    for place in checksum.places:
         content[place : place + 4] = bytes(4)
     path.write_bytes(content)
     assert not loads(path)
@@ -77,14 +77,14 @@ def test_a_checksum_of_0_is_one_where_the_reader_compares_it(tmp_path: Path) -> 
         gradtool.measure(path)
 
 
-def test_a_seal_lies_where_the_archive_stores_it(tmp_path: Path) -> None:
+def test_a_checksum_lies_where_the_archive_stores_it(tmp_path: Path) -> None:
     path = written(tmp_path / "x.pt")
     content = path.read_bytes()
-    seals = open_checkpoint(str(path)).seals
-    assert {seal.record for seal in seals} >= {"x/data/0", "x/data/1"}
-    for seal in seals:
-        for place in seal.places:
-            assert int.from_bytes(content[place : place + 4], "little") == seal.crc32
+    checksums = open_checkpoint(str(path)).checksums
+    assert {checksum.record for checksum in checksums} >= {"x/data/0", "x/data/1"}
+    for checksum in checksums:
+        for place in checksum.places:
+            assert int.from_bytes(content[place : place + 4], "little") == checksum.crc32
 
 
 def test_a_flipped_bit_of_inflated_data_is_always_found(tmp_path: Path) -> None:
@@ -102,5 +102,5 @@ def test_files_without_checksums_have_nothing_to_verify(tmp_path: Path) -> None:
         torch.save({"a": torch.ones(1000)}, path)
     finally:
         torch.serialization.set_crc32_options(True)
-    assert {seal.crc32 for seal in open_checkpoint(str(path)).seals} == {0}
+    assert {checksum.crc32 for checksum in open_checkpoint(str(path)).checksums} == {0}
     assert gradtool.measure(path, verify=True).tensors[0].stats.power_sum == 1000.0

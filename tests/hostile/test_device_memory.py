@@ -22,7 +22,7 @@ from gradtool.core.dtypes import DTYPES, DType
 from gradtool.engine.torch_backend.backend import TorchForeach, fitting_numbers
 from gradtool.engine.torch_backend.encodings import ROW
 from gradtool.engine.torch_backend.groups import Group
-from gradtool.engine.torch_backend.workers import ENOUGH_FITTED, Lane
+from gradtool.engine.torch_backend.workers import ENOUGH_FITTED, DeviceWorker
 
 MEMORY = 16 << 20
 ONE_THREAD = TorchForeach(("cpu",), MEMORY, 1)
@@ -114,8 +114,8 @@ for one, other in zip(found, known, strict=True):
 assert [one.nan for one in found] == [0, 0, 1, 0]
 NUMPY.apply(raw, DTYPES["F32"], Transform(0.1, nonfinite="keep"))
 assert np.array_equal(room, raw)
-(lane,) = torch_foreach._lanes.by_devices.values()
-print("largest group", lane._most)
+(worker,) = torch_foreach._workers.by_devices.values()
+print("largest group", worker._most)
 """
 
 
@@ -154,13 +154,13 @@ def test_where_there_is_not_enough_for_a_row_one_line_says_so() -> None:
 
     whole = Group.of([5 * ROW, 3], DTYPES["F32"])
     with pytest.raises(gradtool.DeviceError, match=r"cpu has no memory left.*--backend numpy"):
-        Lane(torch.device("cpu")).in_groups(whole, whole.numel, ask_for_a_petabyte)
+        DeviceWorker(torch.device("cpu")).in_groups(whole, whole.numel, ask_for_a_petabyte)
     assert tried[0] == 6 * ROW
     assert tried[-1] == ROW
 
 
 def test_groups_grow_again_once_many_have_fitted() -> None:
-    lane, whole, tried = Lane(torch.device("cpu")), Group.of([8 * ROW], DTYPES["F32"]), []
+    worker, whole, tried = DeviceWorker(torch.device("cpu")), Group.of([8 * ROW], DTYPES["F32"]), []
 
     def fail_once(group: Group) -> None:
         tried.append(group.numel // ROW)
@@ -168,7 +168,7 @@ def test_groups_grow_again_once_many_have_fitted() -> None:
             torch.empty(1 << 50, dtype=torch.uint8)
 
     for _ in range(ENOUGH_FITTED // 2 + 1):
-        lane.in_groups(whole, whole.numel, fail_once)
+        worker.in_groups(whole, whole.numel, fail_once)
     assert tried == [8, *[4] * ENOUGH_FITTED, 8]
 
 
@@ -177,7 +177,7 @@ def test_another_error_of_the_device_is_not_taken_for_a_lack_of_memory() -> None
         torch.zeros(3).view(2, 2)
 
     with pytest.raises(RuntimeError, match="shape"):
-        Lane(torch.device("cpu")).in_groups(Group.of([9], DTYPES["F32"]), ROW, mistaken)
+        DeviceWorker(torch.device("cpu")).in_groups(Group.of([9], DTYPES["F32"]), ROW, mistaken)
 
 
 @pytest.mark.gpu

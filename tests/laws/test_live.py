@@ -49,7 +49,7 @@ def without_sum(stats: TensorStats | None) -> TensorStats | None:
 
 def tensor_figures(tensor: TensorMeasurement) -> tuple[object, list[float | None]]:
     """All that is known of a tensor but where it lies; norms apart."""
-    spec, sets = tensor.spec, (tensor.stats, tensor.owned, tensor.owned_in_section)
+    spec, sets = tensor.spec, (tensor.stats, tensor.unique, tensor.unique_in_section)
     exact = (
         (tensor.name, spec.section, spec.dtype, spec.shape, tensor.alias_of),
         tensor.first_nonfinite,

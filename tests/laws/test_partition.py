@@ -41,7 +41,7 @@ RNG = np.random.default_rng(0)
 def figures(measurement: Measurement) -> str:
     """Every digit of every figure; as text, in which NaN equals NaN."""
     tensors = [
-        (t.name, t.stats, t.owned, t.native_norm, t.first_nonfinite) for t in measurement.tensors
+        (t.name, t.stats, t.unique, t.native_norm, t.first_nonfinite) for t in measurement.tensors
     ]
     return repr((tensors, measurement.total))
 

@@ -108,7 +108,7 @@ def test_a_transposed_alias_has_its_own_first_index(shape: tuple[int, ...], tmp_
     specs = [whole, view_of(whole, "t", 0, shape, strides)]
     plain, turned = measured(specs).tensors
     assert (plain.alias_of, turned.alias_of) == (None, "t.0")
-    assert turned.owned is None
+    assert turned.unique is None
     assert plain.first_nonfinite == first_bad(array.reshape(shape))
     assert turned.first_nonfinite == first_bad(as_view(array, 0, shape, strides))
 
@@ -118,7 +118,7 @@ def test_leaving_the_first_name_out_makes_the_second_the_owner(tmp_path: Path) -
     alias = replace(whole, name="alias")
     (tensor,) = measured([alias]).tensors
     assert tensor.alias_of is None
-    assert tensor.owned is not None
+    assert tensor.unique is not None
 
 
 def test_a_section_counts_what_another_section_shares_with_it(tmp_path: Path) -> None:

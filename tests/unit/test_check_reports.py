@@ -41,10 +41,10 @@ from gradtool.shortening import LONGEST_LINE
 SAMPLES = Path(__file__).parents[2] / "sample_ckpts"
 JUNIT = xmlschema.XMLSchema(Path(__file__).parents[1] / "report_schemas" / "junit-10.xsd")
 HOSTILE = [
-    "::error::owned",
-    "##[error]owned",
-    "a\n::error file=x::owned\r\n::stop-commands::x",
-    "%0A::error::owned",
+    "::error::unique",
+    "##[error]unique",
+    "a\n::error file=x::unique\r\n::stop-commands::x",
+    "%0A::error::unique",
     "a,title=b:c=d",
     "a|b`c`<b>&amp;*_[x](y)@me",
     "]]>&<![CDATA[",
@@ -514,7 +514,7 @@ def test_no_report_for_people_holds_a_command_to_the_runner(
 
 
 @given(names, names, names)
-@example("::error::owned", ":", "::error::owned")
+@example("::error::unique", ":", "::error::unique")
 def test_no_name_gives_the_runner_another_command(path: str, tensor: str, message: str) -> None:
     outcome = hostile(path, tensor, message)
     found = commands(outcome)
@@ -663,7 +663,7 @@ def test_real_files_with_hostile_names_are_reported(name: str, tmp_path: Path) -
     }
     paths = [
         os.fsencode(tmp_path) + file
-        for file in (b"/a\n::error::owned.safetensors", b"/\xff|]]>.safetensors", b"/cut\x1b.npz")
+        for file in (b"/a\n::error::unique.safetensors", b"/\xff|]]>.safetensors", b"/cut\x1b.npz")
     ]
     for path in paths[:2]:
         save_file(sick, os.fsdecode(path))

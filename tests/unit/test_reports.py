@@ -56,8 +56,8 @@ def tensor(name: str, *, nan: int = 0, alias_of: str | None = None) -> TensorMea
         spec,
         alias_of,
         stats,
-        owned=stats,
-        owned_in_section=stats,
+        unique=stats,
+        unique_in_section=stats,
         norm=stats.norm,
         native_norm=spec.dtype.round(stats.norm),
     )

@@ -160,7 +160,7 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
         clip_coef=coef,
         transforms=transforms,
         changed=frozenset(tensor.name for tensor in changed),
-        tensors_changed=sum(tensor.owned is not None for tensor in changed),
+        tensors_changed=sum(tensor.unique is not None for tensor in changed),
         nonfinite_replaced=total.stats.nonfinite if request.nonfinite == "zero" else 0,
     )
 
@@ -202,7 +202,7 @@ def _transform(
 ) -> Transform:
     """What becomes of `tensor`.
 
-    All have the same fate unless each is clipped by its own norm, so that those that share
+    All have the same transform unless each is clipped by its own norm, so that those that share
     elements agree on it, whatever else each of them holds.
     """
     factor, bound = 1.0, math.inf
@@ -245,7 +245,7 @@ def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:
     return coef
 
 
-def two_fates_error(path: str, names: Sequence[str]) -> UsageError:
+def transform_conflict(path: str, names: Sequence[str]) -> UsageError:
     """The error for two names of one stored element that clipping would treat differently."""
     one, other = names
     return UsageError(

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
-from gradtool.engine.backend import BLOCK_ELEMENTS, BLOCK_PIECES, TASK_BYTES, Bytes, Grain
+from gradtool.engine.backend import BLOCK_ELEMENTS, BLOCK_PIECES, TASK_BYTES, BatchLimits, Bytes
 from gradtool.engine.buffers import scratch
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.numpy_backend import transforms as numpy_transforms
@@ -23,9 +23,9 @@ class NumpyBackend:
     """The functions of `numpy_kernels` and `numpy_transforms`, over arrays of the thread."""
 
     name: ClassVar[str] = "numpy"
-    grain: ClassVar[Grain] = Grain(TASK_BYTES, BLOCK_ELEMENTS, BLOCK_PIECES)
+    limits: ClassVar[BatchLimits] = BatchLimits(TASK_BYTES, BLOCK_ELEMENTS, BLOCK_PIECES)
 
-    def room(self, nbytes: int) -> Bytes:
+    def buffer(self, nbytes: int) -> Bytes:
         """As `Backend` has it."""
         return scratch("block", np.uint8, nbytes)
 

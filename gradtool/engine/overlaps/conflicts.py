@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from gradtool.core.clip.plan import two_fates_error
+from gradtool.core.clip.plan import transform_conflict
 from gradtool.core.clipping import IDENTITY, Transform
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.overlaps.groups import (
-    ClusterTask,
-    cluster_tasks,
+    GroupTask,
+    group_tasks,
     named_between,
     window_bounds,
 )
@@ -20,7 +20,7 @@ from gradtool.engine.overlaps.sharing import refuse_two_types
 _NOBODY = -1
 
 
-def refuse_two_fates_in(
+def refuse_conflicts(
     specs: Sequence[TensorSpec], group: Sequence[int], transforms: Mapping[str, Transform]
 ) -> None:
     """Raise UsageError if an element has names with different transforms.
@@ -28,21 +28,21 @@ def refuse_two_fates_in(
     `group` are positions in `specs` of tensors whose bytes overlap; a tensor that is not in
     `transforms` stays as it is. CorruptFileError where they are of two types.
     """
-    fates = {transforms.get(specs[index].name, IDENTITY) for index in group}
-    if fates == {IDENTITY}:
+    wanted = {transforms.get(specs[index].name, IDENTITY) for index in group}
+    if wanted == {IDENTITY}:
         return
     refuse_two_types([specs[index] for index in group])
-    if len(fates) == 1:
+    if len(wanted) == 1:
         return
-    for task in cluster_tasks(specs, group):
+    for task in group_tasks(specs, group):
         names = [specs[member.target].name for member in task.members]
         _refuse_conflict(task, names, [transforms.get(name, IDENTITY) for name in names])
 
 
-def _refuse_conflict(task: ClusterTask, names: Sequence[str], fates: Sequence[Transform]) -> None:
+def _refuse_conflict(task: GroupTask, names: Sequence[str], wanted: Sequence[Transform]) -> None:
     """One pass over the members: each takes its elements, unless another has them otherwise."""
     first_with: dict[Transform, int] = {}
-    owner_of = [first_with.setdefault(fate, index) for index, fate in enumerate(fates)]
+    owner_of = [first_with.setdefault(transform, index) for index, transform in enumerate(wanted)]
     for start, stop in window_bounds(task.count):
         owners = np.full(stop - start, _NOBODY, np.int32)
         for named in named_between(task.members, start, stop):
@@ -51,5 +51,5 @@ def _refuse_conflict(task: ClusterTask, names: Sequence[str], fates: Sequence[Tr
             others = found[(found != _NOBODY) & (found != mine)]
             if len(others):
                 pair = (names[int(others[0])], names[named.member])
-                raise two_fates_error(task.file.path, pair)
+                raise transform_conflict(task.file.path, pair)
             owners[named.at] = mine

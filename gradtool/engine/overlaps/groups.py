@@ -15,7 +15,7 @@ from gradtool.engine.overlaps.views import Int64, Layout
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A tensor of a cluster.
+    """A tensor of a group.
 
     Attributes:
         target: what its results are about.
@@ -34,7 +34,7 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class ClusterTask:
+class GroupTask:
     """Views of one storage, over a range of `count` elements from byte `offset` of a file."""
 
     file: SourceFile
@@ -46,13 +46,13 @@ class ClusterTask:
     nbytes: int
 
 
-def cluster_tasks(specs: Sequence[TensorSpec], cluster: Sequence[int]) -> Iterator[ClusterTask]:
-    """A cluster's range of the file in steps, each with the members that reach into it."""
-    extents = [specs[index].extents[0] for index in cluster]
-    dtype = specs[cluster[0]].dtype
+def group_tasks(specs: Sequence[TensorSpec], group: Sequence[int]) -> Iterator[GroupTask]:
+    """A group's range of the file in steps, each with the members that reach into it."""
+    extents = [specs[index].extents[0] for index in group]
+    dtype = specs[group[0]].dtype
     start, end = min(e.offset for e in extents), max(e.end for e in extents)
-    sections = {name: i for i, name in enumerate({specs[i].section: None for i in cluster}, 1)}
-    waiting = sorted(cluster, key=lambda index: -specs[index].extents[0].offset)
+    sections = {name: i for i, name in enumerate({specs[i].section: None for i in group}, 1)}
+    waiting = sorted(group, key=lambda index: -specs[index].extents[0].offset)
     active: list[int] = []
     for offset in range(start, end, TASK_BYTES):
         stop = min(offset + TASK_BYTES, end)
@@ -64,8 +64,8 @@ def cluster_tasks(specs: Sequence[TensorSpec], cluster: Sequence[int]) -> Iterat
             for index in active
         )
         count = (stop - offset) // dtype.itemsize
-        big_endian = specs[cluster[0]].big_endian
-        yield ClusterTask(extents[0].file, dtype, big_endian, offset, count, members, stop - offset)
+        big_endian = specs[group[0]].big_endian
+        yield GroupTask(extents[0].file, dtype, big_endian, offset, count, members, stop - offset)
 
 
 def _member(index: int, spec: TensorSpec, offset: int, sections: dict[str, int]) -> Member:

@@ -26,14 +26,14 @@ class Sharing:
         alias_of: for a tensor of the very same elements as earlier ones, the first of those.
         alias_in_section: the same among the tensors of one section.
         same_as: for a tensor that is another's equal in all but its name, that tensor.
-        clusters: tensors that need a walk, each with those whose bytes it may share: views
+        groups: tensors that need a walk, each with those whose bytes it may share: views
             with gaps, and tensors of which one's bytes overlap another's.
     """
 
     alias_of: dict[int, int]
     alias_in_section: dict[int, int]
     same_as: dict[int, int]
-    clusters: list[list[int]]
+    groups: list[list[int]]
 
 
 def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
@@ -46,7 +46,7 @@ def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
     alias_of: dict[int, int] = {}
     alias_in_section: dict[int, int] = {}
     same_as: dict[int, int] = {}
-    clusters = []
+    groups = []
     for linked in overlapping(specs):
         _note_repeats(alias_of, linked, [specs[i].elements for i in linked])
         _note_repeats(
@@ -56,29 +56,29 @@ def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
         different = [index for index in linked if index not in same_as]
         if len(different) > 1:
             refuse_two_types([specs[index] for index in different])
-            clusters.append(different)
-    clustered = {index for cluster in clusters for index in cluster}
-    lone = (i for i, spec in enumerate(specs) if i not in clustered and i not in same_as)
-    clusters.extend([index] for index in lone if not specs[index].is_gapless)
-    _refuse_endless_walks(specs, clusters)
-    return Sharing(alias_of, alias_in_section, same_as, clusters)
+            groups.append(different)
+    grouped = {index for group in groups for index in group}
+    lone = (i for i, spec in enumerate(specs) if i not in grouped and i not in same_as)
+    groups.extend([index] for index in lone if not specs[index].is_gapless)
+    _refuse_endless_walks(specs, groups)
+    return Sharing(alias_of, alias_in_section, same_as, groups)
 
 
-def _refuse_endless_walks(specs: Sequence[TensorSpec], clusters: Sequence[Sequence[int]]) -> None:
+def _refuse_endless_walks(specs: Sequence[TensorSpec], groups: Sequence[Sequence[int]]) -> None:
     """Refuse views that name their elements far more often than gradients share any."""
     named = stored = 0
-    for cluster in clusters:
-        extents = [specs[index].extents[0] for index in cluster]
+    for group in groups:
+        extents = [specs[index].extents[0] for index in group]
         nbytes = max(e.end for e in extents) - min(e.offset for e in extents)
-        stored += nbytes // specs[cluster[0]].dtype.itemsize
-        named += sum(specs[index].named_elements for index in cluster)
+        stored += nbytes // specs[group[0]].dtype.itemsize
+        named += sum(specs[index].named_elements for index in group)
         budget = MOST_VIEWS * stored + FREE_ELEMENTS
         if named > budget:
             raise UnsupportedFormatError(
                 extents[0].file.path,
                 f"it and other views name {named:,} elements, of {stored:,} that are stored: "
                 f"gradtool's budget is {budget:,}, {MOST_VIEWS} for each",
-                tensor=specs[cluster[0]].name,
+                tensor=specs[group[0]].name,
                 hint="save clones, or choose some with --include",
             )
 

@@ -12,12 +12,12 @@ from functools import partial
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.strides import repetitions
-from gradtool.core.tensors import Checkpoint, Extent, Seal, TensorSpec
+from gradtool.core.tensors import Checkpoint, Extent, StoredChecksum, TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.overlaps.sharing import Sharing, find_sharing
 from gradtool.engine.reading.plan import Task, plan
-from gradtool.engine.reading.tasks import NAMED, OWNED, OWNED_IN_SECTION, Result, Target, run
+from gradtool.engine.reading.tasks import NAMED, UNIQUE, UNIQUE_IN_SECTION, Result, Target, run
 from gradtool.engine.schedule import Advance, Progress, in_order
 
 MOST_NOTES = 3
@@ -57,9 +57,11 @@ def measure(
     started = time.perf_counter() if started is None else started
     specs = checkpoint.tensors
     sharing = find_sharing(specs)
-    seals = _seals_of(checkpoint, everything=verify)
-    tasks = plan(specs, sharing, seals, backend.grain)
-    todo = sum(spec.nbytes for spec in specs) + sum(seal.covers.nbytes for seal in seals)
+    checksums = _checksums_of(checkpoint, everything=verify)
+    tasks = plan(specs, sharing, checksums, backend.limits)
+    todo = sum(spec.nbytes for spec in specs) + sum(
+        checksum.covers.nbytes for checksum in checksums
+    )
     work = partial(run, norm_type=norm_type, backend=backend)
     found = _run_all(tasks, work, norm_type, executor, window, Advance(progress, todo))
     tensors = tuple(_assemble(specs, sharing, found, norm_type, loss_scale))
@@ -75,7 +77,7 @@ def _assemble(
 ) -> Iterator[TensorMeasurement]:
     """One measurement for each tensor; what no task reported has no elements."""
     nothing = TensorStats(norm_type)
-    clustered = {index for cluster in sharing.clusters for index in cluster}
+    grouped = {index for group in sharing.groups for index in group}
 
     def stats_of(spec: TensorSpec, target: Target) -> TensorStats:
         stats = found.get(target, nothing).divided(loss_scale)
@@ -84,9 +86,9 @@ def _assemble(
     for index, spec in enumerate(specs):
         at = sharing.same_as.get(index, index)
         named = stats_of(spec, (at, NAMED))
-        owned = stats_of(spec, (at, OWNED)) if at in clustered else named
-        in_section = (at, OWNED_IN_SECTION)
-        owned_in_section = stats_of(spec, in_section) if in_section in found else owned
+        unique = stats_of(spec, (at, UNIQUE)) if at in grouped else named
+        in_section = (at, UNIQUE_IN_SECTION)
+        unique_in_section = stats_of(spec, in_section) if in_section in found else unique
         first = sharing.alias_of.get(index)
         times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
         stats = named.repeated(times)
@@ -95,17 +97,19 @@ def _assemble(
             spec=spec,
             alias_of=None if first is None else specs[first].name,
             stats=stats,
-            owned=None if first is not None else owned,
-            owned_in_section=None if index in sharing.alias_in_section else owned_in_section,
+            unique=None if first is not None else unique,
+            unique_in_section=None if index in sharing.alias_in_section else unique_in_section,
             norm=norm,
             native_norm=None if native is None else native.round(norm),
         )
 
 
-def _seals_of(checkpoint: Checkpoint, *, everything: bool) -> list[Seal]:
-    """The seals over bytes of the chosen tensors, all or those that have to be verified."""
-    seals = [seal for seal in checkpoint.seals if everything or seal.is_required]
-    if not seals:
+def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:
+    """The checksums over bytes of the chosen tensors, all or those that have to be verified."""
+    checksums = [
+        checksum for checksum in checkpoint.checksums if everything or checksum.is_required
+    ]
+    if not checksums:
         return []
     chosen: dict[str, list[int]] = {}
     for spec in checkpoint.tensors:
@@ -118,7 +122,7 @@ def _seals_of(checkpoint: Checkpoint, *, everything: bool) -> list[Seal]:
         offsets = chosen.get(covers.file.path, [])
         return bisect_left(offsets, covers.offset) < bisect_left(offsets, covers.end)
 
-    return [seal for seal in seals if is_chosen(seal.covers)]
+    return [checksum for checksum in checksums if is_chosen(checksum.covers)]
 
 
 def _run_all(
@@ -190,7 +194,7 @@ def _summaries(
     if len(sections) == 1 and not checkpoint.skipped:
         return sections, replace(sections[0], name="", kind=None)
     return sections, summarize(
-        "", None, tensors, checkpoint.skipped, norm_type, lambda tensor: tensor.owned
+        "", None, tensors, checkpoint.skipped, norm_type, lambda tensor: tensor.unique
     )
 
 
@@ -198,12 +202,12 @@ def _sharing_notes(tensors: Iterable[TensorMeasurement]) -> Iterator[str]:
     partial = [
         tensor
         for tensor in tensors
-        if tensor.owned is not None and tensor.owned.numel != tensor.stats.numel
+        if tensor.unique is not None and tensor.unique.numel != tensor.stats.numel
     ]
     for tensor in partial[:MOST_NOTES]:
         yield (
             f"{tensor.name!r} names {tensor.stats.numel} elements, of which "
-            f"{tensor.owned.numel if tensor.owned else 0} are stored for it alone; "
+            f"{tensor.unique.numel if tensor.unique else 0} are stored for it alone; "
             "totals count those"
         )
     if len(partial) > MOST_NOTES:

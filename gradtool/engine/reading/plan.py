@@ -13,9 +13,9 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from gradtool.core.dtypes import DType
-from gradtool.core.tensors import Extent, Seal, SourceFile, Stream, TensorSpec
-from gradtool.engine.backend import Grain
-from gradtool.engine.overlaps.groups import ClusterTask, cluster_tasks
+from gradtool.core.tensors import Extent, SourceFile, StoredChecksum, Stream, TensorSpec
+from gradtool.engine.backend import BatchLimits
+from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import Sharing
 from gradtool.engine.overlaps.views import Layout
 
@@ -68,29 +68,32 @@ class StreamTask:
 
 
 @dataclass(frozen=True, slots=True)
-class SealTask:
+class ChecksumTask:
     """A stored checksum to verify."""
 
-    seal: Seal
+    checksum: StoredChecksum
     nbytes: int
 
 
-Task = ReadTask | StreamTask | ClusterTask | SealTask
+Task = ReadTask | StreamTask | GroupTask | ChecksumTask
 
 
 def plan(
-    specs: Sequence[TensorSpec], sharing: Sharing, seals: Iterable[Seal], grain: Grain
+    specs: Sequence[TensorSpec],
+    sharing: Sharing,
+    checksums: Iterable[StoredChecksum],
+    limits: BatchLimits,
 ) -> Iterator[Task]:
-    """Every task that measures `specs` and verifies `seals`.
+    """Every task that measures `specs` and verifies `checksums`.
 
     A target is a tensor's position in `specs`.
     """
-    clustered = {index for cluster in sharing.clusters for index in cluster}
-    plain = [i for i in range(len(specs)) if i not in clustered and i not in sharing.same_as]
-    waiting: dict[str, deque[Seal]] = {}
-    for seal in seals:
-        waiting.setdefault(seal.covers.file.path, deque()).append(seal)
-    for task in _read_tasks(specs, plain, grain):
+    grouped = {index for group in sharing.groups for index in group}
+    plain = [i for i in range(len(specs)) if i not in grouped and i not in sharing.same_as]
+    waiting: dict[str, deque[StoredChecksum]] = {}
+    for checksum in checksums:
+        waiting.setdefault(checksum.covers.file.path, deque()).append(checksum)
+    for task in _read_tasks(specs, plain, limits):
         yield task
         yield from _verified(waiting, task)
     for index in plain:
@@ -99,19 +102,21 @@ def plan(
             yield StreamTask(
                 index, spec.stream, spec.dtype, spec.big_endian, layout_of(spec), spec.nbytes
             )
-    for cluster in sharing.clusters:
-        yield from cluster_tasks(specs, cluster)
-    for seal in chain.from_iterable(waiting.values()):
-        yield SealTask(seal, seal.covers.nbytes)
+    for group in sharing.groups:
+        yield from group_tasks(specs, group)
+    for checksum in chain.from_iterable(waiting.values()):
+        yield ChecksumTask(checksum, checksum.covers.nbytes)
 
 
-def _verified(waiting: Mapping[str, deque[Seal]], task: ReadTask) -> Iterator[SealTask]:
-    """The seals over what is read by now, while the system still has it in memory."""
-    seals = waiting.get(task.file.path)
+def _verified(
+    waiting: Mapping[str, deque[StoredChecksum]], task: ReadTask
+) -> Iterator[ChecksumTask]:
+    """The checksums over what is read by now, while the system still has it in memory."""
+    checksums = waiting.get(task.file.path)
     last = task.blocks[-1].pieces[-1]
-    while seals and seals[0].covers.end <= last.offset + last.nbytes:
-        seal = seals.popleft()
-        yield SealTask(seal, seal.covers.nbytes)
+    while checksums and checksums[0].covers.end <= last.offset + last.nbytes:
+        checksum = checksums.popleft()
+        yield ChecksumTask(checksum, checksum.covers.nbytes)
 
 
 def layout_of(spec: TensorSpec) -> Layout | None:
@@ -120,21 +125,21 @@ def layout_of(spec: TensorSpec) -> Layout | None:
 
 
 def _read_tasks(
-    specs: Sequence[TensorSpec], plain: Iterable[int], grain: Grain
+    specs: Sequence[TensorSpec], plain: Iterable[int], limits: BatchLimits
 ) -> Iterator[ReadTask]:
     task: ReadTask | None = None
     for extent, index, first in _extents_in_file_order(specs, plain):
         spec = specs[index]
         itemsize, layout = spec.dtype.itemsize, layout_of(spec)
-        step = min(grain.block_numel, grain.task_nbytes // itemsize) * itemsize
+        step = min(limits.block_numel, limits.task_nbytes // itemsize) * itemsize
         for start in range(0, extent.nbytes, step):
             nbytes = min(step, extent.nbytes - start)
-            is_full = task is not None and task.nbytes + nbytes > grain.task_nbytes
+            is_full = task is not None and task.nbytes + nbytes > limits.task_nbytes
             if task is None or task.file is not extent.file or is_full:
                 if task is not None:
                     yield task
                 task = ReadTask(extent.file)
-            if not task.blocks or not _joins(task.blocks[-1], spec, layout, nbytes, grain):
+            if not task.blocks or not _joins(task.blocks[-1], spec, layout, nbytes, limits):
                 task.blocks.append(Block(spec.dtype, spec.big_endian, layout))
             block = task.blocks[-1]
             block.pieces.append(
@@ -165,13 +170,13 @@ def _extents_in_file_order(
 
 
 def _joins(
-    block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int, grain: Grain
+    block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int, limits: BatchLimits
 ) -> bool:
     return (
         block.dtype is spec.dtype
         and block.big_endian == spec.big_endian
         and block.layout is None
         and layout is None
-        and block.nbytes + nbytes <= grain.block_numel * spec.dtype.itemsize
-        and len(block.pieces) < grain.block_pieces
+        and block.nbytes + nbytes <= limits.block_numel * spec.dtype.itemsize
+        and len(block.pieces) < limits.block_pieces
     )

@@ -14,18 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.stats import TensorStats, folded, merge
-from gradtool.core.tensors import Seal
+from gradtool.core.tensors import StoredChecksum
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import scratch
 from gradtool.engine.numpy_backend.kernels import nonfinite_positions
-from gradtool.engine.overlaps.groups import ClusterTask, named_between, window_bounds
+from gradtool.engine.overlaps.groups import GroupTask, named_between, window_bounds
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.plan import (
     GAP_BYTES,
     Block,
+    ChecksumTask,
     Piece,
     ReadTask,
-    SealTask,
     StreamTask,
     Task,
 )
@@ -33,7 +33,7 @@ from gradtool.errors import CorruptFileError
 from gradtool.storage.reader import Source, reopen_source
 from gradtool.storage.streams import open_stream
 
-NAMED, OWNED, OWNED_IN_SECTION = range(3)
+NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
 """What statistics are over: the elements that a tensor names, and those that it names first."""
 
 Target = tuple[int, int]
@@ -41,7 +41,7 @@ Target = tuple[int, int]
 
 Result = list[tuple[Target, TensorStats]]
 
-_SEAL_STEP = 1 << 20
+_CHECKSUM_STEP = 1 << 20
 
 
 def run(task: Task, norm_type: float, backend: Backend) -> Result:
@@ -51,10 +51,10 @@ def run(task: Task, norm_type: float, backend: Backend) -> Result:
             return _run_reads(task, norm_type, backend)
         case StreamTask():
             return _run_stream(task, norm_type, backend)
-        case ClusterTask():
-            return _run_cluster(task, norm_type, backend)
-        case SealTask():
-            return _run_seal(task)
+        case GroupTask():
+            return _run_group(task, norm_type, backend)
+        case ChecksumTask():
+            return _run_checksum(task)
 
 
 def _run_reads(task: ReadTask, p: float, backend: Backend) -> Result:
@@ -82,8 +82,8 @@ def _locate(stats: TensorStats, raw: Bytes, block: Block, piece: Piece) -> Tenso
 
 def _read_block(source: Source, block: Block, backend: Backend) -> Bytes:
     """The bytes of all pieces, one after another, in this thread's buffer."""
-    unit = backend.grain.alignment * block.dtype.itemsize
-    raw = backend.room(_padded(block.pieces, unit))
+    unit = backend.limits.alignment * block.dtype.itemsize
+    raw = backend.buffer(_padded(block.pieces, unit))
     buffer = raw.data
     filled = 0
     for offset, nbytes, pieces in _runs(block.pieces):
@@ -148,7 +148,7 @@ def _run_stream(task: StreamTask, p: float, backend: Backend) -> Result:
     return [((task.target, NAMED), merge(parts, p))]
 
 
-def _run_cluster(task: ClusterTask, p: float, backend: Backend) -> Result:
+def _run_group(task: GroupTask, p: float, backend: Backend) -> Result:
     """Window by window: what each member names there, and what it is the first to name."""
     found: Result = []
     with reopen_source(task.file) as source:
@@ -161,16 +161,16 @@ def _run_cluster(task: ClusterTask, p: float, backend: Backend) -> Result:
                 member = task.members[index]
                 named = _stats_at(task, raw, at, positions, p, backend)
                 found.append(((member.target, NAMED), named))
-                for scope, role in zip(member.scopes, (OWNED, OWNED_IN_SECTION), strict=False):
+                for scope, role in zip(member.scopes, (UNIQUE, UNIQUE_IN_SECTION), strict=False):
                     fresh = _claim(claimed, scope, at, stop - start)
                     whole = len(fresh) == len(at)
-                    owned = named if whole else _stats_at(task, raw, fresh, None, p, backend)
-                    found.append(((member.target, role), owned))
+                    unique = named if whole else _stats_at(task, raw, fresh, None, p, backend)
+                    found.append(((member.target, role), unique))
         source.check_unchanged()
     return _merged(found, p)
 
 
-def _read_window(source: Source, task: ClusterTask, start: int, stop: int) -> Bytes:
+def _read_window(source: Source, task: GroupTask, start: int, stop: int) -> Bytes:
     """The window's elements, a row of bytes each."""
     item = task.dtype.itemsize
     raw = scratch("span", np.uint8, (stop - start) * item)
@@ -191,7 +191,7 @@ def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, at: Int64, count: 
 
 
 def _stats_at(
-    task: ClusterTask,
+    task: GroupTask,
     raw: Bytes,
     at: Int64,
     positions: Int64 | None,
@@ -216,26 +216,26 @@ def _merged(found: Result, p: float) -> Result:
     return [(target, merge(stats, p)) for target, stats in parts.items()]
 
 
-def _run_seal(task: SealTask) -> Result:
-    seal = task.seal
+def _run_checksum(task: ChecksumTask) -> Result:
+    checksum = task.checksum
     crc = 0
-    with reopen_source(seal.covers.file) as source:
-        for offset in range(seal.covers.offset, seal.covers.end, _SEAL_STEP):
-            nbytes = min(_SEAL_STEP, seal.covers.end - offset)
+    with reopen_source(checksum.covers.file) as source:
+        for offset in range(checksum.covers.offset, checksum.covers.end, _CHECKSUM_STEP):
+            nbytes = min(_CHECKSUM_STEP, checksum.covers.end - offset)
             buffer = scratch("block", np.uint8, nbytes).data
             source.read_into(offset, buffer)
             crc = zlib.crc32(buffer, crc)
         source.check_unchanged()
-    verify(seal, crc)
+    verify(checksum, crc)
     return []
 
 
-def verify(seal: Seal, crc32: int) -> None:
-    """CorruptFileError unless what a seal covers has the checksum that it says."""
-    if not seal.fits(crc32):
+def verify(checksum: StoredChecksum, crc32: int) -> None:
+    """CorruptFileError unless what a checksum covers has the checksum that it says."""
+    if not checksum.fits(crc32):
         raise CorruptFileError(
-            seal.covers.file.path,
-            f"data has CRC-32 {crc32:08x}, the archive says {seal.crc32:08x}: corrupted",
-            tensor=seal.record,
-            byte=seal.covers.offset,
+            checksum.covers.file.path,
+            f"data has CRC-32 {crc32:08x}, the archive says {checksum.crc32:08x}: corrupted",
+            tensor=checksum.record,
+            byte=checksum.covers.offset,
         )

@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
-from gradtool.engine.backend import Bytes, Grain
+from gradtool.engine.backend import BatchLimits, Bytes
 from gradtool.engine.torch_backend import kernels as torch_kernels
 from gradtool.engine.torch_backend.encodings import ROW
 from gradtool.engine.torch_backend.groups import GROUP_NUMEL, Group
 from gradtool.engine.torch_backend.transforms import transformed
-from gradtool.engine.torch_backend.workers import Lane
+from gradtool.engine.torch_backend.workers import DeviceWorker
 
 TASK_NBYTES: Final = 32 << 20
 """Bytes of one task: half a millisecond of copying to a device, and ten times that of reading."""
@@ -47,11 +47,13 @@ class TorchForeach:
     memory: int
     threads: int
     name: ClassVar[str] = "torch"
-    grain: ClassVar[Grain] = Grain(TASK_NBYTES, GROUP_NUMEL, GROUP_NUMEL // ROW, alignment=ROW)
+    limits: ClassVar[BatchLimits] = BatchLimits(
+        TASK_NBYTES, GROUP_NUMEL, GROUP_NUMEL // ROW, alignment=ROW
+    )
 
-    def room(self, nbytes: int) -> Bytes:
+    def buffer(self, nbytes: int) -> Bytes:
         """As `Backend` has it."""
-        return self._lane().room(nbytes)
+        return self._worker().buffer(nbytes)
 
     def stats(
         self,
@@ -63,15 +65,15 @@ class TorchForeach:
         big_endian: bool = False,
     ) -> list[TensorStats]:
         """As `Backend` has it; DeviceError where there is no memory for a single row."""
-        lane = self._lane()
+        worker = self._worker()
 
         def measure(group: Group) -> list[TensorStats]:
-            room = lane.staged(raw[group.bytes], group.numel * dtype.itemsize)
+            staged = worker.staged(raw[group.bytes], group.numel * dtype.itemsize)
             numels = [span.numel for span in group.spans]
-            return torch_kernels.stats(room, dtype, numels, norm_type, big_endian=big_endian)
+            return torch_kernels.stats(staged, dtype, numels, norm_type, big_endian=big_endian)
 
         parts: list[list[TensorStats]] = [[] for _ in counts]
-        for group, results in lane.in_groups(Group.of(counts, dtype), self._most(dtype), measure):
+        for group, results in worker.in_groups(Group.of(counts, dtype), self._most(dtype), measure):
             for span, found in zip(group.spans, results, strict=True):
                 parts[span.segment].append(_counted_from(span.first, found))
         return [merge(of_one, norm_type) for of_one in parts]
@@ -82,28 +84,28 @@ class TorchForeach:
         """As `Backend` has it; DeviceError where there is no memory for a single row."""
         if len(raw) == 0:
             return
-        lane = self._lane()
+        worker = self._worker()
 
         def change(group: Group) -> None:
             part = raw[group.bytes]
-            room = lane.staged(part, len(part))
-            found = transformed(room, dtype, transform, big_endian=big_endian)
+            staged = worker.staged(part, len(part))
+            found = transformed(staged, dtype, transform, big_endian=big_endian)
             torch.from_numpy(part).copy_(found)
 
         whole = Group.of([len(raw) // dtype.itemsize], dtype)
-        lane.in_groups(whole, self._most(dtype), change)
+        worker.in_groups(whole, self._most(dtype), change)
 
     def _most(self, dtype: DType) -> int:
         """Elements of a group such that those of all threads of a device fit into its memory."""
         parts = 1 if dtype.component is None else 2
         return fitting_numbers(self.memory, self.threads, len(self.devices)) // parts
 
-    def _lane(self) -> Lane:
+    def _worker(self) -> DeviceWorker:
         """The thread's own, on the device that is next when it is first asked for."""
-        if self.devices not in _lanes.by_devices:
+        if self.devices not in _workers.by_devices:
             device = self.devices[next(_turns) % len(self.devices)]
-            _lanes.by_devices[self.devices] = Lane(torch.device(device))
-        return _lanes.by_devices[self.devices]
+            _workers.by_devices[self.devices] = DeviceWorker(torch.device(device))
+        return _workers.by_devices[self.devices]
 
 
 def fitting_numbers(memory: int, threads: int, devices: int) -> int:
@@ -118,12 +120,12 @@ def _counted_from(first: int, stats: TensorStats) -> TensorStats:
     return replace(stats, first_nonfinite=first + stats.first_nonfinite)
 
 
-class _Lanes(threading.local):
-    """A thread's lanes, by the devices of the backend."""
+class _Workers(threading.local):
+    """A thread's workers, by the devices of the backend."""
 
     def __init__(self) -> None:
-        self.by_devices: dict[tuple[str, ...], Lane] = {}
+        self.by_devices: dict[tuple[str, ...], DeviceWorker] = {}
 
 
-_lanes: Final = _Lanes()
+_workers: Final = _Workers()
 _turns: Final = itertools.count()

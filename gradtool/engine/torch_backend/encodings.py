@@ -57,6 +57,6 @@ def rows_of(numel: int) -> int:
 
 def padded(values: Tensor) -> Tensor:
     """A copy with zeros after it, up to a whole row."""
-    room = values.new_zeros(rows_of(len(values)) * ROW)
-    room[: len(values)] = values
-    return room
+    staged = values.new_zeros(rows_of(len(values)) * ROW)
+    staged[: len(values)] = values
+    return staged

@@ -24,7 +24,7 @@ ENOUGH_FITTED: Final = 16
 Result = TypeVar("Result")
 
 
-class Lane:
+class DeviceWorker:
     """One thread's way to a device and back."""
 
     def __init__(self, device: torch.device) -> None:
@@ -34,7 +34,7 @@ class Lane:
         self._most = GROUP_NUMEL
         self._fitted = 0
 
-    def room(self, nbytes: int) -> Bytes:
+    def buffer(self, nbytes: int) -> Bytes:
         """Memory of the host that the device copies from and to without help."""
         if len(self._room) < nbytes:
             self._room = self._new_room(0)  # gives the smaller one back first

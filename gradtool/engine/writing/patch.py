@@ -10,24 +10,24 @@ import numpy as np
 
 from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.overlaps.groups import named_between, window_bounds
-from gradtool.engine.writing.patch_plan import UNSEALED, Change, PatchTask, Region, Segment
+from gradtool.engine.writing.patch_plan import NO_CHECKSUM, Change, PatchTask, Region, Segment
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink
 
 _ALIGNMENT = 64
 
 
-class SealPart(NamedTuple):
-    """The CRC-32 of `nbytes` bytes under a seal, as they were and as they are."""
+class ChecksumPart(NamedTuple):
+    """The CRC-32 of `nbytes` bytes under a checksum, as they were and as they are."""
 
-    seal: int
+    checksum: int
     nbytes: int
     old: int
     new: int
 
 
-def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[SealPart]:
-    """Write the task's part of the new file; the checksums of what lies under seals."""
+def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[ChecksumPart]:
+    """Write the task's part of the new file; the checksums of what lies under checksums."""
     start = task.segments[0].offset
     buffers, alike = _placed(task.segments, backend)
     with reopen_source(task.file) as source:
@@ -42,8 +42,8 @@ def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[SealPart]:
     new = _checksums(task.segments, buffers)
     sink.write_vector(start, buffers)
     return [
-        SealPart(seal, nbytes, before, after)
-        for (seal, nbytes, before), (_, _, after) in zip(old, new, strict=True)
+        ChecksumPart(checksum, nbytes, before, after)
+        for (checksum, nbytes, before), (_, _, after) in zip(old, new, strict=True)
     ]
 
 
@@ -59,13 +59,13 @@ def _placed(
     for key, nbytes in sizes.items():
         starts[key] = total
         total += nbytes + -nbytes % _ALIGNMENT
-    room = backend.room(total)
-    alike = {key: room[at : at + sizes[key]] for key, at in starts.items() if key is not None}
+    buffer = backend.buffer(total)
+    alike = {key: buffer[at : at + sizes[key]] for key, at in starts.items() if key is not None}
     buffers = []
     for segment in segments:
         key = _change(segment)
         at = starts[key]
-        buffers.append(room.data[at : at + segment.nbytes])
+        buffers.append(buffer.data[at : at + segment.nbytes])
         starts[key] = at + segment.nbytes
     return buffers, alike
 
@@ -79,28 +79,28 @@ def _change(segment: Segment) -> Change | None:
 def _checksums(
     segments: Sequence[Segment], buffers: Sequence[memoryview]
 ) -> list[tuple[int, int, int]]:
-    """(seal, bytes, CRC-32) of what lies under each seal, in order."""
+    """(checksum, bytes, CRC-32) of what lies under each checksum, in order."""
     found: list[tuple[int, int, int]] = []
     for segment, buffer in zip(segments, buffers, strict=True):
-        if segment.seal == UNSEALED:
+        if segment.checksum == NO_CHECKSUM:
             continue
-        if found and found[-1][0] == segment.seal:
-            seal, nbytes, crc32 = found[-1]
-            found[-1] = (seal, nbytes + len(buffer), zlib.crc32(buffer, crc32))
+        if found and found[-1][0] == segment.checksum:
+            checksum, nbytes, crc32 = found[-1]
+            found[-1] = (checksum, nbytes + len(buffer), zlib.crc32(buffer, crc32))
         else:
-            found.append((segment.seal, len(buffer), zlib.crc32(buffer)))
+            found.append((segment.checksum, len(buffer), zlib.crc32(buffer)))
     return found
 
 
 def _transform_all(raw: Bytes, change: Change, backend: Backend) -> None:
-    step = backend.grain.block_numel * change.dtype.itemsize
+    step = backend.limits.block_numel * change.dtype.itemsize
     for start in range(0, len(raw), step):
         block = raw[start : start + step]
         backend.apply(block, change.dtype, change.transform, big_endian=change.big_endian)
 
 
 def _transform_views(raw: Bytes, region: Region, backend: Backend) -> None:
-    """Change the elements that members of a cluster name, each of them once."""
+    """Change the elements that members of a group name, each of them once."""
     if region.views is None:
         return
     dtype, big_endian, _ = region.change

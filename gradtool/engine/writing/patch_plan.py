@@ -14,16 +14,16 @@ from typing import Final, NamedTuple
 
 from gradtool.core.clipping import IDENTITY, Transform
 from gradtool.core.dtypes import DType
-from gradtool.core.tensors import Extent, Seal, SourceFile, TensorSpec
+from gradtool.core.tensors import Extent, SourceFile, StoredChecksum, TensorSpec
 from gradtool.engine.backend import TASK_BYTES
-from gradtool.engine.overlaps.conflicts import refuse_two_fates_in
-from gradtool.engine.overlaps.groups import ClusterTask, cluster_tasks
+from gradtool.engine.overlaps.conflicts import refuse_conflicts
+from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import overlapping
 
 MOST_SEGMENTS: Final = 1000
 """Pieces of one task: a system call takes 1,024 buffers."""
 
-UNSEALED: Final = -1
+NO_CHECKSUM: Final = -1
 
 _BEYOND: Final = 1 << 63
 
@@ -46,7 +46,7 @@ class Region:
     offset: int
     nbytes: int
     change: Change
-    views: ClusterTask | None = None
+    views: GroupTask | None = None
     transforms: tuple[Transform, ...] = ()
 
     @property
@@ -56,11 +56,11 @@ class Region:
 
 
 class Segment(NamedTuple):
-    """`nbytes` bytes at `offset`: copied, or changed as `region` says; under which seal."""
+    """`nbytes` bytes at `offset`: copied, or changed as `region` says; under which checksum."""
 
     offset: int
     nbytes: int
-    seal: int
+    checksum: int
     region: Region | None = None
 
 
@@ -79,7 +79,7 @@ def changed_regions(
     """The regions that change, by file and in ascending order.
 
     `specs` are all tensors of the checkpoint, `transforms` those of the ones that change, by
-    name. Raises UsageError where two names of one stored element would give it two fates.
+    name. Raises UsageError where two names of one stored element would give it two transforms.
     """
     linked = [_distinct(specs, group, transforms) for group in overlapping(specs)]
     together = {index for group in linked for index in group.members}
@@ -91,7 +91,7 @@ def changed_regions(
         for region in _regions_of(specs, [index], transforms):
             found.setdefault(region[0], []).append(region[1])
     for group in linked:
-        refuse_two_fates_in(specs, group.different, transforms)
+        refuse_conflicts(specs, group.different, transforms)
         changed = [i for i in group.different if specs[i].name in transforms]
         for region in _regions_of(specs, changed, transforms):
             found.setdefault(region[0], []).append(region[1])
@@ -101,7 +101,7 @@ def changed_regions(
 
 
 class _Group(NamedTuple):
-    """Tensors whose bytes overlap; `different` has one for each set of elements and fate."""
+    """Tensors whose bytes overlap; `different` has one for each set of elements and transform."""
 
     members: list[int]
     different: list[int]
@@ -112,8 +112,8 @@ def _distinct(
 ) -> _Group:
     first_with: dict[object, int] = {}
     for index in group:
-        fate = transforms.get(specs[index].name, IDENTITY)
-        first_with.setdefault((specs[index].elements, fate), index)
+        transform = transforms.get(specs[index].name, IDENTITY)
+        first_with.setdefault((specs[index].elements, transform), index)
     return _Group(group, list(first_with.values()))
 
 
@@ -129,9 +129,9 @@ def _regions_of(
         for extent in spec.extents:
             yield extent.file, Region(extent.offset, extent.nbytes, change)
         return
-    for task in cluster_tasks(specs, changed):
-        fates = tuple(transforms[specs[member.target].name] for member in task.members)
-        yield task.file, Region(task.offset, task.nbytes, change, task, fates)
+    for task in group_tasks(specs, changed):
+        wanted = tuple(transforms[specs[member.target].name] for member in task.members)
+        yield task.file, Region(task.offset, task.nbytes, change, task, wanted)
 
 
 def _merged(regions: Iterable[Region]) -> list[Region]:
@@ -151,23 +151,25 @@ def _merged(regions: Iterable[Region]) -> list[Region]:
     return found
 
 
-def renewed_seals(seals: Iterable[Seal], regions: Sequence[Region]) -> list[Seal]:
-    """Those of `seals`, of one file and ascending, that are over bytes that change."""
+def renewed_checksums(
+    checksums: Iterable[StoredChecksum], regions: Sequence[Region]
+) -> list[StoredChecksum]:
+    """Those of `checksums`, of one file and ascending, that are over bytes that change."""
     starts = [region.offset for region in regions]
     ends = [region.end for region in regions]
 
     def changes(covers: Extent) -> bool:
         return bisect_left(starts, covers.end) > bisect_left(ends, covers.offset + 1)
 
-    return [seal for seal in seals if changes(seal.covers)]
+    return [checksum for checksum in checksums if changes(checksum.covers)]
 
 
 def patch_tasks(
-    file: SourceFile, regions: Sequence[Region], seals: Sequence[Seal]
+    file: SourceFile, regions: Sequence[Region], checksums: Sequence[StoredChecksum]
 ) -> Iterator[PatchTask]:
     """Every task that makes a file of the same size of `file`."""
     task = PatchTask(file)
-    for segment in _segments(file.size, regions, seals):
+    for segment in _segments(file.size, regions, checksums):
         full = task.nbytes + segment.nbytes > TASK_BYTES or len(task.segments) == MOST_SEGMENTS
         if full and task.segments:
             yield task
@@ -178,43 +180,45 @@ def patch_tasks(
         yield task
 
 
-def _segments(size: int, regions: Sequence[Region], seals: Sequence[Seal]) -> Iterator[Segment]:
-    """The whole file: no segment is longer than a task or crosses a seal's border.
+def _segments(
+    size: int, regions: Sequence[Region], checksums: Sequence[StoredChecksum]
+) -> Iterator[Segment]:
+    """The whole file: no segment is longer than a task or crosses a checksum's border.
 
     No region does: what lies between two records is not theirs.
     """
-    seal_at = _Seals(seals)
+    checksum_at = _Checksums(checksums)
     at = 0
     for region in regions:
-        yield from _copied(at, region.offset, seal_at)
+        yield from _copied(at, region.offset, checksum_at)
         step = TASK_BYTES - TASK_BYTES % region.change.dtype.itemsize
         for start in range(region.offset, region.end, step):
             nbytes = min(step, region.end - start)
-            yield Segment(start, nbytes, seal_at(start)[0], region)
+            yield Segment(start, nbytes, checksum_at(start)[0], region)
         at = region.end
-    yield from _copied(at, size, seal_at)
+    yield from _copied(at, size, checksum_at)
 
 
-def _copied(start: int, end: int, seal_at: _Seals) -> Iterator[Segment]:
+def _copied(start: int, end: int, checksum_at: _Checksums) -> Iterator[Segment]:
     while start < end:
-        seal, limit = seal_at(start)
+        checksum, limit = checksum_at(start)
         nbytes = min(limit, end, start + TASK_BYTES) - start
-        yield Segment(start, nbytes, seal)
+        yield Segment(start, nbytes, checksum)
         start += nbytes
 
 
-class _Seals:
-    """Which of several seals covers a byte, for bytes in ascending order."""
+class _Checksums:
+    """Which of several checksums covers a byte, for bytes in ascending order."""
 
-    def __init__(self, seals: Sequence[Seal]) -> None:
-        self._covers = [seal.covers for seal in seals]
+    def __init__(self, checksums: Sequence[StoredChecksum]) -> None:
+        self._covers = [checksum.covers for checksum in checksums]
         self._next = 0
 
     def __call__(self, offset: int) -> tuple[int, int]:
-        """The seal's position, or UNSEALED, and where that ends to be so."""
+        """The checksum's position, or NO_CHECKSUM, and where that ends to be so."""
         while self._next < len(self._covers) and self._covers[self._next].end <= offset:
             self._next += 1
         if self._next == len(self._covers):
-            return UNSEALED, _BEYOND
+            return NO_CHECKSUM, _BEYOND
         covers = self._covers[self._next]
-        return (self._next, covers.end) if covers.offset <= offset else (UNSEALED, covers.offset)
+        return (self._next, covers.end) if covers.offset <= offset else (NO_CHECKSUM, covers.offset)

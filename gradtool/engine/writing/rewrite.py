@@ -10,15 +10,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import cast
 
-from gradtool.core.clip.plan import ClipPlan, two_fates_error
+from gradtool.core.clip.plan import ClipPlan, transform_conflict
 from gradtool.core.clipping import Transform
-from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId, SourceFile
+from gradtool.core.tensors import Checkpoint, Extent, SerializationId, SourceFile, StoredChecksum
 from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import overlapping
 from gradtool.engine.reading.tasks import verify
 from gradtool.engine.schedule import Advance, in_order
-from gradtool.engine.writing.patch import SealPart, run_patch
-from gradtool.engine.writing.patch_plan import Region, changed_regions, patch_tasks, renewed_seals
+from gradtool.engine.writing.patch import ChecksumPart, run_patch
+from gradtool.engine.writing.patch_plan import (
+    Region,
+    changed_regions,
+    patch_tasks,
+    renewed_checksums,
+)
 from gradtool.engine.writing.repack import repack
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.archives.crc import combine_crc32, serialization_digits
@@ -35,14 +40,14 @@ class Rewrite:
         transforms: what becomes of tensors, by name; the others stay as they are.
         regions: their byte ranges, by file.
         repacked: the archives in which some of them are deflated.
-        seals: the checksums of each file.
+        checksums: the checksums of each file.
     """
 
     checkpoint: Checkpoint
     transforms: Mapping[str, Transform]
     regions: Mapping[SourceFile, Sequence[Region]]
     repacked: frozenset[SourceFile]
-    seals: Mapping[SourceFile, Sequence[Seal]]
+    checksums: Mapping[SourceFile, Sequence[StoredChecksum]]
 
     @property
     def changed(self) -> tuple[SourceFile, ...]:
@@ -71,15 +76,15 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
             )
         repacked.add(cast(SourceFile, spec.stream.args[0]))
     _refuse_skipped(checkpoint, plan.transforms)
-    seals: dict[SourceFile, list[Seal]] = {}
-    for seal in checkpoint.seals:
-        seals.setdefault(seal.covers.file, []).append(seal)
+    checksums: dict[SourceFile, list[StoredChecksum]] = {}
+    for checksum in checkpoint.checksums:
+        checksums.setdefault(checksum.covers.file, []).append(checksum)
     return Rewrite(
         checkpoint=checkpoint,
         transforms=plan.transforms,
         regions=changed_regions(checkpoint.tensors, plan.transforms),
         repacked=frozenset(repacked),
-        seals=seals,
+        checksums=checksums,
     )
 
 
@@ -90,7 +95,7 @@ def _refuse_skipped(checkpoint: Checkpoint, transforms: Mapping[str, Transform])
     for linked in overlapping([*skipped, *changed]):
         if linked[0] < len(skipped) <= linked[-1]:
             names = (skipped[linked[0]].name, changed[linked[-1] - len(skipped)].name)
-            raise two_fates_error(checkpoint.path, names)
+            raise transform_conflict(checkpoint.path, names)
 
 
 def rewrite_file(
@@ -116,16 +121,16 @@ def rewrite_file(
         return
     sink.allocate(file.size)
     regions = rewrite.regions.get(file, ())
-    known = rewrite.seals.get(file, ())
-    seals = renewed_seals(known, regions)
-    renewal = _Renewal(seals)
+    known = rewrite.checksums.get(file, ())
+    checksums = renewed_checksums(known, regions)
+    renewal = _Renewal(checksums)
     run = partial(run_patch, sink=sink, backend=backend)
     # Closed before the sink is, to which tasks write.
-    with closing(in_order(patch_tasks(file, regions, seals), run, executor, window)) as patched:
+    with closing(in_order(patch_tasks(file, regions, checksums), run, executor, window)) as patched:
         for task, parts in patched:
             renewal.add(parts)
             advance.by(task.nbytes)
-    if not seals:
+    if not checksums:
         return
     ids = [one for one in rewrite.checkpoint.serialization_ids if one.digits.file == file]
     renewal.write(sink)
@@ -136,34 +141,34 @@ def rewrite_file(
 class _Renewal:
     """New checksums, put together from those of parts in ascending order."""
 
-    def __init__(self, seals: Sequence[Seal]) -> None:
-        self._seals = seals
-        self._under_way = SealPart(-1, 0, 0, 0)
+    def __init__(self, checksums: Sequence[StoredChecksum]) -> None:
+        self._checksums = checksums
+        self._under_way = ChecksumPart(-1, 0, 0, 0)
         self._places: list[tuple[int, int]] = []
         self.crc32_of: dict[str, int] = {}
 
-    def add(self, parts: Iterable[SealPart]) -> None:
+    def add(self, parts: Iterable[ChecksumPart]) -> None:
         """Note the next parts; CorruptFileError where an old checksum was wrong."""
         for part in parts:
             whole, last = part, self._under_way
-            if part.seal == last.seal:
-                whole = SealPart(
-                    part.seal,
+            if part.checksum == last.checksum:
+                whole = ChecksumPart(
+                    part.checksum,
                     last.nbytes + part.nbytes,
                     combine_crc32(last.old, part.old, part.nbytes),
                     combine_crc32(last.new, part.new, part.nbytes),
                 )
             self._under_way = whole
-            seal = self._seals[part.seal]
-            if whole.nbytes == seal.covers.nbytes:
-                self._note(seal, whole)
+            checksum = self._checksums[part.checksum]
+            if whole.nbytes == checksum.covers.nbytes:
+                self._note(checksum, whole)
 
-    def _note(self, seal: Seal, whole: SealPart) -> None:
-        verify(seal, whole.old)
-        if whole.old != seal.crc32:
+    def _note(self, checksum: StoredChecksum, whole: ChecksumPart) -> None:
+        verify(checksum, whole.old)
+        if whole.old != checksum.crc32:
             return
-        self.crc32_of[seal.record] = whole.new
-        self._places.extend((place, whole.new) for place in seal.places)
+        self.crc32_of[checksum.record] = whole.new
+        self._places.extend((place, whole.new) for place in checksum.places)
 
     def write(self, sink: Sink) -> None:
         """Put all of them where the old ones are."""
@@ -172,11 +177,14 @@ class _Renewal:
 
 
 def _renew_id(
-    found: SerializationId, crc32_of: Mapping[str, int], seals: Iterable[Seal], sink: Sink
+    found: SerializationId,
+    crc32_of: Mapping[str, int],
+    checksums: Iterable[StoredChecksum],
+    sink: Sink,
 ) -> None:
     """Write the digits that follow from the new checksums, unless the old ones did not."""
     digits = found.digits
-    record = next((seal for seal in seals if _holds(seal.covers, digits)), None)
+    record = next((checksum for checksum in checksums if _holds(checksum.covers, digits)), None)
     covers = record.covers if record else digits
     with reopen_source(digits.file) as source:
         old = source.read(covers.offset, covers.nbytes)

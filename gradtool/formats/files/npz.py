@@ -12,7 +12,7 @@ from typing import Final
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import some
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import Checkpoint, Extent, Seal, Skipped, Stream, TensorSpec
+from gradtool.core.tensors import Checkpoint, Extent, Skipped, StoredChecksum, Stream, TensorSpec
 from gradtool.errors import CorruptFileError
 from gradtool.formats.files.npy import MAGIC, Where, catalogued, read_header
 from gradtool.storage.archives.inflate import inflate_start
@@ -42,7 +42,7 @@ def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) 
     for entry in entries:
         (members if _is_array(source, entry) else others).append(entry)
     sections = sections_of_flat_names(entry.name.removesuffix(_SUFFIX) for entry in members)
-    tensors, skipped, seals = [], [], []
+    tensors, skipped, checksums = [], [], []
     for entry in members:
         head = entry.name.removesuffix(_SUFFIX).split(".", 1)[0]
         found = _read_member(source, entry, raw_dtype, head if head in sections else "")
@@ -52,7 +52,9 @@ def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) 
         tensors.append(found)
         if entry.method == STORED:
             covers = Extent(source.file, entry.offset, entry.nbytes)
-            seals.append(Seal(entry.name, covers, entry.crc32, entry.crc_places, is_required=True))
+            checksums.append(
+                StoredChecksum(entry.name, covers, entry.crc32, entry.crc_places, is_required=True)
+            )
     return Checkpoint(
         source.path,
         "npz",
@@ -60,7 +62,7 @@ def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) 
         tuple(tensors),
         tuple(skipped),
         section_kinds=sections,
-        seals=tuple(seals),
+        checksums=tuple(checksums),
         notes=_notes([entry.name for entry in others if entry.nbytes]),
     )
 

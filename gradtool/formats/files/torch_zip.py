@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from gradtool.core.figures import some
-from gradtool.core.tensors import Checkpoint, Extent, Seal, SerializationId
+from gradtool.core.tensors import Checkpoint, Extent, SerializationId, StoredChecksum
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder
@@ -124,7 +124,7 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
         section_kinds=walked.section_kinds,
-        seals=_seals(archive),
+        checksums=_checksums(archive),
         serialization_ids=_serialization_ids(archive),
         notes=(*walked.notes(), *_notes(archive, unpickled.storages)),
     )
@@ -179,10 +179,10 @@ def _is_big_endian(archive: _Archive) -> bool:
     return order == b"big"
 
 
-def _seals(archive: _Archive) -> tuple[Seal, ...]:
+def _checksums(archive: _Archive) -> tuple[StoredChecksum, ...]:
     """The checksums over storages, over the pickle, which may hold NumPy arrays, and the id."""
     return tuple(
-        Seal(entry.name, archive.bytes_of(entry), entry.crc32, entry.crc_places)
+        StoredChecksum(entry.name, archive.bytes_of(entry), entry.crc32, entry.crc_places)
         for name, entry in archive.records.items()
         if entry.nbytes and (name in (b"data.pkl", _ID.encode()) or name.startswith(b"data/"))
     )

@@ -30,7 +30,7 @@ def joined(
         tensors=tuple(spec for part in parts for spec in part.tensors),
         skipped=tuple(item for part in parts for item in part.skipped),
         section_kinds=kinds,
-        seals=tuple(seal for part in parts for seal in part.seals),
+        checksums=tuple(checksum for part in parts for checksum in part.checksums),
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
         step=_same([part.step for part in parts if part.tensors]),
         ranks=frozenset().union(*(part.ranks for part in parts)),
