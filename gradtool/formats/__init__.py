@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
 from gradtool.core.dtypes import DType
 from gradtool.core.tensors import Checkpoint
-from gradtool.errors import UnknownFormatError, UnsupportedFormatError
+from gradtool.errors import FileAccessError, UnknownFormatError, UnsupportedFormatError
 from gradtool.formats import directory, npy, npz, safetensors, sharded_index, torch_zip
-from gradtool.formats._foreign import foreign_layout
+from gradtool.formats._foreign import OLD_TORCH, foreign_layout
+from gradtool.formats.sharded_index import LeftAloneError
 from gradtool.storage.reader import Source, open_source
 from gradtool.storage.zip import Entry, read_directory
 
@@ -34,7 +36,8 @@ class Candidate:
     @cached_property
     def entries(self) -> tuple[Entry, ...]:
         """The archive's entries; none where the file is no zip archive."""
-        return read_directory(self.source) if self.head[:2] == b"PK" else ()
+        is_archive = self.head.startswith((b"PK\3\4", b"PK\5\6"))  # as loaders tell one
+        return read_directory(self.source) if is_archive else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +81,8 @@ def open_checkpoint(path: str, raw_dtype: DType | None = None) -> Checkpoint:
     not, and nothing found there is run. Raises InputError.
     """
 
-    def open_file(name: str) -> Checkpoint | None:
-        return _open_file(name, raw_dtype)
+    def open_file(name: str, *, must_be_known: bool = True) -> Checkpoint | None:
+        return _open_file(name, raw_dtype, must_be_known)
 
     if os.path.isdir(path):
         return directory.open_directory(path, open_file)
@@ -95,21 +98,33 @@ def open_checkpoint(path: str, raw_dtype: DType | None = None) -> Checkpoint:
     return checkpoint
 
 
-def _open_file(path: str, raw_dtype: DType | None) -> Checkpoint | None:
-    """The catalogue of one file; None where its content says nothing to any format."""
+def _open_file(path: str, raw_dtype: DType | None, must_be_known: bool) -> Checkpoint | None:
+    """The catalogue of one file; None where its content says nothing to any format.
+
+    Raises LeftAloneError unless it `must_be_known`, for what may be nobody's to read, a log say,
+    and for what is of a format of others. A file of a format that is known is read or refused.
+    """
     if path.endswith(".distcp"):
         raise UnsupportedFormatError(
             path, "is a shard of a torch distributed checkpoint (DCP), which gradtool does not read"
         )
-    with open_source(path) as source:
-        candidate = Candidate(source, raw_dtype)
-        for layout in FORMATS:
-            if layout.recognises(candidate):
-                checkpoint = layout.open(candidate)
-                source.check_unchanged()
-                return checkpoint
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(open_source(path))
+            candidate = Candidate(source, raw_dtype)
+            layout = next((row for row in FORMATS if row.recognises(candidate)), None)
+        except FileAccessError as error:
+            if must_be_known:
+                raise
+            raise LeftAloneError from error
+        if layout is not None:
+            checkpoint = layout.open(candidate)
+            source.check_unchanged()
+            return checkpoint
         # Last: a mark may be short, and two of its bytes mean little inside another format.
         foreign = foreign_layout(candidate.head)
         if foreign is not None:
-            raise UnsupportedFormatError(path, foreign)
+            if must_be_known or foreign == OLD_TORCH:  # which torch.load reads
+                raise UnsupportedFormatError(path, foreign)
+            raise LeftAloneError
     return None

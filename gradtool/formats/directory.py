@@ -17,12 +17,16 @@ from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
 from gradtool.errors import (
     EmptyDumpError,
     FileAccessError,
-    InputError,
     UnknownFormatError,
     UnsupportedFormatError,
 )
 from gradtool.formats._joined import joined, repeated_name
-from gradtool.formats.sharded_index import OpenFile, is_index_name, open_index
+from gradtool.formats.sharded_index import (
+    LeftAloneError,
+    OpenFile,
+    is_index_name,
+    open_index,
+)
 
 SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
 """Files so named, in any case, hold tensors; others count where their content says so."""
@@ -131,11 +135,8 @@ def _open_one(path: str, name: str, open_file: OpenFile, contents: _Contents) ->
     if not holds_tensors and not os.path.isfile(path):
         return
     try:
-        part = open_file(path)
-    except InputError:
-        # Anything may begin like an archive, and a log may be nobody's to read.
-        if holds_tensors:
-            raise
+        part = open_file(path, must_be_known=holds_tensors)
+    except LeftAloneError:
         contents.unread.append(name)
         return
     if part is not None:

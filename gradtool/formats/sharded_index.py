@@ -8,8 +8,8 @@ themselves may be symbolic links, as in the Hugging Face cache.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from typing import Final
+from collections.abc import Sequence
+from typing import Final, Protocol
 
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, MissingShardError, UnknownFormatError
@@ -17,7 +17,17 @@ from gradtool.formats._joined import joined
 from gradtool.storage.json import parse_object
 from gradtool.storage.reader import open_source
 
-OpenFile = Callable[[str], Checkpoint | None]
+
+class LeftAloneError(Exception):
+    """A file that need not be known may not be read, or is of a format of others."""
+
+
+class OpenFile(Protocol):
+    """Opens a file; None where its content says nothing to any format."""
+
+    def __call__(self, path: str, /, *, must_be_known: bool = True) -> Checkpoint | None:
+        """`must_be_known` has an InputError for what else is a LeftAloneError."""
+
 
 MAX_INDEX_BYTES: Final = 100_000_000
 
