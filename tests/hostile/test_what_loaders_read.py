@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickletools
 import struct
 import warnings
 import zlib
@@ -22,6 +23,7 @@ from pickle_parts import storage as stored
 from zip_parts import Member, archive
 
 import gradtool
+from gradtool.formats._second_format import _LENGTH_NBYTES, _OPERAND_NBYTES
 
 NAN = float("nan")
 GOOD = np.array([1, 2, 3, 4], "<f4").tobytes()
@@ -356,6 +358,16 @@ def test_the_archive_that_python_finds_in_a_comment_is_none(tmp_path: Path) -> N
     path = tmp_path / "x.npz"
     path.write_bytes(with_second_end_record())
     assert verdict(path) == 3
+
+
+def test_what_is_skipped_over_is_as_long_as_pickle_has_it() -> None:
+    fixed = {code: pickletools.code2op[chr(code)].arg for code in _OPERAND_NBYTES}
+    assert {code: arg.n if arg else 0 for code, arg in fixed.items()} == _OPERAND_NBYTES
+    ends = (pickletools.TAKEN_FROM_ARGUMENT1, pickletools.TAKEN_FROM_ARGUMENT4)
+    for code, nbytes in _LENGTH_NBYTES.items():
+        arg = pickletools.code2op[chr(code)].arg
+        assert arg is not None
+        assert arg.n == ends[nbytes == 4] or (nbytes == 4 and arg.name == "unicodestring4")
 
 
 def test_the_parts_of_these_files_are_sound(tmp_path: Path) -> None:
