@@ -6,6 +6,7 @@ Python's parser takes a megabyte of `[],[],[]` for 25 MB, whatever becomes of it
 from __future__ import annotations
 
 import json
+import sys
 from collections import Counter
 from typing import Any, Final, NoReturn
 
@@ -45,6 +46,13 @@ def _refuse_number(text: str) -> NoReturn:
     raise ValueError(f"{text} is no JSON")
 
 
+def _integer(text: str) -> int:
+    # Each digit takes more time than the one before; int() says so in words for programmers.
+    if len(text) > sys.int_info.default_max_str_digits:
+        raise ValueError(f"a number of {len(text)} digits")
+    return int(text)
+
+
 _DECODER: Final = json.JSONDecoder(
-    object_pairs_hook=_without_duplicates, parse_constant=_refuse_number
+    object_pairs_hook=_without_duplicates, parse_constant=_refuse_number, parse_int=_integer
 )

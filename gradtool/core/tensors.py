@@ -7,8 +7,9 @@ it touches to the last, so that a view's storage offset is part of the extent.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal
+from typing import Final, Literal, Protocol
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.strides import distinct_axes, is_dense
@@ -51,17 +52,36 @@ class Extent:
         return not apart and self.file == other.file
 
 
+class Stream(Protocol):
+    """Bytes that are no range of a file: a plain value that can be opened in any process."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many they are."""
+
+    def pieces(self, max_bytes: int) -> Iterator[memoryview]:
+        """All of them in order, in pieces of `max_bytes`, only the last one shorter.
+
+        A piece is valid until the next is asked for. Raises InputError.
+        """
+
+
 @dataclass(frozen=True, slots=True)
-class Stream:
-    """Bytes that are no range of a file: `nbytes` of them, in order, from a named opener.
+class Inline:
+    """A stream of bytes that were decoded along with a header."""
 
-    `opener` is a key of `storage.streams.OPENERS`, `args` what it is called with; both are
-    plain values, so that a stream can be opened in another process.
-    """
+    data: bytes
 
-    opener: str
-    args: tuple[object, ...]
-    nbytes: int
+    @property
+    def nbytes(self) -> int:
+        """How many they are."""
+        return len(self.data)
+
+    def pieces(self, max_bytes: int) -> Iterator[memoryview]:
+        """As `Stream` has it."""
+        view = memoryview(self.data)
+        for start in range(0, len(view), max_bytes):
+            yield view[start : start + max_bytes]
 
 
 @dataclass(frozen=True, slots=True)

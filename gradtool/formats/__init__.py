@@ -1,75 +1,16 @@
-"""From a path to a `Checkpoint`: each layout is one module, each row of FORMATS one layout.
-
-Files are recognised by what they hold, never by their names alone.
-"""
+"""From a path to a `Checkpoint`: `files` reads single ones, `layouts` what many make up."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from typing import Final
+from functools import partial
 
 from gradtool.core.dtypes import DType
 from gradtool.core.tensors import Checkpoint
-from gradtool.errors import UnknownFormatError, UnsupportedFormatError
-from gradtool.formats.files import npy, npz, safetensors, torch_zip
-from gradtool.formats.files._foreign import foreign_layout
-from gradtool.formats.layouts import directory, sharded_index
-from gradtool.storage.archives.zip import Entry, read_directory
-from gradtool.storage.reader import Source, open_source
-
-HEAD_BYTES: Final = 512
-"""What is read of a file to recognise it: a tar archive's mark ends at byte 262."""
-
-
-class Candidate:
-    """An open file that is to be recognised; a zip archive's directory is read once."""
-
-    def __init__(self, source: Source, raw_dtype: DType | None) -> None:
-        self.source = source
-        self.raw_dtype = raw_dtype
-        self.head = source.read(0, min(source.file.size, HEAD_BYTES))
-
-    @cached_property
-    def entries(self) -> tuple[Entry, ...]:
-        """The archive's entries; none where the file is no zip archive."""
-        return read_directory(self.source) if self.head[:2] == b"PK" else ()
-
-
-@dataclass(frozen=True, slots=True)
-class Format:
-    """A layout of a single file: its name, how to tell it, how to read its catalogue."""
-
-    name: str
-    recognises: Callable[[Candidate], bool]
-    open: Callable[[Candidate], Checkpoint]
-
-
-FORMATS: Final = (
-    Format(
-        "safetensors",
-        lambda file: safetensors.recognises(file.head),
-        lambda file: safetensors.open_safetensors(file.source),
-    ),
-    Format(
-        "npy",
-        lambda file: npy.recognises(file.head),
-        lambda file: npy.open_npy(file.source, file.raw_dtype),
-    ),
-    Format(
-        "torch",
-        lambda file: torch_zip.recognises(file.entries),
-        lambda file: torch_zip.open_torch_zip(file.source, file.entries),
-    ),
-    Format(
-        "npz",
-        # numpy.savez of nothing: an archive that is only its end record.
-        lambda file: npz.recognises(file.entries) or file.head.startswith(b"PK\5\6"),
-        lambda file: npz.open_npz(file.source, file.entries, file.raw_dtype),
-    ),
-)
+from gradtool.errors import UnknownFormatError
+from gradtool.formats.files import open_file
+from gradtool.formats.layouts import open_layout
+from gradtool.formats.layouts.sharded_index import is_index_name, open_index
+from gradtool.storage.listing import listing_around, listing_of
 
 
 def open_checkpoint(path: str, raw_dtype: DType | None = None) -> Checkpoint:
@@ -78,15 +19,13 @@ def open_checkpoint(path: str, raw_dtype: DType | None = None) -> Checkpoint:
     `raw_dtype` says what NumPy's nameless `V2` elements are. Headers are read, tensor data is
     not, and nothing found there is run. Raises InputError.
     """
-
-    def open_file(name: str) -> Checkpoint | None:
-        return _open_file(name, raw_dtype)
-
-    if os.path.isdir(path):
-        return directory.open_directory(path, open_file)
-    if sharded_index.is_index_name(path):
-        return sharded_index.open_index(path, open_file)
-    checkpoint = open_file(path)
+    open_one = partial(open_file, raw_dtype=raw_dtype)
+    listing = listing_of(path)
+    if listing is not None:
+        return open_layout(listing, open_one)
+    if is_index_name(path):
+        return open_index(*listing_around(path), open_one)
+    checkpoint = open_one(path)
     if checkpoint is None:
         raise UnknownFormatError(
             path,
@@ -94,23 +33,3 @@ def open_checkpoint(path: str, raw_dtype: DType | None = None) -> Checkpoint:
             hint="it reads safetensors, torch (zip), npz and npy files, and directories of them",
         )
     return checkpoint
-
-
-def _open_file(path: str, raw_dtype: DType | None) -> Checkpoint | None:
-    """The catalogue of one file; None where its content says nothing to any format."""
-    if path.endswith(".distcp"):
-        raise UnsupportedFormatError(
-            path, "is a shard of a torch distributed checkpoint (DCP), which gradtool does not read"
-        )
-    with open_source(path) as source:
-        candidate = Candidate(source, raw_dtype)
-        for layout in FORMATS:
-            if layout.recognises(candidate):
-                checkpoint = layout.open(candidate)
-                source.check_unchanged()
-                return checkpoint
-        # Last: a mark may be short, and two of its bytes mean little inside another format.
-        foreign = foreign_layout(candidate.head)
-        if foreign is not None:
-            raise UnsupportedFormatError(path, foreign)
-    return None

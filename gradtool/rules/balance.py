@@ -28,7 +28,9 @@ def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
     if not comparable or len(evidence.gradients) < _LEAST_TENSORS:
         return
     for tensor, thresholds in limits.each(evidence.gradients):
-        most, found = limit(thresholds, "max_share"), (tensor.norm / total) ** p
+        # An expanded tensor names its elements again and again; the total counts them once.
+        norm = tensor.norm if tensor.unique is None else tensor.unique.norm
+        most, found = limit(thresholds, "max_share"), (norm / total) ** p
         if most is not None and found > most:
             percent = share(round(found * 1e6), 1_000_000)
             what = "squared total norm" if p == 2.0 else f"total norm to the power of {p:g}"

@@ -24,7 +24,8 @@ def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # n
 
 
 def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
-    for item in evidence.skipped:
+    # Of all sections: a file chooses its keys, and beside `grads` nothing may hide.
+    for item in evidence.measurement.skipped:
         if hides_magnitude(item) and limits(item.name) is not None:
             kind = f"{item.reason}, {item.dtype}" if item.dtype else item.reason
             yield Trouble(f"is not measured ({kind})", item.name)
@@ -118,10 +119,11 @@ RULES = (
         name="unmeasured-tensor",
         per_tensor=True,
         find=_unmeasured,
-        summary="A tensor may be a gradient and is not measured.",
+        summary="A tensor is not measured.",
         explanation=(
             "It is of a sub-byte or scale dtype (F4, F6, E8M0), quantized, nested, sparse and not "
-            "coalesced, or on the meta device. What was not measured is not called healthy."
+            "coalesced, or on the meta device. What was not measured is not called healthy, "
+            "be it a gradient or what lies beside the gradients."
         ),
         threshold="None: integers, bools and text are no gradients and are not counted here.",
         remedy=(

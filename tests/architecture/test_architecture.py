@@ -6,14 +6,17 @@ import ast
 import importlib
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
+from types import FunctionType
 
 import pytest
 
 import gradtool
 from gradtool import errors
 from gradtool.core.judging import baseline
-from gradtool.formats import FORMATS
+from gradtool.formats.files import FILES
+from gradtool.formats.layouts import LAYOUTS
 from gradtool.report import (
     CHECK_REPORTERS,
     CLIP_REPORTERS,
@@ -50,18 +53,31 @@ def test_no_module_is_called_by_what_it_is_not() -> None:
     assert [m for m in MODULES if m.stem in vague] == []
 
 
-def test_the_table_of_formats_lists_the_modules_of_single_files() -> None:
-    elsewhere = {"__init__", "directory", "sharded_index"}
-    modules = {m.stem for m in (PACKAGE / "formats").glob("*.py") if not m.stem.startswith("_")}
-    assert {"torch" if m == "torch_zip" else m for m in modules - elsewhere} == {
-        row.name for row in FORMATS
-    }
+def test_the_table_of_files_lists_the_modules_of_single_files() -> None:
+    modules = _modules_in("formats/files")
+    assert {"torch" if m == "torch_zip" else m for m in modules} == {row.name for row in FILES}
+
+
+def test_the_table_of_layouts_lists_the_modules_of_directories() -> None:
+    opened = {row.open.__module__ for row in LAYOUTS if isinstance(row.open, FunctionType)}
+    # An index names its shards itself, whichever layout they lie in.
+    modules = _modules_in("formats/layouts") - {"sharded_index"}
+    assert {f"gradtool.formats.layouts.{m}" for m in modules} == opened
+
+
+def test_no_folder_holds_more_than_a_reader_can_keep_in_mind() -> None:
+    folders = Counter(module.parent for module in MODULES if module.stem != "__init__")
+    assert {folder: n for folder, n in folders.items() if n > 14} == {}
+
+
+def _modules_in(folder: str) -> set[str]:
+    return {m.stem for m in (PACKAGE / folder).glob("*.py") if not m.stem.startswith("_")}
 
 
 def test_the_tables_of_reporters_list_the_modules_that_render() -> None:
     rendering = {
-        f"gradtool.report.{module.stem}"
-        for module in (PACKAGE / "report").glob("*.py")
+        f"gradtool.report.{module.parent.name}.{module.stem}"
+        for module in (PACKAGE / "report").rglob("*.py")
         for node in ast.parse(module.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name == "render"
     }
@@ -129,7 +145,7 @@ def test_nothing_in_the_package_imports_what_runs_files() -> None:
                 names = [node.module or ""]
             imported = {n.split(".")[0] for n in names}
             assert not imported & {"pickle", "marshal", "shelve"}
-            is_torchs = module.parent == PACKAGE / "torch" or module.stem.startswith("torch_")
+            is_torchs = module.parent.stem in ("torch", "torch_backend")
             assert "torch" not in imported or is_torchs
 
 

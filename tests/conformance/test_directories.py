@@ -209,7 +209,21 @@ def test_files_of_one_stem_are_told_apart_by_their_whole_names(tmp_path: Path) -
 def test_what_is_not_named_like_a_tensor_file_stops_nothing(tmp_path: Path) -> None:
     save_file({"a": ONES["a"]}, tmp_path / "a.safetensors")
     (tmp_path / "notes.txt").write_text("PK is how these notes begin")
-    assert gradtool.measure(tmp_path).notes == ("not read: notes.txt",)
+    (tmp_path / "logs.gz").write_bytes(b"\x1f\x8b")
+    assert gradtool.measure(tmp_path).notes == ("not read: logs.gz",)
+
+
+def test_a_file_that_torch_reads_is_read_or_refused_whatever_it_is_called(tmp_path: Path) -> None:
+    save_file({"a": ONES["a"]}, tmp_path / "a.safetensors")
+    bad = torch.tensor([float("nan")])
+    for tensors, zipped in (({1: bad, "1": bad}, True), ({"w": bad}, False)):
+        torch.save(tensors, tmp_path / "x.pkl", _use_new_zipfile_serialization=zipped)
+        assert torch.load(tmp_path / "x.pkl", weights_only=True)
+        with pytest.raises(gradtool.UnsupportedFormatError, match=r"x\.pkl"):
+            gradtool.measure(tmp_path)
+    (tmp_path / "x.pkl").write_bytes(b"PK\3\4 is how an archive begins")
+    with pytest.raises(gradtool.CorruptFileError, match=r"x\.pkl"):
+        gradtool.measure(tmp_path)
 
 
 def test_a_lone_file_has_no_section_of_its_name(tmp_path: Path) -> None:
@@ -223,3 +237,10 @@ def test_names_that_stay_ambiguous_are_refused(tmp_path: Path) -> None:
     save_file({"c.w": ONES["a"]}, tmp_path / "b.safetensors")
     with pytest.raises(gradtool.UnsupportedFormatError, match=r"'a\.c\.w'"):
         gradtool.measure(tmp_path)
+
+
+def test_a_number_without_end_in_an_index_is_told_as_such(tmp_path: Path) -> None:
+    index = tmp_path / "model.safetensors.index.json"
+    index.write_text('{"metadata":{"total_size":' + "9" * 5000 + "}}")
+    with pytest.raises(gradtool.CorruptFileError, match="a number of 5000 digits"):
+        gradtool.measure(index)

@@ -23,7 +23,6 @@ from gradtool.formats.files.npz import open_npz, recognises
 from gradtool.storage.archives.inflate import inflate
 from gradtool.storage.archives.zip import DEFLATED, Entry, read_directory
 from gradtool.storage.reader import open_source
-from gradtool.storage.streams import open_stream
 
 ARRAYS = {
     "f16": np.linspace(-1, 1, 7, dtype="<f2"),
@@ -53,7 +52,7 @@ def directory(path: Path) -> tuple[Entry, ...]:
 
 def stored_bytes(tensor: TensorSpec, max_bytes: int = 1 << 20) -> bytes:
     if tensor.stream is not None:
-        return b"".join(bytes(piece) for piece in open_stream(tensor.stream, max_bytes))
+        return b"".join(bytes(piece) for piece in tensor.stream.pieces(max_bytes))
     pieces = []
     for extent in tensor.extents:
         with open(extent.file.path, "rb") as file:
@@ -205,7 +204,7 @@ def test_a_stream_comes_in_pieces_of_the_size_asked_for(tmp_path, max_bytes):
     np.savez_compressed(tmp_path / "a.npz", a=array)
     (tensor,) = catalogue(tmp_path / "a.npz").tensors
     sizes, content = [], b""
-    for piece in open_stream(tensor.stream, max_bytes):
+    for piece in tensor.stream.pieces(max_bytes):
         sizes.append(len(piece))
         content += piece
     assert content == array.tobytes()
@@ -225,7 +224,7 @@ def test_a_stream_that_is_left_early_keeps_no_file_open(tmp_path):
     (tensor,) = catalogue(tmp_path / "a.npz").tensors
     gc.collect()
     before = len(os.listdir("/dev/fd"))
-    pieces = open_stream(tensor.stream, 1024)
+    pieces = tensor.stream.pieces(1024)
     next(pieces)
     assert len(os.listdir("/dev/fd")) == before + 1
     pieces.close()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import types
+from operator import itemgetter
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ from gradtool.formats.pickles.contents import TENSOR_PROPERTIES
 from gradtool.formats.pickles.globals import HANDLERS
 from gradtool.formats.pickles.unpickle import unpickle
 
-ALLOWED = _get_allowed_globals()
+ALLOWED = dict(sorted(_get_allowed_globals().items(), key=itemgetter(0)))
 
 WITHOUT_ELEMENTS = {
     "torch.device": "where a tensor is",

@@ -95,6 +95,7 @@ def entries(nbytes: int, of: Callable[[int], str]) -> str:
 
 
 MAPPING = b"}q\1(" + b"".join(b"M" + struct.pack("<H", i) + b"N" for i in range(60_000)) + b"u"
+PAIRS = b"]q\1(" + b"".join(b"M" + struct.pack("<H", i) + b"N\x86" for i in range(9_000)) + b"e"
 PICKLES = {
     "empty sets": (b"\x8f",),
     "empty lists": (b"]",),
@@ -110,6 +111,9 @@ PICKLES = {
     "unknown calls": (b"ca\nb\nq\0", b"h\0)R"),
     "ordered dicts": (name("collections", "OrderedDict") + b"q\0", b"h\0)R"),
     "copies": (name("collections", "OrderedDict") + b"q\0", MAPPING, b"h\0h\1\x85R"),
+    "dicts of pairs": (
+        name("collections", "OrderedDict") + b"q\0", PAIRS, b"h\0h\1\x85R",
+    ),
     "lists of a list": (
         name("builtins", "list") + b"q\0", b"](N" + b"N" * 999 + b"eq\1", b"h\0h\1\x85R",
     ),

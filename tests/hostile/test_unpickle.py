@@ -553,6 +553,13 @@ def test_the_attributes_of_a_dict_are_a_dict(state: bytes) -> None:
     assert "for the attributes of a dict" in str(refusal_of(named(built)))
 
 
+@pytest.mark.parametrize("number", [0, 3, 8])
+def test_a_tensor_is_rebuilt_of_as_many_arguments_as_it_takes(number: int) -> None:
+    made = name("torch._utils", "_rebuild_tensor_v2"), b"N", collected(*[b"N"] * number), b"N"
+    message = str(refusal_of(named(called("torch._tensor._rebuild_from_type_v2", *made))))
+    assert f"calls torch._utils._rebuild_tensor_v2 with {number} arguments" in message
+
+
 def test_one_global_twice_is_one_key_twice(tmp_path: Path) -> None:
     key = name("torch", "float16")
     pickle = PROTO + b"}(" + key + tensor() + key + tensor() + b"u."

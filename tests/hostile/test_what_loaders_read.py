@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import pickletools
 import struct
 import warnings
 import zlib
@@ -22,6 +23,7 @@ from pickle_parts import storage as stored
 from zip_parts import Member, archive
 
 import gradtool
+from gradtool.formats.files._second_format import _LENGTH_NBYTES, _OPERAND_NBYTES
 
 NAN = float("nan")
 GOOD = np.array([1, 2, 3, 4], "<f4").tobytes()
@@ -109,6 +111,17 @@ def with_second_end_record() -> bytes:
     inner = archive(Member(b"w.npy", npy(NAN)))
     return archive(Member(b"w.npy", npy(1.0)), comment=inner)
 
+
+META = called("_codecs.encode", text("meta"), text("ascii"))
+"""A location in bytes, as which torch takes it too."""
+SWAPPED_TWICE = bytes.fromhex("3f80c07f") * 4
+"""Sound in big-endian order, and NaN in the other."""
+QUANTIZED = called(
+    "torch._utils._rebuild_qtensor",
+    *(of("1", "QInt8Storage"), *ARGUMENTS[1:4]),
+    collected(name("torch", "per_tensor_affine"), number(NAN), integer(0)),
+    *(b"\x89", HOOKS),
+)
 
 HALF = OTHER.replace(collected(integer(4)), collected(integer(2)))
 TAIL = member(b"a/data/1", np.array([1, 1, 1, NAN], "<f4").tobytes())
@@ -212,12 +225,37 @@ TORCH: dict[str, bytes] = {
     ),
     "safetensors by its length": safetensors_and_legacy(),
 }
+TWICE: dict[str, bytes] = {
+    "two keys of one record": torch_file(
+        saved(w=rebuilt(of("a")), v=rebuilt(of("A"))),
+        *(member(b"a/data/a", SWAPPED_TWICE),),
+        order=b"big",
+    ),
+    "one key on two devices": torch_file(
+        saved(w=OTHER.replace(text("cpu"), META), v=OTHER),
+        *(member(b"a/data/1", SWAPPED_TWICE),),
+        order=b"big",
+    ),
+}
+"""Records whose bytes torch swaps twice where it maps them."""
 MEMORY = {
     "said to be a directory": torch_file(
         saved(w=CLEAN), member(b"a/data/0", GOOD, attributes=0x10), good=False
     ),
     "memory that nobody wrote": torch_file(saved(a=CLEAN, w=called("torch.Tensor", integer(3)))),
     "location without memory": torch_file(saved(w=CLEAN.replace(text("cpu"), text("meta")))),
+    "location without memory, in bytes": torch_file(saved(w=CLEAN.replace(text("cpu"), META))),
+    "moved to where there is no memory": torch_file(
+        saved(
+            w=called(
+                "torch._utils._rebuild_device_tensor_from_cpu_tensor",
+                *(CLEAN, name("torch", "float32"), text("meta"), b"\x89"),
+            )
+        )
+    ),
+    "quantized tensor as a key": torch_file(
+        saved(a=CLEAN, k=mapped((QUANTIZED, integer(1)))), member(b"a/data/1", b"\1\2\3\4")
+    ),
 }
 """What loads as memory of which nobody can say what is in it; that it is accepted is the fault."""
 NPZ: dict[str, bytes] = {
@@ -278,12 +316,30 @@ def test_what_torch_reads_as_nan_is_not_healthy(case: str, mmap: bool, tmp_path:
     assert any(not one.isfinite().all() for one in loaded)
 
 
+@pytest.mark.parametrize("case", TWICE)
+def test_what_torch_swaps_twice_is_refused(case: str, tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(TWICE[case])
+    loaded = torch.load(path, weights_only=True, mmap=True)
+    assert loaded["v"].isnan().all()
+    assert verdict(path) == 3
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_what_is_not_measured_beside_gradients_is_not_healthy(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    beside = torch.sparse_coo_tensor([[0, 0]], torch.tensor([NAN, NAN]), (3,))
+    torch.save({"grads": {"a": torch.ones(2)}, "model": {"w": torch.ones(2)}, "x": beside}, path)
+    assert verdict(path) == 1
+
+
 @pytest.mark.parametrize("case", MEMORY)
 def test_what_torch_reads_from_memory_that_nobody_wrote_is_refused(
     case: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "x.pt"
     path.write_bytes(MEMORY[case])
+    warnings.simplefilter("ignore")
     assert list(seen(torch.load(path, weights_only=True)))
     assert verdict(path) == 3
 
@@ -302,6 +358,16 @@ def test_the_archive_that_python_finds_in_a_comment_is_none(tmp_path: Path) -> N
     path = tmp_path / "x.npz"
     path.write_bytes(with_second_end_record())
     assert verdict(path) == 3
+
+
+def test_what_is_skipped_over_is_as_long_as_pickle_has_it() -> None:
+    fixed = {code: pickletools.code2op[chr(code)].arg for code in _OPERAND_NBYTES}
+    assert {code: arg.n if arg else 0 for code, arg in fixed.items()} == _OPERAND_NBYTES
+    ends = (pickletools.TAKEN_FROM_ARGUMENT1, pickletools.TAKEN_FROM_ARGUMENT4)
+    for code, nbytes in _LENGTH_NBYTES.items():
+        arg = pickletools.code2op[chr(code)].arg
+        assert arg is not None
+        assert arg.n == ends[nbytes == 4] or (nbytes == 4 and arg.name == "unicodestring4")
 
 
 def test_the_parts_of_these_files_are_sound(tmp_path: Path) -> None:

@@ -29,7 +29,6 @@ from gradtool.formats.files.npz import open_npz
 from gradtool.storage.archives.inflate import inflate
 from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
-from gradtool.storage.streams import open_stream
 
 MAX32 = 0xFFFFFFFF
 
@@ -490,13 +489,13 @@ def test_a_file_that_changes_while_it_is_inflated_gives_an_error(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", w=np.random.default_rng(0).standard_normal(99_999))
     with open_source(str(tmp_path / "a.npz")) as source:
         (tensor,) = open_npz(source, read_directory(source), None).tensors
-    pieces = open_stream(tensor.stream, 1000)
+    pieces = tensor.stream.pieces(1000)
     next(pieces)
     os.utime(tmp_path / "a.npz", (1, 1))
     with pytest.raises(FileChangedError):
         list(pieces)
     with pytest.raises(FileChangedError):
-        next(open_stream(tensor.stream, 1000))
+        next(tensor.stream.pieces(1000))
 
 
 def test_a_megabyte_that_expands_to_a_gibibyte_is_streamed_in_bounded_memory(tmp_path):
@@ -521,7 +520,7 @@ def test_a_megabyte_that_expands_to_a_gibibyte_is_streamed_in_bounded_memory(tmp
     try:
         with open_source(str(path)) as source:
             (tensor,) = open_npz(source, read_directory(source), None).tensors
-        total = sum(len(piece) for piece in open_stream(tensor.stream, 1 << 20))
+        total = sum(len(piece) for piece in tensor.stream.pieces(1 << 20))
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -594,7 +593,7 @@ def test_any_damage_gives_a_catalogue_or_an_error_of_ours_in_little_memory(
             found = open_npz(source, read_directory(source), None)
         for tensor in found.tensors:
             if tensor.stream is not None:
-                assert sum(map(len, open_stream(tensor.stream, 4096))) == tensor.stream.nbytes
+                assert sum(map(len, tensor.stream.pieces(4096))) == tensor.stream.nbytes
             for extent in tensor.extents:
                 assert 0 <= extent.offset < extent.end <= source.file.size
     except GradtoolError as error:

@@ -656,6 +656,12 @@ def test_norms_without_powers_to_add_have_no_share(p: float) -> None:
     assert "GT301" not in codes(gradtool.check(tree, norm_type=p))
 
 
+def test_what_is_stored_once_counts_once_in_shares() -> None:
+    base = np.ones(8, np.float32)
+    repeated = {f"v{i}": np.broadcast_to(base[i : i + 1], (1 << 10,)) for i in range(8)}
+    assert "GT301" not in codes(gradtool.check(repeated))
+
+
 def test_few_tensors_have_no_dominant_one() -> None:
     seven = {name: np.ones(1) for name in "bcdefg"} | {"a": np.array([3000.0])}
     assert codes(gradtool.check(seven)) == []

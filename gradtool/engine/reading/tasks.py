@@ -31,7 +31,6 @@ from gradtool.engine.reading.plan import (
 )
 from gradtool.errors import CorruptFileError
 from gradtool.storage.reader import Source, reopen_source
-from gradtool.storage.streams import open_stream
 
 NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
 """What statistics are over: the elements that a tensor names, and those that it names first."""
@@ -137,7 +136,7 @@ def _read_apart(
 def _run_stream(task: StreamTask, p: float, backend: Backend) -> Result:
     parts = [TensorStats(p)]
     done = 0
-    for piece in open_stream(task.stream, BLOCK_ELEMENTS * task.dtype.itemsize):
+    for piece in task.stream.pieces(BLOCK_ELEMENTS * task.dtype.itemsize):
         raw = np.frombuffer(piece, np.uint8)
         count = len(raw) // task.dtype.itemsize
         (stats,) = backend.stats(raw, task.dtype, [count], p, big_endian=task.big_endian)

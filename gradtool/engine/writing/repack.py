@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import cast
 
 import numpy as np
 
@@ -11,7 +10,7 @@ from gradtool.core.clipping import Transform
 from gradtool.core.tensors import SourceFile, TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
 from gradtool.engine.schedule import Advance
-from gradtool.storage.archives.inflate import inflate, inflate_start
+from gradtool.storage.archives.inflate import Inflated, inflate, inflate_start
 from gradtool.storage.archives.repack import repack_archive
 from gradtool.storage.archives.zip import Entry
 from gradtool.storage.reader import reopen_source
@@ -53,14 +52,14 @@ def repack(
 
 
 def _file_of(spec: TensorSpec) -> object:
-    return spec.stream.args[0] if spec.stream else spec.extents[0].file
+    return spec.stream.file if isinstance(spec.stream, Inflated) else spec.extents[0].file
 
 
 def _member_end(spec: TensorSpec) -> int:
     """The byte after a member, which tells it from all others."""
-    if spec.stream is None:
+    if not isinstance(spec.stream, Inflated):
         return spec.extents[0].end
-    entry = cast(Entry, spec.stream.args[1])
+    entry = spec.stream.entry
     return entry.offset + entry.compressed_nbytes
 
 

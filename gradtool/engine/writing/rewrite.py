@@ -8,7 +8,6 @@ from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
 
 from gradtool.core.clip.plan import ClipPlan, transform_conflict
 from gradtool.core.clipping import Transform
@@ -27,6 +26,7 @@ from gradtool.engine.writing.patch_plan import (
 from gradtool.engine.writing.repack import repack
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.archives.crc import combine_crc32, serialization_digits
+from gradtool.storage.archives.inflate import Inflated
 from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink
 
@@ -67,14 +67,14 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
     for spec in checkpoint.tensors:
         if spec.stream is None or spec.name not in plan.changed:
             continue
-        if spec.stream.opener != "inflate":
+        if not isinstance(spec.stream, Inflated):
             raise UnsupportedFormatError(
                 checkpoint.path,
                 "is stored as text inside the pickle, where gradtool reads and does not write",
                 tensor=spec.name,
                 hint="save it with torch's default pickle protocol",
             )
-        repacked.add(cast(SourceFile, spec.stream.args[0]))
+        repacked.add(spec.stream.file)
     _refuse_skipped(checkpoint, plan.transforms)
     checksums: dict[SourceFile, list[StoredChecksum]] = {}
     for checksum in checkpoint.checksums:

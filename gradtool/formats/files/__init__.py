@@ -1,1 +1,120 @@
-"""Single files: each format is one module."""
+"""Single files: each format is one module and one row of FILES.
+
+A file is recognised by what it holds, never by its name alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Final, Protocol
+
+from gradtool.core.dtypes import DType
+from gradtool.core.tensors import Checkpoint
+from gradtool.errors import FileAccessError, UnsupportedFormatError
+from gradtool.formats.files import npy, npz, safetensors, torch_zip
+from gradtool.formats.files._foreign import OLD_TORCH, foreign_format
+from gradtool.storage.archives.zip import Entry, read_directory
+from gradtool.storage.reader import Source, open_source
+
+HEAD_BYTES: Final = 512
+"""What is read of a file to recognise it: a tar archive's mark ends at byte 262."""
+
+
+class Candidate:
+    """An open file that is to be recognised; a zip archive's directory is read once."""
+
+    def __init__(self, source: Source, raw_dtype: DType | None) -> None:
+        self.source = source
+        self.raw_dtype = raw_dtype
+        self.head = source.read(0, min(source.file.size, HEAD_BYTES))
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """The archive's entries; none where the file is no zip archive."""
+        is_archive = self.head.startswith((b"PK\3\4", b"PK\5\6"))  # as loaders tell one
+        return read_directory(self.source) if is_archive else ()
+
+
+@dataclass(frozen=True, slots=True)
+class FileFormat:
+    """A format of single files: its name, how to tell it, how to read its catalogue."""
+
+    name: str
+    recognises: Callable[[Candidate], bool]
+    open: Callable[[Candidate], Checkpoint]
+
+
+FILES: Final = (
+    FileFormat(
+        "safetensors",
+        lambda file: safetensors.recognises(file.head),
+        lambda file: safetensors.open_safetensors(file.source),
+    ),
+    FileFormat(
+        "npy",
+        lambda file: npy.recognises(file.head),
+        lambda file: npy.open_npy(file.source, file.raw_dtype),
+    ),
+    FileFormat(
+        "torch",
+        lambda file: torch_zip.recognises(file.entries),
+        lambda file: torch_zip.open_torch_zip(file.source, file.entries),
+    ),
+    FileFormat(
+        "npz",
+        # numpy.savez of nothing: an archive that is only its end record.
+        lambda file: npz.recognises(file.entries) or file.head.startswith(b"PK\5\6"),
+        lambda file: npz.open_npz(file.source, file.entries, file.raw_dtype),
+    ),
+)
+
+SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
+"""Files so named, in any case, hold tensors; others count where their content says so."""
+
+
+class LeftAloneError(Exception):
+    """A file that need not be known may not be read, or is of a format of others."""
+
+
+class OpenFile(Protocol):
+    """Opens a file; None where its content says nothing to any format."""
+
+    def __call__(self, path: str, /, *, must_be_known: bool = True) -> Checkpoint | None:
+        """`must_be_known` has an InputError for what else is a LeftAloneError."""
+
+
+def open_file(
+    path: str, /, *, raw_dtype: DType | None, must_be_known: bool = True
+) -> Checkpoint | None:
+    """The catalogue of one file; None where its content says nothing to any format.
+
+    Raises LeftAloneError unless it `must_be_known`, for what may be nobody's to read, a log say,
+    and for what is of a format of others. A file of a format that is known is read or refused.
+    """
+    if path.endswith(".distcp"):
+        raise UnsupportedFormatError(
+            path, "is a shard of a torch distributed checkpoint (DCP), which gradtool does not read"
+        )
+    with ExitStack() as stack:
+        try:
+            source = stack.enter_context(open_source(path))
+            candidate = Candidate(source, raw_dtype)
+            file_format = next((row for row in FILES if row.recognises(candidate)), None)
+        except FileAccessError as error:
+            if must_be_known:
+                raise
+            raise LeftAloneError from error
+        if file_format is not None:
+            checkpoint = file_format.open(candidate)
+            source.check_unchanged()
+            return checkpoint
+        # Last: a mark may be short, and two of its bytes mean little inside another format.
+        foreign = foreign_format(candidate.head)
+        if foreign is not None:
+            if must_be_known or foreign == OLD_TORCH:  # which torch.load reads
+                raise UnsupportedFormatError(path, foreign)
+            raise LeftAloneError
+    return None

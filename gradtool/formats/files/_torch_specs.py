@@ -19,7 +19,7 @@ from gradtool.core.strides import (
     repetitions,
     span,
 )
-from gradtool.core.tensors import META, SCALAR, TEXT, Extent, Skipped, Stream, TensorSpec
+from gradtool.core.tensors import META, SCALAR, TEXT, Extent, Inline, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
@@ -223,7 +223,7 @@ class SpecBuilder:
                 shape=sizes,
                 extents=(place,) if isinstance(place, Extent) and place.nbytes else (),
                 strides=None if is_contiguous(sizes, strides) else strides,
-                stream=place if isinstance(place, Stream) else None,
+                stream=place if isinstance(place, Inline) else None,
                 big_endian=self._is_big_endian(found, dtype),
                 section=found.section,
             )
@@ -241,10 +241,10 @@ class SpecBuilder:
         problem = f"NumPy type {dtype.description!r:.80} with a state that is not its own"
         raise UnsupportedFormatError(self.path, problem, tensor=found.name)
 
-    def _array_data(self, found: Found, data: object, needs: int) -> Extent | Stream:
+    def _array_data(self, found: Found, data: object, needs: int) -> Extent | Inline:
         """Where an array's bytes are: in the pickle as they are, or only as encoded text."""
         if isinstance(data, Bytes):
-            place: Extent | Stream = Extent(
+            place: Extent | Inline = Extent(
                 self.pickle.file, self.pickle.offset + data.start, data.nbytes
             )
         elif isinstance(data, TextBytes):
@@ -253,7 +253,7 @@ class SpecBuilder:
             except UnicodeEncodeError as error:
                 problem = "a NumPy array whose text is no bytes"
                 raise CorruptFileError(self.path, problem, tensor=found.name) from error
-            place = Stream("in_memory", (decoded,), len(decoded))
+            place = Inline(decoded)
         else:
             problem = "a NumPy array without bytes"
             raise CorruptFileError(self.path, problem, tensor=found.name)

@@ -12,10 +12,10 @@ from typing import Final
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import some
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import Checkpoint, Extent, Skipped, StoredChecksum, Stream, TensorSpec
+from gradtool.core.tensors import Checkpoint, Extent, Skipped, StoredChecksum, TensorSpec
 from gradtool.errors import CorruptFileError
 from gradtool.formats.files.npy import MAGIC, Where, catalogued, read_header
-from gradtool.storage.archives.inflate import inflate_start
+from gradtool.storage.archives.inflate import Inflated, inflate_start
 from gradtool.storage.archives.zip import STORED, Entry
 from gradtool.storage.reader import Source
 
@@ -80,7 +80,7 @@ def _read_member(
     if entry.method == STORED:
         extent = Extent(source.file, entry.offset + header.data_start, nbytes)
         return catalogued(name, header, (extent,), section=section)
-    stream = Stream("inflate", (source.file, entry, header.data_start), nbytes)
+    stream = Inflated(source.file, entry, header.data_start)
     return catalogued(name, header, stream=stream, section=section)
 
 

@@ -1,7 +1,8 @@
 """safetensors: 8 bytes of header length, a JSON header, then the tensors without gaps.
 
 The rules are those of the reference reader (safetensors/src/tensor.rs); where it accepts what
-the specification forbids (duplicate keys, leading spaces, unknown fields) this one refuses.
+the specification forbids (duplicate keys, leading spaces, unknown fields) this one refuses. Types
+that newer writers have, complex ones among them, are read though it may not know them yet.
 """
 
 from __future__ import annotations

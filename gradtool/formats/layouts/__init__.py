@@ -1,1 +1,50 @@
-"""Several files as one checkpoint: each layout is one module."""
+"""Directories: each layout is one module and one row of LAYOUTS, told by what lies in it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final, NoReturn
+
+from gradtool.core.tensors import Checkpoint
+from gradtool.errors import UnsupportedFormatError
+from gradtool.formats.files import OpenFile
+from gradtool.formats.layouts import directory
+from gradtool.storage.listing import Listing
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """A way in which files make up a checkpoint: how to tell it, how to read its catalogue.
+
+    What recognises it looks at names only; `open` may say with an InputError why it is none.
+    """
+
+    name: str
+    recognises: Callable[[Listing], bool]
+    open: Callable[[Listing, OpenFile], Checkpoint]
+
+
+def _unread(words: str, listing: Listing, open_file: OpenFile) -> NoReturn:  # noqa: ARG001
+    raise UnsupportedFormatError(listing.path, f"is {words}, which gradtool does not read")
+
+
+def _with(marker: str, name: str, words: str) -> Layout:
+    """A layout that is known by a file in it, and not read."""
+    return Layout(name, lambda listing: marker in listing.names, partial(_unread, words))
+
+
+LAYOUTS: Final = (
+    _with(".metadata", "torch_dcp", "a torch distributed checkpoint (DCP)"),
+    _with("_CHECKPOINT_METADATA", "orbax", "an Orbax checkpoint"),
+    _with("manifest.ocdbt", "orbax", "an Orbax checkpoint"),
+    Layout("directory", lambda _: True, directory.open_directory),
+)
+"""Every layout, in the order in which a directory is held against them."""
+
+
+def open_layout(listing: Listing, open_file: OpenFile) -> Checkpoint:
+    """The catalogue of a directory, by the first layout that recognises it."""
+    layout = next(row for row in LAYOUTS if row.recognises(listing))
+    return layout.open(listing, open_file)

@@ -9,50 +9,35 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, TypeVar
+from typing import TypeVar
 
-from gradtool.core.names import natural_key
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
 from gradtool.errors import (
     EmptyDumpError,
-    FileAccessError,
-    InputError,
     UnknownFormatError,
     UnsupportedFormatError,
 )
+from gradtool.formats.files import SUFFIXES, LeftAloneError, OpenFile
 from gradtool.formats.layouts._joined import joined, repeated_name
-from gradtool.formats.layouts.sharded_index import OpenFile, is_index_name, open_index
-
-SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
-"""Files so named, in any case, hold tensors; others count where their content says so."""
-
-_FOREIGN: Final = (
-    (".metadata", "a torch distributed checkpoint (DCP)"),
-    ("_CHECKPOINT_METADATA", "an Orbax checkpoint"),
-    ("manifest.ocdbt", "an Orbax checkpoint"),
-)
-
+from gradtool.formats.layouts.sharded_index import is_index_name, open_index
+from gradtool.storage.listing import Listing
 
 _Item = TypeVar("_Item", TensorSpec, Skipped)
 
 
-def open_directory(path: str, open_file: OpenFile) -> Checkpoint:
+def open_directory(listing: Listing, open_file: OpenFile) -> Checkpoint:
     """The catalogue of all tensor files of a directory.
 
     A tensor keeps its name where no other file has it; else all are prefixed by their file's.
 
     Raises:
         EmptyDumpError: no file holds tensors.
-        UnsupportedFormatError: a layout that gradtool does not read, or names that stay
-            ambiguous.
+        UnsupportedFormatError: names that stay ambiguous.
         InputError: a file that is named like a tensor file is broken, or is none.
     """
-    names = _list_directory(path)
-    for name, words in _FOREIGN:
-        if name in names:
-            raise UnsupportedFormatError(path, f"is {words}, which gradtool does not read")
-    contents = _open_contents(path, names, open_file)
+    path = listing.path
+    contents = _open_contents(listing, open_file)
     if not contents.parts:
         hint = "gradtool reads the files of one directory, not of those in it"
         raise EmptyDumpError(path, "holds no tensor file", hint=hint)
@@ -88,60 +73,40 @@ class _Contents:
             yield f"the same files under other names, read once: {_some(self.repeated)}"
 
 
-def _list_directory(path: str) -> list[str]:
-    try:
-        return sorted(os.listdir(path), key=lambda name: (natural_key(name), name))
-    except OSError as error:
-        raise FileAccessError(path, f"cannot be listed: {error.strerror}") from error
-
-
-def _open_contents(path: str, names: Sequence[str], open_file: OpenFile) -> _Contents:
+def _open_contents(listing: Listing, open_file: OpenFile) -> _Contents:
     """Each index with its shards, then each file that no index claims."""
     contents = _Contents()
     seen: dict[tuple[int, int], str] = {}
-    visible = [name for name in names if not name.startswith(".")]
+    visible = [name for name in listing.names if not name.startswith(".")]
     for name in filter(is_index_name, visible):
-        index = open_index(os.path.join(path, name), open_file)
+        index = open_index(listing, name, open_file)
         for file in index.files:
             seen[file.device, file.inode] = os.path.basename(file.path)
         contents.parts.append((name, index))
     for name in visible:
-        file_path = os.path.join(path, name)
-        if os.path.isdir(file_path):
+        if listing.is_directory(name):
             contents.unread.append(f"{name}/")
-        elif not is_index_name(name) and (identity := _identity(file_path)) not in seen:
+        elif not is_index_name(name) and (identity := listing.identity(name)) not in seen:
             seen[identity] = name
-            _open_one(file_path, name, open_file, contents)
+            _open_one(listing, name, open_file, contents)
         elif not is_index_name(name) and seen[identity] != name:
             contents.repeated.append(name)
     return contents
 
 
-def _identity(path: str) -> tuple[int, int]:
-    try:
-        # A dangling link is a thing of its own, which opening it will name.
-        status = os.stat(path) if os.path.exists(path) else os.lstat(path)
-    except OSError as error:
-        raise FileAccessError(path, f"cannot be looked at: {error.strerror}") from error
-    return status.st_dev, status.st_ino
-
-
-def _open_one(path: str, name: str, open_file: OpenFile, contents: _Contents) -> None:
+def _open_one(listing: Listing, name: str, open_file: OpenFile, contents: _Contents) -> None:
     holds_tensors = name.lower().endswith(SUFFIXES)
-    if not holds_tensors and not os.path.isfile(path):
+    if not holds_tensors and not listing.is_file(name):
         return
     try:
-        part = open_file(path)
-    except InputError:
-        # Anything may begin like an archive, and a log may be nobody's to read.
-        if holds_tensors:
-            raise
+        part = open_file(listing.at(name), must_be_known=holds_tensors)
+    except LeftAloneError:
         contents.unread.append(name)
         return
     if part is not None:
         contents.parts.append((name, part))
     elif holds_tensors:
-        raise UnknownFormatError(path, "is named like a tensor file, and is none")
+        raise UnknownFormatError(listing.at(name), "is named like a tensor file, and is none")
 
 
 def _some(names: Sequence[str]) -> str:

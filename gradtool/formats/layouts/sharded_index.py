@@ -7,17 +7,15 @@ themselves may be symbolic links, as in the Hugging Face cache.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, MissingShardError, UnknownFormatError
+from gradtool.formats.files import OpenFile
 from gradtool.formats.layouts._joined import joined
 from gradtool.storage.json import parse_object
-from gradtool.storage.reader import open_source
-
-OpenFile = Callable[[str], Checkpoint | None]
+from gradtool.storage.listing import Listing
 
 MAX_INDEX_BYTES: Final = 100_000_000
 
@@ -27,26 +25,27 @@ def is_index_name(path: str) -> bool:
     return path.endswith(".index.json")
 
 
-def open_index(path: str, open_file: OpenFile) -> Checkpoint:
-    """The catalogue of all shards together, in the order of their names.
+def open_index(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
+    """The catalogue of all shards of the index so named, in the order of their names.
 
     Raises CorruptFileError where index and shards contradict each other.
     """
-    with open_source(path) as source:
+    path = listing.at(name)
+    with listing.open(name) as source:
         if source.file.size > MAX_INDEX_BYTES:
             raise CorruptFileError(path, f"an index of {source.file.size} bytes is none")
         index = parse_object(source.read(0, source.file.size), path, "the index")
         file = source.file
     weight_map = _weight_map(path, index.get("weight_map"))
     shards = []
-    for name in sorted(set(weight_map.values())):
-        shard_path = os.path.join(os.path.dirname(path), name)
-        if not os.path.exists(shard_path):
-            raise MissingShardError(path, f"shard {name!r} is missing")
-        shard = open_file(shard_path)
+    for shard_name in sorted(set(weight_map.values())):
+        if not listing.exists(shard_name):
+            raise MissingShardError(path, f"shard {shard_name!r} is missing")
+        shard = open_file(listing.at(shard_name))
         if shard is None:
-            raise UnknownFormatError(shard_path, "is a shard in no format that gradtool knows")
-        shards.append((name, shard))
+            problem = "is a shard in no format that gradtool knows"
+            raise UnknownFormatError(listing.at(shard_name), problem)
+        shards.append((shard_name, shard))
     notes = _check_names(path, weight_map, shards)
     catalogues = [shard for _, shard in shards]
     return joined(path, "sharded", catalogues, files=[file], notes=notes)

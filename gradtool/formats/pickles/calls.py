@@ -116,6 +116,8 @@ def storage(persistent_id: object) -> Storage:
         if kind == "storage" and type(storage_class) is Name and type(key) is str:
             if view and view[0] is not None:
                 raise UnsupportedPickleError(f"storage {key!r:.80} is a view of a storage")
+            if type(location) is not str:  # torch takes bytes too, for what is no text elsewhere
+                raise MalformedPickleError(f"storage {key!r:.80} lies on {describe(location)}")
             if location == "meta":
                 raise UnsupportedPickleError(f"storage {key!r:.80} is loaded without its data")
             if type(numel) is not int:

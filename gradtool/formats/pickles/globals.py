@@ -117,8 +117,14 @@ def _nested_tensor(buffer: object, *parts: object) -> Unmeasured:
     return Unmeasured(buffer, parts, "nested tensor: save its unbind()")
 
 
-def _moved_tensor(data: object, dtype: object, *_: object) -> object:
+def _moved_tensor(data: object, dtype: object, device: object, *_: object) -> object:
     """A tensor that was saved from a device of another kind, and is loaded as `dtype`."""
+    if isinstance(device, Opaque) and device.name == "torch.device" and device.args:
+        device = device.args[0]
+    if type(device) is not str:
+        raise MalformedPickleError(f"a tensor for {describe(device)} instead of a device")
+    if device.startswith("meta"):
+        raise UnsupportedPickleError("a tensor that is loaded without its data")
     wanted, stored = torch_type(_name(dtype, "dtype")), _element_type(data)
     if wanted is None or wanted != stored:
         saved = stored.name if stored else describe(data)

@@ -65,7 +65,9 @@ def _elements(value: Elements) -> str:
             element = storage_type(name)
         case ArrayRef(state=(_, _, ArrayType(description=name), *_)):
             element = numpy_type(name)
-        case MetaRef() | SparseRef() | Unmeasured():
+        case Unmeasured(values=values):
+            return _elements(values)
+        case MetaRef() | SparseRef():
             return META  # without elements but those of tensors in it
         case _:
             return "unknown type"

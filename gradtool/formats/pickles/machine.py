@@ -85,7 +85,17 @@ class Machine:
         storages: those that were named, by key.
     """
 
-    __slots__ = ("_budget", "_limit", "_storages", "data", "made", "marks", "memo", "stack")
+    __slots__ = (
+        "_budget",
+        "_limit",
+        "_spellings",
+        "_storages",
+        "data",
+        "made",
+        "marks",
+        "memo",
+        "stack",
+    )
 
     def __init__(self, data: bytes) -> None:
         self.data = data
@@ -94,6 +104,7 @@ class Machine:
         self.memo = Memo()
         self.made: list[Elements] = []
         self._storages: dict[str, Storage] = {}
+        self._spellings: dict[bytes, str] = {}
         self._limit = self._budget = _BUDGET_PER_BYTE * len(data) + _FREE_BUDGET
 
     @property
@@ -139,6 +150,13 @@ class Machine:
         """
         first = self._storages.setdefault(named.key, named)
         if first is named:
+            record = named.key.encode("utf-8", "surrogatepass").lower()
+            spelled = self._spellings.setdefault(record, named.key)
+            if spelled != named.key:
+                raise MalformedPickleError(
+                    f"storages {spelled!r:.80} and {named.key!r:.80} are one record to torch, "
+                    "which tells no case apart"
+                )
             self.made.append(named)
         elif _claims(first) != _claims(named):
             raise MalformedPickleError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Final
 
 from gradtool.core.tensors import SourceFile
@@ -20,6 +21,24 @@ _START_NBYTES: Final = 1 << 10
 _PIECE_NBYTES: Final = 1 << 18
 # Zip members are raw deflate: no zlib header, no Adler-32.
 _RAW: Final = -zlib.MAX_WBITS
+
+
+@dataclass(frozen=True, slots=True)
+class Inflated:
+    """A stream: an entry of `file`, deflated or stored, without its first `skip` bytes."""
+
+    file: SourceFile
+    entry: Entry
+    skip: int
+
+    @property
+    def nbytes(self) -> int:
+        """How many they are."""
+        return self.entry.nbytes - self.skip
+
+    def pieces(self, max_bytes: int) -> Iterator[memoryview]:
+        """As `core.tensors.Stream` has it; raises as `inflate`."""
+        return inflate(self.file, self.entry, self.skip, max_bytes=max_bytes)
 
 
 def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Iterator[memoryview]:

@@ -44,7 +44,10 @@ class Loaded:
 
 def refusal(error: BaseException) -> str:
     """An exception's type, and what its message says."""
-    message = str(error)
+    try:
+        message = str(error)
+    except Exception as unspeakable:  # noqa: BLE001 - of a tensor, say, that torch cannot print
+        message = type(unspeakable).__name__
     for mark in ("WeightsUnpickler error: ", "compatible with your use case: "):
         message = message.rpartition(mark)[2]
     return f"{type(error).__name__}: {' '.join(message.split())[:300]}"

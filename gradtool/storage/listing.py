@@ -1,0 +1,70 @@
+"""What lies beside each other in a directory: looked at and opened by name."""
+
+from __future__ import annotations
+
+import os
+from functools import cached_property
+
+from gradtool.core.names import natural_key
+from gradtool.errors import FileAccessError
+from gradtool.storage.reader import Source, open_source
+
+
+class Listing:
+    """A directory on this machine; nothing in it is looked at before it is asked for.
+
+    Readers of layouts ask it and never the system, so that what lists elsewhere can take its place.
+    """
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    @cached_property
+    def names(self) -> tuple[str, ...]:
+        """Everything in it, layer 9 before layer 10; FileAccessError where it cannot be listed."""
+        try:
+            names = os.listdir(self.path)
+        except OSError as error:
+            raise FileAccessError(self.path, f"cannot be listed: {error.strerror}") from error
+        return tuple(sorted(names, key=lambda name: (natural_key(name), name)))
+
+    def at(self, name: str) -> str:
+        """The path of what is so named."""
+        return os.path.join(self.path, name)
+
+    def exists(self, name: str) -> bool:
+        """Whether there is something of that name, or at the end of a link of that name."""
+        return os.path.exists(self.at(name))
+
+    def is_directory(self, name: str) -> bool:
+        """Whether it is a directory, or a link to one."""
+        return os.path.isdir(self.at(name))
+
+    def is_file(self, name: str) -> bool:
+        """Whether it is a regular file, or a link to one."""
+        return os.path.isfile(self.at(name))
+
+    def identity(self, name: str) -> tuple[int, int]:
+        """Equal for two names of one file; FileAccessError where it may not be looked at."""
+        path = self.at(name)
+        try:
+            # A dangling link is a thing of its own, which opening it will name.
+            status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+        except OSError as error:
+            raise FileAccessError(path, f"cannot be looked at: {error.strerror}") from error
+        return status.st_dev, status.st_ino
+
+    def open(self, name: str) -> Source:
+        """That file, opened for reading; raises as `open_source`."""
+        return open_source(self.at(name))
+
+
+def listing_of(path: str) -> Listing | None:
+    """The listing of a directory; None for what is none."""
+    return Listing(path) if os.path.isdir(path) else None
+
+
+def listing_around(path: str) -> tuple[Listing, str]:
+    """The directory that a file lies in, and its name there."""
+    directory, name = os.path.split(path)
+    return Listing(directory), name
