@@ -26,7 +26,7 @@ from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.baselines import baseline_of
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
-from gradtool.rules.judge import judge
+from gradtool.rules.judge import Judge
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings
 from gradtool.storage.workspace import exists_error, write_file
@@ -145,7 +145,7 @@ def _healthy(path: str, options: MeasureOptions, policy: Policy) -> Evidence:
         raise NonFiniteError(problem, bad, hint=hint)
     if not math.isfinite(norm := evidence.summary.norm):
         raise NormRangeError(f"{path}: its norm, {norm}, is beyond what a baseline can hold")
-    for finding in judge(evidence, policy):
+    for finding in Judge(policy).findings(evidence):
         if finding.severity == "error":
             about = f"{finding.tensor!r} " if finding.tensor else ""
             problem = f"{path}: {finding.code} {finding.name}: {about}{finding.message}"

@@ -13,7 +13,7 @@ from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, with_configured
 from gradtool.api.measuring import measure
 from gradtool.core.judging.baseline import Baseline
-from gradtool.core.judging.policy import Policy
+from gradtool.core.judging.policy import Override, Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.core.names import name_filter, natural_key
@@ -27,7 +27,7 @@ from gradtool.report.model import Style
 from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
-from gradtool.rules.judge import judge_together, verdict_on, verdict_on_unreadable
+from gradtool.rules.judge import Judge, judge_together, verdict_on_unreadable
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings, read_call
 
@@ -92,7 +92,8 @@ def check(
         norm_type=job.norm_type,
         config=found.path,
     )
-    judging = _Judging(policy, known, choices, name_filter(job.include, job.exclude))
+    judge = Judge(policy)
+    judging = _Judging(judge, known, choices, name_filter(job.include, job.exclude))
     total = _Total(len(sources), job.progress)
     verdicts = [judging.verdict(source, total.of_next()) for source in sources]
     total.end()
@@ -107,7 +108,7 @@ def check(
         include=tuple(job.include),
         exclude=tuple(job.exclude),
         section=job.section,
-        notes=tuple(_without_effect(configured, policy, all_read=all_read)),
+        notes=tuple(_without_effect(configured, policy, judge.idle_overrides if all_read else ())),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -158,9 +159,11 @@ def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
     return ordered
 
 
-def _without_effect(configured: Settings, policy: Policy, *, all_read: bool) -> Iterator[str]:
+def _without_effect(
+    configured: Settings, policy: Policy, idle_overrides: Sequence[Override]
+) -> Iterator[str]:
     """What a configuration says in vain, a sentence each."""
-    for override in policy.idle_overrides if all_read else ():
+    for override in idle_overrides:
         patterns = ", ".join(map(repr, override.patterns))
         yield (
             f"the override for {patterns} decides nothing: no tensor, or only such as an "
@@ -175,7 +178,7 @@ def _without_effect(configured: Settings, policy: Policy, *, all_read: bool) -> 
 class _Judging:
     """What dumps are judged by, and how they are measured."""
 
-    policy: Policy
+    judge: Judge
     baseline: Baseline | None
     options: MeasureOptions
     is_chosen: Callable[[str], bool]
@@ -202,7 +205,7 @@ class _Judging:
             is_chosen=self.is_chosen,
         )
         step = measurement.step if measurement.step is not None else step_in(path)
-        return verdict_on(evidence, self.policy, step, time.perf_counter() - started)
+        return self.judge.verdict(evidence, step, time.perf_counter() - started)
 
 
 class _Total:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from gradtool.core.figures import counted, precise, share, significant
 from gradtool.core.judging.rule import LARGEST, Parameter, Thresholds
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
 from gradtool.rules.siblings import has_log, place_of
 
 NEGLIGIBLE = 1e-5
@@ -22,7 +22,7 @@ _LARGEST_EXPONENT = 709.0
 _LEAST_TENSORS = 8
 
 
-def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     total, p = evidence.summary.norm, evidence.measurement.norm_type
     comparable = 0.0 < p < math.inf and 0.0 < total < math.inf
     if not comparable or len(evidence.gradients) < _LEAST_TENSORS:
@@ -35,7 +35,7 @@ def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
             percent = share(round(found * 1e6), 1_000_000)
             what = "squared total norm" if p == 2.0 else f"total norm to the power of {p:g}"
             others = counted(len(evidence.gradients) - 1, "other tensor")
-            yield Trouble(
+            yield Problem(
                 f"makes up {percent} of the {what}, all {others} the rest",
                 tensor.name,
                 value=found,
@@ -53,7 +53,7 @@ class _Outlier:
     limit: float
 
 
-def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     """One finding for each layer: what scales a layer scales all that is in it."""
     layers: dict[str, list[_Outlier]] = {}
     for tensor, thresholds in limits.each(evidence.gradients):
@@ -65,7 +65,7 @@ def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         where = "above" if worst.z > 0 else "below"
         inside = counted(evidence.layers[layer], "tensor")
         standing_out = f"{len(outliers)} of {inside} of {layer!r} stand out"
-        yield Trouble(
+        yield Problem(
             f"its norm, {precise(worst.tensor.norm)}, is {times} times {where} the median of its "
             f"kind over the layers (robust z {worst.z:.1f}); {standing_out}"
             f"{_next_to(worst, evidence, layers)}",

@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from gradtool.core.figures import counted, dimensions, precise, share
 from gradtool.core.judging.rule import Parameter
 from gradtool.core.tensors import ABSENT
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
 
 _LEAST_ELEMENTS = 64
 """In smaller tensors a few units that rest are a large share."""
 
 
-def _new_zeros(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _new_zeros(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, thresholds in limits.each(evidence.gradients):
         known = evidence.baseline and evidence.baseline.tensors.get(tensor.name)
         most, before = limit(thresholds, "max_share"), limit(thresholds, "before")
@@ -23,7 +23,7 @@ def _new_zeros(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         if known.zeros <= before and found > most:
             said = share(tensor.stats.zeros, tensor.stats.numel)
             was = f"at most {precise(100.0 * known.zeros)}%" if known.zeros else "none"
-            yield Trouble(
+            yield Problem(
                 f"{said} of its elements are 0, {was} in the baseline",
                 tensor.name,
                 value=found,
@@ -31,24 +31,24 @@ def _new_zeros(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
             )
 
 
-def _other_model(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+def _other_model(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # noqa: ARG001
     if evidence.baseline is not None and evidence.gradients and not evidence.knows_model:
         known = counted(len(evidence.baseline.tensors), "tensor")
         first = next(iter(evidence.baseline.tensors), "")
-        yield Trouble(
+        yield Problem(
             f"the baseline {evidence.baseline.path} is of another model: none of its {known} "
             f"({first!r} is the first) is here"
         )
 
 
-def _appeared(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _appeared(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     if evidence.baseline is not None and evidence.knows_model:
         for tensor, _ in limits.each(evidence.named_gradients):
             if tensor.name not in evidence.baseline.tensors:
-                yield Trouble("is not in the baseline", tensor.name)
+                yield Problem("is not in the baseline", tensor.name)
 
 
-def _vanished(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _vanished(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     if evidence.baseline is None or not evidence.knows_model:
         return
     here = {one.name for one in evidence.named_gradients}
@@ -58,23 +58,23 @@ def _vanished(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
             why = {None: "is gone", ABSENT: "has no gradient"}
             reason = skipped.get(name)
             said = why.get(reason, f"is not measured ({reason})")
-            yield Trouble(f"is in the baseline, and {said}", name)
+            yield Problem(f"is in the baseline, and {said}", name)
 
 
-def _dtype_changed(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _dtype_changed(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.named_gradients):
         known = evidence.baseline and evidence.baseline.tensors.get(tensor.name)
         if known and known.dtype != tensor.spec.dtype.name:
             said = f"is {tensor.spec.dtype.name}, in the baseline {known.dtype}"
-            yield Trouble(said, tensor.name)
+            yield Problem(said, tensor.name)
 
 
-def _shape_changed(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _shape_changed(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.named_gradients):
         known = evidence.baseline and evidence.baseline.tensors.get(tensor.name)
         if known and known.shape != tensor.spec.shape:
             was, shape = dimensions(known.shape), dimensions(tensor.spec.shape)
-            yield Trouble(f"is {shape}, in the baseline {was}", tensor.name)
+            yield Problem(f"is {shape}, in the baseline {was}", tensor.name)
 
 
 RULES = (

@@ -9,22 +9,22 @@ from gradtool.core.figures import precise, short, significant
 from gradtool.core.judging.baseline import NormRange
 from gradtool.core.judging.rule import LARGEST, Parameter
 from gradtool.rules.balance import NEGLIGIBLE
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
 
 EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT = "GT401", "GT402", "GT403"
 
 
-def _expected(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _expected(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     norm, rtol = limit(limits.dump, "norm"), limit(limits.dump, "rtol")
     found = evidence.summary.norm
-    if norm is None or rtol is None or not evidence.gradients or evidence.is_told(found):
+    if norm is None or rtol is None or not evidence.gradients or evidence.is_reported(found):
         return
     if not NormRange(norm, norm).factor(found) <= 1.0 + rtol:  # nor where it is NaN
         said = f"the total norm, {precise(found)}, is not the expected {short(norm)}"
-        yield Trouble(f"{said} within {short(rtol)} of it", value=found, limit=rtol)
+        yield Problem(f"{said} within {short(rtol)} of it", value=found, limit=rtol)
 
 
-def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     if evidence.is_part_of_baseline:
         return  # which the verdict notes
     if evidence.baseline is not None and evidence.knows_model:
@@ -32,13 +32,13 @@ def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         yield from _drift(evidence, evidence.summary.norm, evidence.baseline.total, most)
 
 
-def _tensor_drift(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _tensor_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     baseline = evidence.baseline
     if baseline is None:
         return
     least = NEGLIGIBLE * evidence.summary.finite_norm
     least_known = NEGLIGIBLE * baseline.total.high
-    found: list[Trouble] = []
+    found: list[Problem] = []
     for tensor, thresholds in limits.each(evidence.gradients):
         known = baseline.tensors.get(tensor.name)
         if known is None or known.shape != tensor.spec.shape:
@@ -52,9 +52,9 @@ def _tensor_drift(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
     yield from sorted(found, key=_furthest_first)
 
 
-def _furthest_first(trouble: Trouble) -> tuple[bool, float]:
+def _furthest_first(problem: Problem) -> tuple[bool, float]:
     """NaN is further than what became 0."""
-    factor = math.nan if trouble.value is None else trouble.value
+    factor = math.nan if problem.value is None else problem.value
     return (False, 0.0) if math.isnan(factor) else (True, -factor)
 
 
@@ -64,17 +64,17 @@ def _drift(
     known: NormRange,
     most: float | None,
     tensor: str | None = None,
-) -> Iterator[Trouble]:
-    """Trouble where a norm is too far outside the known range; NaN is too far."""
+) -> Iterator[Problem]:
+    """Problem where a norm is too far outside the known range; NaN is too far."""
     factor = known.factor(norm)
-    if most is None or factor <= most or evidence.is_told(norm):
+    if most is None or factor <= most or evidence.is_reported(norm):
         return
     was = precise(known.low)
     if known.low != known.high:
         was += f" to {precise(known.high)}"
     off = f", {_distance(factor)} off" if math.isfinite(factor) else ""
     what = f"{'its' if tensor else 'the total'} norm, {precise(norm)}, is not the baseline's"
-    yield Trouble(f"{what} {was}{off}", tensor, value=factor, limit=most)
+    yield Problem(f"{what} {was}{off}", tensor, value=factor, limit=most)
 
 
 def _distance(factor: float) -> str:

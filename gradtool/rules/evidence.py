@@ -29,18 +29,18 @@ class Evidence:
     Where sections of it are recognised, those that hold gradients do, and weights and optimizer
     state do not, unless `section_chosen`: whoever chose a section says what to judge. `baseline`
     is what to compare with, `is_chosen` which names the call's filters let through, and
-    `nonfinite_told`, that NaN and Inf in it are told already.
+    `nonfinite_reported`, that NaN and Inf in it are findings already.
     """
 
     measurement: Measurement
     section_chosen: bool = False
     baseline: Baseline | None = None
     is_chosen: Callable[[str], bool] = _anything
-    nonfinite_told: bool = False
+    nonfinite_reported: bool = False
 
-    def is_told(self, norm: float) -> bool:
+    def is_reported(self, norm: float) -> bool:
         """Whether what there is to say about a norm has been said: why it is not finite."""
-        return self.nonfinite_told and not math.isfinite(norm)
+        return self.nonfinite_reported and not math.isfinite(norm)
 
     @cached_property
     def knows_model(self) -> bool:
@@ -133,7 +133,7 @@ class Evidence:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Problem:
     """What a rule found; the fields are those of `core.verdict.Finding`."""
 
     message: str
@@ -164,7 +164,7 @@ class Limits:
                 yield tensor, thresholds
 
 
-Finder: TypeAlias = Callable[[Evidence, Limits], Iterator[Trouble]]
+Finder: TypeAlias = Callable[[Evidence, Limits], Iterator[Problem]]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,28 +10,28 @@ from gradtool.core.judging.rule import Parameter
 from gradtool.core.names import name_filter
 from gradtool.core.tensors import ABSENT, hides_magnitude
 from gradtool.errors import EmptyDumpError, GradtoolError, MissingShardError
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 
 _MOST_RANKS = 8
 
 
-def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # noqa: ARG001
     if not evidence.gradients:
         kinds = sorted({one.kind for one in evidence.measurement.sections if one.kind})
-        yield Trouble(
+        yield Problem(
             f"holds {' and '.join(kinds)} and no gradients; choose with --section what to judge"
         )
 
 
-def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     # Of all sections: a file chooses its keys, and beside `grads` nothing may hide.
     for item in evidence.measurement.skipped:
         if hides_magnitude(item) and limits(item.name) is not None:
             kind = f"{item.reason}, {item.dtype}" if item.dtype else item.reason
-            yield Trouble(f"is not measured ({kind})", item.name)
+            yield Problem(f"is not measured ({kind})", item.name)
 
 
-def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     here = {rank for rank, _ in evidence.measurement.ranks}
     ranks = max((number for _, number in evidence.measurement.ranks), default=0)
     if (missing := ranks - len(here)) > 0:
@@ -40,32 +40,32 @@ def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         others = " and others" if missing > _MOST_RANKS else ""
         shown = f"{', '.join(map(str, first))}{others}"
         of = counted(ranks, "rank")
-        yield Trouble(f"gradients are split over {of}, and rank {shown} is not here: norms are low")
+        yield Problem(f"gradients are split over {of}, and rank {shown} is not here: norms are low")
     hidden = (item.name for item in evidence.skipped if hides_magnitude(item))
     if any(limits(name) is not None for name in hidden):
-        yield Trouble("its norm is a lower bound: there are tensors that are not measured")
+        yield Problem("its norm is a lower bound: there are tensors that are not measured")
 
 
-def _too_few(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _too_few(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     least = limits.dump["min_tensors"]
     found = len(evidence.gradients)
     if isinstance(least, int) and 0 < found < least:  # of none GT002 tells
         said = counted(found, "gradient")
-        yield Trouble(f"holds {said}, at least {least:,} expected", value=found, limit=least)
+        yield Problem(f"holds {said}, at least {least:,} expected", value=found, limit=least)
 
 
-def _missing(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _missing(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     wanted = limits.dump["names"]
     names = [one.name for one in evidence.named_gradients]
     for glob in wanted if isinstance(wanted, tuple) else ():
         if not any(map(name_filter([glob], ()), names)):
-            yield Trouble("is expected, and no gradient has such a name", glob)
+            yield Problem("is expected, and no gradient has such a name", glob)
 
 
-def _without_gradient(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _without_gradient(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for item in evidence.skipped:
         if item.reason == ABSENT and limits(item.name) is not None:
-            yield Trouble("has no gradient", item.name)
+            yield Problem("has no gradient", item.name)
 
 
 RULES = (

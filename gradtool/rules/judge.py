@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gradtool.core.judging.policy import InForce, Policy
+from gradtool.core.judging.policy import InForce, Override, Policy
 from gradtool.core.judging.rule import SEVERITIES, Thresholds
 from gradtool.core.judging.verdict import Finding, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
 from gradtool.rules.drift import TOTAL_DRIFT
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 from gradtool.rules.nonfinite import RULES as NONFINITE_RULES
 from gradtool.rules.nonfinite import STREAK, Streak, streaks
 
@@ -22,71 +22,92 @@ _OF_A_STEP = frozenset({"GT101", "GT102"})
 _UNREADABLE = 3
 
 
-def judge(evidence: Evidence, policy: Policy) -> tuple[Finding, ...]:
-    """Everything that the rules in force find in a dump, the gravest first.
+class Judge:
+    """A policy at work on the dumps of one call, which remembers what overrides counted for."""
 
-    What is not finite is judged before any norm is compared: once it is told, a norm that is not
-    finite for that reason is told nothing of; otherwise it is out of any bounds.
-    """
-    if policy.overrides:  # which fit a tensor whatever rules are in force
-        for names in evidence.names.values():
-            policy.override(*names)
-    first = [one for one in policy.rules.values() if one.rule.code in _NONFINITE]
-    found = [finding for rule in first for finding in _apply(rule, evidence, policy)]
-    told = any(finding.code in _OF_A_STEP for finding in found)
-    evidence = replace(evidence, nonfinite_told=told)
-    for rule in policy.rules.values():
-        if rule.rule.code not in _NONFINITE:
-            found.extend(_apply(rule, evidence, policy))
-    return _gravest_first(found)
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self._known: dict[tuple[str, ...], Override | None] = {}
+
+    @property
+    def idle_overrides(self) -> tuple[Override, ...]:
+        """Those that counted for no tensor of any dump so far."""
+        used = [id(override) for override in self._known.values()]
+        return tuple(one for one in self.policy.overrides if id(one) not in used)
+
+    def findings(self, evidence: Evidence) -> tuple[Finding, ...]:
+        """Everything that the rules in force find in a dump, the gravest first.
+
+        What is not finite is judged before any norm is compared: where it is a finding, a norm
+        that is not finite for that reason is none; otherwise it is out of any bounds.
+        """
+        if self.policy.overrides:  # which fit a tensor whatever rules are in force
+            for names in evidence.names.values():
+                self._override(names)
+        rules = self.policy.rules.values()
+        first = [one for one in rules if one.rule.code in _NONFINITE]
+        findings = [finding for rule in first for finding in self._apply(rule, evidence)]
+        reported = any(finding.code in _OF_A_STEP for finding in findings)
+        evidence = replace(evidence, nonfinite_reported=reported)
+        for rule in rules:
+            if rule.rule.code not in _NONFINITE:
+                findings.extend(self._apply(rule, evidence))
+        return _gravest_first(findings)
+
+    def verdict(self, evidence: Evidence, step: int | None, elapsed_s: float) -> Verdict:
+        """The verdict on a measured dump."""
+        measurement = evidence.measurement
+        return _concluded(
+            Verdict(
+                path=measurement.path,
+                step=step,
+                format=measurement.format,
+                summary=evidence.summary if evidence.gradients else None,
+                findings=self.findings(evidence),
+                notes=(*measurement.notes, *_not_judged(evidence, self.policy)),
+                failed=False,
+                exit_code=0,
+                elapsed_s=elapsed_s,
+            ),
+            self.policy,
+        )
+
+    def _apply(self, in_force: InForce, evidence: Evidence) -> Iterator[Finding]:
+        rule = in_force.rule
+        if isinstance(rule, DumpRule) and rule.find is not None:
+
+            def of_tensor(name: str) -> Thresholds | None:
+                override = self._override(evidence.names.get(name, [name]))
+                return self.policy.thresholds_with(override, rule.code)
+
+            limits = Limits(in_force.thresholds, of_tensor)
+            for problem in rule.find(evidence, limits):
+                yield _finding(in_force, problem)
+
+    def _override(self, names: Sequence[str]) -> Override | None:
+        if not self.policy.overrides:
+            return None
+        key = tuple(names)
+        if key not in self._known:  # every rule asks, of every tensor of every dump
+            self._known[key] = self.policy.override(key)
+        return self._known[key]
 
 
-def _apply(in_force: InForce, evidence: Evidence, policy: Policy) -> Iterator[Finding]:
-    rule = in_force.rule
-    if isinstance(rule, DumpRule) and rule.find is not None:
-
-        def of_tensor(name: str) -> Thresholds | None:
-            return policy.thresholds(rule.code, *evidence.names.get(name, [name]))
-
-        limits = Limits(in_force.thresholds, of_tensor)
-        for trouble in rule.find(evidence, limits):
-            yield _finding(in_force, trouble)
-
-
-def _finding(in_force: InForce, trouble: Trouble) -> Finding:
+def _finding(in_force: InForce, problem: Problem) -> Finding:
     return Finding(
         code=in_force.rule.code,
         name=in_force.rule.name,
         severity=in_force.severity,
-        message=trouble.message,
-        tensor=trouble.tensor,
-        index=trouble.index,
-        value=trouble.value,
-        limit=trouble.limit,
+        message=problem.message,
+        tensor=problem.tensor,
+        index=problem.index,
+        value=problem.value,
+        limit=problem.limit,
     )
 
 
 def _gravest_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
     return tuple(sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), one.code)))
-
-
-def verdict_on(evidence: Evidence, policy: Policy, step: int | None, elapsed_s: float) -> Verdict:
-    """The verdict on a measured dump."""
-    measurement = evidence.measurement
-    return _settled(
-        Verdict(
-            path=measurement.path,
-            step=step,
-            format=measurement.format,
-            summary=evidence.summary if evidence.gradients else None,
-            findings=judge(evidence, policy),
-            notes=(*measurement.notes, *_not_judged(evidence, policy)),
-            failed=False,
-            exit_code=0,
-            elapsed_s=elapsed_s,
-        ),
-        policy,
-    )
 
 
 def _not_judged(evidence: Evidence, policy: Policy) -> Iterator[str]:
@@ -114,7 +135,7 @@ def verdict_on_unreadable(
     return Verdict(path, step, None, None, (finding,), (), True, error.exit_code, elapsed_s)
 
 
-def _settled(verdict: Verdict, policy: Policy) -> Verdict:
+def _concluded(verdict: Verdict, policy: Policy) -> Verdict:
     """The verdict with what follows from its findings."""
     failed = any(policy.fails(finding.severity) for finding in verdict.findings)
     unreadable = any(RULES[finding.code].always for finding in verdict.findings)
@@ -131,21 +152,21 @@ def judge_together(
     findings about all together.
     """
     in_force = policy.rules.get(STREAK.code)
-    settled = list(verdicts)
+    judged = list(verdicts)
     if in_force is None or not in_force.thresholds["max_consecutive"]:
-        return tuple(settled), ()
+        return tuple(judged), ()
     findings = []
-    for streak in streaks(settled, in_force.thresholds):
+    for streak in streaks(judged, in_force.thresholds):
         if streak.too_long:
-            findings.append(_finding(in_force, _told(streak, settled, in_force)))
+            findings.append(_finding(in_force, _too_long(streak, judged, in_force)))
         else:
             for at in streak.verdicts:
-                if settled[at].summary is not None:
-                    settled[at] = _settled(_excused(settled[at]), policy)
-    return tuple(settled), tuple(findings)
+                if judged[at].summary is not None:
+                    judged[at] = _concluded(_as_warnings(judged[at]), policy)
+    return tuple(judged), tuple(findings)
 
 
-def _excused(verdict: Verdict) -> Verdict:
+def _as_warnings(verdict: Verdict) -> Verdict:
     findings = [
         replace(one, severity="warning") if one.code in _OF_A_STEP else one
         for one in verdict.findings
@@ -153,10 +174,10 @@ def _excused(verdict: Verdict) -> Verdict:
     return replace(verdict, findings=_gravest_first(findings))
 
 
-def _told(streak: Streak, verdicts: Sequence[Verdict], in_force: InForce) -> Trouble:
+def _too_long(streak: Streak, verdicts: Sequence[Verdict], in_force: InForce) -> Problem:
     most = in_force.thresholds["max_consecutive"]
     first, last = verdicts[streak.verdicts[0]], verdicts[streak.verdicts[-1]]
-    return Trouble(
+    return Problem(
         f"{streak.steps} steps in a row are not finite, from {_place(first)} to {_place(last)}; "
         f"at most {most} are fine",
         value=float(streak.steps),

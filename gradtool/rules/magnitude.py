@@ -9,11 +9,11 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import counted, precise, share, short
 from gradtool.core.judging.rule import Parameter
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
 from gradtool.rules.siblings import is_all_zero
 
 
-def _native_overflow(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  # noqa: ARG001
+def _native_overflow(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # noqa: ARG001
     summary = evidence.summary
     native, dtype = summary.native_norm, summary.native_dtype
     if native is None or dtype is None or not math.isfinite(summary.norm) or math.isfinite(native):
@@ -26,19 +26,19 @@ def _native_overflow(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:  
         worst = max(over, key=_size)
         narrow = worst.spec.dtype.norm_dtype or dtype
         said = f"its norm, {precise(worst.norm)}, {wrong.format(narrow.name)}"
-        yield Trouble(said, worst.name, value=worst.norm, limit=narrow.max_finite)
+        yield Problem(said, worst.name, value=worst.norm, limit=narrow.max_finite)
     else:
         yield _of_total(evidence, wrong.format(dtype.name), limit=dtype.max_finite)
 
 
-def _of_total(evidence: Evidence, problem: str, limit: float) -> Trouble:
-    """Trouble with the norm of all, put down to the tensor that makes up most of it."""
+def _of_total(evidence: Evidence, problem: str, limit: float) -> Problem:
+    """Problem with the norm of all, put down to the tensor that makes up most of it."""
     total, p = evidence.summary.norm, evidence.measurement.norm_type
     # What makes the total NaN is NaN itself.
     candidates = [one for one in evidence.gradients if math.isnan(one.norm)] or evidence.gradients
     largest = (max if p > 0.0 else min)(candidates, key=_size)
     part = f"its norm is {precise(largest.norm)} of a total of {precise(total)}"
-    return Trouble(f"{part}, which {problem}", largest.name, value=total, limit=limit)
+    return Problem(f"{part}, which {problem}", largest.name, value=total, limit=limit)
 
 
 def _size(tensor: TensorMeasurement) -> tuple[float, str]:
@@ -46,7 +46,7 @@ def _size(tensor: TensorMeasurement) -> tuple[float, str]:
     return -math.inf if math.isnan(tensor.norm) else tensor.norm, tensor.name
 
 
-def _headroom(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _headroom(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, thresholds in limits.each(evidence.gradients):
         part = tensor.spec.dtype.component
         dtype = DTYPES[part] if part else tensor.spec.dtype
@@ -57,7 +57,7 @@ def _headroom(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         bound = dtype.max_finite / factor
         if stored > bound:
             room = short(round(dtype.max_finite / stored, 3))
-            yield Trouble(
+            yield Problem(
                 f"its largest element, {precise(stored)} as stored, is within a factor of {room} "
                 f"of the largest {dtype.name}, {precise(dtype.max_finite)}",
                 tensor.name,
@@ -66,23 +66,23 @@ def _headroom(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
             )
 
 
-def _total_norm(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _total_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     norm = evidence.summary.norm
     low, high = limit(limits.dump, "min_norm"), limit(limits.dump, "max_norm")
-    if not evidence.gradients or evidence.is_told(norm):
+    if not evidence.gradients or evidence.is_reported(norm):
         return
     if (outside := _outside(norm, low, high)) is not None:
         yield _of_total(evidence, *outside)
 
 
-def _tensor_norm(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _tensor_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, thresholds in limits.each(evidence.gradients):
         low, high = limit(thresholds, "min_norm"), limit(thresholds, "max_norm")
         outside = _outside(tensor.norm, low, high)
-        if outside is not None and not evidence.is_told(tensor.norm):
+        if outside is not None and not evidence.is_reported(tensor.norm):
             problem, bound = outside
             said = f"its norm, {precise(tensor.norm)}, {problem}"
-            yield Trouble(said, tensor.name, value=tensor.norm, limit=bound)
+            yield Problem(said, tensor.name, value=tensor.norm, limit=bound)
 
 
 def _outside(norm: float, low: float | None, high: float | None) -> tuple[str, float] | None:
@@ -94,16 +94,16 @@ def _outside(norm: float, low: float | None, high: float | None) -> tuple[str, f
     return None
 
 
-def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, thresholds in limits.each(evidence.gradients):
         stats, most = tensor.stats, limit(thresholds, "max_share")
         found = stats.zeros / stats.numel if stats.numel else 0.0
         if most is not None and found > most:
             said = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')}"
-            yield Trouble(f"{said} are 0", tensor.name, value=found, limit=most)
+            yield Problem(f"{said} are 0", tensor.name, value=found, limit=most)
 
 
-def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     # fp8 is scaled so as to fill its range, subnormals included.
     judged = [one for one in evidence.gradients if one.spec.dtype.norm_dtype is not None]
     subnormals = sum(one.stats.subnormals for one in judged)
@@ -114,7 +114,7 @@ def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
     worst = min(judged, key=lambda one: (-one.stats.subnormals / (one.stats.numel or 1), one.name))
     said = f"{share(subnormals, nonzero)} of {counted(nonzero, 'non-zero element')}"
     of_worst = share(worst.stats.subnormals, worst.stats.numel)
-    yield Trouble(
+    yield Problem(
         f"{said} in all tensors together are subnormal, with few digits left; here, where they "
         f"are most, {of_worst} in {worst.spec.dtype.name}",
         worst.name,
@@ -123,7 +123,7 @@ def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
     )
 
 
-def _dead(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _dead(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.gradients):
         if not is_all_zero(tensor):
             continue
@@ -131,7 +131,7 @@ def _dead(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
         others = len(kind.members) - 1
         # Of experts and of the heads of several tasks some rest in any one step.
         if 2 * kind.alive > others and not evidence.peers[tensor.name].alive:
-            yield Trouble(
+            yield Problem(
                 f"is all 0, and {kind.alive:,} of {counted(others, 'tensor')} of its kind in "
                 "other layers are not",
                 tensor.name,

@@ -12,16 +12,16 @@ from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.stats import TensorStats
 from gradtool.core.steps import are_parts
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Trouble
+from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 
 
-def _nan(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _nan(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.gradients):
         if nan := tensor.stats.nan:
             yield _trouble(evidence, tensor, nan, f"{nan:,} NaN")
 
 
-def _inf(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _inf(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.gradients):
         signs = ((tensor.stats.posinf, "+Inf"), (tensor.stats.neginf, "-Inf"))
         if said := " and ".join(f"{count:,} {sign}" for count, sign in signs if count):
@@ -34,7 +34,7 @@ def _is_mask(stats: TensorStats) -> bool:
     return stats.zeros > 0 and stats.zeros + stats.neginf == stats.numel
 
 
-def _state(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
+def _state(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     kinds = {section.name: section.kind for section in evidence.measurement.sections}
     for tensor, _ in limits.each(evidence.state):
         stats = tensor.stats
@@ -44,13 +44,13 @@ def _state(evidence: Evidence, limits: Limits) -> Iterator[Trouble]:
             yield _trouble(evidence, tensor, stats.nonfinite, said)
 
 
-def _trouble(evidence: Evidence, tensor: TensorMeasurement, count: int, said: str) -> Trouble:
+def _trouble(evidence: Evidence, tensor: TensorMeasurement, count: int, said: str) -> Problem:
     index = tensor.first_nonfinite
     among = counted(tensor.stats.numel, "element")
     at = f", first at {index_text(index)}" if index else ""
     near = _neighbours(evidence, tensor)
     message = f"{said} among {among}{at}; {near}"
-    return Trouble(message, tensor.name, index, value=float(count), limit=0.0)
+    return Problem(message, tensor.name, index, value=float(count), limit=0.0)
 
 
 def _neighbours(evidence: Evidence, tensor: TensorMeasurement) -> str:

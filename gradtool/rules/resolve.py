@@ -57,7 +57,7 @@ def resolve(
     }
     return Policy(
         rules=rules,
-        overrides=tuple(_outdone(configured.overrides, given.thresholds)),
+        overrides=tuple(_without_replaced(configured.overrides, given.thresholds)),
         fail_on=given.fail_on or configured.fail_on or "error",
         config=config,
     )
@@ -136,7 +136,7 @@ def _refuse_contradictions(settings: Settings, where: str = "") -> None:
             )
 
 
-def _outdone(
+def _without_replaced(
     overrides: tuple[Override, ...], given: Mapping[str, Thresholds]
 ) -> Iterator[Override]:
     """The overrides without the thresholds that were given in the call."""

@@ -20,7 +20,7 @@ from gradtool.core.figures import precise
 from gradtool.core.judging.verdict import Finding
 from gradtool.core.tensors import Skipped
 from gradtool.rules.evidence import Evidence
-from gradtool.rules.judge import judge
+from gradtool.rules.judge import Judge
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings
 
@@ -60,7 +60,9 @@ def test_of_what_has_no_type_none_is_told(dtype: str, told: str) -> None:
     measurement = replace(measurement, skipped=(Skipped("s", dtype, "sparse"),))
     policy = resolve(Settings(), Settings(), has_baseline=False)
     (message,) = [
-        one.message for one in judge(Evidence(measurement, False), policy) if one.code == "GT004"
+        one.message
+        for one in Judge(policy).findings(Evidence(measurement, False))
+        if one.code == "GT004"
     ]
     assert message.endswith(told)
 

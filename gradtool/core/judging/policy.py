@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -58,28 +58,17 @@ class Policy:
     fail_on: Severity = "error"
     config: str | None = None
 
-    def override(self, *names: str) -> Override | None:
+    def override(self, names: Iterable[str]) -> Override | None:
         """The exception that counts for a tensor with these names."""
-        if names not in self._known:  # every rule asks, of every tensor of every dump
-            matching = (one for one in self.overrides if any(map(one.matches, names)))
-            self._known[names] = next(matching, None)
-        return self._known[names]
-
-    @property
-    def idle_overrides(self) -> tuple[Override, ...]:
-        """Those that counted for no tensor that was asked about so far."""
-        used = [id(one) for one in self._known.values()]
-        return tuple(one for one in self.overrides if id(one) not in used)
-
-    @cached_property
-    def _known(self) -> dict[tuple[str, ...], Override | None]:
-        return {}
+        matching = (one for one in self.overrides if any(map(one.matches, names)))
+        return next(matching, None)
 
     def thresholds(self, code: str, *names: str) -> Thresholds | None:
         """The rule's thresholds for a tensor with these names; None where it does not judge it."""
-        if not self.overrides:
-            return self.rules[code].thresholds
-        override = self.override(*names)
+        return self.thresholds_with(self.override(names), code)
+
+    def thresholds_with(self, override: Override | None, code: str) -> Thresholds | None:
+        """The same for the tensors for which that exception counts."""
         if override is None:
             return self.rules[code].thresholds
         if code in override.ignore:

@@ -23,7 +23,7 @@ class Finding:
         index: of the element in question in the tensor's shape.
         value: the figure that is out of bounds, and
         limit: the bound, where there are such.
-        file, byte: where in which file the trouble lies, for one that cannot be read.
+        file, byte: where in which file the problem lies, for one that cannot be read.
     """
 
     code: str

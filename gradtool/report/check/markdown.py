@@ -10,7 +10,7 @@ from gradtool.core.figures import counted, precise
 from gradtool.core.judging.rule import FAMILIES, spelled
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.report.check.rows import Row, most_important_first
-from gradtool.report.check.words import conclusion, in_force, selection, standing
+from gradtool.report.check.words import conclusion, in_force, selection, status_words
 from gradtool.report.escaping import brief
 from gradtool.report.inspect.markdown import code, escaped
 from gradtool.report.model import Style
@@ -64,7 +64,7 @@ def _dump(verdict: Verdict) -> str:
     step, summary = verdict.step, verdict.summary
     return _row(
         [
-            f"**{standing(verdict)}**" if verdict.failed else standing(verdict),
+            f"**{status_words(verdict)}**" if verdict.failed else status_words(verdict),
             _name(verdict.path),
             "" if step is None else str(step),
             "" if summary is None else precise(summary.norm),

@@ -7,7 +7,14 @@ from itertools import groupby
 
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
-from gradtool.report.check.words import conclusion, facts, in_force, selection, sentence, standing
+from gradtool.report.check.words import (
+    conclusion,
+    facts,
+    in_force,
+    selection,
+    sentence,
+    status_words,
+)
 from gradtool.report.escaping import brief
 from gradtool.report.inspect.table import labelled
 from gradtool.report.layout import HEADER, MOODS, Painter, paragraph
@@ -50,7 +57,7 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
 def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
     mood = MOODS["alarming"] if verdict.failed else MOODS["plain"]
     known = ", ".join(facts(verdict))
-    text = f": {standing(verdict)} ({known})" if known else f": {standing(verdict)}"
+    text = f": {status_words(verdict)} ({known})" if known else f": {status_words(verdict)}"
     path = brief(verdict.path, LONGEST_LINE - len(text))
     first, *others = paragraph(path + text, style.width, _INDENT)
     yield painter.paint(first, mood)

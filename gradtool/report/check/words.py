@@ -40,7 +40,7 @@ def _visible(parts: Sequence[str], at: str) -> str:
     return visible(": ".join(parts) + at)
 
 
-def standing(verdict: Verdict) -> str:
+def status_words(verdict: Verdict) -> str:
     """`ok`, `FAILED`, or that there is nothing to judge."""
     if verdict.summary is None:
         return "NOT JUDGED"
