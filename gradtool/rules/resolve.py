@@ -38,15 +38,17 @@ def resolve(
     in_force = {
         code for code, rule in RULES.items() if rule.always or (code in chosen and can_judge(rule))
     }
-    _refuse_contradictions(configured, f"{config}: " if config else "")
+    where = f"{config}: " if config else ""
+    _refuse_contradictions(configured, where)
     _refuse_contradictions(given)
     _refuse_idle(given, in_force, chosen)
     for code in configured.select or () if given.select is None else ():
         if code in RULES and code in chosen - in_force:
-            where = f"{config}: " if config else ""
             raise UsageError(f"{where}{code} is selected and needs {_need(code)}")
     if not chosen & in_force and not may_be_idle:
-        raise UsageError("no rule is in force but those that cannot be switched off")
+        by_call = given.select is not None or given.ignore
+        problem = "no rule is in force but those that cannot be switched off"
+        raise UsageError(problem if by_call else f"{where}{problem}")
     given = _with_tolerance(given, in_force)
     merged = partial(_merged, configured, given, norm_type)
     severities = {**configured.severities, **given.severities}

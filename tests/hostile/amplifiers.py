@@ -45,6 +45,7 @@ gradtool.measure(sys.argv[1])
 for path in sys.argv[2:]:
     child = os.fork()
     if child == 0:
+        resource.setrlimit(resource.RLIMIT_DATA, (4 << 30, 4 << 30))
         before, begun = peak(), cpu()
         try:
             gradtool.measure(path, threads=1)
