@@ -25,8 +25,12 @@ DEVICE_BLOCK: Final = 1 << 24
 ROW: Final = 4096
 """Elements that are added in float64 one after another: within 5e-13 of the truth, at worst."""
 
-_FEW: Final = 1 << 15
-"""Tensors of fewer elements are taken together."""
+SERIAL: Final = 7 * ROW
+"""Elements that torch computes in the thread that asks, in rows too: it shares out 32768.
+
+Tensors of fewer are taken together, that many at most on a CPU: for as little, threads that wait
+for each other between the copies of such tensors cost more than they save.
+"""
 
 _NARROW: Final = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 """Types that torch converts to float64 an element at a time, but to float32 in vectors."""
@@ -52,26 +56,39 @@ def blocks(tensors: Sequence[Tensor]) -> Iterator[Block]:
     """All elements of contiguous tensors of one device and dtype, as many at a time as suits it.
 
     The borders depend on the tensors alone, not on threads or machines, so that sums do not
-    either.
+    either. Small tensors come last.
     """
-    if not tensors:
-        return
-    most = CPU_BLOCK if tensors[0].device.type == "cpu" else DEVICE_BLOCK
-    few: list[Tensor] = []
-    count = 0
+    small: list[tuple[Tensor, int]] = []
     for tensor in tensors:
         numel = tensor.numel()
-        if numel >= _FEW:
+        if numel >= SERIAL:
+            most = CPU_BLOCK if tensor.device.type == "cpu" else DEVICE_BLOCK
             for piece in torch.split(tensor.view(-1), most):
                 yield Block([piece], len(piece))
         elif numel:
-            if count + numel > most:
-                yield _together(few, count)
-                few, count = [], 0
-            few.append(tensor)
-            count += numel
-    if few:
-        yield _together(few, count)
+            small.append((tensor, numel))
+    if small:
+        yield from _of_small(small, _most_together(tensors[0]))
+
+
+def _most_together(tensor: Tensor) -> int:
+    """Elements of small tensors like this one in a block."""
+    if tensor.device.type != "cpu":
+        return DEVICE_BLOCK
+    return SERIAL // 2 if tensor.is_complex() else SERIAL  # they are scaled part by part
+
+
+def _of_small(tensors: Iterable[tuple[Tensor, int]], most: int) -> Iterator[Block]:
+    """Blocks of tensors that are given with their numbers of elements."""
+    few: list[Tensor] = []
+    count = 0
+    for tensor, numel in tensors:
+        if count + numel > most and few:
+            yield _together(few, count)
+            few, count = [], 0
+        few.append(tensor)
+        count += numel
+    yield _together(few, count)
 
 
 def _together(tensors: list[Tensor], numel: int) -> Block:
