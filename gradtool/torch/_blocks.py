@@ -11,6 +11,7 @@ import ctypes
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import torch
@@ -58,7 +59,7 @@ def blocks(tensors: Sequence[Tensor]) -> Iterator[Block]:
     The borders depend on the tensors alone, not on threads or machines, so that sums do not
     either. Small tensors come last.
     """
-    small: list[tuple[Tensor, int]] = []
+    small: list[Tensor] = []
     for tensor in tensors:
         numel = tensor.numel()
         if numel >= SERIAL:
@@ -66,9 +67,9 @@ def blocks(tensors: Sequence[Tensor]) -> Iterator[Block]:
             for piece in torch.split(tensor.view(-1), most):
                 yield Block([piece], len(piece))
         elif numel:
-            small.append((tensor, numel))
+            small.append(tensor)
     if small:
-        yield from _of_small(small, _most_together(tensors[0]))
+        yield from _of_small(small, _most_together(small[0]))
 
 
 def _most_together(tensor: Tensor) -> int:
@@ -78,17 +79,16 @@ def _most_together(tensor: Tensor) -> int:
     return SERIAL // 2 if tensor.is_complex() else SERIAL  # they are scaled part by part
 
 
-def _of_small(tensors: Iterable[tuple[Tensor, int]], most: int) -> Iterator[Block]:
-    """Blocks of tensors that are given with their numbers of elements."""
-    few: list[Tensor] = []
-    count = 0
-    for tensor, numel in tensors:
-        if count + numel > most and few:
-            yield _together(few, count)
-            few, count = [], 0
-        few.append(tensor)
+def _of_small(tensors: list[Tensor], most: int) -> Iterator[Block]:
+    """Blocks of so many elements of small tensors, or of one that has more."""
+    first = count = 0
+    for index, tensor in enumerate(tensors):
+        numel = tensor.numel()
+        if count + numel > most and count:
+            yield _together(tensors[first:index], count)
+            first, count = index, 0
         count += numel
-    yield _together(few, count)
+    yield _together(tensors[first:], count)
 
 
 def _together(tensors: list[Tensor], numel: int) -> Block:
@@ -168,21 +168,14 @@ class Bench:
         if not block.addresses:
             return flattened(block)
         room = self._rooms[block.numel]
-        at = room.flat.data_ptr()
-        for address, size in zip(block.addresses, block.sizes, strict=True):
-            # Thousands of small copies: torch takes three times as long to start each.
-            ctypes.memmove(at, address, size)
-            at += size
+        _copied(_places(room.flat, block), block.addresses, block.sizes)
         return room.flat
 
     def store(self, flat: Tensor, block: Block) -> None:
         """Put what `flat` gave for the block back, if that was a copy."""
         if not block.addresses:
             return
-        at = flat.data_ptr()
-        for address, size in zip(block.addresses, block.sizes, strict=True):
-            ctypes.memmove(address, at, size)
-            at += size
+        _copied(block.addresses, _places(flat, block), block.sizes)
         torch.autograd.graph.increment_version(block.tensors)
 
     def rows(self, flat: Tensor, fill: float) -> Tensor:
@@ -204,6 +197,17 @@ class Bench:
 
     def _widen(self, flat: Tensor, room: _Room) -> None:
         room.wide.copy_(room.between.copy_(flat) if self._is_narrow else flat)
+
+
+def _places(flat: Tensor, block: Block) -> Iterable[int]:
+    """The addresses that the block's tensors have side by side."""
+    return accumulate(block.sizes[:-1], initial=flat.data_ptr())
+
+
+def _copied(targets: Iterable[int], sources: Iterable[int], sizes: Iterable[int]) -> None:
+    """Thousands of small copies: torch takes three times as long to start each."""
+    for _ in map(ctypes.memmove, targets, sources, sizes):
+        pass
 
 
 def _padded(numel: int) -> int:
