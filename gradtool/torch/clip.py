@@ -117,7 +117,8 @@ def clip_grads_with_norm_(
 ) -> None:
     """Clip the gradients of `parameters` in place by a norm that is known already.
 
-    `total_norm` is a scalar tensor or a number; the rest is as for `clip_grad_norm_`.
+    `total_norm` is a scalar tensor of any dtype, or a number; the coefficient has the digits that
+    it has. The rest is as for `clip_grad_norm_`.
 
     Source: torch/nn/utils/clip_grad.py, `_clip_grads_with_norm_`.
     """

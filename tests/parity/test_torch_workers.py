@@ -58,6 +58,23 @@ def test_norms_and_elements_are_the_same_whoever_computes_them(
     assert torch.get_num_threads() == before
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_no_number_of_threads_changes_a_bit(dtype: torch.dtype, p: float) -> None:
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            grads = gradients(dtype)
+            norm = _norm.total_norm(gather(grads), p, CPU)
+            _scale.scale(gather(grads), 1.0 / norm)
+            seen.append([norm, *grads])
+    finally:
+        torch.set_num_threads(before)
+    for other in seen[1:]:
+        assert all(map(torch.equal, seen[0], other))
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.complex64], ids=str)
 def test_small_tensors_are_left_to_no_thread_of_ours(dtype: torch.dtype) -> None:
     large = torch.ones(1 << 21, dtype=dtype)
