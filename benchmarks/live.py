@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import platform
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import live_dump
@@ -19,27 +20,37 @@ import live_sets
 import numpy as np
 import peers
 import torch
-from bouts import Bout
-from live_peers import GRADTOOL, TORCH, clip_calls
+from bouts import Bout, cpu_clock
+from live_peers import GRADTOOL, TORCH, clip_calls, torch_calls
 from live_sets import DTYPES, Live
 from run import default_directory
 from tables import limit
 
-SLOWEST = {"float32": 2.0, "float16": 1.0}
-"""gradtool.torch's time by torch's, at most."""
+MOST_CPU = {"tiny": 1.2, "large": 1.0}
+"""gradtool.torch's CPU time by torch's, at most, in float32."""
 
 
 def clipping(name: str, dtype: str, live: Live, runs: int, *, mlx: bool) -> Iterator[str]:
-    """The table of everybody's clip of the same gradients, and its limits."""
+    """The table of everybody's clip of the same gradients, and its limit."""
     title = f"clip of {len(live.grads):,} {name} tensors, {live.nbytes / 1e9:.2f} GB {dtype}"
     bout = Bout(title, clip_calls(live, mlx=mlx), live.nbytes, live.truth, live.bound)
     bout.run(runs)
     bout.show()
-    if dtype in SLOWEST:
-        yield limit(
-            f"clip by torch's, {name}, {dtype}", bout.ratio(GRADTOOL, TORCH), SLOWEST[dtype]
-        )
     yield limit(f"error of the norm, {name}, {dtype}", abs(bout[GRADTOOL].error), 1e-12)
+
+
+def processors(name: str, live: Live, runs: int) -> Iterator[str]:
+    """The tables of CPU time, with one thread and with two, and their limits."""
+    before = torch.get_num_threads()
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        title = f"CPU time of the clip of {name} tensors, float32, torch's threads: {threads}"
+        bout = Bout(title, torch_calls(live), live.nbytes, live.truth, live.bound, clock=cpu_clock)
+        bout.run(runs)
+        bout.show()
+        what = f"CPU time by torch's, {name}, torch's threads: {threads}"
+        yield limit(what, bout.ratio(GRADTOOL, TORCH), MOST_CPU[name])
+    torch.set_num_threads(before)
 
 
 def compare(directory: Path, runs: int, size_gib: float) -> None:
@@ -55,11 +66,14 @@ def compare(directory: Path, runs: int, size_gib: float) -> None:
         print("no GPU here: its part was not run")
     live_memory.show(size_gib)
     limits: list[str] = []
-    for name, make in (("large", lambda: live_sets.large(size_gib)), ("small", live_sets.small)):
+    sets = {"large": partial(live_sets.large, size_gib), "small": live_sets.small}
+    for name, make in {**sets, "tiny": live_sets.tiny}.items():
         base = make()
         for dtype, kind in DTYPES.items():
             live = Live(base, kind)
             limits += clipping(name, dtype, live, runs, mlx=mlx)
+            if name in MOST_CPU and dtype == "float32":
+                limits += processors(name, live, runs)
             if (name, dtype) == ("large", "float32"):
                 limits += live_dump.dumping(live, directory, runs)
         if torch.cuda.is_available():

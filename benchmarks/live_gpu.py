@@ -53,7 +53,7 @@ def _norm_calls(live: Live) -> list[Call]:
         Call(
             "gradtool.torch.get_total_norm",
             live.restore,
-            lambda _: (None, gradtool.torch.get_total_norm(grads)),
+            lambda _: (None, gradtool.torch.get_total_norm(grads, dtype=torch.float64)),
         ),
         Call(
             "torch.nn.utils.get_total_norm",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import ml_dtypes
@@ -31,7 +32,7 @@ def clip_calls(live: Live, *, mlx: bool) -> list[Call]:
 def torch_calls(live: Live) -> list[Call]:
     """Those that clip torch's gradients in place."""
     return [
-        in_place(GRADTOOL, gradtool.torch.clip_grad_norm_, live),
+        in_place(GRADTOOL, partial(gradtool.torch.clip_grad_norm_, dtype=torch.float64), live),
         in_place(TORCH, torch.nn.utils.clip_grad_norm_, live),
     ]
 

@@ -1,8 +1,8 @@
-"""Gradients in memory: two sets of tensors, in three types, beside the exact norm."""
+"""Gradients in memory: three sets of tensors, in three types, beside the exact norm."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import exact
 import torch
@@ -14,6 +14,8 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 SMALL_TENSORS = 20_000
 SMALL_SHAPES = ((1_000,), (25, 40))
 """Biases and weights, by turns."""
+
+TINY_SHAPES = ((64,), (8, 8))
 
 SCALE = 1e-3
 BOUND = 0.7
@@ -30,9 +32,17 @@ def large(size_gib: float) -> dict[str, Tensor]:
 
 
 def small() -> dict[str, Tensor]:
-    """float32 gradients of very many small tensors."""
-    shapes = {f"w{n}": SMALL_SHAPES[n % len(SMALL_SHAPES)] for n in range(SMALL_TENSORS)}
-    return _normal(shapes, seed=1)
+    """float32 gradients of very many small tensors, of 1,000 elements."""
+    return _normal(_by_turns(SMALL_SHAPES), seed=1)
+
+
+def tiny() -> dict[str, Tensor]:
+    """The same of 64 elements."""
+    return _normal(_by_turns(TINY_SHAPES), seed=2)
+
+
+def _by_turns(shapes: Sequence[tuple[int, ...]]) -> dict[str, tuple[int, ...]]:
+    return {f"w{n}": shapes[n % len(shapes)] for n in range(SMALL_TENSORS)}
 
 
 def _normal(shapes: Mapping[str, tuple[int, ...]], seed: int) -> dict[str, Tensor]:

@@ -10,7 +10,7 @@ import math
 import sys
 from concurrent.futures import Executor
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 import ml_dtypes
 import numpy as np
@@ -20,6 +20,7 @@ from gradtool.arrays.catalogue import catalogue_of
 from gradtool.arrays.memory import (
     as_numpy,
     dtype_name,
+    holds_its_elements,
     is_big_endian,
     is_mlx,
     is_plain_tensor,
@@ -34,9 +35,13 @@ from gradtool.core.stats import merge
 from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.numpy_backend.transforms import apply
 from gradtool.engine.schedule import batches
+from gradtool.errors import UsageError
 from gradtool.job import Job
 
 __all__ = ["clip_grad_norm"]
+
+_WHOLE: Final = ("integer", "bool")
+"""Why a type is not measured where it lies, though it has a norm."""
 
 
 def clip_grad_norm(
@@ -56,18 +61,19 @@ def clip_grad_norm(
 
     Returns:
         A tree of the same shape with new arrays, of the library and dtype that they were, each
-        element computed in float64 and rounded once; and the norm before clipping. As in MLX, a
-        NaN among the gradients makes all of them NaN, and an infinity all others 0.
+        element rounded to float64 and then to the dtype; and the norm before clipping. As in
+        MLX, integers and bools come back as float32, a NaN among the gradients makes all of them
+        NaN, and an infinity all others 0.
 
     Raises:
         ValueError: a bound, an order or an eps out of its range.
-        TypeError: an array of integers, or one whose library takes none back.
+        TypeError: an array of a type that is no number's, or one whose library takes none back.
         AttributeError: a leaf that is no array, in MLX's words.
         UsageError: a tree that holds itself.
         InputError: arrays of different types over the same memory.
 
     Source: mlx/python/mlx/optimizers/optimizers.py, `clip_grad_norm`. Unlike there, sums neither
-    drift nor overflow, and dtypes are kept.
+    drift nor overflow, those of integers included.
     """
     bound = _bound(max_norm)
     job = Job.checked(norm_type=_norm_type(norm_type, bound), backend="numpy")
@@ -75,7 +81,7 @@ def clip_grad_norm(
     named = [Named(name or LONE, leaf) for name, leaf in all_leaves(grads)]
     arrays = [_array(name, leaf) for name, leaf, _ in named]
     with job.executor() as executor:
-        norm = _norm(named, job, executor)
+        norm = _norm(list(map(_measurable, named, arrays)), job, executor)
         scale = partial(_scaled, coef=clip_coef(norm, bound, epsilon))
         scaled = executor.map(scale, batches(arrays, _nbytes, TASK_BYTES))
         new = (array for batch in scaled for array in batch)
@@ -102,7 +108,7 @@ def _array(name: str, leaf: Any) -> Any:
         raise AttributeError(f"{problem}: {name!r} is no array")
     dtype = _dtype_name(array)
     known = array_type(dtype)
-    if known is None or known.dtype is None:
+    if known is None or (known.dtype is None and known.reason not in _WHOLE):
         raise TypeError(f"{name!r} is an array of {dtype}, which is no gradient")
     if array is leaf and is_torch(leaf) and not is_plain_tensor(leaf):
         hint = "gradtool.torch.clip_grad_norm_ clips such"
@@ -111,6 +117,27 @@ def _array(name: str, leaf: Any) -> Any:
     if not (ours or hasattr(leaf, "__array_namespace__")):
         raise TypeError(f"{name!r}: {type(leaf).__name__} says not how to make another of it")
     return array
+
+
+def _is_whole(array: Any) -> bool:
+    """Whether the elements are integers or bools."""
+    known = array_type(_dtype_name(array))
+    return known is not None and known.reason in _WHOLE
+
+
+def _measurable(named: Named, array: Any) -> Named:
+    """What has the norm of a leaf: the leaf, or its integers as floats."""
+    if not _is_whole(array):
+        return named
+    if is_torch(array) and not holds_its_elements(array):
+        raise UsageError(f"{named.name!r}: its memory was freed")
+    return Named(named.name, _as_floats(array, "float64"))
+
+
+def _as_floats(array: Any, dtype: str) -> Any:
+    if is_torch(array):
+        return array.to(getattr(sys.modules["torch"], dtype))
+    return array.astype(dtype)
 
 
 def _dtype_name(array: Any) -> str:
@@ -126,19 +153,24 @@ def _scaled(arrays: list[Any], coef: float) -> list[Any]:
     """New arrays of the elements times `coef`."""
     found = []
     for array in arrays:
-        if is_torch(array):
-            torch: Any = sys.modules["torch"]
-            new = array.detach().resolve_conj().resolve_neg()
-            new = new.clone(memory_format=torch.contiguous_format)
-            raw, big_endian = new.view(-1).view(torch.uint8).numpy(), False
-        else:
-            new = np.array(array, order="C")
-            raw, big_endian = new.reshape(-1).view(np.uint8), is_big_endian(new.dtype)
-        known = array_type(_dtype_name(array))
+        is_whole = _is_whole(array)
+        new, raw, big_endian = _copied(_as_floats(array, "float64") if is_whole else array)
+        known = array_type(_dtype_name(new))
         if coef != 1.0 and known is not None and known.dtype is not None:
             apply(raw, known.dtype, Transform(coef, nonfinite="scale"), big_endian=big_endian)
-        found.append(new)
+        found.append(_as_floats(new, "float32") if is_whole else new)
     return found
+
+
+def _copied(array: Any) -> tuple[Any, NDArray[np.uint8], bool]:
+    """A contiguous copy, its bytes, and whether those of an element are the highest first."""
+    if is_torch(array):
+        torch: Any = sys.modules["torch"]
+        new = array.detach().resolve_conj().resolve_neg()
+        new = new.clone(memory_format=torch.contiguous_format)
+        return new, new.view(-1).view(torch.uint8).numpy(), False
+    new = np.array(array, order="C")
+    return new, new.reshape(-1).view(np.uint8), is_big_endian(new.dtype)
 
 
 def _given_back(array: Any, leaf: Any) -> Any:

@@ -7,11 +7,15 @@ Signatures, results and errors are those of `torch.nn.utils`, with these differe
 others:
 
 - sums neither drift nor overflow: a norm is right to twelve digits whatever the number of
-  elements and their magnitudes, and the same for any number of threads;
-- the norm comes back as float64 (float32 where the device has none), not in the dtype of the
-  gradients;
-- the coefficient is not rounded to a half dtype, and each element is rounded once, a complex one
-  part by part;
+  elements and their magnitudes, and the same for any number of threads; of float64 and complex128
+  elements below 2.3e-308, which are subnormal, to 2.5e-324 an element;
+- the norm comes back in the dtype of torch's, but never narrower than float32: with all digits by
+  `dtype=torch.float64`, where the device has that; the coefficient of `clip_grad_norm_` always
+  comes from these;
+- a norm that only float32 cannot hold comes back as infinity from `clip_grad_norm_`, which clips
+  by it all the same; of `get_total_norm` it is an error, with `error_if_nonfinite`;
+- the coefficient is not rounded to a half dtype, and each product is rounded to float64 and then
+  to the dtype (to float32 on the way to a half one), a complex one part by part;
 - `norm_type` 0 counts elements that are not zero, where torch counts tensors; NaN is refused;
 - a negative or NaN `max_norm` is refused, where torch turns gradients round;
 - tensors without elements add nothing to any norm, where torch raises for some;
@@ -19,7 +23,11 @@ others:
   and an element that an expanded one repeats;
 - sparse COO gradients are measured and clipped by the values of their indices, each index once;
 - `clip_grad_value_` of no gradient at all does nothing, where torch raises;
-- the error for a non-finite norm names the gradients, where names were given.
+- the error for a non-finite norm names the gradients, where names were given;
+- what the ranks find in their parts of DTensors is gathered, once for each dtype, each dimension
+  of a mesh that splits them and each pass over the elements, where torch has one all-reduce for
+  each dimension;
+- `torch.compile` leaves its graph for these functions, and so raises with `fullgraph=True`.
 
 On a GPU nothing waits for the device, unless `error_if_nonfinite` asks for its answer.
 DTensors (FSDP2, tensor parallelism) have the norm of all ranks' parts, mixed with plain tensors

@@ -11,6 +11,7 @@ import ctypes
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final, NamedTuple
 
 import torch
@@ -25,8 +26,12 @@ DEVICE_BLOCK: Final = 1 << 24
 ROW: Final = 4096
 """Elements that are added in float64 one after another: within 5e-13 of the truth, at worst."""
 
-_FEW: Final = 1 << 15
-"""Tensors of fewer elements are taken together."""
+SERIAL: Final = 7 * ROW
+"""Elements that torch computes in the thread that asks, in rows too: it shares out 32768.
+
+Tensors of fewer are taken together, that many at most on a CPU: for as little, threads that wait
+for each other between the copies of such tensors cost more than they save.
+"""
 
 _NARROW: Final = (torch.float16, torch.float8_e4m3fn, torch.float8_e5m2)
 """Types that torch converts to float64 an element at a time, but to float32 in vectors."""
@@ -52,26 +57,38 @@ def blocks(tensors: Sequence[Tensor]) -> Iterator[Block]:
     """All elements of contiguous tensors of one device and dtype, as many at a time as suits it.
 
     The borders depend on the tensors alone, not on threads or machines, so that sums do not
-    either.
+    either. Small tensors come last.
     """
-    if not tensors:
-        return
-    most = CPU_BLOCK if tensors[0].device.type == "cpu" else DEVICE_BLOCK
-    few: list[Tensor] = []
-    count = 0
+    small: list[Tensor] = []
     for tensor in tensors:
         numel = tensor.numel()
-        if numel >= _FEW:
+        if numel >= SERIAL:
+            most = CPU_BLOCK if tensor.device.type == "cpu" else DEVICE_BLOCK
             for piece in torch.split(tensor.view(-1), most):
                 yield Block([piece], len(piece))
         elif numel:
-            if count + numel > most:
-                yield _together(few, count)
-                few, count = [], 0
-            few.append(tensor)
-            count += numel
-    if few:
-        yield _together(few, count)
+            small.append(tensor)
+    if small:
+        yield from _of_small(small, _most_together(small[0]))
+
+
+def _most_together(tensor: Tensor) -> int:
+    """Elements of small tensors like this one in a block."""
+    if tensor.device.type != "cpu":
+        return DEVICE_BLOCK
+    return SERIAL // 2 if tensor.is_complex() else SERIAL  # they are scaled part by part
+
+
+def _of_small(tensors: list[Tensor], most: int) -> Iterator[Block]:
+    """Blocks of so many elements of small tensors, or of one that has more."""
+    first = count = 0
+    for index, tensor in enumerate(tensors):
+        numel = tensor.numel()
+        if count + numel > most and count:
+            yield _together(tensors[first:index], count)
+            first, count = index, 0
+        count += numel
+    yield _together(tensors[first:], count)
 
 
 def _together(tensors: list[Tensor], numel: int) -> Block:
@@ -151,21 +168,14 @@ class Bench:
         if not block.addresses:
             return flattened(block)
         room = self._rooms[block.numel]
-        at = room.flat.data_ptr()
-        for address, size in zip(block.addresses, block.sizes, strict=True):
-            # Thousands of small copies: torch takes three times as long to start each.
-            ctypes.memmove(at, address, size)
-            at += size
+        _copied(_places(room.flat, block), block.addresses, block.sizes)
         return room.flat
 
     def store(self, flat: Tensor, block: Block) -> None:
         """Put what `flat` gave for the block back, if that was a copy."""
         if not block.addresses:
             return
-        at = flat.data_ptr()
-        for address, size in zip(block.addresses, block.sizes, strict=True):
-            ctypes.memmove(address, at, size)
-            at += size
+        _copied(block.addresses, _places(flat, block), block.sizes)
         torch.autograd.graph.increment_version(block.tensors)
 
     def rows(self, flat: Tensor, fill: float) -> Tensor:
@@ -187,6 +197,17 @@ class Bench:
 
     def _widen(self, flat: Tensor, room: _Room) -> None:
         room.wide.copy_(room.between.copy_(flat) if self._is_narrow else flat)
+
+
+def _places(flat: Tensor, block: Block) -> Iterable[int]:
+    """The addresses that the block's tensors have side by side."""
+    return accumulate(block.sizes[:-1], initial=flat.data_ptr())
+
+
+def _copied(targets: Iterable[int], sources: Iterable[int], sizes: Iterable[int]) -> None:
+    """Thousands of small copies: torch takes three times as long to start each."""
+    for _ in map(ctypes.memmove, targets, sources, sizes):
+        pass
 
 
 def _padded(numel: int) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -25,9 +26,8 @@ Kernel = Callable[[Tensor], Tensor]
 Combine = Callable[[Tensor], Tensor]
 """From numbers to one that stands for all."""
 
-_WIDE = (torch.float64, torch.complex128)
+WIDE: Final = (torch.float64, torch.complex128)
 """Types with squares that float64 does not hold; those of all others it does, 2^60 of them."""
-
 
 _SMALLEST_ROOT = 2.0**-1000
 """Below it a root has lost digits, which a scale would make visible."""
@@ -58,7 +58,7 @@ def total_norm(grads: Gradients, p: float, device: torch.device) -> Tensor:
 
 
 def _squares_fit(group: Group) -> bool:
-    return group.dtype not in _WIDE and wide_dtype(group.device) is torch.float64
+    return group.dtype not in WIDE and wide_dtype(group.device) is torch.float64
 
 
 def _scale(grads: Gradients, p: float, device: torch.device) -> Tensor:

@@ -25,9 +25,11 @@ def distinct(groups: Mapping[Key, Sequence[Tensor]], stores: Stores) -> dict[Key
 
     Raises RuntimeError for memory that tensors of different dtypes share.
     """
-    keys = [key for key, tensors in groups.items() for _ in tensors]
     members = [tensor for tensors in groups.values() for tensor in tensors]
     clusters = _clusters(members)
+    if not clusters:
+        return {key: list(tensors) for key, tensors in groups.items()}  # as in nearly every case
+    keys = [key for key, tensors in groups.items() for _ in tensors]
     replaced = {index for cluster in clusters for index in cluster}
     kept: dict[Key, list[Tensor]] = {key: [] for key in groups}
     for index, tensor in enumerate(members):

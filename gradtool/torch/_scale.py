@@ -1,4 +1,4 @@
-"""Gradients scaled in place: by a float64, and rounded once."""
+"""Gradients scaled in place: by a float64, in float64, and rounded to their dtype."""
 
 from __future__ import annotations
 

@@ -3,7 +3,8 @@
 torch's threads meet at a barrier after each operation: on cores of their own that is fastest.
 Where another process (a data loader, say) takes a core, each of thousands of barriers is one
 until it gives that back. Then the rest is left to threads of ours, in which torch computes
-serially, and which do not wait for each other. Results are the same to the last bit.
+serially, and which do not wait for each other. Small tensors are work for one thread, whatever
+happens to the others. Results are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
+from itertools import takewhile
 from threading import Barrier, Lock
 from time import perf_counter
 from typing import Final, TypeVar
@@ -25,14 +27,13 @@ from gradtool.torch._blocks import Bench, Block
 Result = TypeVar("Result")
 
 STALLED_S: Final = 2e-3
-"""A block that takes so many seconds has waited; 0.1 ms is usual, and a tensor's copy 1 us."""
+"""A block that takes so many seconds has waited; 0.1 ms is usual."""
 
 STALLS: Final = 3
 """Blocks of a call that have to wait before the rest is left to ours, which are slower where the
 cores are free: a machine hiccups now and then.
 """
 
-_COPY_S: Final = 1e-6
 _MOST_WORKERS: Final = 8
 _SHARE_NUMEL: Final = 1 << 22
 """Elements of the blocks that a worker takes at a time."""
@@ -49,7 +50,10 @@ def each(
     *,
     stalled_s: float = STALLED_S,
 ) -> list[Result]:
-    """`function` of each block, in their order, on as many cores as torch is given."""
+    """`function` of each block, in their order, on as many cores as torch is given.
+
+    Small tensors, which come last, are copied by the calling thread, and so computed there.
+    """
     bench = Bench(device, dtype, blocks)
     # Workers would compute outside of inference mode, which is a thread's own.
     threads = 1 if torch.is_inference_mode_enabled() else torch.get_num_threads()
@@ -59,14 +63,15 @@ def each(
     for block in blocks:
         started = perf_counter()
         found.append(function(bench, block))
-        taken = perf_counter() - started - _COPY_S * len(block.addresses)
-        stalls += taken >= stalled_s
+        stalls += not block.addresses and perf_counter() - started >= stalled_s
         if can_stall and stalls == STALLS:
             break
-    rest = blocks[len(found) :]
-    if rest:
+    large = list(takewhile(lambda block: not block.addresses, blocks[len(found) :]))
+    if large:
         share = partial(_share, function, device=device, dtype=dtype)
-        found.extend(result for results in _by_workers(share, rest, threads) for result in results)
+        for results in _by_workers(share, large, threads):
+            found.extend(results)
+    found.extend(function(bench, block) for block in blocks[len(found) :])
     return found
 
 

@@ -14,9 +14,9 @@ from torch.utils._foreach_utils import _device_has_foreach_support
 
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.torch._blocks import wide_dtype
-from gradtool.torch._gradients import gather
+from gradtool.torch._gradients import Gradients, gather
 from gradtool.torch._mesh import is_dtensor, replicated_like
-from gradtool.torch._norm import total_norm
+from gradtool.torch._norm import WIDE, total_norm
 from gradtool.torch._scale import scale
 
 Tensors = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
@@ -32,6 +32,8 @@ def clip_grad_norm_(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """Clip the gradients of `parameters` in place by the norm of all of them together.
 
@@ -45,13 +47,17 @@ def clip_grad_norm_(
         error_if_nonfinite: raise if the norm is NaN or infinite, before anything is scaled.
         foreach: True asks for devices on which torch has foreach kernels, as torch's own does;
             it makes no difference otherwise.
+        dtype: of the norm that comes back, torch.float32 or torch.float64. By default the one
+            that torch would give, but never narrower than float32. The coefficient comes from
+            the float64 norm, also where that is beyond float32 and comes back as infinity.
 
     Returns:
-        The norm before clipping, a float64 scalar on the first gradient's device; a replicated
-        DTensor where that gradient is a DTensor.
+        The norm before clipping, a scalar on the first gradient's device; a replicated DTensor
+        where that gradient is a DTensor.
 
     Raises:
-        ValueError: a negative or NaN `max_norm`, or a `norm_type` that is no number.
+        ValueError: a negative or NaN `max_norm`, a `norm_type` that is no number, or another
+            `dtype`.
         RuntimeError: a norm that is not finite, gradients of an integer dtype, or
             foreach=True on a device that has no such kernels.
 
@@ -63,6 +69,7 @@ def clip_grad_norm_(
         message = "`parameters` is an empty generator, no gradient clipping will occur."
         warnings.warn(message, stacklevel=3)
     bound, p = _bound(max_norm), _norm_type(norm_type)
+    _refuse_dtype(dtype)
     grads, names = _gradients(found, names)
     _refuse(grads, foreach)
     measured = gather(grads)
@@ -70,7 +77,7 @@ def clip_grad_norm_(
     if error_if_nonfinite:
         _refuse_nonfinite(total, p, grads, names)
     scale(gather(grads, summed=False) if measured.pending else measured, _coef(bound, total))
-    return _like_first(total, grads)
+    return _like_first(_rounded(total, measured, dtype), grads)
 
 
 @torch.no_grad()
@@ -79,17 +86,23 @@ def get_total_norm(
     norm_type: float = 2.0,
     error_if_nonfinite: bool = False,
     foreach: bool | None = None,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Tensor:
     """The norm of `tensors` (gradients, not parameters) as if they were one vector.
 
-    Arguments, result and errors are those of `clip_grad_norm_`.
+    Arguments, result and errors are those of `clip_grad_norm_`, but for `error_if_nonfinite`,
+    which raises here for a norm that is infinite in its `dtype` alone as well: whoever clips by
+    that would clip all to zero.
 
     Source: torch/nn/utils/clip_grad.py, `_get_total_norm`.
     """
     p = _norm_type(norm_type)
+    _refuse_dtype(dtype)
     grads, names = _listed(tensors)
     _refuse(grads, foreach)
-    total = total_norm(gather(grads), p, _first_device(grads))
+    measured = gather(grads)
+    total = _rounded(total_norm(measured, p, _first_device(grads)), measured, dtype)
     if error_if_nonfinite:
         _refuse_nonfinite(total, p, grads, names)
     return _like_first(total, grads)
@@ -104,7 +117,8 @@ def clip_grads_with_norm_(
 ) -> None:
     """Clip the gradients of `parameters` in place by a norm that is known already.
 
-    `total_norm` is a scalar tensor or a number; the rest is as for `clip_grad_norm_`.
+    `total_norm` is a scalar tensor of any dtype, or a number; the coefficient has the digits that
+    it has. The rest is as for `clip_grad_norm_`.
 
     Source: torch/nn/utils/clip_grad.py, `_clip_grads_with_norm_`.
     """
@@ -175,7 +189,8 @@ def _refuse_nonfinite(
     if bool(total.isfinite()):
         return
     bad = [name for name, grad in zip(names, grads, strict=False) if not _is_finite(grad)]
-    shown = ", ".join(map(repr, bad[:_SHOWN])) or "none, their norm is beyond float64"
+    beyond = f"none, their norm is beyond {str(total.dtype).removeprefix('torch.')}"
+    shown = ", ".join(map(repr, bad[:_SHOWN])) or beyond
     more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     raise RuntimeError(
         f"The total norm of order {p} for gradients from `parameters` is non-finite, so it "
@@ -195,6 +210,17 @@ def _coef(max_norm: float, norm: Tensor) -> Tensor:
     wide = norm.to(wide_dtype(norm.device))
     # Divided as tensors: a number by a tensor is a product with a rounded reciprocal in torch.
     return torch.clamp(torch.full_like(wide, max_norm) / (wide + TORCH_EPS), max=1.0)
+
+
+def _rounded(total: Tensor, measured: Gradients, dtype: torch.dtype | None) -> Tensor:
+    """The norm in the dtype asked for, or that of torch's norm if it is not narrower than float32.
+
+    torch's norm of a tensor has its dtype, or that of its parts, and these are promoted.
+    """
+    if dtype is None:
+        given = {group.dtype for group in measured.groups} or {torch.get_default_dtype()}
+        dtype = torch.float32 if given.isdisjoint(WIDE) else total.dtype
+    return total.to(dtype)
 
 
 def _like_first(total: Tensor, grads: Sequence[Tensor]) -> Tensor:
@@ -217,6 +243,12 @@ def _norm_type(norm_type: float) -> float:
     if math.isnan(p):
         raise ValueError("norm_type should be a number, nan was provided instead")
     return p + 0.0  # -0 is 0
+
+
+def _refuse_dtype(dtype: torch.dtype | None) -> None:
+    if dtype not in (None, torch.float32, torch.float64):
+        problem = f"torch.float32 or torch.float64, {dtype} was provided instead"
+        raise ValueError(f"dtype should be {problem}")
 
 
 def _refuse(grads: Sequence[Tensor], foreach: bool | None) -> None:

@@ -36,7 +36,7 @@ def arriving(mesh: DeviceMesh) -> dict[str, Any]:
         parameter.grad = ours.redistribute(mesh, [Replicate()], async_op=True)
         parameters.append(parameter)
     kinds = {type(parameter.grad._local_tensor).__name__ for parameter in parameters}
-    norm = float(gt.clip_grad_norm_(parameters, 1.0))
+    norm = float(gt.clip_grad_norm_(parameters, 1.0, dtype=torch.float64))
     after = [parameter.grad.full_tensor().tolist() for parameter in parameters]
     return {"kinds": kinds, "norm": norm, "after": after}
 
@@ -137,7 +137,8 @@ def _beside_replicas(module: nn.Sequential, p: float, mesh: DeviceMesh) -> dict[
     seen["before"] = [parameter.grad.to_local().clone() for parameter in parameters]
     narrow = [parameter.grad.to(torch.float32) for parameter in parameters]
     seen["full narrow"] = [grad.full_tensor() for grad in narrow]
-    seen["ours narrow"] = gt.get_total_norm(narrow, p).full_tensor().item()
+    ours = gt.get_total_norm(narrow, p, dtype=torch.float64)
+    seen["ours narrow"] = ours.full_tensor().item()
     theirs = torch.nn.utils.get_total_norm(seen["true"], p)
     ours = gt.clip_grad_norm_(parameters, 1.0, p, foreach=True)
     seen["theirs"], seen["ours"] = theirs.item(), ours.full_tensor().item()

@@ -136,12 +136,24 @@ def test_the_norm_is_a_replicated_dtensor_where_the_first_gradient_is_a_dtensor(
     placements = LAYOUTS[world][name][0].placements
     mesh = (2,) * len(placements) if placements else None
     for p, seen in itertools.product(ORDERS, ranks(f"{name} {dtype}")):
-        for key in ("measured", "returned"):
+        for key in ("measured", "returned", "rounded"):
             norm = seen[str(p)][key]
-            assert norm["dtype"] is torch.float64
             assert norm["replicated"] is bool(placements)
             assert (tuple(norm["mesh"]) if norm["mesh"] else None) == mesh
             assert norm["as float"] == norm["value"]
+
+
+@each_layout
+def test_the_norm_is_rounded_to_float32_unless_gradients_are_wider_or_float64_is_asked_for(
+    name: str, dtype: torch.dtype, ranks: Seen
+) -> None:
+    for p, seen in itertools.product(ORDERS, ranks(f"{name} {dtype}")):
+        norms = seen[str(p)]
+        assert {norms[key]["dtype"] for key in ("measured", "returned")} == {torch.float64}
+        rounded = torch.promote_types(dtype, torch.float32)
+        assert norms["rounded"]["dtype"] is rounded
+        wide = torch.tensor(norms["measured"]["value"], dtype=torch.float64)
+        assert norms["rounded"]["value"] == wide.to(rounded).item()
 
 
 @each_layout

@@ -22,7 +22,7 @@ HAS_MLX = importlib.util.find_spec("mlx") is not None
 Tree = Any
 
 
-def array(values: list[float], library: str, dtype: str = "float32") -> Any:
+def array(values: Any, library: str, dtype: str = "float32") -> Any:
     if library == "mlx":
         core = pytest.importorskip("mlx.core", reason="MLX has no wheel for every platform")
         return core.array(values, dtype=getattr(core, dtype))
@@ -186,3 +186,54 @@ def test_mlx_itself_agrees_where_its_float32_is_enough(bound: float) -> None:
     assert norm == pytest.approx(their_norm.item(), rel=2**-22)
     for mine, other in zip(leaves(ours), leaves(theirs), strict=True):
         assert numbers(mine) == pytest.approx(numbers(other), rel=2**-21)
+
+
+INTEGERS = ["int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"]
+
+
+@every_library
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("bound", [2.0, 1e9])
+def test_integers_come_back_as_float32(library: str, dtype: str, bound: float) -> None:
+    """The example in MLX's docstring as it stands there: arrays of integers."""
+    tree = {"w1": array([2, 3], library, dtype), "w2": array([1], library, dtype)}
+    clipped, norm = clip_grad_norm(tree, bound)
+    assert norm == pytest.approx(math.sqrt(14), rel=1e-15)
+    assert shape(clipped) == shape({"w1": array([2, 3], library), "w2": array([1], library)})
+    coef = min(1.0, bound / (math.sqrt(14) + 1e-6))
+    assert [numbers(leaf) for leaf in leaves(clipped)] == [
+        pytest.approx([2 * coef, 3 * coef], rel=2**-23),
+        pytest.approx([coef], rel=2**-23),
+    ]
+    assert numbers(tree["w1"]) == [2.0, 3.0], "what is in them stays as it is"
+
+
+@pytest.mark.parametrize("library", ["numpy", "torch"])
+def test_squares_of_integers_do_not_wrap_around(library: str) -> None:
+    """In MLX, 200 as uint8 has norm 8."""
+    tree = [array([200], library, "uint8"), array([2**31, -(2**31)], library, "int64")]
+    assert clip_grad_norm(tree, 1.0)[1] == pytest.approx(math.sqrt(2**63 + 200**2), rel=1e-15)
+
+
+@every_library
+def test_a_nan_or_an_infinity_elsewhere_is_in_the_integers_too(library: str) -> None:
+    for bad, after in ((math.nan, math.nan), (math.inf, 0.0)):
+        clipped, _ = clip_grad_norm(
+            {"n": array([1, 2], library, "int32"), "w": array([bad], library)}, 1.0
+        )
+        assert numbers(clipped["n"]) == pytest.approx([after, after], nan_ok=True)
+
+
+@pytest.mark.skipif(not HAS_MLX, reason="MLX has no wheel for every platform")
+@pytest.mark.parametrize("dtype", [*INTEGERS, "bool_"])
+@pytest.mark.parametrize("values", [[1, 0, 1], [1], [], 1, [[1, 0], [0, 1]]], ids=str)
+@pytest.mark.parametrize("bound", [0.0, 1.0, 1e9])
+def test_mlx_itself_gives_the_same_for_integers(dtype: str, values: Any, bound: float) -> None:
+    optimizers = pytest.importorskip("mlx.optimizers", reason="MLX is not installed")
+    tree = {"n": array(values, "mlx", dtype), "w": array([2.0, 1.0], "mlx", "bfloat16")}
+    theirs, their_norm = optimizers.clip_grad_norm(dict(tree), bound)
+    ours, norm = clip_grad_norm(tree, bound)
+    assert shape(ours) == shape(theirs)
+    assert norm == pytest.approx(their_norm.item(), rel=2**-22)
+    for mine, other in zip(leaves(ours), leaves(theirs), strict=True):
+        assert numbers(mine) == pytest.approx(numbers(other), rel=2**-7)

@@ -37,7 +37,8 @@ def by_torch(grads: Sequence[torch.Tensor], max_norm: float = INF, p: float = 2.
     parameters = [torch.empty_like(grad) for grad in grads]
     for parameter, grad in zip(parameters, grads, strict=True):
         parameter.grad = grad.clone()
-    return gt.clip_grad_norm_(parameters, max_norm, p).item(), [held.grad for held in parameters]
+    norm = gt.clip_grad_norm_(parameters, max_norm, p, dtype=F64)
+    return norm.item(), [held.grad for held in parameters]
 
 
 def by_numpy(grads: Sequence[torch.Tensor], max_norm: float = INF, p: float = 2.0) -> Clipped:
@@ -303,6 +304,6 @@ def test_torch_takes_sparse_gradients_by_their_sums() -> None:
     parameter, indices = torch.zeros(9), [[1, 1, 5]]
     parameter.grad = torch.sparse_coo_tensor(indices, [1.0, 2, 4], (9,), check_invariants=True)
     for p, true in ((2.0, 5.0), (1.0, 7.0), (0.0, 2.0), (INF, 4.0), (-INF, 3.0)):
-        assert close(gt.get_total_norm([parameter.grad], p).item(), true)
+        assert close(gt.get_total_norm([parameter.grad], p, dtype=F64).item(), true)
     assert gt.clip_grad_norm_([parameter], 2.5).item() == 5.0
     assert parameter.grad.to_dense().tolist() == pytest.approx([0, 1.5, 0, 0, 0, 2, 0, 0, 0])

@@ -8,12 +8,15 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
+from threading import get_ident
 
 import pytest
 import torch
 from torch import Tensor
 
 from gradtool.torch import _norm, _scale
+from gradtool.torch._blocks import Block
 from gradtool.torch._gradients import gather
 from gradtool.torch._workers import STALLS, each
 
@@ -53,6 +56,63 @@ def test_norms_and_elements_are_the_same_whoever_computes_them(
     _scale.scale(gather(ours), coef)
     assert all(map(torch.equal, ours, theirs))
     assert torch.get_num_threads() == before
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("p", [1.0, 2.0, 3.0])
+def test_no_number_of_threads_changes_a_bit(dtype: torch.dtype, p: float) -> None:
+    before, seen = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            grads = gradients(dtype)
+            norm = _norm.total_norm(gather(grads), p, CPU)
+            _scale.scale(gather(grads), 1.0 / norm)
+            seen.append([norm, *grads])
+    finally:
+        torch.set_num_threads(before)
+    for other in seen[1:]:
+        assert all(map(torch.equal, seen[0], other))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32, torch.complex64], ids=str)
+def test_small_tensors_are_left_to_no_thread_of_ours(dtype: torch.dtype) -> None:
+    large = torch.ones(1 << 21, dtype=dtype)
+    small = [torch.ones(size, dtype=dtype) for size in (9, 13_000, 20_000, 28_000) * 9]
+    (blocks,) = gather([*small[:5], large, *small[5:]]).groups.values()
+    here, seen = get_ident(), []
+
+    def thread_and_size(_bench: object, block: Block) -> int:
+        seen.append((get_ident() == here, len(block.tensors)))
+        return block.numel
+
+    sizes = each(thread_and_size, blocks, CPU, dtype, stalled_s=-1.0)
+    assert sizes == [block.numel for block in blocks]
+    assert any(not is_here for is_here, _ in seen)
+    assert all(is_here for is_here, tensors in seen if tensors > 1)
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="no list of threads here")
+def test_torch_starts_no_thread_for_small_tensors() -> None:
+    """torch starts its threads when they first have something to do."""
+    code = """
+import os, torch
+torch.set_num_threads(2)
+import gradtool.torch as gt
+def threads_after(grads, p):
+    parameters = [torch.empty_like(grad) for grad in grads]
+    for parameter, grad in zip(parameters, grads):
+        parameter.grad = grad
+    gt.clip_grad_norm_(parameters, 0.1, p)
+    return len(os.listdir("/proc/self/task"))
+alone = len(os.listdir("/proc/self/task"))
+for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64):
+    for p in (2.0, 3.0, -1.0, float("inf")):
+        grads = [torch.ones(size, dtype=dtype) for size in (64, 700, 3) * 300]
+        assert threads_after(grads, p) == alone, (dtype, p)
+assert threads_after([torch.ones(1 << 17)], 2.0) > alone
+"""
+    subprocess.run([sys.executable, "-c", code], timeout=60, check=True)
 
 
 def test_an_error_in_a_thread_of_ours_comes_out() -> None:

@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,12 +176,13 @@ def clipped(layouts: Sequence[Layout], dtype: torch.dtype, mesh: DeviceMesh) -> 
     seen: dict[str, Any] = {"before": [local(grad).clone() for grad in grads]}
     for p in ORDERS:
         whole, halves = parameters(grads), parameters(grads)
-        measured = gt.get_total_norm(grads, p)
-        returned = gt.clip_grad_norm_(whole, MAX_NORM, p)
+        measured = gt.get_total_norm(grads, p, dtype=torch.float64)
+        returned = gt.clip_grad_norm_(whole, MAX_NORM, p, dtype=torch.float64)
         gt.clip_grads_with_norm_(halves, MAX_NORM, measured)
         seen[str(p)] = {
             "measured": number(measured),
             "returned": number(returned),
+            "rounded": number(gt.get_total_norm(grads, p)),
             "after": gradients_of(whole),
             "after halves": gradients_of(halves),
         }
@@ -202,7 +204,10 @@ def nonfinite(value: float, mesh: DeviceMesh) -> dict[str, Any]:
     named = [*zip(fulls, made, strict=True)]
     return {
         "has it": any(not bool(local(grad).isfinite().all()) for grad in grads),
-        "norms": {str(p): number(gt.get_total_norm(grads, p))["value"] for p in ORDERS},
+        "norms": {
+            str(p): number(gt.get_total_norm(grads, p, dtype=torch.float64))["value"]
+            for p in ORDERS
+        },
         "named": message(lambda: gt.clip_grad_norm_(named, 1.0, error_if_nonfinite=True)),
         "unnamed": message(lambda: gt.clip_grad_norm_(made, 1.0, error_if_nonfinite=True)),
         "measured": message(
@@ -231,7 +236,9 @@ def cases(world: int) -> dict[str, Callable[[], object]]:
         found["training"] = lambda: {
             "ours": trained(gt.clip_grad_norm_, mesh),
             "theirs": trained(torch.nn.utils.clip_grad_norm_, mesh),
-            "ours narrow": trained(gt.clip_grad_norm_, mesh, torch.float32),
+            "ours narrow": trained(
+                partial(gt.clip_grad_norm_, dtype=torch.float64), mesh, torch.float32
+            ),
         }
         found["arriving"] = lambda: arriving(mesh)
         found["published 1d"] = lambda: published_1d(mesh)

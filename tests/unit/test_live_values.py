@@ -67,6 +67,12 @@ def shrunk() -> Tensor:
     return tensor
 
 
+def shrunk_integers() -> Tensor:
+    tensor = torch.arange(1 << 20)
+    tensor.untyped_storage().resize_(8)
+    return tensor
+
+
 @pytest.mark.parametrize("gone", [freed, shrunk])
 def test_memory_that_is_gone_is_told_and_not_read(
     gone: Callable[[], Tensor], tmp_path: Path
@@ -77,6 +83,11 @@ def test_memory_that_is_gone_is_told_and_not_read(
     with pytest.raises(gradtool.UsageError, match="'w': its memory was freed"):
         dump_gradients([("w", gone())], tmp_path / "gone.safetensors")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_integers_whose_memory_is_gone_are_not_read_either() -> None:
+    with pytest.raises(gradtool.UsageError, match="'w': its memory was freed"):
+        clip_grad_norm({"w": shrunk_integers()}, 1.0)
 
 
 def test_a_gradient_whose_memory_is_gone_is_an_error_for_the_drop_ins() -> None:
