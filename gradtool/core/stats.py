@@ -5,6 +5,9 @@
 The sum is kept as `power_sum * scale**p`, with the powers taken of `|g| / scale`, so that
 no intermediate power overflows or underflows whatever p and the magnitudes are (the idea of
 LAPACK's `?lassq` and of Blue, 1978). Non-finite elements are counted and left out of it.
+
+Sums of parts are exact: what one float64 cannot hold of a sum is kept beside it, as in `math.fsum`
+(Shewchuk, 1997), so that parts give the same bits whoever merged them, in whatever groups.
 """
 
 from __future__ import annotations
@@ -41,6 +44,7 @@ class TensorStats:
         nan, posinf, neginf, zeros: counts of elements.
         subnormals: finite non-zero elements, of which the magnitude is below the smallest
             normal number of the dtype that they are stored in, or of a complex one's parts.
+        rest: what rounding took from `power_sum`, exactly, as (scale, sum) pairs.
         first_nonfinite: C-order position of the first NaN or Inf in its tensor; None where
             there is none. Of a set of several tensors it means nothing.
     """
@@ -57,6 +61,7 @@ class TensorStats:
     zeros: int = 0
     subnormals: int = 0
     first_nonfinite: int | None = None
+    rest: tuple[tuple[float, float], ...] = ()
 
     @property
     def nonfinite(self) -> int:
@@ -102,32 +107,34 @@ class TensorStats:
         """
         if divisor == 1.0:
             return self
-        scale, power_sum = self.scale / divisor, self.power_sum
+        scale = self.scale / divisor
         if not _SMALLEST_NORMAL <= scale < math.inf:
             # The norm may be normal where the scale is not: divide the sum instead.
             scaled_sum = self.power_sum * _power(divisor, -self.norm_type)
             if _SMALLEST_NORMAL <= scaled_sum < math.inf:
-                scale, power_sum = self.scale, scaled_sum
+                return replace(self._divided_extremes(divisor), power_sum=scaled_sum, rest=())
         return replace(
-            self,
-            power_sum=power_sum,
+            self._divided_extremes(divisor),
             scale=scale,
-            max_abs=self.max_abs / divisor,
-            min_abs=self.min_abs / divisor,
+            rest=tuple((other / divisor, part) for other, part in self.rest),
         )
+
+    def _divided_extremes(self, divisor: float) -> TensorStats:
+        return replace(self, max_abs=self.max_abs / divisor, min_abs=self.min_abs / divisor)
 
     def negated(self) -> TensorStats:
         """The statistics of the same elements times -1."""
         return replace(self, posinf=self.neginf, neginf=self.posinf)
 
     def repeated(self, times: int) -> TensorStats:
-        """The statistics of a view that names each of the elements `times` times."""
+        """The statistics of a view that names each of the elements `times` times, rounded."""
         if times == 1:
             return self
         return replace(
             self,
             numel=self.numel * times,
             power_sum=self.power_sum * times,
+            rest=(),
             nan=self.nan * times,
             posinf=self.posinf * times,
             neginf=self.neginf * times,
@@ -139,13 +146,13 @@ class TensorStats:
 def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
     """The statistics of all parts together; of none, those of no element.
 
-    Any grouping gives the same counts, and sums within one rounding a call: parts are added
-    with `math.fsum`, which loses nothing.
+    Any grouping gives the same, bit for bit; for |p| beyond LARGEST_EXACT_POWER, where each part
+    has a scale of its own, sums are within one rounding a call.
     """
     if len(parts) == 1:
         return parts[0]
     firsts = [part.first_nonfinite for part in parts if part.first_nonfinite is not None]
-    power_sum, scale = _add_powers(parts, norm_type)
+    power_sum, scale, rest = _add_powers(parts, norm_type)
     return TensorStats(
         norm_type=norm_type,
         numel=sum(part.numel for part in parts),
@@ -159,11 +166,12 @@ def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
         zeros=sum(part.zeros for part in parts),
         subnormals=sum(part.subnormals for part in parts),
         first_nonfinite=min(firsts, default=None),
+        rest=rest,
     )
 
 
 def folded(parts: list[TensorStats], norm_type: float) -> list[TensorStats]:
-    """The same parts, merged where there are many: memory stays constant, roundings few."""
+    """The same parts, merged where there are many, so that memory stays constant."""
     return [merge(parts, norm_type)] if len(parts) >= MOST_PARTS else parts
 
 
@@ -202,18 +210,42 @@ def norm_of(values: Sequence[float], norm_type: float) -> float:
     ).norm
 
 
-def _add_powers(parts: Sequence[TensorStats], p: float) -> tuple[float, float]:
-    """Sum of the parts' powers, over the scale whose power is the largest of theirs."""
-    scales = {part.scale for part in parts if part.power_sum}
-    if not scales:
-        return 0.0, 1.0
-    if len(scales) == 1 or p == 0.0:
-        return math.fsum(part.power_sum for part in parts), scales.pop()
-    scale = max(scales) if p > 0.0 else min(scales)
-    factors = {other: _power(other / scale, p) for other in scales}
-    return math.fsum(
-        part.power_sum * factors[part.scale] for part in parts if part.power_sum
-    ), scale
+def _add_powers(
+    parts: Sequence[TensorStats], p: float
+) -> tuple[float, float, tuple[tuple[float, float], ...]]:
+    """The sum of the parts' powers, its scale, and what rounding took from it.
+
+    The scale is the one of theirs whose power is the largest.
+    """
+    sums: dict[float, list[float]] = {}
+    for part in parts:
+        if part.power_sum:
+            sums.setdefault(part.scale, []).append(part.power_sum)
+        for scale, left in part.rest:
+            sums.setdefault(scale, []).append(left)
+    exact = {scale: expansion for scale in sums if (expansion := _expansion(sums[scale]))}
+    if not exact:
+        return 0.0, 1.0, ()
+    top = max(exact) if p > 0.0 else min(exact)
+    if len(exact) == 1:
+        power_sum = exact[top][0]
+    else:
+        power_sum = math.fsum(exact[scale][0] * _power(scale / top, p) for scale in exact)
+    if abs(p) > LARGEST_EXACT_POWER:
+        return power_sum, top, ()
+    exact[top] = _expansion([*exact[top], -power_sum])
+    rest = ((scale, part) for scale in sorted(exact) for part in exact[scale])
+    return power_sum, top, tuple(rest)
+
+
+def _expansion(terms: list[float]) -> list[float]:
+    """The exact sum of `terms` as few numbers: it rounded, what is left rounded, and so on."""
+    left = list(terms)
+    found: list[float] = []
+    while part := math.fsum(left):
+        found.append(part)
+        left.append(-part)
+    return found
 
 
 def _power(ratio: float, p: float) -> float:

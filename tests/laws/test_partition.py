@@ -9,6 +9,7 @@ import subprocess
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from oracle import close, exact_norm
 import gradtool
 from gradtool.core import stats as stats_module
 from gradtool.core.measurement import Measurement
-from gradtool.core.stats import TensorStats, merge
+from gradtool.core.stats import TensorStats, merge, power_scale
 from gradtool.core.strides import contiguous_strides
 from gradtool.core.tensors import Extent
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
@@ -211,24 +212,52 @@ def test_an_index_counts_from_the_start_of_the_tensor_in_whichever_part_it_lies(
         assert tensor.first_nonfinite == (271, 828)
 
 
-@given(
-    st.lists(st.tuples(st.floats(1e-320, 1e308), st.integers(0, 3)), min_size=2, max_size=12),
-    st.sampled_from([2.0, 0.5, 64.0, -3.0, 700.0]),
-    st.integers(1, 11),
-)
-def test_merging_is_associative_up_to_rounding(
-    elements: list[tuple[float, int]], p: float, at: int
+@st.composite
+def trees(draw: st.DrawFn) -> tuple[float, list[TensorStats], Any]:
+    """p, the statistics of some blocks, and a tree of groups in which to merge them."""
+    p = draw(st.sampled_from([2.0, 1.0, 0.5, 1.7, 64.0, -3.0, 300.0]))
+    parts = []
+    for value, mantissa, zeros in draw(
+        st.lists(
+            st.tuples(st.floats(1e-320, 1e308), st.floats(1.0, 1e9), st.integers(0, 3)),
+            min_size=1,
+            max_size=12,
+        )
+    ):
+        scale, few = power_scale(value, p), zeros % 2
+        parts.append(TensorStats(p, 9, mantissa, scale, value, value, zeros=zeros, subnormals=few))
+    indices = st.permutations(range(len(parts)))
+    groups: Any = draw(indices)
+    while len(groups) > 1 and draw(st.booleans()):
+        at = draw(st.integers(1, len(groups)))
+        groups = [groups[:at], *groups[at:]]
+    return p, parts, groups
+
+
+def merged_in(groups: Any, parts: list[TensorStats], p: float) -> TensorStats:
+    if isinstance(groups, int):
+        return parts[groups]
+    return merge([TensorStats(p), *(merged_in(group, parts, p) for group in groups)], p)
+
+
+@given(trees())
+def test_parts_merge_to_the_same_bits_in_any_groups(
+    drawn: tuple[float, list[TensorStats], Any],
 ) -> None:
-    parts = [
-        TensorStats(p, 1 + zeros, 1.0, value, value, value, zeros=zeros, subnormals=zeros % 2)
-        for value, zeros in elements
-    ]
-    at = min(at, len(parts) - 1)
-    whole = merge(parts, p)
-    split = merge([merge(parts[:at], p), TensorStats(p), merge(parts[at:], p)], p)
-    assert replace(whole, power_sum=0.0) == replace(split, power_sum=0.0)
-    if math.isfinite(whole.finite_norm) and whole.finite_norm > 1e-300:
-        assert close(split.finite_norm, whole.finite_norm, 1e-14)
+    p, parts, groups = drawn
+    whole = merge([TensorStats(p), *parts], p)
+    assert merged_in(groups, parts, p) == whole
+
+
+@given(st.lists(st.floats(1.0, 2.0**60), min_size=1, max_size=300), st.integers(2, 40))
+def test_sums_of_parts_are_exact_until_they_are_rounded_once(values: list[float], n: int) -> None:
+    parts = [TensorStats(2.0, 1, value, 1.0, 1.0, 1.0) for value in values]
+    groups = [merge(parts[at : at + n], 2.0) for at in range(0, len(parts), n)]
+    total = merge(groups, 2.0)
+    assert Fraction(total.power_sum) + sum(Fraction(left) for _, left in total.rest) == sum(
+        map(Fraction, values)
+    )
+    assert total.power_sum == math.fsum(values)
 
 
 @pytest.mark.skipif(

@@ -138,22 +138,16 @@ def _nonfinite_segment(
 ) -> TensorStats:
     """The finite elements' statistics, with the others counted and the first one located."""
     finite = magnitudes < encoding.infinity
-    rest = TensorStats(p)
+    others = TensorStats(p)
     if finite.any():
-        rest = _segment(words[finite], magnitudes[finite], encoding, p)
+        others = _segment(words[finite], magnitudes[finite], encoding, p)
     bad = encoding.decode(words[~finite])
-    return TensorStats(
-        norm_type=p,
+    return replace(
+        others,
         numel=len(words),
-        power_sum=rest.power_sum,
-        scale=rest.scale,
-        max_abs=rest.max_abs,
-        min_abs=rest.min_abs,
         nan=int(np.count_nonzero(np.isnan(bad))),
         posinf=int(np.count_nonzero(bad == math.inf)),
         neginf=int(np.count_nonzero(bad == -math.inf)),
-        zeros=rest.zeros,
-        subnormals=rest.subnormals,
         first_nonfinite=int(np.argmin(finite)),
     )
 
