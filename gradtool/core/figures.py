@@ -5,16 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from gradtool.core.stats import TensorStats
+
 
 def number(value: float) -> str:
     """All digits that matter: reading the text back gives the very same number."""
     return "NaN" if math.isnan(value) else repr(value)
 
 
+def json_number(value: float) -> float | str:
+    """JSON has no name for what is not finite; JavaScript's are what readers expect."""
+    if math.isfinite(value):
+        return value
+    return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+
+
 def significant(value: float, digits: int) -> str:
     """`digits` significant digits, trailing zeros kept so that a column compares at a glance."""
     if not math.isfinite(value):
-        return "NaN" if math.isnan(value) else "Infinity" if value > 0 else "-Infinity"
+        return str(json_number(value))
     return "0" if value == 0.0 else f"{value:#.{digits}g}".removesuffix(".")
 
 
@@ -34,10 +43,21 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def first_of(items: Sequence[str], most: int = 3) -> str:
+    """`a, b, c and 4 more`: the first of many items, as they are."""
+    shown = ", ".join(items[:most])
+    return f"{shown} and {len(items) - most:,} more" if len(items) > most else shown
+
+
 def some(names: Sequence[str], most: int = 3) -> str:
-    """`'a', 'b', 'c' and 4 more`: the first names of many, none of them long."""
-    shown = ", ".join(f"{name!r:.80}" for name in names[:most])
-    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown
+    """`'a', 'b', 'c' and 4 more`: the first of many names, quoted, none of them long."""
+    return first_of([f"{name!r:.80}" for name in names], most)
+
+
+def nonfinite_counts(stats: TensorStats) -> list[str]:
+    """`3 NaN`, `1 +Inf`: those that there are."""
+    counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
+    return [f"{count:,} {kind}" for count, kind in counts if count]
 
 
 def tally(count: int) -> str:

@@ -9,7 +9,9 @@ from collections.abc import Iterator, Sequence
 from gradtool.core.figures import (
     byte_size,
     counted,
+    first_of,
     index_text,
+    nonfinite_counts,
     norm_name,
     precise,
     share,
@@ -113,11 +115,9 @@ def _range_trouble(stats: TensorStats) -> Iterator[str]:
         yield "the norm is smaller than any float64, although not every element is zero"
 
 
-def nonfinite_counts(tensor: TensorMeasurement) -> str:
+def nonfinite_elements(tensor: TensorMeasurement) -> str:
     """`17 NaN, 2 +Inf, first at [5, 7]`."""
-    stats = tensor.stats
-    counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
-    said = [f"{count:,} {kind}" for count, kind in counts if count]
+    said = nonfinite_counts(tensor.stats)
     if tensor.first_nonfinite:
         said.append(f"first at {index_text(tensor.first_nonfinite)}")
     return ", ".join(said)
@@ -137,6 +137,5 @@ def skipped_summary(skipped: Sequence[Skipped], *, show_all: bool) -> Iterator[s
         reason = f"{item.reason} ({item.dtype})" if item.dtype else item.reason
         names.setdefault(reason, []).append(brief(item.name, LONGEST_NAME))
     for reason, members in names.items():
-        listed = members if show_all else members[:_SKIPPED_NAMES]
-        more = f" and {len(members) - len(listed):,} more" if members[len(listed) :] else ""
-        yield f"{len(members):,} {brief(reason, LONGEST_NAME)}: {', '.join(listed)}{more}"
+        listed = first_of(members, len(members) if show_all else _SKIPPED_NAMES)
+        yield f"{len(members):,} {brief(reason, LONGEST_NAME)}: {listed}"

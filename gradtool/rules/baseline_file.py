@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.figures import json_number
 from gradtool.core.judging.baseline import SCHEMA, Baseline, BaselineTensor, NormRange
 from gradtool.errors import (
     CorruptFileError,
@@ -33,7 +34,7 @@ def write_baseline(baseline: Baseline) -> str:
     """The text of a baseline's file."""
     head = {
         "schema": SCHEMA,
-        "norm_type": _number(baseline.norm_type),
+        "norm_type": json_number(baseline.norm_type),
         "dumps": list(baseline.dumps),
         "total": _range(baseline.total),
     }
@@ -56,10 +57,6 @@ def _tensor(tensor: BaselineTensor) -> dict[str, object]:
 
 def _range(norm: NormRange) -> list[float]:
     return [norm.low, norm.high]
-
-
-def _number(value: float) -> float | str:
-    return value if math.isfinite(value) else "Infinity" if value > 0 else "-Infinity"
 
 
 def read_baseline(path: str) -> Baseline:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 
-from gradtool.core.figures import counted, index_text
+from gradtool.core.figures import counted, index_text, nonfinite_counts
 from gradtool.core.judging.rule import Parameter, Rule, Thresholds
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import TensorMeasurement
@@ -18,15 +18,14 @@ from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 def _nan(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.gradients):
         if nan := tensor.stats.nan:
-            yield _trouble(evidence, tensor, nan, f"{nan:,} NaN")
+            yield _problem(evidence, tensor, nan, [f"{nan:,} NaN"])
 
 
 def _inf(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.gradients):
-        signs = ((tensor.stats.posinf, "+Inf"), (tensor.stats.neginf, "-Inf"))
-        if said := " and ".join(f"{count:,} {sign}" for count, sign in signs if count):
-            infinite = tensor.stats.posinf + tensor.stats.neginf
-            yield _trouble(evidence, tensor, infinite, said)
+        if infinite := tensor.stats.posinf + tensor.stats.neginf:
+            signs = nonfinite_counts(replace(tensor.stats, nan=0))
+            yield _problem(evidence, tensor, infinite, signs)
 
 
 def _is_mask(stats: TensorStats) -> bool:
@@ -39,17 +38,17 @@ def _state(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.state):
         stats = tensor.stats
         if stats.nonfinite and not (kinds[tensor.spec.section] == "weights" and _is_mask(stats)):
-            counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
-            said = " and ".join(f"{count:,} {kind}" for count, kind in counts if count)
-            yield _trouble(evidence, tensor, stats.nonfinite, said)
+            yield _problem(evidence, tensor, stats.nonfinite, nonfinite_counts(stats))
 
 
-def _trouble(evidence: Evidence, tensor: TensorMeasurement, count: int, said: str) -> Problem:
+def _problem(
+    evidence: Evidence, tensor: TensorMeasurement, count: int, kinds: Sequence[str]
+) -> Problem:
     index = tensor.first_nonfinite
     among = counted(tensor.stats.numel, "element")
     at = f", first at {index_text(index)}" if index else ""
     near = _neighbours(evidence, tensor)
-    message = f"{said} among {among}{at}; {near}"
+    message = f"{' and '.join(kinds)} among {among}{at}; {near}"
     return Problem(message, tensor.name, index, value=float(count), limit=0.0)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.utils._foreach_utils import _device_has_foreach_support
 
 from gradtool.core.clipping import TORCH_EPS
+from gradtool.core.figures import some
 from gradtool.torch._blocks import wide_dtype
 from gradtool.torch._gradients import Gradients, gather
 from gradtool.torch._mesh import is_dtensor, replicated_like
@@ -190,13 +191,12 @@ def _refuse_nonfinite(
         return
     bad = [name for name, grad in zip(names, grads, strict=False) if not _is_finite(grad)]
     beyond = f"none, their norm is beyond {str(total.dtype).removeprefix('torch.')}"
-    shown = ", ".join(map(repr, bad[:_SHOWN])) or beyond
-    more = f" and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
+    shown = some(bad, _SHOWN) or beyond
     raise RuntimeError(
         f"The total norm of order {p} for gradients from `parameters` is non-finite, so it "
         "cannot be clipped. To disable this error and scale the gradients by the non-finite "
         "norm anyway, set `error_if_nonfinite=False`"
-        + (f". Non-finite gradients: {shown}{more}" if names else "")
+        + (f". Non-finite gradients: {shown}" if names else "")
     )
 
 

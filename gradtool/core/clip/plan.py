@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
 from gradtool.core.clipping import IDENTITY, TORCH_EPS, Transform, clip_coef
+from gradtool.core.figures import first_of, nonfinite_counts
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Checkpoint, hides_magnitude
@@ -176,21 +177,16 @@ def _refuse_nonfinite(measurement: Measurement) -> None:
     bad = [tensor for tensor in measurement.tensors if tensor.stats.nonfinite]
     if not bad:
         return
-    shown = ", ".join(
-        f"{tensor.name!r} ({_counts(tensor.stats)}, first at {list(tensor.first_nonfinite or ())})"
-        for tensor in bad[:_NAMED]
-    )
-    more = f" and {len(bad) - _NAMED} more" if len(bad) > _NAMED else ""
+    shown = [
+        f"{tensor.name!r} ({', '.join(nonfinite_counts(tensor.stats))}, "
+        f"first at {list(tensor.first_nonfinite or ())})"
+        for tensor in bad
+    ]
     raise NonFiniteError(
-        f"{measurement.path}: not clipped: non-finite gradients in {shown}{more}",
+        f"{measurement.path}: not clipped: non-finite gradients in {first_of(shown, _NAMED)}",
         tuple(tensor.name for tensor in bad),
         hint="--nonfinite zero replaces them by 0, --nonfinite keep leaves them",
     )
-
-
-def _counts(stats: TensorStats) -> str:
-    counts = ((stats.nan, "NaN"), (stats.posinf, "+Inf"), (stats.neginf, "-Inf"))
-    return ", ".join(f"{count} {kind}" for count, kind in counts if count)
 
 
 def _transform(

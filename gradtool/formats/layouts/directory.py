@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
+from gradtool.core.figures import first_of
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
 from gradtool.errors import (
@@ -68,9 +69,9 @@ class _Contents:
     def notes(self) -> Iterator[str]:
         """What was left out, in a sentence each."""
         if self.unread:
-            yield f"not read: {_some(self.unread)}"
+            yield f"not read: {first_of(self.unread)}"
         if self.repeated:
-            yield f"the same files under other names, read once: {_some(self.repeated)}"
+            yield f"the same files under other names, read once: {first_of(self.repeated)}"
 
 
 def _open_contents(listing: Listing, open_file: OpenFile) -> _Contents:
@@ -107,10 +108,6 @@ def _open_one(listing: Listing, name: str, open_file: OpenFile, contents: _Conte
         contents.parts.append((name, part))
     elif holds_tensors:
         raise UnknownFormatError(listing.at(name), "is named like a tensor file, and is none")
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _placed(parts: Sequence[tuple[str, Checkpoint]], *, prefix: bool) -> list[Checkpoint]:

@@ -8,10 +8,11 @@ from collections.abc import Iterable, Mapping
 from typing import Final
 
 from gradtool import __version__
+from gradtool.core.figures import json_number
 from gradtool.core.judging.policy import InForce, Override
 from gradtool.core.judging.rule import Threshold, Thresholds
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
-from gradtool.report.inspect.json import figures, number, optional
+from gradtool.report.inspect.json import figures, optional
 from gradtool.report.model import Style
 
 SCHEMA: Final = "gradtool.check/1"
@@ -31,7 +32,7 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
             "fail_on": _encode(policy.fail_on),
             "config": _encode(policy.config),
             "baseline": _encode(outcome.baseline),
-            "norm_type": _encode(number(outcome.norm_type)),
+            "norm_type": _encode(json_number(outcome.norm_type)),
             "include": _encode(outcome.include),
             "exclude": _encode(outcome.exclude),
             "section": _encode(outcome.section),

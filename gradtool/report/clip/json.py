@@ -7,7 +7,8 @@ from typing import Final
 
 from gradtool import __version__
 from gradtool.core.clip.outcome import ClipOutcome
-from gradtool.report.inspect.json import number, optional
+from gradtool.core.figures import json_number
+from gradtool.report.inspect.json import optional
 from gradtool.report.model import Style
 
 SCHEMA: Final = "gradtool.clip/1"
@@ -22,7 +23,7 @@ def render(outcome: ClipOutcome, style: Style) -> str:  # noqa: ARG001
         "path": outcome.path,
         "output": outcome.output,
         "format": before.format,
-        "norm_type": number(before.norm_type),
+        "norm_type": json_number(before.norm_type),
         "max_norm": optional(request.max_norm),
         "clip_value": optional(request.clip_value),
         "eps": request.eps,
@@ -32,9 +33,9 @@ def render(outcome: ClipOutcome, style: Style) -> str:  # noqa: ARG001
         "step": before.step,
         "nonfinite": request.nonfinite,
         "clip_coef": outcome.clip_coef,
-        "norm_before": number(outcome.norm_before),
+        "norm_before": json_number(outcome.norm_before),
         "norm_after": optional(outcome.norm_after),
-        "finite_norm_before": number(outcome.finite_norm_before),
+        "finite_norm_before": json_number(outcome.finite_norm_before),
         "finite_norm_after": optional(outcome.finite_norm_after),
         "tensors": outcome.tensors,
         "tensors_changed": outcome.tensors_changed,

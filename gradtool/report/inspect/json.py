@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from gradtool import __version__
+from gradtool.core.figures import json_number
 from gradtool.core.measurement import Summary, TensorMeasurement
 from gradtool.core.tensors import Skipped
 from gradtool.report.model import InspectReport, Style
@@ -48,7 +49,7 @@ def _report(report: InspectReport) -> dict[str, object]:
         "format": measurement.format,
         "files": len(measurement.files),
         "bytes": measurement.nbytes,
-        "norm_type": number(measurement.norm_type),
+        "norm_type": json_number(measurement.norm_type),
         "backend": measurement.backend,
         "loss_scale": measurement.loss_scale,
         "step": measurement.step,
@@ -60,7 +61,7 @@ def _report(report: InspectReport) -> dict[str, object]:
         "clip": None
         if clip is None
         else {
-            "max_norm": number(clip.max_norm),
+            "max_norm": json_number(clip.max_norm),
             "eps": clip.eps,
             "clip_coef": optional(clip.clip_coef),
         },
@@ -78,11 +79,11 @@ def figures(summary: Summary) -> dict[str, object]:
     return {
         "tensors": summary.tensors,
         "numel": stats.numel,
-        "norm": number(summary.norm),
-        "finite_norm": number(summary.finite_norm),
+        "norm": json_number(summary.norm),
+        "finite_norm": json_number(summary.finite_norm),
         "native_norm": optional(summary.native_norm),
         "native_dtype": None if summary.native_dtype is None else summary.native_dtype.name,
-        "max_abs": number(stats.max_abs),
+        "max_abs": json_number(stats.max_abs),
         "nan": stats.nan,
         "posinf": stats.posinf,
         "neginf": stats.neginf,
@@ -122,14 +123,5 @@ def _skipped(skipped: Skipped) -> dict[str, object]:
 
 
 def optional(value: float | None) -> float | str | None:
-    """As `number`; None stays None."""
-    return None if value is None else number(value)
-
-
-def number(value: float) -> float | str:
-    """JSON has no name for what is not finite; JavaScript's are what readers expect."""
-    if math.isfinite(value):
-        return value
-    if math.isnan(value):
-        return "NaN"
-    return "Infinity" if value > 0 else "-Infinity"
+    """As `json_number`; None stays None."""
+    return None if value is None else json_number(value)

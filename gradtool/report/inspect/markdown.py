@@ -14,7 +14,7 @@ from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
     diagnoses,
     holdings,
-    nonfinite_counts,
+    nonfinite_elements,
     nonfinite_heading,
     origin,
     skipped_summary,
@@ -108,7 +108,7 @@ def _nonfinite(report: InspectReport) -> Iterator[str]:
     for bracket in brackets(report.measurement.tensors):
         around = _neighbour(bracket.before), _neighbour(bracket.after)
         for tensor in bracket.nonfinite:
-            yield _row([code(brief(tensor.name)), escaped(nonfinite_counts(tensor)), *around])
+            yield _row([code(brief(tensor.name)), escaped(nonfinite_elements(tensor)), *around])
 
 
 def _neighbour(tensor: TensorMeasurement | None) -> str:

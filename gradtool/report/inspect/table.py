@@ -14,7 +14,7 @@ from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
     diagnoses,
     holdings,
-    nonfinite_counts,
+    nonfinite_elements,
     nonfinite_heading,
     origin,
     skipped_summary,
@@ -109,7 +109,7 @@ def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
     yield _neighbour(bracket.before, "(start of file)")
     shown = bracket.nonfinite if style.show_all else bracket.nonfinite[:TENSORS_OF_RUN]
     for tensor in shown:
-        yield Row((f"  {brief(tensor.name)}", nonfinite_counts(tensor)), "alarming")
+        yield Row((f"  {brief(tensor.name)}", nonfinite_elements(tensor)), "alarming")
     if left_out := len(bracket.nonfinite) - len(shown):
         yield Row((f"  … {left_out:,} more", "--all shows them"), "alarming")
     yield _neighbour(bracket.after, "(end of file)")
