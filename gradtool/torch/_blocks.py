@@ -117,7 +117,7 @@ def wide_dtype(device: torch.device) -> torch.dtype:
     return torch.float32 if device.type == "mps" else torch.float64
 
 
-class _Room(NamedTuple):
+class _Buffer(NamedTuple):
     """Reused memory for so many elements: making these views anew would cost as much as a sum.
 
     `rows` are those of `wide` and of `tail`, which fills the last one up.
@@ -131,7 +131,7 @@ class _Room(NamedTuple):
     rows: Tensor
 
 
-class Bench:
+class BlockBuffers:
     """Where one block at a time, of tensors of a device and dtype, is widened and scaled."""
 
     def __init__(self, device: torch.device, dtype: torch.dtype, blocks: Iterable[Block]) -> None:
@@ -139,9 +139,9 @@ class Bench:
         self._dtype = dtype
         self._is_narrow = dtype in _NARROW
         sizes = sorted({block.numel for block in blocks}, reverse=True)
-        self._rooms = dict(self._made(sizes))
+        self._by_size = dict(self._made(sizes))
 
-    def _made(self, sizes: Sequence[int]) -> Iterator[tuple[int, _Room]]:
+    def _made(self, sizes: Sequence[int]) -> Iterator[tuple[int, _Buffer]]:
         most = sizes[0] if sizes else 0
         gathered = most if self._device.type == "cpu" else 0
         between_numel = most if self._is_narrow else 0
@@ -153,7 +153,7 @@ class Bench:
             padded = wide[: _padded(size)]
             yield (
                 size,
-                _Room(
+                _Buffer(
                     flat[:size],
                     between[:size],
                     wide.view(torch.float32)[:size],
@@ -167,9 +167,9 @@ class Bench:
         """The block's elements in one piece: their own memory, or a copy."""
         if not block.addresses:
             return flattened(block)
-        room = self._rooms[block.numel]
-        _copied(_places(room.flat, block), block.addresses, block.sizes)
-        return room.flat
+        buffer = self._by_size[block.numel]
+        _copied(_places(buffer.flat, block), block.addresses, block.sizes)
+        return buffer.flat
 
     def store(self, flat: Tensor, block: Block) -> None:
         """Put what `flat` gave for the block back, if that was a copy."""
@@ -180,23 +180,23 @@ class Bench:
 
     def rows(self, flat: Tensor, fill: float) -> Tensor:
         """The elements as wide rows of ROW, the last one filled up."""
-        room = self._rooms[flat.numel()]
-        self._widen(flat, room)
-        if room.tail.numel():
-            room.tail.fill_(fill)
-        return room.rows.abs() if self._dtype.is_complex else room.rows
+        buffer = self._by_size[flat.numel()]
+        self._widen(flat, buffer)
+        if buffer.tail.numel():
+            buffer.tail.fill_(fill)
+        return buffer.rows.abs() if self._dtype.is_complex else buffer.rows
 
     def scale(self, flat: Tensor, factor: float) -> None:
         """Multiply real elements, of at most 32 bits, by a float64."""
-        room = self._rooms[flat.numel()]
+        buffer = self._by_size[flat.numel()]
         if self._is_narrow:
-            flat.copy_(_narrow_product(flat, factor, room))
+            flat.copy_(_narrow_product(flat, factor, buffer))
         else:
-            self._widen(flat, room)
-            flat.copy_(room.wide.mul_(factor))
+            self._widen(flat, buffer)
+            flat.copy_(buffer.wide.mul_(factor))
 
-    def _widen(self, flat: Tensor, room: _Room) -> None:
-        room.wide.copy_(room.between.copy_(flat) if self._is_narrow else flat)
+    def _widen(self, flat: Tensor, buffer: _Buffer) -> None:
+        buffer.wide.copy_(buffer.between.copy_(flat) if self._is_narrow else flat)
 
 
 def _places(flat: Tensor, block: Block) -> Iterable[int]:
@@ -214,14 +214,14 @@ def _padded(numel: int) -> int:
     return -(-numel // ROW) * ROW
 
 
-def _narrow_product(flat: Tensor, factor: float, room: _Room) -> Tensor:
+def _narrow_product(flat: Tensor, factor: float, buffer: _Buffer) -> Tensor:
     """The product as float32 has it, to be rounded to a type of at most eleven bits.
 
     `high` has so few bits that its products are exact; what `low` adds makes up for those that
     it lacks.
     """
     high, low = _split(factor)
-    values, product = room.between.copy_(flat), room.product
+    values, product = buffer.between.copy_(flat), buffer.product
     torch.mul(values, high, out=product)
     return product.add_(values, alpha=low) if low else product
 

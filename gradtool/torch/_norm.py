@@ -152,7 +152,7 @@ def _of_blocks(kernel: Kernel, group: Group, blocks: list[Block], fill: float) -
         yield squares_on_device(blocks)
         return
     yield from each(
-        lambda bench, block: kernel(bench.rows(bench.flat(block), fill)),
+        lambda buffers, block: kernel(buffers.rows(buffers.flat(block), fill)),
         blocks,
         group.device,
         group.dtype,

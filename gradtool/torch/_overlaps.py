@@ -26,24 +26,24 @@ def distinct(groups: Mapping[Key, Sequence[Tensor]], stores: Stores) -> dict[Key
     Raises RuntimeError for memory that tensors of different dtypes share.
     """
     members = [tensor for tensors in groups.values() for tensor in tensors]
-    clusters = _clusters(members)
-    if not clusters:
+    overlapping = _linked(members)
+    if not overlapping:
         return {key: list(tensors) for key, tensors in groups.items()}  # as in nearly every case
     keys = [key for key, tensors in groups.items() for _ in tensors]
-    replaced = {index for cluster in clusters for index in cluster}
+    replaced = {index for together in overlapping for index in together}
     kept: dict[Key, list[Tensor]] = {key: [] for key in groups}
     for index, tensor in enumerate(members):
         if index not in replaced:
             kept[keys[index]].append(tensor)
-    for cluster in clusters:
-        key = keys[cluster[0]]
-        if any(keys[index] != key for index in cluster):
+    for together in overlapping:
+        key = keys[together[0]]
+        if any(keys[index] != key for index in together):
             raise RuntimeError("gradients of different dtypes or meshes share memory")
-        kept[key].append(_union([members[index] for index in cluster], stores))
+        kept[key].append(_union([members[index] for index in together], stores))
     return kept
 
 
-def _clusters(tensors: Sequence[Tensor]) -> list[list[int]]:
+def _linked(tensors: Sequence[Tensor]) -> list[list[int]]:
     """Positions of tensors whose memory is linked by overlaps, and of each with gaps."""
     contiguous = [tensor.is_contiguous() for tensor in tensors]
     starts = np.array([tensor.data_ptr() for tensor in tensors], np.int64)
@@ -64,7 +64,7 @@ def _clusters(tensors: Sequence[Tensor]) -> list[list[int]]:
     if not apart.all():
         parts = np.split(order, np.flatnonzero(apart) + 1)
         found = sorted(sorted(part.tolist()) for part in parts if len(part) > 1)
-    linked = {index for cluster in found for index in cluster}
+    linked = {index for together in found for index in together}
     gaps = [i for i, simple in enumerate(contiguous) if not simple and i not in linked]
     return found + [[index] for index in gaps]
 

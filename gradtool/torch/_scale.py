@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gradtool.torch._blocks import Bench, Block, as_real, flattened
+from gradtool.torch._blocks import Block, BlockBuffers, as_real, flattened
 from gradtool.torch._gradients import Gradients
 from gradtool.torch._workers import each
 
@@ -36,10 +36,10 @@ def _scale_on_cpu(blocks: list[Block], dtype: torch.dtype, factor: float) -> Non
             torch._foreach_mul_(block.tensors, factor)
         return
 
-    def scale_block(bench: Bench, block: Block) -> None:
-        flat = bench.flat(block)
-        bench.scale(flat, factor)
-        bench.store(flat, block)
+    def scale_block(buffers: BlockBuffers, block: Block) -> None:
+        flat = buffers.flat(block)
+        buffers.scale(flat, factor)
+        buffers.store(flat, block)
 
     each(scale_block, blocks, torch.device("cpu"), dtype)
 

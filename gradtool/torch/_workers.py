@@ -22,7 +22,7 @@ from typing import Final, TypeVar
 import torch
 
 from gradtool.engine.schedule import batches
-from gradtool.torch._blocks import Bench, Block
+from gradtool.torch._blocks import Block, BlockBuffers
 
 Result = TypeVar("Result")
 
@@ -43,7 +43,7 @@ _starting = Lock()
 
 
 def each(
-    function: Callable[[Bench, Block], Result],
+    function: Callable[[BlockBuffers, Block], Result],
     blocks: Sequence[Block],
     device: torch.device,
     dtype: torch.dtype,
@@ -54,7 +54,7 @@ def each(
 
     Small tensors, which come last, are copied by the calling thread, and so computed there.
     """
-    bench = Bench(device, dtype, blocks)
+    buffers = BlockBuffers(device, dtype, blocks)
     # Workers would compute outside of inference mode, which is a thread's own.
     threads = 1 if torch.is_inference_mode_enabled() else torch.get_num_threads()
     can_stall = device.type == "cpu" and threads > 1
@@ -62,7 +62,7 @@ def each(
     stalls = 0
     for block in blocks:
         started = perf_counter()
-        found.append(function(bench, block))
+        found.append(function(buffers, block))
         stalls += not block.addresses and perf_counter() - started >= stalled_s
         if can_stall and stalls == STALLS:
             break
@@ -71,7 +71,7 @@ def each(
         share = partial(_share, function, device=device, dtype=dtype)
         for results in _by_workers(share, large, threads):
             found.extend(results)
-    found.extend(function(bench, block) for block in blocks[len(found) :])
+    found.extend(function(buffers, block) for block in blocks[len(found) :])
     return found
 
 
@@ -95,14 +95,14 @@ def _by_workers(
 
 
 def _share(
-    function: Callable[[Bench, Block], Result],
+    function: Callable[[BlockBuffers, Block], Result],
     blocks: Sequence[Block],
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[Result]:
     with torch.no_grad():  # which is a thread's own too
-        bench = Bench(device, dtype, blocks)
-        return [function(bench, block) for block in blocks]
+        buffers = BlockBuffers(device, dtype, blocks)
+        return [function(buffers, block) for block in blocks]
 
 
 def _workers(count: int) -> ThreadPoolExecutor:

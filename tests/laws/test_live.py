@@ -44,7 +44,7 @@ Tree = Any
 
 def without_sum(stats: TensorStats | None) -> TensorStats | None:
     """Statistics without the sum, whose last bits depend on what was read along."""
-    return stats and replace(stats, power_sum=0.0, scale=1.0)
+    return stats and replace(stats, power_sum=0.0, scale=1.0, rest=())
 
 
 def tensor_figures(tensor: TensorMeasurement) -> tuple[object, list[float | None]]:

@@ -82,7 +82,7 @@ def test_small_tensors_are_left_to_no_thread_of_ours(dtype: torch.dtype) -> None
     (blocks,) = gather([*small[:5], large, *small[5:]]).groups.values()
     here, seen = get_ident(), []
 
-    def thread_and_size(_bench: object, block: Block) -> int:
+    def thread_and_size(_buffers: object, block: Block) -> int:
         seen.append((get_ident() == here, len(block.tensors)))
         return block.numel
 
@@ -119,7 +119,7 @@ def test_an_error_in_a_thread_of_ours_comes_out() -> None:
     (blocks,) = gather(gradients(torch.float32)).groups.values()
     seen: list[int] = []
 
-    def one_of_ours_fails(_bench: object, _block: object) -> None:
+    def one_of_ours_fails(_buffers: object, _block: object) -> None:
         seen.append(1)
         if len(seen) > STALLS:
             raise ZeroDivisionError
@@ -133,7 +133,7 @@ def test_nobody_works_on_after_an_error() -> None:
     (blocks,) = gather(grads).groups.values()
     started, ended = [], []
 
-    def fifth_fails(_bench: object, _block: object) -> None:
+    def fifth_fails(_buffers: object, _block: object) -> None:
         started.append(1)
         if len(started) == 5:
             raise ZeroDivisionError
@@ -157,7 +157,7 @@ from gradtool.torch._workers import each
 grads = [torch.full((300_000,), 0.5), torch.full((300_000,), 0.5)]
 (blocks,) = gather(grads).groups.values()
 def total():
-    kernel = lambda bench, block: float(bench.flat(block)[:20_000].sum())
+    kernel = lambda buffers, block: float(buffers.flat(block)[:20_000].sum())
     return sum(each(kernel, blocks, torch.device("cpu"), torch.float32, stalled_s=-1.0))
 expected = total()
 child = os.fork()
