@@ -7,6 +7,7 @@ page.
 from __future__ import annotations
 
 import threading
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,16 +15,46 @@ from numpy.typing import DTypeLike, NDArray
 
 _CACHE_LINE = 64
 
-_held = threading.local()
+
+class Buffer:
+    """An array that grows with what is asked of it."""
+
+    __slots__ = ("_held",)
+
+    def __init__(self) -> None:
+        self._held: NDArray[Any] = np.empty(0, np.uint8)
+
+    def array(self, dtype: DTypeLike, count: int) -> NDArray[Any]:
+        """`count` elements; their content is that of the last use."""
+        held = self._held
+        if held.dtype != dtype or len(held) < count:
+            held = self._held = _aligned(count * np.dtype(dtype).itemsize).view(dtype)
+        return held[:count]
 
 
-def scratch(name: str, dtype: DTypeLike, count: int) -> NDArray[Any]:
-    """An array of this thread's own for `count` elements; its content is that of the last use."""
-    held: NDArray[Any] | None = getattr(_held, name, None)
-    if held is None or held.dtype != dtype or len(held) < count:
-        held = _aligned(count * np.dtype(dtype).itemsize).view(dtype)
-        setattr(_held, name, held)
-    return held[:count]
+@dataclass
+class ThreadBuffers(threading.local):
+    """Each thread's own buffers, by what they are for; none is asked for while it is in use.
+
+    Attributes:
+        block: the bytes that a backend computes with.
+        span: bytes of a file from which some are taken.
+        values: elements in float64, or their squares.
+        magnitudes: elements without their signs, as words.
+        below: which of them are small.
+        indices, wide: steps of decoding types that NumPy does not know.
+    """
+
+    block: Buffer = field(default_factory=Buffer)
+    span: Buffer = field(default_factory=Buffer)
+    values: Buffer = field(default_factory=Buffer)
+    magnitudes: Buffer = field(default_factory=Buffer)
+    below: Buffer = field(default_factory=Buffer)
+    indices: Buffer = field(default_factory=Buffer)
+    wide: Buffer = field(default_factory=Buffer)
+
+
+BUFFERS = ThreadBuffers()
 
 
 def _aligned(nbytes: int) -> NDArray[np.uint8]:

@@ -13,7 +13,7 @@ from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
 from gradtool.engine.backend import BLOCK_ELEMENTS, BLOCK_PIECES, TASK_BYTES, BatchLimits, Bytes
-from gradtool.engine.buffers import scratch
+from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.numpy_backend import transforms as numpy_transforms
 
@@ -27,7 +27,7 @@ class NumpyBackend:
 
     def buffer(self, nbytes: int) -> Bytes:
         """As `Backend` has it."""
-        return scratch("block", np.uint8, nbytes)
+        return BUFFERS.block.array(np.uint8, nbytes)
 
     def stats(
         self,

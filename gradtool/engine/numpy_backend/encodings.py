@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gradtool.core.dtypes import DType
-from gradtool.engine.buffers import scratch
+from gradtool.engine.buffers import BUFFERS
 
 _BIG_ENDIAN_HOST: Final = sys.byteorder == "big"
 
@@ -48,7 +48,7 @@ class Encoding:
 def _decode_f16(words: Array) -> Float64:
     # By table: conversions of half precision are slow in NumPy, and bit tricks through
     # float32 are slow on subnormals, of which real float16 gradients are full.
-    indices = scratch("indices", np.intp, len(words))
+    indices = BUFFERS.indices.array(np.intp, len(words))
     np.copyto(indices, words)
     return np.take(_f16_values(), indices, out=_values(len(words)), mode="clip")
 
@@ -60,7 +60,7 @@ def _f16_values() -> Float64:
 
 def _decode_bf16(words: Array) -> Float64:
     # bfloat16 is the upper half of a float32.
-    wide = scratch("wide", np.uint32, len(words))
+    wide = BUFFERS.wide.array(np.uint32, len(words))
     np.left_shift(words, 16, out=wide, dtype=np.uint32)
     return _decode_f32(wide)
 
@@ -76,7 +76,7 @@ def _decode_f64(words: Array) -> Float64:
 
 
 def _values(count: int) -> Float64:
-    return scratch("values", np.float64, count)
+    return BUFFERS.values.array(np.float64, count)
 
 
 def _reader(word_format: str, value_format: str, shift: int = 0) -> Callable[[int], float]:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.stats import TensorStats, merge, power_scale
-from gradtool.engine.buffers import scratch
+from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.encodings import (
     F64,
     Array,
@@ -79,7 +79,7 @@ def nonfinite_positions(raw: Array, dtype: DType, *, big_endian: bool = False) -
 def _segments(
     words: Array, encoding: Encoding, counts: Sequence[int], p: float
 ) -> list[TensorStats]:
-    magnitudes = scratch("magnitudes", encoding.word, len(words))
+    magnitudes = BUFFERS.magnitudes.array(encoding.word, len(words))
     np.bitwise_and(words, encoding.magnitude, out=magnitudes)
     if len(counts) > 1 and p == 2.0:
         return _many_squares(words, magnitudes, encoding, counts)
@@ -128,7 +128,7 @@ def _count_small(magnitudes: Array, encoding: Encoding) -> tuple[int, int]:
 
 def _below_normal(magnitudes: Array, encoding: Encoding) -> NDArray[np.bool_]:
     """Which are 0 or subnormal."""
-    below = scratch("below", np.bool_, len(magnitudes))
+    below = BUFFERS.below.array(np.bool_, len(magnitudes))
     np.less(magnitudes, encoding.smallest_normal, out=below)
     return below
 
@@ -164,7 +164,7 @@ def _many_squares(
             _segment(words[start:end], magnitudes[start:end], encoding, 2.0)
             for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
         ]
-    squares = scratch("values", np.float64, len(words))  # where most dtypes are decoded
+    squares = BUFFERS.values.array(np.float64, len(words))  # where most dtypes are decoded
     np.square(encoding.decode(words), out=squares)
     sums = np.add.reduceat(squares, starts)
     zeros = small = np.zeros(len(counts), np.uint8)

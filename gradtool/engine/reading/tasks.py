@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.tensors import StoredChecksum
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
-from gradtool.engine.buffers import scratch
+from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.kernels import nonfinite_positions
 from gradtool.engine.overlaps.groups import GroupTask, named_between, window_bounds
 from gradtool.engine.overlaps.views import Int64
@@ -123,7 +123,7 @@ def _read_apart(
     unit: int,
 ) -> None:
     """Pieces that lie closer or further apart there than here, where each fills whole units."""
-    span = scratch("span", np.uint8, nbytes).data
+    span = BUFFERS.span.array(np.uint8, nbytes).data
     source.read_into(offset, span)
     filled = 0
     for piece in pieces:
@@ -172,7 +172,7 @@ def _run_group(task: GroupTask, p: float, backend: Backend) -> Result:
 def _read_window(source: Source, task: GroupTask, start: int, stop: int) -> Bytes:
     """The window's elements, a row of bytes each."""
     item = task.dtype.itemsize
-    raw = scratch("span", np.uint8, (stop - start) * item)
+    raw = BUFFERS.span.array(np.uint8, (stop - start) * item)
     source.read_into(task.offset + start * item, raw.data)
     return raw.reshape(-1, item)
 
@@ -221,7 +221,7 @@ def _run_checksum(task: ChecksumTask) -> Result:
     with reopen_source(checksum.covers.file) as source:
         for offset in range(checksum.covers.offset, checksum.covers.end, _CHECKSUM_STEP):
             nbytes = min(_CHECKSUM_STEP, checksum.covers.end - offset)
-            buffer = scratch("block", np.uint8, nbytes).data
+            buffer = BUFFERS.block.array(np.uint8, nbytes).data
             source.read_into(offset, buffer)
             crc = zlib.crc32(buffer, crc)
         source.check_unchanged()
