@@ -10,7 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gradtool.core.figures import some
 from gradtool.core.tensors import Checkpoint, Extent, SerializationId, StoredChecksum
@@ -18,7 +18,7 @@ from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder
 from gradtool.formats.pickles.hidden import refuse_hidden
-from gradtool.formats.pickles.unpickle import unpickle
+from gradtool.formats.pickles.unpickle import Unpickled, unpickle
 from gradtool.formats.pickles.walk import walk
 from gradtool.storage.archives.zip import STORED, Entry
 from gradtool.storage.reader import Source
@@ -39,7 +39,7 @@ _KNOWN: Final = (
 
 
 @dataclass(frozen=True, slots=True)
-class _Archive:
+class Archive:
     """The records of a torch file, as its own reader finds them: by bytes, in either case.
 
     `records` has them by their raw names in small letters, within the one root directory.
@@ -73,6 +73,14 @@ class _Archive:
                 yield entry
 
 
+class Tree(NamedTuple):
+    """A torch file's objects, the record that they are pickled in, and the archive around it."""
+
+    archive: Archive
+    record: Entry
+    unpickled: Unpickled
+
+
 def recognises(entries: Sequence[Entry]) -> bool:
     """Whether an archive was written by torch, finished or not, or is read by it.
 
@@ -99,15 +107,9 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
             that no name leads to, or an object that is far larger than the pickle that
             describes it.
     """
-    archive = _open_archive(source, entries)
-    record = archive.find("data.pkl")
-    if record is None:
-        raise CorruptFileError(source.path, "no data.pkl record: the save was interrupted")
-    pickle = archive.bytes_of(record)
-    unpickled = unpickle(
-        _checked_pickle(source, record), source.path, record=record.name, offset=pickle.offset
-    )
-    walked = walk(unpickled.root, source.path, pickle.nbytes)
+    tree = open_tree(source, entries)
+    archive, pickle = tree.archive, tree.archive.bytes_of(tree.record)
+    walked = walk(tree.unpickled.root, source.path, pickle.nbytes)
     builder = SpecBuilder(
         path=source.path,
         pickle=pickle,
@@ -116,7 +118,7 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
     )
     for found in walked.found:
         builder.add(found)
-    refuse_hidden(unpickled.made, walked.reached, source.path, record.name, pickle.offset)
+    refuse_hidden(tree.unpickled.made, walked.reached, source.path, tree.record.name, pickle.offset)
     return Checkpoint(
         path=source.path,
         format="torch",
@@ -126,11 +128,25 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
         section_kinds=walked.section_kinds,
         checksums=_checksums(archive),
         serialization_ids=_serialization_ids(archive),
-        notes=(*walked.notes(), *_notes(archive, unpickled.storages)),
+        notes=(*walked.notes(), *_notes(archive, tree.unpickled.storages)),
     )
 
 
-def _open_archive(source: Source, entries: Sequence[Entry]) -> _Archive:
+def open_tree(source: Source, entries: Sequence[Entry]) -> Tree:
+    """What a torch file describes, given its archive's directory; raises as `open_torch_zip`.
+
+    For those who know more of it than names: which part of a tensor it holds, which step it is of.
+    """
+    archive = _open_archive(source, entries)
+    record = archive.find("data.pkl")
+    if record is None:
+        raise CorruptFileError(source.path, "no data.pkl record: the save was interrupted")
+    data = _checked_pickle(source, record)
+    unpickled = unpickle(data, source.path, record=record.name, offset=record.offset)
+    return Tree(archive, record, unpickled)
+
+
+def _open_archive(source: Source, entries: Sequence[Entry]) -> Archive:
     roots = sorted({entry.name.split("/", 1)[0] for entry in entries})
     if len(roots) > 1:
         names = " and ".join(f"{root!r:.80}" for root in roots[:2])
@@ -154,7 +170,7 @@ def _open_archive(source: Source, entries: Sequence[Entry]) -> _Archive:
         if entry.start == npy.MAGIC:
             problem = "an array for NumPy within a file for torch: two formats at once"
             raise CorruptFileError(source.path, problem, tensor=entry.name, byte=entry.offset)
-    return _Archive(source, records)
+    return Archive(source, records)
 
 
 def _checked_pickle(source: Source, record: Entry) -> bytes:
@@ -169,7 +185,7 @@ def _checked_pickle(source: Source, record: Entry) -> bytes:
     return data
 
 
-def _is_big_endian(archive: _Archive) -> bool:
+def _is_big_endian(archive: Archive) -> bool:
     record = archive.find("byteorder")
     if record is None:
         return False  # written before torch 2.1, which all little-endian machines did
@@ -179,7 +195,7 @@ def _is_big_endian(archive: _Archive) -> bool:
     return order == b"big"
 
 
-def _checksums(archive: _Archive) -> tuple[StoredChecksum, ...]:
+def _checksums(archive: Archive) -> tuple[StoredChecksum, ...]:
     """The checksums over storages, over the pickle, which may hold NumPy arrays, and the id."""
     return tuple(
         StoredChecksum(entry.name, archive.bytes_of(entry), entry.crc32, entry.crc_places)
@@ -188,7 +204,7 @@ def _checksums(archive: _Archive) -> tuple[StoredChecksum, ...]:
     )
 
 
-def _serialization_ids(archive: _Archive) -> tuple[SerializationId, ...]:
+def _serialization_ids(archive: Archive) -> tuple[SerializationId, ...]:
     """The file's id, where it has one of the usual length."""
     record = archive.find(_ID)
     if record is None or record.nbytes != 2 * _ID_DIGITS:
@@ -198,7 +214,7 @@ def _serialization_ids(archive: _Archive) -> tuple[SerializationId, ...]:
     return (SerializationId(digits, {entry.name: entry.crc32 for entry in others}),)
 
 
-def _notes(archive: _Archive, storages: Iterable[str]) -> tuple[str, ...]:
+def _notes(archive: Archive, storages: Iterable[str]) -> tuple[str, ...]:
     """What the archive holds and the pickle does not name, so that no loader sees it either."""
     others = [entry.name for entry in archive.others(storages)]
     if not others:
