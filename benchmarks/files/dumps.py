@@ -1,6 +1,6 @@
 """The data: a dump like GPT-2 large's in several types, and two of very many small tensors.
 
-    python benchmarks/dumps.py DIRECTORY SIZE_GIB [NAME...]
+    python -m benchmarks.files.dumps DIRECTORY SIZE_GIB [NAME...]
 
 makes what is not there yet and prints what is where, a name and a path to a line: those of the
 names, by default all but the large dump in float64.

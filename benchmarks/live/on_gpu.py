@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from bouts import Bout, Call
-from live_peers import torch_calls
-from live_sets import DTYPES, Live
 from torch import Tensor
 
 import gradtool.torch
+from benchmarks.harness.bouts import Bout, Call
+from benchmarks.live.peers import torch_calls
+from benchmarks.live.sets import DTYPES, Live
 
 COPY = "copy on the device"
 

@@ -9,12 +9,12 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import exact
-from bouts import Bout, Call
-from live_sets import Live
 from safetensors.torch import save_file
-from tables import limit
 
+from benchmarks.harness import exact
+from benchmarks.harness.bouts import Bout, Call
+from benchmarks.harness.tables import limit
+from benchmarks.live.sets import Live
 from gradtool.torch import dump_gradients
 
 GRADTOOL = "gradtool.torch.dump_gradients"

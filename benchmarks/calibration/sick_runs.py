@@ -1,6 +1,7 @@
 """Training runs of the sample model, healthy and sick, with their gradients on the way.
 
-    python benchmarks/sick_runs.py --dir DIR [--seeds 1 2 3] [--variants healthy lr-x100 ...]
+    python -m benchmarks.calibration.sick_runs --dir DIR [--seeds 1 2 3]
+        [--variants healthy lr-x100 ...]
 
 needs gradtool's `test` extra and writes DIR/VARIANT/seed-N/step-0025.safetensors and so on: what
 it takes to find thresholds that tell the one from the other on some seeds, and to say on others
@@ -26,7 +27,7 @@ from torch.nn import functional
 
 from gradtool.torch import dump_gradients
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "sample_ckpts"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "sample_ckpts"))
 from charmodel import LEARNING_RATE, WIDTH, CharModel, Run
 
 STEPS, EVERY = 200, 25

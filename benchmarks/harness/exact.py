@@ -1,6 +1,6 @@
 """The exact norm of a dump, by nothing that gradtool uses.
 
-    python benchmarks/exact.py FILE P
+    python -m benchmarks.harness.exact FILE P
 
 prints the p-norm for p = 1 or 2 and keeps it in `FILE.norms.json`. Elements become float64,
 whose squares of float32 and narrower are exact; rows of 64 of them are added pairwise (less

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-import exact
 import torch
-from dumps import large_shapes
 from torch import Tensor
+
+from benchmarks.files.dumps import large_shapes
+from benchmarks.harness import exact
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 

@@ -10,12 +10,12 @@ import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import torch
-from bouts import Call
-from live_sets import Live
 from torch import Tensor
 
 import gradtool.numpy
 import gradtool.torch
+from benchmarks.harness.bouts import Call
+from benchmarks.live.sets import Live
 
 GRADTOOL = "gradtool.torch.clip_grad_norm_"
 TORCH = "torch.nn.utils.clip_grad_norm_"

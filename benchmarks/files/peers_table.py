@@ -1,6 +1,6 @@
 """What the peers answer, beside the truth: drift over many elements, overflow, underflow.
 
-    python benchmarks/peers_table.py [--dir DIR] [--size-gb 2]
+    python -m benchmarks.files.peers_table [--dir DIR] [--size-gb 2]
 
 uses the dumps of `run.py`, making them if need be. Every figure comes from a program run on a
 file; an answer that a program cannot give is a dash.
@@ -17,12 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import peers
 from ml_dtypes import bfloat16
-from run import default_directory, exact_norm, paths_of
 from safetensors.numpy import save_file
-from tables import table
-from timing import json_norm, last_number
+
+from benchmarks.files import peers
+from benchmarks.files.run import default_directory, exact_norm, paths_of
+from benchmarks.harness.tables import table
+from benchmarks.harness.timing import json_norm, last_number
 
 Arrays = dict[str, npt.NDArray[np.generic]]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
-from tables import figure, table
+from benchmarks.harness.tables import figure, table
 
 T = TypeVar("T")
 

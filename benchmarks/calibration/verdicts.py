@@ -1,6 +1,6 @@
 """What `gradtool check` says about training runs, healthy and sick, seed by seed.
 
-    python benchmarks/verdicts.py --dir DIR [--baseline-seed 11] [--seeds 12 13 ...]
+    python -m benchmarks.calibration.verdicts --dir DIR [--baseline-seed 11] [--seeds 12 13 ...]
 
 trains the runs of `sick_runs.py` that are not in DIR yet, saves a baseline of the healthy runs of
 one seed, and checks every run of the others with the default rules. Thresholds were set on seeds
@@ -14,10 +14,9 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from sick_runs import SICK_FROM, STEPS, VARIANTS, train_all
-from tables import table
-
 import gradtool
+from benchmarks.calibration.sick_runs import SICK_FROM, STEPS, VARIANTS, train_all
+from benchmarks.harness.tables import table
 from gradtool import CheckOutcome, Finding, Verdict
 
 LIKE = {"healthy-f16": "healthy-f16", "f16-unscaled": "healthy-f16"}

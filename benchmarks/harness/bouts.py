@@ -9,10 +9,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-import exact
-from tables import figure, table
-from timing import in_turns
 from torch import Tensor
+
+from benchmarks.harness import exact
+from benchmarks.harness.tables import figure, table
+from benchmarks.harness.timing import in_turns
 
 Clock = Callable[[Callable[[], Any]], tuple[float, Any]]
 """Calls a function: the seconds that it took, and what it gave."""

@@ -9,9 +9,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import torch
-from bouts import Bout, Call
-from gpu_groups import backend_of
-from timing import warm
+
+from benchmarks.gpu.groups import backend_of
+from benchmarks.harness.bouts import Bout, Call
+from benchmarks.harness.timing import warm
 
 
 class _Worker:

@@ -6,10 +6,10 @@ import math
 from collections.abc import Sequence
 from pathlib import Path
 
-import peers
-from run import cat, exact_norm
-from tables import figure, limit, table
-from timing import Contender, Group, json_norm, last_number, measure, warm
+from benchmarks.files import peers
+from benchmarks.files.run import cat, exact_norm
+from benchmarks.harness.tables import figure, limit, table
+from benchmarks.harness.timing import Contender, Group, json_norm, last_number, measure, warm
 
 TORCH = "gradtool inspect, torch"
 NUMPY = "gradtool inspect, numpy"

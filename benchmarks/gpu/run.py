@@ -1,6 +1,6 @@
 """Measuring gradients on a GPU: gradtool's torch backend beside its NumPy one, and torch.
 
-    python benchmarks/gpu.py [--dir DIR] [--runs N] [--size-gb 2] [--device cuda|cpu]
+    python -m benchmarks.gpu.run [--dir DIR] [--runs N] [--size-gb 2] [--device cuda|cpu]
                              [--parts device files engines memory]
 
 needs gradtool's `test` extra and, unless told otherwise, a GPU. See README.md.
@@ -15,14 +15,15 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import gpu_device
-import gpu_engines
-import gpu_files
-import gpu_transfers
 import numpy as np
 import torch
-from run import default_directory, exact_norm, paths_of
-from timing import Group, show
+
+from benchmarks.files.run import default_directory, exact_norm, paths_of
+from benchmarks.gpu import device as gpu_device
+from benchmarks.gpu import engines as gpu_engines
+from benchmarks.gpu import files as gpu_files
+from benchmarks.gpu import transfers as gpu_transfers
+from benchmarks.harness.timing import Group, show
 
 PARTS = ("device", "files", "engines", "memory")
 TYPES = ("float32", "bfloat16", "float16", "float64")

@@ -1,6 +1,6 @@
 """gradtool beside its peers, in one run on the same page-cached files.
 
-    python benchmarks/run.py [--dir DIR] [--runs N] [--size-gb 2]
+    python -m benchmarks.files.run [--dir DIR] [--runs N] [--size-gb 2]
 
 needs gradtool's `test` extra; MLX joins if it is installed. See README.md.
 """
@@ -16,11 +16,17 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import peers
-from tables import limit
-from timing import Contender, Group, json_norm, json_norm_before, last_number, show
+from benchmarks.files import peers
+from benchmarks.harness.tables import limit
+from benchmarks.harness.timing import (
+    Contender,
+    Group,
+    json_norm,
+    json_norm_before,
+    last_number,
+    show,
+)
 
-HERE = Path(__file__).resolve().parent
 CLIP_RUNS = 7
 """Turns of the commands that write, at least: disks are less even than processors."""
 
@@ -33,7 +39,7 @@ def default_directory() -> Path:
 def paths_of(directory: Path, size_gib: float, *names: str) -> dict[str, Path]:
     """The dumps, those of `names` if any, made if they are not there, by what is in them."""
     listed = subprocess.run(
-        [sys.executable, HERE / "dumps.py", directory, str(size_gib), *names],
+        [sys.executable, "-m", "benchmarks.files.dumps", directory, str(size_gib), *names],
         stdout=subprocess.PIPE,
         text=True,
         check=True,
@@ -44,7 +50,7 @@ def paths_of(directory: Path, size_gib: float, *names: str) -> dict[str, Path]:
 
 def exact_norm(path: Path, p: float = 2) -> float:
     """The exact p-norm, from a process of its own."""
-    command = [sys.executable, str(HERE / "exact.py"), str(path), str(p)]
+    command = [sys.executable, "-m", "benchmarks.harness.exact", str(path), str(p)]
     return float(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
 
 

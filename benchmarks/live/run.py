@@ -1,6 +1,6 @@
 """Clipping gradients in memory: gradtool beside torch and MLX, in one run.
 
-    python benchmarks/live.py [--dir DIR] [--runs N] [--size-gb 2]
+    python -m benchmarks.live.run [--dir DIR] [--runs N] [--size-gb 2]
 
 needs gradtool's `test` extra; MLX joins if it is installed, a GPU if there is one. See README.md.
 """
@@ -13,18 +13,19 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-import live_dump
-import live_gpu
-import live_memory
-import live_sets
 import numpy as np
-import peers
 import torch
-from bouts import Bout, cpu_clock
-from live_peers import GRADTOOL, TORCH, clip_calls, torch_calls
-from live_sets import DTYPES, Live
-from run import default_directory
-from tables import limit
+
+from benchmarks.files import peers
+from benchmarks.files.run import default_directory
+from benchmarks.harness.bouts import Bout, cpu_clock
+from benchmarks.harness.tables import limit
+from benchmarks.live import dump as live_dump
+from benchmarks.live import memory as live_memory
+from benchmarks.live import on_gpu as live_gpu
+from benchmarks.live import sets as live_sets
+from benchmarks.live.peers import GRADTOOL, TORCH, clip_calls, torch_calls
+from benchmarks.live.sets import DTYPES, Live
 
 MOST_CPU = {"tiny": 1.2, "large": 1.0}
 """gradtool.torch's CPU time by torch's, at most, in float32."""

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
-from bouts import Bout, Call, wall_clock
-from gpu_groups import Group, OnDevice
-from live_gpu import COPY, copy_call, device_clock
-from live_sets import DTYPES, SMALL_TENSORS
-from tables import at_least
 
+from benchmarks.gpu.groups import Group, OnDevice
+from benchmarks.harness.bouts import Bout, Call, wall_clock
+from benchmarks.harness.tables import at_least
+from benchmarks.live.on_gpu import COPY, copy_call, device_clock
+from benchmarks.live.sets import DTYPES, SMALL_TENSORS
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
 from gradtool.engine.torch_backend import encodings as torch_encodings

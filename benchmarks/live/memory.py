@@ -1,6 +1,6 @@
 """How much a clip of large float32 gradients adds to the peak of resident memory.
 
-    python benchmarks/live_memory.py gradtool|torch SIZE_GIB
+    python -m benchmarks.live.memory gradtool|torch SIZE_GIB
 
 is a process of its own for one of the two, and prints bytes. `show` has both run and prints a
 table.
@@ -11,14 +11,13 @@ from __future__ import annotations
 import math
 import resource
 import sys
-from pathlib import Path
 
-import live_sets
 import torch
-from tables import figure, table
-from timing import RSS_UNIT, Contender, measure
 
 import gradtool.torch
+from benchmarks.harness.tables import figure, table
+from benchmarks.harness.timing import RSS_UNIT, Contender, measure
+from benchmarks.live import sets as live_sets
 
 CLIPS = {
     "gradtool": ("gradtool.torch.clip_grad_norm_", gradtool.torch.clip_grad_norm_),
@@ -50,7 +49,7 @@ def show(size_gib: float) -> None:
     """Print the table."""
     rows = []
     for who, (label, _) in CLIPS.items():
-        command = [sys.executable, str(Path(__file__).resolve()), who, str(size_gib)]
+        command = [sys.executable, "-m", "benchmarks.live.memory", who, str(size_gib)]
         contender = Contender(label, command)
         measure(contender)
         if contender.failure is not None:

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bouts import Bout, Call
-from timing import warm
-
 import gradtool
+from benchmarks.harness.bouts import Bout, Call
+from benchmarks.harness.timing import warm
 
 TORCH = "measure(backend='torch')"
 NUMPY = "measure(backend='numpy')"

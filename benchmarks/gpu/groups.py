@@ -6,11 +6,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import exact
 import torch
-from live_sets import SCALE
 from torch import Tensor
 
+from benchmarks.harness import exact
+from benchmarks.live.sets import SCALE
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.tensors import Extent, SourceFile, TensorSpec
 from gradtool.engine.backend import Backend

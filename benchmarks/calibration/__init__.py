@@ -1,0 +1,1 @@
+"""No speed: the thresholds of rules, on training runs that are well and that are not."""

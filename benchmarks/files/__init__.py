@@ -1,0 +1,1 @@
+"""Whole commands on files, beside their peers."""

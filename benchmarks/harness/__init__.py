@@ -1,0 +1,1 @@
+"""What all benchmarks share: bouts, clocks, exact norms, tables."""

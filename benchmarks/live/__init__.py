@@ -1,0 +1,1 @@
+"""Live gradients: the drop-ins beside torch and MLX."""
