@@ -14,7 +14,12 @@ from typing import Final
 
 from gradtool.core.dtypes import DType
 from gradtool.core.tensors import Checkpoint
-from gradtool.errors import FileAccessError, UnknownFormatError, UnsupportedFormatError
+from gradtool.errors import (
+    FileAccessError,
+    FileChangedError,
+    UnknownFormatError,
+    UnsupportedFormatError,
+)
 from gradtool.formats import directory, npy, npz, safetensors, sharded_index, torch_zip
 from gradtool.formats._foreign import OLD_TORCH, foreign_layout
 from gradtool.formats.sharded_index import LeftAloneError
@@ -113,7 +118,7 @@ def _open_file(path: str, raw_dtype: DType | None, must_be_known: bool) -> Check
             source = stack.enter_context(open_source(path))
             candidate = Candidate(source, raw_dtype)
             layout = next((row for row in FORMATS if row.recognises(candidate)), None)
-        except FileAccessError as error:
+        except (FileAccessError, FileChangedError) as error:  # the kernel's own files end early
             if must_be_known:
                 raise
             raise LeftAloneError from error
