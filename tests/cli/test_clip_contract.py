@@ -90,7 +90,7 @@ def refusal(arguments: str, folder: Path, **options: Any) -> tuple[int, str]:
         ("grads.safetensors --max-norm 1 -o out --in-place", "in.place"),
         ("grads.safetensors --max-norm -1 -o out", r"--max-norm.* -1\.0"),
         ("grads.safetensors --max-norm nan -o out", "--max-norm.* nan"),
-        ("grads.safetensors --max-norm one -o out", "--max-norm.* number"),
+        ("grads.safetensors --max-norm one -o out", "--max-norm.* (number|float)"),
         ("grads.safetensors --clip-value -1 -o out", r"--clip-value.* -1\.0"),
         ("grads.safetensors --clip-value nan -o out", "--clip-value.* nan"),
         ("grads.safetensors --max-norm 1 -p 0 -o out", "order 0"),

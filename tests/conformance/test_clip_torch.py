@@ -323,6 +323,20 @@ def test_a_storage_whose_checksum_happens_to_be_zero_gets_a_new_one(tmp_path: Pa
     check_clipped(tmp_path, make)
 
 
+def test_an_id_of_another_length_is_none_that_could_be_renewed(tmp_path: Path) -> None:
+    torch.save({"w": filled(torch.float32, 9)}, tmp_path / "saved.pt")
+    path, out = tmp_path / "grads.pt", tmp_path / "out.pt"
+    with zipfile.ZipFile(tmp_path / "saved.pt") as old, zipfile.ZipFile(path, "w") as new:
+        for name in old.namelist():
+            is_id = name.endswith("serialization_id")
+            new.writestr(name, b"7 bytes" if is_id else old.read(name))
+    assert gradtool.clip(path, out, max_norm=0.37).plan.changed
+    with zipfile.ZipFile(out) as clipped:
+        (name,) = [name for name in clipped.namelist() if name.endswith("serialization_id")]
+        assert clipped.read(name) == b"7 bytes"
+        assert clipped.testzip() is None
+
+
 def test_files_without_checksums_get_none(tmp_path: Path) -> None:
     def save(value: Any, path: Path) -> None:
         torch.serialization.set_crc32_options(False)

@@ -24,6 +24,7 @@ from pickle_parts import (
     collected,
     entry,
     integer,
+    mapped,
     name,
     named,
     storage,
@@ -551,6 +552,13 @@ def test_attributes_that_a_parameter_loses_are_refused() -> None:
 def test_the_attributes_of_a_dict_are_a_dict(state: bytes) -> None:
     built = called("collections.OrderedDict") + state + b"b"
     assert "for the attributes of a dict" in str(refusal_of(named(built)))
+
+
+def test_what_a_tensor_is_besides_conjugate_or_negative_is_not_known() -> None:
+    signs = mapped((text("neg"), b"\x88"), (text("shifted"), b"\x88"))
+    made = tensor().replace(b"NtR", b"N" + signs + b"tR")
+    assert made != tensor()
+    assert "metadata are other than conj and neg" in str(refusal_of(named(made)))
 
 
 @pytest.mark.parametrize("number", [0, 3, 8])

@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 from gradtool.core.dtypes import DType
 from gradtool.core.tensors import Checkpoint
-from gradtool.errors import FileAccessError, UnsupportedFormatError
+from gradtool.errors import FileAccessError, FileChangedError, UnsupportedFormatError
 from gradtool.formats.files import npy, npz, safetensors, torch_zip
 from gradtool.formats.files._foreign import OLD_TORCH, foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
@@ -103,7 +103,7 @@ def open_file(
             source = stack.enter_context(open_source(path))
             candidate = Candidate(source, raw_dtype)
             file_format = next((row for row in FILES if row.recognises(candidate)), None)
-        except FileAccessError as error:
+        except (FileAccessError, FileChangedError) as error:  # the kernel's own files end early
             if must_be_known:
                 raise
             raise LeftAloneError from error
