@@ -554,6 +554,32 @@ def test_the_attributes_of_a_dict_are_a_dict(state: bytes) -> None:
     assert "for the attributes of a dict" in str(refusal_of(named(built)))
 
 
+def with_state(state: bytes, rebuild: str = "_rebuild_from_type_v2") -> bytes:
+    """A tensor with attributes, as torch.save writes one that has some."""
+    function, args = tensor()[: -len(b"R")].split(b"\n(", 1)
+    made = (function + b"\n", name("torch", "Tensor"), b"(" + args, state)
+    return called(f"torch._tensor.{rebuild}", *made)
+
+
+@pytest.mark.parametrize("rebuild", ["_rebuild_from_type", "_rebuild_from_type_v2"])
+def test_attributes_of_a_tensor_are_named_after_it(rebuild: str, tmp_path: Path) -> None:
+    made = with_state(mapped((text("main_grad"), tensor())), rebuild)
+    assert [spec.name for spec in opened(tmp_path, named(made)).tensors] == ["w", "w.main_grad"]
+
+
+@pytest.mark.parametrize("attribute", ["data", "grad", "real", "__class__", "__dict__"])
+def test_what_a_tensor_has_by_itself_is_not_replaced(attribute: str) -> None:
+    made = with_state(mapped((text(attribute), tensor())))
+    assert f"replaces the {attribute} of a tensor" in str(refusal_of(named(made)))
+
+
+def test_indices_of_sparse_tensors_are_integers() -> None:
+    layout = called("torch.serialization._get_layout", text("torch.sparse_coo"))
+    parts = collected(tensor(), tensor(), collected(integer(4)), b"\x88")
+    made = called("torch._utils._rebuild_sparse_tensor", layout, parts)
+    assert "a sparse tensor whose indices are a tensor" in str(refusal_of(named(made)))
+
+
 def test_what_a_tensor_is_besides_conjugate_or_negative_is_not_known() -> None:
     signs = mapped((text("neg"), b"\x88"), (text("shifted"), b"\x88"))
     made = tensor().replace(b"NtR", b"N" + signs + b"tR")

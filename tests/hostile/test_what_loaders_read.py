@@ -354,6 +354,13 @@ def test_what_numpy_reads_as_nan_is_not_healthy(case: str, tmp_path: Path) -> No
     assert any(isinstance(one, np.ndarray) and not np.isfinite(one).all() for one in loaded)
 
 
+def test_a_header_that_is_a_pickle_too_is_told_as_such(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(safetensors_and_legacy())
+    with pytest.raises(gradtool.CorruptFileError, match="two formats at once"):
+        gradtool.measure(path)
+
+
 def test_the_archive_that_python_finds_in_a_comment_is_none(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     path.write_bytes(with_second_end_record())
