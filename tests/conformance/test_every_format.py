@@ -1,0 +1,71 @@
+"""Every format of single files, held to one suite with the library that writes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import safetensors.numpy
+import torch
+from format_suite import Arrays, FormatSuite
+
+from gradtool.formats.files import FILES
+
+
+class TestSafetensors(FormatSuite):
+    format, suffix = "safetensors", ".safetensors"
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        safetensors.numpy.save_file(arrays, path)
+
+    def load(self, path: Path) -> Arrays:
+        return safetensors.numpy.load_file(path)
+
+
+class TestTorch(FormatSuite):
+    format, suffix = "torch", ".pt"
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+
+    def write_nested(self, path: Path, arrays: Arrays) -> None:
+        tree: dict[str, dict[str, torch.Tensor]] = {}
+        for name, array in arrays.items():
+            part, _, rest = name.partition(".")
+            tree.setdefault(part, {})[rest] = torch.from_numpy(array)
+        torch.save(tree, path)
+
+    def load(self, path: Path) -> Arrays:
+        return {name: tensor.numpy() for name, tensor in torch.load(path).items()}
+
+
+class TestNpz(FormatSuite):
+    format, suffix = "npz", ".npz"
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        np.savez(path, **arrays)
+
+    def load(self, path: Path) -> Arrays:
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+
+class TestDeflatedNpz(TestNpz):
+    def write(self, path: Path, arrays: Arrays) -> None:
+        np.savez_compressed(path, **arrays)
+
+
+class TestNpy(FormatSuite):
+    format, suffix, holds_several = "npy", ".npy", False
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        (array,) = arrays.values()
+        np.save(path, array)
+
+    def load(self, path: Path) -> Arrays:
+        return {"dump": np.load(path)}
+
+
+def test_every_format_is_held_to_the_suite() -> None:
+    held = {suite.format for suite in (TestSafetensors, TestTorch, TestNpz, TestNpy)}
+    assert held == {row.name for row in FILES}
