@@ -12,10 +12,11 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from gradtool._version import __version__
+
 if TYPE_CHECKING:
     from gradtool.api.baselines import save_baseline as save_baseline
     from gradtool.api.baselines import update_baseline as update_baseline
-    from gradtool.api.checking import assert_healthy as assert_healthy
     from gradtool.api.checking import check as check
     from gradtool.api.clipping import clip as clip
     from gradtool.api.measuring import measure as measure
@@ -48,12 +49,11 @@ if TYPE_CHECKING:
     from gradtool.errors import UnknownFormatError as UnknownFormatError
     from gradtool.errors import UnsupportedFormatError as UnsupportedFormatError
     from gradtool.errors import UsageError as UsageError
-
-__version__ = "0.1.0"
+    from gradtool.testing import assert_healthy as assert_healthy
 
 _HOMES = {
     "gradtool.api.baselines": ("save_baseline", "update_baseline"),
-    "gradtool.api.checking": ("assert_healthy", "check"),
+    "gradtool.api.checking": ("check",),
     "gradtool.api.clipping": ("clip",),
     "gradtool.api.measuring": ("measure",),
     "gradtool.core.judging.baseline": ("Baseline",),
@@ -82,6 +82,7 @@ _HOMES = {
         "UnsupportedFormatError",
         "UsageError",
     ),
+    "gradtool.testing": ("assert_healthy",),
 }
 
 __all__ = [  # noqa: PLE0604 - drawn from the one table of names

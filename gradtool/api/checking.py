@@ -22,8 +22,6 @@ from gradtool.core.tensors import MEMORY
 from gradtool.engine.schedule import Progress
 from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
 from gradtool.job import Job, MeasureOptions, require
-from gradtool.report import check_reporter
-from gradtool.report.model import Style
 from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
@@ -111,41 +109,6 @@ def check(
         notes=tuple(_without_effect(configured, policy, judge.idle_overrides if all_read else ())),
         elapsed_s=time.perf_counter() - started,
     )
-
-
-def assert_healthy(
-    source: str | bytes | os.PathLike[str] | Any,
-    *,
-    baseline: str | os.PathLike[str] | None = None,
-    config: str | os.PathLike[str] | None = None,
-    select: str | Sequence[str] | None = None,
-    ignore: str | Sequence[str] = (),
-    thresholds: Mapping[str, object] | None = None,
-    rtol: float | None = None,
-    fail_on: Severity | None = None,
-    **options: Unpack[MeasureOptions],
-) -> None:
-    """For test suites: AssertionError with the report, unless `check` finds gradients healthy.
-
-        gradtool.assert_healthy(model)
-        gradtool.assert_healthy("run/grads.safetensors", thresholds={"GT203.max_norm": 10})
-
-    Takes what `check` takes for one source, and raises what it raises.
-    """
-    outcome = check(
-        source,
-        baseline=baseline,
-        config=config,
-        select=select,
-        ignore=ignore,
-        thresholds=thresholds,
-        rtol=rtol,
-        fail_on=fail_on,
-        **options,
-    )
-    if outcome.exit_code:
-        render = check_reporter("text")
-        raise AssertionError(render(outcome, Style(quiet=True)))
 
 
 def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from gradtool import __version__
+from gradtool._version import __version__
 from gradtool.cli import baseline, check, clip, inspect, rules
 from gradtool.cli.console import (
     lose_stdout,

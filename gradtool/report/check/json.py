@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Final
 
-from gradtool import __version__
+from gradtool._version import __version__
 from gradtool.core.figures import json_number
 from gradtool.core.judging.policy import InForce, Override
 from gradtool.core.judging.rule import Threshold, Thresholds

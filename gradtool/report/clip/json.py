@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import Final
 
-from gradtool import __version__
+from gradtool._version import __version__
 from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.figures import json_number
 from gradtool.report.inspect.json import optional

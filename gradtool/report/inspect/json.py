@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
-from gradtool import __version__
+from gradtool._version import __version__
 from gradtool.core.figures import json_number
 from gradtool.core.measurement import Summary, TensorMeasurement
 from gradtool.core.tensors import Skipped
