@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import sys
+import time
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any, Final
@@ -36,7 +37,7 @@ from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.numpy_backend.transforms import apply
 from gradtool.engine.schedule import batches
 from gradtool.errors import UsageError
-from gradtool.job import Job
+from gradtool.request import MeasureRequest, measured, working
 
 __all__ = ["clip_grad_norm"]
 
@@ -76,26 +77,26 @@ def clip_grad_norm(
     drift nor overflow, those of integers included.
     """
     bound = _bound(max_norm)
-    job = Job.checked(norm_type=_norm_type(norm_type, bound), backend="numpy")
+    request = MeasureRequest(norm_type=_norm_type(norm_type, bound), backend="numpy")
     epsilon = _eps(eps)
     named = [Named(name or LONE, leaf) for name, leaf in all_leaves(grads)]
     arrays = [_array(name, leaf) for name, leaf, _ in named]
-    with job.executor() as executor:
-        norm = _norm(list(map(_measurable, named, arrays)), job, executor)
+    with working(request) as executor:
+        norm = _norm(list(map(_measurable, named, arrays)), request, executor)
         scale = partial(_scaled, coef=clip_coef(norm, bound, epsilon))
         scaled = executor.map(scale, batches(arrays, _nbytes, TASK_BYTES))
         new = (array for batch in scaled for array in batch)
         return mapped(lambda leaf: _given_back(next(new), leaf), grads), norm
 
 
-def _norm(named: list[Named], job: Job, executor: Executor) -> float:
+def _norm(named: list[Named], request: MeasureRequest, executor: Executor) -> float:
     if not named:
         return 0.0
     checkpoint, owners = catalogue_of(named, {})
-    measured = job.measure(checkpoint, executor, None)
+    found = measured(checkpoint, request, executor, None, time.perf_counter())
     del owners  # whose memory was read until here
     # Of all that each array names: in memory that they share every one has values of its own.
-    return merge([tensor.stats for tensor in measured.tensors], job.norm_type).norm
+    return merge([tensor.stats for tensor in found.tensors], request.norm_type).norm
 
 
 def _array(name: str, leaf: Any) -> Any:

@@ -8,9 +8,9 @@ from typing import Any, Unpack
 
 from gradtool.api.checking import check
 from gradtool.core.judging.rule import Severity
-from gradtool.job import MeasureOptions
 from gradtool.report import check_reporter
 from gradtool.report.model import Style
+from gradtool.request import MeasureOptions
 
 
 def assert_healthy(

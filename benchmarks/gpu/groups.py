@@ -18,7 +18,7 @@ from gradtool.engine.overlaps.sharing import find_sharing
 from gradtool.engine.reading.plan import ReadTask, plan
 from gradtool.engine.torch_backend import groups as torch_groups
 from gradtool.engine.torch_backend.encodings import ROW, TYPES, rows_of
-from gradtool.job import Job
+from gradtool.request import MeasureRequest
 
 
 class Group(NamedTuple):
@@ -57,8 +57,8 @@ def dtype_of(kind: torch.dtype) -> DType:
 
 def backend_of(device: str) -> tuple[Backend, int]:
     """The backend on a device as a command without further options has it, and its threads."""
-    job = Job.checked(backend="torch", device=device)
-    return job.choice.for_bytes(0, job.workers), job.workers
+    request = MeasureRequest(backend="torch", device=device)
+    return request.choice.for_bytes(0, request.workers), request.workers
 
 
 def _filled(tensors: Sequence[Tensor]) -> Iterator[Tensor]:

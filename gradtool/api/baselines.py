@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from gradtool.api.configured import config_of, with_configured
-from gradtool.api.measuring import measure
+from gradtool.api.configured import config_of, request_of
+from gradtool.api.measuring import measure_as
 from gradtool.core.figures import short
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Policy
@@ -21,7 +21,7 @@ from gradtool.errors import (
     RefusedError,
     UsageError,
 )
-from gradtool.job import Job, MeasureOptions, require
+from gradtool.request import MeasureOptions, MeasureRequest, require
 from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.baselines import baseline_of
 from gradtool.rules.config_file import Config
@@ -60,29 +60,8 @@ def save_baseline(
             as for `check`.
         InputError: a dump cannot be read or holds no gradient, or `out` cannot be written.
     """
-    paths = [os.fspath(one) for one in _listed(sources)]
-    path = os.fspath(out)
-    require(bool(paths), "give at least one dump")
-    require(bool(path), "the path of the baseline is empty")
-    if os.path.lexists(path) and not force:
-        raise exists_error(path)
     found = config_of(config)
-    choices = with_configured(options, found.settings)
-    norm_type = Job.checked(**choices).norm_type
-    judging = replace(found.settings, select=_without_comparison(found.settings))
-    policy = resolve(
-        judging,
-        Settings(),
-        has_baseline=False,
-        norm_type=norm_type,
-        config=found.path,
-        may_be_idle=True,
-    )
-    dumps = [_healthy(one, choices, policy) for one in paths]
-    _spare(path, [file for dump in dumps for file in dump.measurement.files])
-    baseline = baseline_of(path, dumps)
-    write_file(path, write_baseline(baseline).encode())
-    return baseline
+    return _save(sources, out, found, request_of(options, found.settings), force=force)
 
 
 def update_baseline(
@@ -97,10 +76,10 @@ def update_baseline(
     Raises as `save_baseline`; InputError where there is no baseline to replace.
     """
     old = read_baseline(os.fspath(path))
-    if "norm_type" in options:
-        refuse_other_norm(old, Job.checked(**options).norm_type)
-    options["norm_type"] = old.norm_type
-    return old, save_baseline(sources, path, force=True, config=config, **options)
+    found = config_of(config)
+    request = request_of({"norm_type": old.norm_type, **options}, found.settings)
+    refuse_other_norm(old, request.norm_type)
+    return old, _save(sources, path, found, request, force=True)
 
 
 def refuse_other_norm(known: Baseline, norm_type: float) -> None:
@@ -110,6 +89,36 @@ def refuse_other_norm(known: Baseline, norm_type: float) -> None:
             f"{known.path}: holds norms of order {short(known.norm_type)}, not {short(norm_type)}",
             hint=f"give --norm-type {short(known.norm_type)}",
         )
+
+
+def _save(
+    sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    found: Config,
+    request: MeasureRequest,
+    *,
+    force: bool,
+) -> Baseline:
+    paths = [os.fspath(one) for one in _listed(sources)]
+    path = os.fspath(out)
+    require(bool(paths), "give at least one dump")
+    require(bool(path), "the path of the baseline is empty")
+    if os.path.lexists(path) and not force:
+        raise exists_error(path)
+    judging = replace(found.settings, select=_without_comparison(found.settings))
+    policy = resolve(
+        judging,
+        Settings(),
+        has_baseline=False,
+        norm_type=request.norm_type,
+        config=found.path,
+        may_be_idle=True,
+    )
+    dumps = [_healthy(one, request, policy) for one in paths]
+    _spare(path, [file for dump in dumps for file in dump.measurement.files])
+    baseline = baseline_of(path, dumps)
+    write_file(path, write_baseline(baseline).encode())
+    return baseline
 
 
 def _listed(
@@ -132,10 +141,10 @@ def _spare(path: str, files: Sequence[str]) -> None:
         raise UsageError(f"{path} is one of the dumps that the baseline is made of")
 
 
-def _healthy(path: str, options: MeasureOptions, policy: Policy) -> Evidence:
+def _healthy(path: str, request: MeasureRequest, policy: Policy) -> Evidence:
     """A dump fit to be compared with."""
-    measurement = measure(path, **options)
-    evidence = Evidence(measurement, section_chosen=options.get("section") is not None)
+    measurement = measure_as(request, path, request.progress)
+    evidence = Evidence(measurement, section_chosen=request.section is not None)
     if not evidence.gradients:
         raise EmptyDumpError(path, "holds no gradients", hint="choose with --section")
     hint = f"`gradtool check {path}` says more"

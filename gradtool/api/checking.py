@@ -10,18 +10,18 @@ from dataclasses import dataclass
 from typing import Any, Unpack, cast
 
 from gradtool.api.baselines import refuse_other_norm
-from gradtool.api.configured import config_of, with_configured
-from gradtool.api.measuring import measure
+from gradtool.api.configured import config_of, request_of
+from gradtool.api.measuring import measure_as
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Override, Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
-from gradtool.core.names import name_filter, natural_key
+from gradtool.core.names import natural_key
 from gradtool.core.steps import are_parts, step_in
 from gradtool.core.tensors import MEMORY
 from gradtool.engine.schedule import Progress
 from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
-from gradtool.job import Job, MeasureOptions, require
+from gradtool.request import MeasureOptions, MeasureRequest, require
 from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
@@ -79,20 +79,19 @@ def check(
     )
     where = configured.baseline if baseline is None else os.fsdecode(baseline)
     known = None if where is None else read_baseline(where)
-    choices = with_configured(options, configured)
-    job = Job.checked(**choices)  # what is wrong with them is wrong with every dump
+    request = request_of(options, configured)
     if known is not None:
-        refuse_other_norm(known, job.norm_type)
+        refuse_other_norm(known, request.norm_type)
     policy = resolve(
         configured,
         given,
         has_baseline=known is not None,
-        norm_type=job.norm_type,
+        norm_type=request.norm_type,
         config=found.path,
     )
     judge = Judge(policy)
-    judging = _Judging(judge, known, choices, name_filter(job.include, job.exclude))
-    total = _Total(len(sources), job.progress)
+    judging = _Judging(judge, known, request, request.names)
+    total = _Total(len(sources), request.progress)
     verdicts = [judging.verdict(source, total.of_next()) for source in sources]
     total.end()
     settled, together = judge_together(_in_order(verdicts), policy)
@@ -102,10 +101,10 @@ def check(
         findings=together,
         policy=policy,
         baseline=where,
-        norm_type=job.norm_type,
-        include=tuple(job.include),
-        exclude=tuple(job.exclude),
-        section=job.section,
+        norm_type=request.norm_type,
+        include=tuple(request.include),
+        exclude=tuple(request.exclude),
+        section=request.section,
         notes=tuple(_without_effect(configured, policy, judge.idle_overrides if all_read else ())),
         elapsed_s=time.perf_counter() - started,
     )
@@ -143,7 +142,7 @@ class _Judging:
 
     judge: Judge
     baseline: Baseline | None
-    options: MeasureOptions
+    request: MeasureRequest
     is_chosen: Callable[[str], bool]
 
     def verdict(self, source: object, progress: Progress | None) -> Verdict:
@@ -151,9 +150,8 @@ class _Judging:
         started = time.perf_counter()
         in_memory = not isinstance(source, str | bytes | os.PathLike)
         path = MEMORY.path if in_memory else os.fsdecode(cast(str, source))
-        options: MeasureOptions = {**self.options, "progress": progress}
         try:
-            measurement = measure(source, **options)
+            measurement = measure_as(self.request, source, progress)
         except ResourceError:
             raise  # nothing is known to be wrong with the dump
         except GradtoolError as error:
@@ -163,7 +161,7 @@ class _Judging:
             return verdict_on_unreadable(path, error, step_in(path), elapsed_s)
         evidence = Evidence(
             measurement,
-            section_chosen=self.options.get("section") is not None,
+            section_chosen=self.request.section is not None,
             baseline=self.baseline,
             is_chosen=self.is_chosen,
         )

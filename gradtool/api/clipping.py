@@ -28,7 +28,16 @@ from gradtool.engine.writing.build import build, check_sources, files_to_write
 from gradtool.engine.writing.rewrite import Rewrite, plan_rewrite
 from gradtool.errors import FileAccessError
 from gradtool.formats.layouts.sharded_index import is_index_name
-from gradtool.job import Job, MeasureOptions, number, require
+from gradtool.request import (
+    MeasureOptions,
+    MeasureRequest,
+    chosen,
+    measured,
+    number,
+    opened,
+    require,
+    working,
+)
 from gradtool.storage.copying import Rest
 from gradtool.storage.files import require_room
 from gradtool.storage.target import Target, target_at, target_in_place
@@ -101,7 +110,7 @@ def clip(
         per_tensor=per_tensor,
         nonfinite=nonfinite,
     )
-    job = Job.checked(**options)
+    measuring = MeasureRequest(**options)
     path = os.fsdecode(path)
     require(bool(path), "the path is empty")
     output = path if in_place else None if out is None else os.fsdecode(out)
@@ -113,11 +122,11 @@ def clip(
         if output is not None:
             target = _target(path, output, in_place=in_place, force=force)
             stack.enter_context(closing(target))
-        return _clip(job, path, request, target, dry_run=dry_run, follow_links=follow_links)
+        return _clip(measuring, path, request, target, dry_run=dry_run, follow_links=follow_links)
 
 
 def _clip(
-    job: Job,
+    measuring: MeasureRequest,
     path: str,
     request: ClipRequest,
     target: Target | None,
@@ -125,26 +134,27 @@ def _clip(
     dry_run: bool,
     follow_links: bool,
 ) -> ClipOutcome:
-    checkpoint = job.open(path)
-    chosen = job.select(checkpoint)
-    refuse_unclippable(chosen, job.norm_type, request, explicit=job.is_explicit)
+    started = time.perf_counter()
+    checkpoint = opened(path, measuring)
+    to_clip = chosen(checkpoint, measuring)
+    refuse_unclippable(to_clip, measuring.norm_type, request, explicit=measuring.is_explicit)
     rest = None
     if target is not None and target.is_directory:
         rest = Rest(target.source, checkpoint.files, follow_links=follow_links)
     sizes = _sizes(checkpoint.files, rest)
     if target is not None and not (dry_run or target.is_source):
         require_room(target.shown, target.parent, sizes)
-    with job.executor() as executor:
-        chosen_nbytes = sum(spec.nbytes for spec in chosen.tensors)
-        stages = _Stages(job.progress, chosen_nbytes, 0 if dry_run else checkpoint.nbytes)
-        before = job.measure(chosen, executor, stages.measuring)
+    with working(measuring) as executor:
+        nbytes = sum(spec.nbytes for spec in to_clip.tensors)
+        stages = _Stages(measuring.progress, nbytes, 0 if dry_run else checkpoint.nbytes)
+        before = measured(to_clip, measuring, executor, stages.measuring, started)
         plan = plan_clip(before, request)
         rewrite = plan_rewrite(checkpoint, plan)
         notes, after = before.notes, None
         if target is not None and (plan.changed or not target.is_source):
             notes = (*notes, *target.notes())
             if not dry_run:
-                after, said = _write(job, rewrite, target, rest, executor, stages)
+                after, said = _write(measuring, rewrite, target, rest, executor, stages)
                 notes = (*notes, *said)
             notes = (*notes, *_underflow(plan, before, after))
         stages.finish()
@@ -157,7 +167,7 @@ def _clip(
         after=after,
         dry_run=dry_run,
         notes=notes,
-        elapsed_s=time.perf_counter() - job.started,
+        elapsed_s=time.perf_counter() - started,
     )
 
 
@@ -191,7 +201,7 @@ def _sizes(written: Collection[SourceFile], rest: Rest | None) -> list[int]:
 
 
 def _write(
-    job: Job,
+    measuring: MeasureRequest,
     rewrite: Rewrite,
     target: Target,
     rest: Rest | None,
@@ -207,16 +217,18 @@ def _write(
             rest,
             workspace,
             executor=executor,
-            window=job.window,
-            backend=job.backend(checkpoint),
+            window=measuring.window,
+            backend=measuring.backend_for(checkpoint),
             advance=Advance(stages.writing, sum(file.size for file in files)),
         )
         index = [os.path.basename(checkpoint.path)] if _is_index(checkpoint.path) else []
         with workspace.readable(built.name) as path, Threads(1) as syncing:
             synced = syncing.submit(built.sync)
-            found = job.open(os.path.join(path, *index))
+            started = time.perf_counter()
+            found = opened(os.path.join(path, *index), measuring)
             built.check_read(found.files)
-            after = job.measure(job.select(found), executor, stages.checking)
+            again = chosen(found, measuring)
+            after = measured(again, measuring, executor, stages.checking, started)
             synced.result()
         built.finish(workspace)
         check_sources(rewrite)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gradtool.job import MeasureOptions, globs
+from gradtool.request import MeasureOptions, MeasureRequest, globs
 from gradtool.rules.config_file import Config, load_config
 from gradtool.rules.settings import Settings
 
@@ -16,11 +16,11 @@ def config_of(config: str | os.PathLike[str] | Config | None) -> Config:
     return config if isinstance(config, Config) else load_config(os.fspath(config))
 
 
-def with_configured(options: MeasureOptions, configured: Settings) -> MeasureOptions:
-    """Which tensors to measure: as given in the call, else as configured."""
+def request_of(options: MeasureOptions, configured: Settings) -> MeasureRequest:
+    """What is to be measured, and how: as given in the call, else as configured."""
     choices: MeasureOptions = {**options}
     choices["include"] = globs("include", options.get("include", ())) or configured.include
     choices["exclude"] = globs("exclude", options.get("exclude", ())) or configured.exclude
     if options.get("section") is None:
         choices["section"] = configured.section
-    return choices
+    return MeasureRequest(**choices)

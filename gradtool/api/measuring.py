@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable
 from typing import Any
 
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.measurement import Measurement
 from gradtool.engine.schedule import Progress
-from gradtool.job import Job, require
+from gradtool.request import MeasureRequest, chosen, measured, opened, require, working
 
 
 def measure(  # noqa: PLR0913 - one for each option of the commands
@@ -68,7 +69,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
 
     Source of the definitions: torch/nn/utils/clip_grad.py, `_get_total_norm`.
     """
-    job = Job.checked(
+    request = MeasureRequest(
         norm_type=norm_type,
         include=include,
         exclude=exclude,
@@ -82,13 +83,20 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         device_memory=device_memory,
         progress=progress,
     )
+    return measure_as(request, source, progress)
+
+
+def measure_as(request: MeasureRequest, source: Any, progress: Progress | None) -> Measurement:
+    """Measure one source as was asked; `progress` is told instead of the request's."""
+    started = time.perf_counter()
     owners: list[object] = []
-    with job.executor() as executor:
+    with working(request) as executor:
         if isinstance(source, str | bytes | os.PathLike):
-            checkpoint = job.open(os.fsdecode(source))
+            checkpoint = opened(os.fsdecode(source), request)
         else:
-            require(raw_dtype is None and not verify, "raw_dtype and verify are for files")
+            for_files = request.raw_dtype is not None or request.verify
+            require(not for_files, "raw_dtype and verify are for files")
             checkpoint, owners = catalogue(source)
-        found = job.measure(job.select(checkpoint), executor, job.progress)
+        found = measured(chosen(checkpoint, request), request, executor, progress, started)
     del owners  # whose memory was read until here
     return found

@@ -21,7 +21,7 @@ from gradtool.core.dump_metadata import DUMP_VERSION, DumpMetadata
 from gradtool.core.element_types import listed_name
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
-from gradtool.job import number
+from gradtool.request import number
 from gradtool.storage.links import target_path
 from gradtool.storage.sink import Sink, create_sink
 from gradtool.storage.workspace import Workspace, warn, writing

@@ -1,0 +1,253 @@
+"""What every command is asked, checked when it is made, and the steps that follow from it."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import NoReturn, TypedDict
+
+from gradtool.core.dtypes import DTYPES
+from gradtool.core.measurement import Measurement
+from gradtool.core.names import name_filter
+from gradtool.core.tensors import ABSENT, Checkpoint
+from gradtool.engine.backend import Backend
+from gradtool.engine.choice import BackendChoice
+from gradtool.engine.memory import shortage_told
+from gradtool.engine.reading import measure as engine
+from gradtool.engine.schedule import Progress
+from gradtool.engine.threads import Threads
+from gradtool.errors import EmptyDumpError, UsageError
+from gradtool.formats import open_checkpoint
+
+MAX_THREADS = 4
+"""Threads used unless more are asked for: each takes some 20 MB, and they share Python's lock."""
+
+_WINDOW_PER_THREAD = 3
+
+
+class MeasureOptions(TypedDict, total=False):
+    """The fields of `MeasureRequest`, for functions that take them as keyword arguments."""
+
+    norm_type: float
+    include: str | Iterable[str]
+    exclude: str | Iterable[str]
+    section: str | None
+    loss_scale: float | None
+    raw_dtype: str | None
+    verify: bool
+    threads: int | None
+    backend: str
+    device: str | None
+    device_memory: int | str | None
+    progress: Progress | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MeasureRequest:
+    """Which tensors to read, how, and by what; checked when it is made.
+
+    Attributes:
+        norm_type, loss_scale, verify, progress, section: as `gradtool.measure` explains them.
+        include, exclude: tuples of globs, whatever was given.
+        raw_dtype: its name as in DTYPES.
+        threads, backend, device, device_memory: as given; what follows from them is in
+        workers: threads that compute, and in
+        choice: what they compute with.
+
+    Raises UsageError for what is out of its range, and DeviceError where what is to compute is not
+    there.
+    """
+
+    norm_type: float = 2.0
+    include: str | Iterable[str] = ()
+    exclude: str | Iterable[str] = ()
+    section: str | None = None
+    loss_scale: float | None = None
+    raw_dtype: str | None = None
+    verify: bool = False
+    threads: int | None = None
+    backend: str = "auto"
+    device: str | None = None
+    device_memory: int | str | None = None
+    progress: Progress | None = None
+    workers: int = field(init=False)
+    choice: BackendChoice = field(init=False)
+
+    def __post_init__(self) -> None:
+        p = number("norm_type", self.norm_type)
+        require(not math.isnan(p), f"norm_type must be a number, not {p}")
+        choice = BackendChoice.checked(self.backend, self.device, self.device_memory)
+        workers = _workers(self.threads, choice)
+        choice.require(workers)
+        self._settle(
+            norm_type=p + 0.0,  # -0 is 0
+            include=globs("include", self.include),
+            exclude=globs("exclude", self.exclude),
+            loss_scale=_divisor(self.loss_scale),
+            raw_dtype=_dtype_name(self.raw_dtype),
+            workers=workers,
+            choice=choice,
+        )
+
+    def _settle(self, **checked: object) -> None:
+        for name, value in checked.items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def names(self) -> Callable[[str], bool]:
+        """Whether a name is one of those asked for."""
+        return name_filter(tuple(self.include), tuple(self.exclude))
+
+    @property
+    def is_explicit(self) -> bool:
+        """Whether tensors were chosen by name, or by the name of their section."""
+        return bool(self.include) or self.section is not None
+
+    @property
+    def window(self) -> int:
+        """Tasks under way at a time."""
+        return self.workers * _WINDOW_PER_THREAD
+
+    def backend_for(self, checkpoint: Checkpoint) -> Backend:
+        """What computes with the tensors of a catalogue."""
+        nbytes = sum(spec.nbytes for spec in checkpoint.tensors)
+        return self.choice.for_bytes(nbytes, self.workers)
+
+    def loss_scale_of(self, checkpoint: Checkpoint) -> float:
+        """What to divide the elements of a catalogue's tensors by."""
+        divisor = checkpoint.loss_scale if self.loss_scale is None else self.loss_scale
+        if divisor is None:
+            raise UsageError(
+                f"{checkpoint.path}: its files were written with different loss scales",
+                hint="inspect them one by one, or give --loss-scale (loss_scale=) for all",
+            )
+        return divisor
+
+
+@contextmanager
+def working(request: MeasureRequest) -> Iterator[Executor]:
+    """Who does the work; ResourceError where there is too little to do it with."""
+    with shortage_told(), Threads(request.workers) as threads:
+        yield threads
+
+
+def opened(path: str, request: MeasureRequest) -> Checkpoint:
+    """The catalogue of all that lies at `path`; ResourceError as above."""
+    with shortage_told(path):
+        raw = None if request.raw_dtype is None else DTYPES[request.raw_dtype]
+        return open_checkpoint(path, raw)
+
+
+def chosen(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
+    """The part of a catalogue that was asked for; an empty dump is an error of its own."""
+    if not checkpoint.tensors:
+        raise EmptyDumpError(checkpoint.path, _why_empty(checkpoint))
+    named, section = request.names, request.section
+    tensors = tuple(
+        spec for spec in checkpoint.tensors if section in (None, spec.section) and named(spec.name)
+    )
+    if not tensors:
+        _refuse_nothing(checkpoint, section)
+    skipped = tuple(
+        item for item in checkpoint.skipped if section in (None, item.section) and named(item.name)
+    )
+    return replace(checkpoint, tensors=tensors, skipped=skipped)
+
+
+def measured(
+    checkpoint: Checkpoint,
+    request: MeasureRequest,
+    executor: Executor,
+    progress: Progress | None,
+    started: float,
+) -> Measurement:
+    """The figures of the catalogue's tensors, `started` being when it all began."""
+    with shortage_told(checkpoint.path):
+        return engine.measure(
+            checkpoint,
+            executor=executor,
+            window=request.window,
+            backend=request.backend_for(checkpoint),
+            started=started,
+            norm_type=request.norm_type,
+            loss_scale=request.loss_scale_of(checkpoint),
+            verify=request.verify,
+            progress=progress,
+        )
+
+
+def _workers(threads: int | None, choice: BackendChoice) -> int:
+    counts = threads is None or (type(threads) is int and threads >= 1)
+    require(counts, f"threads must be at least 1, not {threads!r}")
+    # Each device has a thread of its own.
+    return max(threads or min(_available_cores(), MAX_THREADS), len(choice.devices))
+
+
+def _divisor(loss_scale: float | None) -> float | None:
+    if loss_scale is None:
+        return None
+    divisor = number("loss_scale", loss_scale)
+    scales = 0.0 < divisor < math.inf
+    require(scales, f"loss_scale must be positive and finite, not {divisor}")
+    return divisor
+
+
+def _dtype_name(raw_dtype: str | None) -> str | None:
+    name = raw_dtype.upper() if isinstance(raw_dtype, str) else None
+    require(raw_dtype is None or name in DTYPES, f"raw_dtype {raw_dtype!r} is no known dtype")
+    return name
+
+
+def _refuse_nothing(checkpoint: Checkpoint, section: str | None) -> NoReturn:
+    sections = sorted({spec.section for spec in checkpoint.tensors})
+    if section is not None and section not in sections:
+        names = ", ".join(repr(name) for name in sections if name)
+        raise UsageError(
+            f"{checkpoint.path}: has no section {section!r}",
+            hint=f"its sections are {names}" if names else "it has no sections",
+        )
+    raise UsageError(f"{checkpoint.path}: no tensor matches the filters")
+
+
+def number(name: str, value: float) -> float:
+    """A float of what may be one: numbers, and texts such as "inf"."""
+    try:
+        return float(value)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UsageError(f"{name} must be a number, not {value!r}") from error
+
+
+def require(condition: bool, problem: str) -> None:
+    """UsageError saying what the problem is, unless the condition holds."""
+    if not condition:
+        raise UsageError(problem)
+
+
+def _why_empty(checkpoint: Checkpoint) -> str:
+    if not checkpoint.skipped:
+        return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
+    if {item.reason for item in checkpoint.skipped} == {ABSENT}:
+        return "no parameter has a gradient: measure after backward() and before zero_grad()"
+    reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
+    return f"holds no gradient: every tensor is skipped ({reasons})"
+
+
+def globs(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
+    """A glob or globs as a tuple; UsageError for anything else."""
+    require(hasattr(patterns, "__iter__"), f"{name} must be a glob or globs, not {patterns!r}")
+    # Patterns are used more than once; what gives them may not be.
+    found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
+    texts = all(isinstance(pattern, str) for pattern in found)
+    require(texts, f"{name} must be a glob or globs, not {patterns!r}")
+    return found
+
+
+def _available_cores() -> int:
+    # Containers and job schedulers give a process fewer cores than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
