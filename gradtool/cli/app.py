@@ -151,4 +151,4 @@ def gradtool(
 ) -> None:
     """The truth about gradients saved to disk, clipped ones written back, verdicts for CI."""
     if ctx.invoked_subcommand is None:
-        write_result(f"{ctx.get_help()}\n", None)
+        write_result(f"{ctx.get_help()}\n")

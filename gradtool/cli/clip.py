@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Annotated, TypeAlias
+
+import typer
+
 import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli import compute_options, console, options
+from gradtool.cli.console import Showing
+from gradtool.cli.options import groups, values
+from gradtool.cli.options.command import Row, command
 from gradtool.cli.paths import expand
-from gradtool.cli.progress import ByteProgress
-from gradtool.cli.signals import ended_by_signals
-from gradtool.core.clipping import TORCH_EPS
+from gradtool.cli.reports import Reports
+from gradtool.core.clip.plan import NonFinite
 from gradtool.errors import FileAccessError, UsageError
-from gradtool.report import clip_reporter
+from gradtool.report import CLIP_REPORTERS, clip_reporter
 
 EPILOG = """\
 \b
@@ -22,35 +27,98 @@ Examples:
 """
 
 
-def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
-    path: options.Path,
-    max_norm: options.ClipTo = None,
-    clip_value: options.ClipValue = None,
-    output: options.ClipOutput = None,
-    in_place: options.InPlace = False,
-    force: options.Force = False,
-    dry_run: options.DryRun = False,
-    follow_links: options.FollowLinks = False,
-    norm_type: options.NormType = 2.0,
-    eps: options.Eps = TORCH_EPS,
-    total_norm: options.TotalNorm = None,
-    per_tensor: options.PerTensor = False,
-    nonfinite: options.NonFiniteChoice = options.NonFinite.ERROR,
-    include: options.Include = None,
-    exclude: options.Exclude = None,
-    section: options.Section = None,
-    loss_scale: options.LossScale = None,
-    raw_dtype: options.RawDType = None,
-    verify: options.Verify = False,
-    threads: compute_options.Threads = None,
-    backend: compute_options.BackendName = compute_options.Backend.AUTO,
-    device: compute_options.Device = None,
-    device_memory: compute_options.DeviceMemory = None,
-    report_format: options.ClipFormatChoice = options.ClipFormat.TABLE,
-    show_all: options.AllChanged = False,
-    quiet: options.Quiet = False,
-    no_progress: options.NoProgress = False,
-    color: options.ColorChoice = options.Color.AUTO,
+Path: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="PATH",
+        help="A file, a checkpoint directory or an index file.",
+        show_default=False,
+    ),
+]
+InPlace: TypeAlias = Annotated[
+    bool, typer.Option("--in-place", help="Replace PATH, which must be a single file.")
+]
+DryRun: TypeAlias = Annotated[
+    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+]
+FollowLinks: TypeAlias = Annotated[
+    bool,
+    typer.Option("--follow-links", help="Copy along what a directory's links name outside of it."),
+]
+Clipping: TypeAlias = Annotated[
+    groups.Arguments,
+    groups.clipping_to(
+        "Scale so that the norm is at most X.",
+        Row(
+            "clip_value",
+            float | None,
+            typer.Option(
+                None,
+                "--clip-value",
+                metavar="V",
+                callback=values.bound,
+                help="Clamp each element to V in magnitude instead.",
+            ),
+        ),
+        Row(
+            "total_norm",
+            float | None,
+            typer.Option(
+                None,
+                "--total-norm",
+                metavar="N",
+                callback=values.total_norm,
+                help="Clip by this norm: PATH is one part of many.",
+            ),
+        ),
+        Row(
+            "per_tensor",
+            bool,
+            typer.Option(False, "--per-tensor", help="Clip each tensor by its own norm."),
+        ),
+        Row(
+            "nonfinite",
+            NonFinite,
+            typer.Option(
+                "error",
+                "--nonfinite",
+                help="NaN and Inf: refuse, replace by 0, or leave as they are.",
+            ),
+        ),
+    ),
+]
+Writing: TypeAlias = Annotated[
+    groups.Arguments,
+    groups.writing_to(
+        str | None,
+        typer.Option(
+            None,
+            "--output",
+            "-o",
+            metavar="OUT",
+            help="A file; for a directory or index a new directory.",
+        ),
+    ),
+]
+AsReports: TypeAlias = Annotated[Reports, groups.reports_beside(CLIP_REPORTERS)]
+Shown: TypeAlias = Annotated[
+    Showing,
+    groups.showing_all("With --per-tensor or --clip-value, list every tensor that changes."),
+]
+
+
+@command
+def clip(
+    *,
+    path: Path,
+    clipping: Clipping,
+    writing: Writing,
+    in_place: InPlace = False,
+    dry_run: DryRun = False,
+    follow_links: FollowLinks = False,
+    measuring: groups.Measuring,
+    reports: AsReports,
+    showing: Shown,
 ) -> None:
     """Clip gradients by norm or by value and write them back.
 
@@ -58,39 +126,24 @@ def clip(  # noqa: PLR0913, PLR0917 - one parameter for each option
     are not finite or have no norm in float64.
     """
     path = _one(path)
-    if output == "-":
+    if (out := writing.get("out")) == "-":
         raise UsageError("--output takes a file or a directory: what clip writes is no text")
-    progress = ByteProgress(path, enabled=not (quiet or no_progress), color=color)
-    with ended_by_signals(progress), progress:
+    reports.spare([path])
+    if out:
+        reports.keep_out_of(out)
+    with showing.progress(path) as progress:
         outcome = gradtool.clip(
             path,
-            output,
-            max_norm=max_norm,
-            clip_value=clip_value,
-            eps=eps,
-            total_norm=total_norm,
-            per_tensor=per_tensor,
-            nonfinite=nonfinite.value,
             in_place=in_place,
-            force=force,
             dry_run=dry_run,
             follow_links=follow_links,
-            norm_type=norm_type,
-            include=include or (),
-            exclude=exclude or (),
-            section=section,
-            loss_scale=loss_scale,
-            raw_dtype=raw_dtype,
-            verify=verify,
-            threads=threads,
-            backend=backend.value,
-            device=device,
-            device_memory=device_memory,
             progress=progress,
+            **clipping,
+            **writing,
+            **measuring,
         )
-    style = console.style(color, None, quiet=quiet, show_all=show_all)
     try:
-        console.write_result(clip_reporter(report_format)(outcome, style), None)
+        reports.write(lambda name, style: clip_reporter(name)(outcome, style), showing)
     except FileAccessError as error:
         error.hint = f"{outcome.output} is written" if outcome.written else None
         raise

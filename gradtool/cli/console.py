@@ -7,17 +7,54 @@ import os
 import shutil
 import stat
 import sys
-from typing import TextIO
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal, TextIO
 
-from gradtool.cli.options import Color
+from gradtool.cli.progress import ByteProgress
+from gradtool.cli.signals import ended_by_signals
+from gradtool.cli.spelling import spelt
 from gradtool.errors import FileAccessError, GradtoolError
 from gradtool.report.escaping import brief, visible
 from gradtool.report.model import Style
 from gradtool.shortening import LONGEST_LINE
 from gradtool.storage.workspace import write_file
 
+Color = Literal["auto", "always", "never"]
+"""When to write ANSI sequences."""
+
 ERROR = "gradtool: error: "
 _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
+
+
+@dataclass(frozen=True, slots=True)
+class Showing:
+    """How results and progress are shown."""
+
+    show_all: bool = False
+    quiet: bool = False
+    no_progress: bool = False
+    color: Color = "auto"
+
+    def style(self, file: str | None = None) -> Style:
+        """How results look where they go: a file is plain, nothing is cut but on a terminal."""
+        shown = file is None and sys.stdout.isatty()
+        wanted = self.color == "always" or (self.color == "auto" and shown and _wants_colour())
+        return Style(
+            width=shutil.get_terminal_size().columns if shown else None,
+            colour=wanted and file is None,
+            quiet=self.quiet,
+            show_all=self.show_all,
+        )
+
+    @contextmanager
+    def progress(self, path: str) -> Iterator[ByteProgress]:
+        """The progress of work on `path`, which signals may end."""
+        enabled = not (self.quiet or self.no_progress)
+        progress = ByteProgress(path, enabled=enabled, plain=self.color == "never")
+        with ended_by_signals(progress), progress:
+            yield progress
 
 
 def say(message: str) -> None:
@@ -27,7 +64,11 @@ def say(message: str) -> None:
 
 def say_error(error: GradtoolError) -> None:
     """The one line of an error."""
-    tell(f"{ERROR}{error.line(LONGEST_LINE - len(ERROR), visible)}\n")
+    tell(f"{ERROR}{error.line(LONGEST_LINE - len(ERROR), _said)}\n")
+
+
+def _said(text: str) -> str:
+    return visible(spelt(text))
 
 
 def tell(text: str) -> None:
@@ -50,32 +91,30 @@ def say_warnings() -> None:
     logging.getLogger("gradtool").handlers = [Said()]
 
 
-def style(color: Color, output: str | None, *, quiet: bool, show_all: bool) -> Style:
-    """How results look where they go: nothing is cut to a width but on a terminal."""
-    shown = output is None and sys.stdout.isatty()
-    return Style(
-        width=shutil.get_terminal_size().columns if shown else None,
-        colour=color is Color.ALWAYS or (color is Color.AUTO and shown and _wants_colour()),
-        quiet=quiet,
-        show_all=show_all,
-    )
-
-
 def _wants_colour() -> bool:
     """What the environment says; see https://no-color.org."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-def write_result(text: str, output: str | None) -> None:
-    """Write a result, now that it is complete, to the file `output` or to stdout.
+def write_result(text: str, file: str | None = None) -> None:
+    """Write a result, now that it is complete, to a file or to stdout.
 
     Lone surrogates, from file names that are no UTF-8, and characters that the terminal's
     encoding lacks are written as escapes.
     """
-    if output is None:
+    if file is None:
         _write_stdout(text.encode(sys.stdout.encoding, "backslashreplace"))
     else:
-        _write_file(output, text.encode("utf-8", "backslashreplace"))
+        _write_file(file, text.encode("utf-8", "backslashreplace"))
+
+
+def append_result(text: str, file: str) -> None:
+    """Add a result to a file to which others may have written."""
+    try:
+        with open(file, "a", encoding="utf-8", errors="backslashreplace") as stream:
+            stream.write(text)
+    except (OSError, ValueError) as error:
+        raise _unwritable(file, error) from error
 
 
 def _write_stdout(data: bytes) -> None:
@@ -86,15 +125,15 @@ def _write_stdout(data: bytes) -> None:
         lose_stdout(error)
 
 
-def _write_file(output: str, data: bytes) -> None:
+def _write_file(file: str, data: bytes) -> None:
     try:
-        if _is_replaceable(output):
-            write_file(output, data)
+        if _is_replaceable(file):
+            write_file(file, data)
             return
-        with open(output, "wb", opener=None if _is_stream(output) else _open_special) as stream:
+        with open(file, "wb", opener=None if _is_stream(file) else _open_special) as stream:
             stream.write(data)
     except (OSError, ValueError) as error:
-        raise _unwritable(output, error) from error
+        raise _unwritable(file, error) from error
 
 
 def lose_stdout(error: OSError) -> None:
@@ -112,23 +151,23 @@ def _divert(stream: TextIO) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
-def _is_replaceable(output: str) -> bool:
-    """Whether `output` is a regular file, or free to become one.
+def _is_replaceable(file: str) -> bool:
+    """Whether `file` is a regular file, or free to become one.
 
     Devices, FIFOs and names of open descriptors are written to as they are.
     """
-    if output.endswith(os.sep) or _is_stream(output):
+    if file.endswith(os.sep) or _is_stream(file):
         return False
-    return not os.path.exists(output) or stat.S_ISREG(os.stat(output).st_mode)
+    return not os.path.exists(file) or stat.S_ISREG(os.stat(file).st_mode)
 
 
-def _is_stream(output: str) -> bool:
-    return os.path.abspath(output).startswith(_STREAMS)
+def _is_stream(file: str) -> bool:
+    return os.path.abspath(file).startswith(_STREAMS)
 
 
-def _open_special(output: str, flags: int) -> int:
+def _open_special(file: str, flags: int) -> int:
     """Open a device or FIFO; a file that was put in its place meanwhile is left as it is."""
-    descriptor = os.open(output, flags & ~(os.O_CREAT | os.O_TRUNC))
+    descriptor = os.open(file, flags & ~(os.O_CREAT | os.O_TRUNC))
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise FileExistsError(errno.EEXIST, "it was replaced meanwhile")
@@ -136,5 +175,5 @@ def _open_special(output: str, flags: int) -> int:
 
 
 def _unwritable(path: str, error: OSError | ValueError) -> FileAccessError:
-    reason = error.strerror if isinstance(error, OSError) else error
+    reason = (isinstance(error, OSError) and error.strerror) or error
     return FileAccessError(path, f"cannot be written: {reason}")

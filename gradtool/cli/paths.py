@@ -31,10 +31,10 @@ def expand_all(paths: Iterable[str]) -> Iterator[str]:
     return chain.from_iterable(map(expand, paths))
 
 
-def is_among(output: str, files: Iterable[str]) -> bool:
-    """Whether writing to `output` would destroy one of `files`, under whatever name."""
-    return os.path.exists(output) and any(
-        os.path.exists(file) and os.path.samefile(output, file) for file in files
+def is_among(place: str, files: Iterable[str]) -> bool:
+    """Whether writing to `place` would destroy one of `files`, under whatever name."""
+    return os.path.exists(place) and any(
+        os.path.exists(file) and os.path.samefile(place, file) for file in files
     )
 
 

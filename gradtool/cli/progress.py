@@ -8,7 +8,6 @@ import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-from gradtool.cli.options import Color
 from gradtool.report.escaping import visible
 from gradtool.report.layout import shortened
 
@@ -28,11 +27,11 @@ class ByteProgress:
     gone when it is left.
     """
 
-    def __init__(self, path: str, *, enabled: bool, color: Color) -> None:
+    def __init__(self, path: str, *, enabled: bool, plain: bool) -> None:
         # A path would leave no room for the figures.
         name = os.path.basename(os.path.normpath(path))
         self._label = shortened(visible(name), WIDEST_LABEL)
-        self._color = color
+        self._plain = plain
         self._enabled = enabled and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._next = time.monotonic() + PATIENCE_S
         self._bar: tuple[Progress, TaskID] | None = None
@@ -63,14 +62,14 @@ class ByteProgress:
         if self._bar is None:
             if not due:
                 return
-            self._bar = _start_bar(self._label, self._color)
+            self._bar = _start_bar(self._label, plain=self._plain)
         progress, task = self._bar
         progress.update(task, completed=done_bytes, total=total_bytes, refresh=due)
         if due:
             self._next = now + REFRESH_S
 
 
-def _start_bar(label: str, color: Color) -> tuple[Progress, TaskID]:
+def _start_bar(label: str, *, plain: bool) -> tuple[Progress, TaskID]:
     # Most runs end before anything is worth drawing.
     from rich import console, markup, progress  # noqa: PLC0415
 
@@ -80,7 +79,7 @@ def _start_bar(label: str, color: Color) -> tuple[Progress, TaskID]:
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),
         progress.TimeRemainingColumn(),
-        console=console.Console(stderr=True, no_color=color is Color.NEVER or None),
+        console=console.Console(stderr=True, no_color=plain or None),
         expand=True,
         transient=True,
         auto_refresh=False,  # by a thread, which may be one too many

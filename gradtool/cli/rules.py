@@ -2,32 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-from gradtool.cli import console, options
+from gradtool.cli.console import write_result
+from gradtool.cli.options import groups
+from gradtool.cli.options.command import command
+from gradtool.cli.spelling import spelt
+
+if TYPE_CHECKING:
+    from gradtool.core.judging.rule import Rule
+
+Codes: TypeAlias = Annotated[
+    list[str], typer.Argument(metavar="CODE", help="Codes or names, such as GT101 or nan.")
+]
 
 
-def rules(color: options.ColorChoice = options.Color.AUTO) -> None:
+@command
+def rules(*, showing: groups.Coloured) -> None:
     """List every rule of `gradtool check`: code, name, severity, and what it finds."""
     from gradtool.report.check.rule_text import listing  # noqa: PLC0415 - loads rich, which is slow to
     from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
 
-    style = console.style(color, None, quiet=False, show_all=True)
-    console.write_result(listing(tuple(RULES.values()), style), None)
+    write_result(listing(tuple(RULES.values()), showing.style()))
 
 
-def explain(
-    codes: Annotated[
-        list[str], typer.Argument(metavar="CODE", help="Codes or names, such as GT101 or nan.")
-    ],
-    color: options.ColorChoice = options.Color.AUTO,
-) -> None:
+@command
+def explain(*, codes: Codes, showing: groups.Coloured) -> None:
     """Explain rules: what a finding means, why the threshold, what to do."""
     from gradtool.report.check.rule_text import explanation  # noqa: PLC0415 - as above
     from gradtool.rules import find_rule  # noqa: PLC0415 - as above
 
-    style = console.style(color, None, quiet=False, show_all=True)
-    found = [find_rule(code) for code in codes]
-    console.write_result("\n".join(explanation(rule, style) for rule in found), None)
+    found = [_spelt(find_rule(code)) for code in codes]
+    write_result("\n".join(explanation(rule, showing.style()) for rule in found))
+
+
+def _spelt(rule: Rule) -> Rule:
+    """The rule with options where it names the library's arguments."""
+    return replace(
+        rule,
+        explanation=spelt(rule.explanation),
+        threshold=spelt(rule.threshold),
+        remedy=spelt(rule.remedy),
+    )

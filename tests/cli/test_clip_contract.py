@@ -317,7 +317,6 @@ COEF = 1.0 / (5.0 + 1e-6)
         (["--max-norm", "1", "--threads", "1"], {"clip_coef": COEF}),
         (["--max-norm", "1", "--backend", "numpy"], {"clip_coef": COEF}),
         (["--max-norm", "1", "--device", "cpu", "--device-memory", "1GB"], {"clip_coef": COEF}),
-        (["--max-norm", "1", "--format", "json"], {"clip_coef": COEF}),
     ],
 )
 def test_options_reach_the_result(

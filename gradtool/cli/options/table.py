@@ -1,0 +1,220 @@
+"""The table of the options that commands share: spelling, type, default, check and help, once.
+
+To add one is to add its row here, and to name it in the group that it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Final, Literal
+
+import typer
+
+from gradtool.cli.console import Color
+from gradtool.cli.options import values
+from gradtool.cli.options.command import Row
+from gradtool.core.clipping import TORCH_EPS
+from gradtool.core.dtypes import DTYPES
+
+Backend = Literal["auto", "numpy", "torch"]
+"""What `engine.choice.BACKENDS` has, known here without loading any."""
+
+PATHS: Final = Row(
+    "paths",
+    list[str],
+    typer.Argument(
+        metavar="PATH",
+        help="Files, checkpoint directories, index files or quoted globs; a report for each.",
+        show_default=False,
+    ),
+)
+NORM_TYPE: Final = Row(
+    "norm_type",
+    float,
+    typer.Option(
+        2.0,
+        "--norm-type",
+        "-p",
+        metavar="P",
+        callback=values.norm_type,
+        help="A number, inf or -inf.",
+    ),
+)
+INCLUDE: Final = Row(
+    "include",
+    list[str] | None,
+    typer.Option(
+        None, "--include", "-i", metavar="GLOB", help="Only tensors with such names; repeatable."
+    ),
+)
+EXCLUDE: Final = Row(
+    "exclude",
+    list[str] | None,
+    typer.Option(
+        None, "--exclude", "-x", metavar="GLOB", help="No tensors with such names; wins over -i."
+    ),
+)
+SECTION: Final = Row(
+    "section",
+    str | None,
+    typer.Option(None, "--section", metavar="NAME", help="Only that section, such as grads."),
+)
+LOSS_SCALE: Final = Row(
+    "loss_scale",
+    float | None,
+    typer.Option(
+        None,
+        "--loss-scale",
+        metavar="S",
+        callback=values.loss_scale,
+        help="Gradients were saved multiplied by S: norms and bounds are without it. "
+        "By default what dump_gradients noted in the file.",
+    ),
+)
+RAW_DTYPE: Final = Row(
+    "raw_dtype",
+    str | None,
+    typer.Option(
+        None,
+        "--raw-dtype",
+        metavar="DTYPE",
+        callback=values.dtype,
+        autocompletion=values.completing(DTYPES),
+        help="What npy files mean by raw bytes such as V2: BF16, say.",
+    ),
+)
+VERIFY: Final = Row(
+    "verify",
+    bool,
+    typer.Option(False, "--verify", help="Check the checksums of tensor data too."),
+)
+THREADS: Final = Row(
+    "threads",
+    int | None,
+    typer.Option(
+        None,
+        "--threads",
+        metavar="N",
+        min=1,
+        help="Default: one for each core, at most 4; each takes 20 MB.",
+    ),
+)
+BACKEND: Final = Row(
+    "backend",
+    Backend,
+    typer.Option(
+        "auto",
+        "--backend",
+        help="What computes: NumPy on the CPU, or torch on a GPU. auto is NumPy but for dumps so "
+        "large that a GPU pays.",
+    ),
+)
+DEVICE: Final = Row(
+    "device",
+    str | None,
+    typer.Option(
+        None,
+        "--device",
+        metavar="DEVICE",
+        help="Where torch computes, which it then does: cuda, cuda:1, cuda:0,cuda:1 or cpu.",
+        show_default="cuda if --backend torch",
+    ),
+)
+DEVICE_MEMORY: Final = Row(
+    "device_memory",
+    str | None,
+    typer.Option(
+        None,
+        "--device-memory",
+        metavar="SIZE",
+        help="What torch may take of each device's memory, as 4GiB.",
+        show_default="a quarter of what is free",
+    ),
+)
+EPS: Final = Row(
+    "eps",
+    float,
+    typer.Option(
+        TORCH_EPS,
+        "--eps",
+        metavar="E",
+        callback=values.eps,
+        help="Added to the norm when clipping: torch's; 0 is optax's.",
+    ),
+)
+CONFIG: Final = Row(
+    "config",
+    str | None,
+    typer.Option(
+        None,
+        "--config",
+        metavar="FILE",
+        help="By default the nearest gradtool.toml, or pyproject.toml with [tool.gradtool.check].",
+    ),
+)
+ISOLATED: Final = Row(
+    "isolated", bool, typer.Option(False, "--isolated", help="Look for no configuration.")
+)
+BASELINE: Final = Row(
+    "baseline",
+    str | None,
+    typer.Option(
+        None, "--baseline", metavar="FILE", help="Compare with it; see `gradtool baseline`."
+    ),
+)
+FORCE: Final = Row("force", bool, typer.Option(False, "--force", help="Overwrite the file OUT."))
+OUTPUT: Final = Row(
+    "output",
+    str | None,
+    typer.Option(
+        None,
+        "--output",
+        "-o",
+        metavar="FILE",
+        callback=values.report_file,
+        help="The file of the only format; - for stdout.",
+    ),
+)
+QUIET: Final = Row(
+    "quiet",
+    bool,
+    typer.Option(False, "--quiet", "-q", help="Totals and findings only; no progress."),
+)
+NO_PROGRESS: Final = Row(
+    "no_progress", bool, typer.Option(False, "--no-progress", help="No progress bar.")
+)
+COLOR: Final = Row("color", Color, typer.Option("auto", "--color", help="When to colour."))
+
+
+def formats(known: Collection[str]) -> Row:
+    """-f, for a command that knows these, the first by default."""
+    default, *_ = known
+    return Row(
+        "formats",
+        list[str] | None,
+        typer.Option(
+            None,
+            "--format",
+            "-f",
+            metavar="FORMAT[:FILE]",
+            autocompletion=values.completing(known),
+            help=f"{', '.join(known)}; to stdout unless a FILE is given. Repeatable.",
+            show_default=default,
+        ),
+    )
+
+
+def max_norm(what: str) -> Row:
+    """--max-norm, where help says what it is for."""
+    option = typer.Option(None, "--max-norm", metavar="X", callback=values.bound, help=what)
+    return Row("max_norm", float | None, option)
+
+
+def show_all(what: str) -> Row:
+    """--all, where help says what of."""
+    return Row("show_all", bool, typer.Option(False, "--all", help=what))
+
+
+def out(kind: object, option: Any) -> Row:
+    """-o, where what is written is no report."""
+    return Row("out", kind, option)
