@@ -79,7 +79,7 @@ class MeasureRequest:
 
     def __post_init__(self) -> None:
         p = number("norm_type", self.norm_type)
-        require(not math.isnan(p), f"norm_type must be a number, not {p}")
+        require(not math.isnan(p), f"`norm_type` must be a number, not {p}")
         choice = BackendChoice.checked(self.backend, self.device, self.device_memory)
         workers = _workers(self.threads, choice)
         choice.require(workers)
@@ -123,7 +123,7 @@ class MeasureRequest:
         if divisor is None:
             raise UsageError(
                 f"{checkpoint.path}: its files were written with different loss scales",
-                hint="inspect them one by one, or give --loss-scale (loss_scale=) for all",
+                hint="inspect them one by one, or give `loss_scale` for all",
             )
         return divisor
 
@@ -182,7 +182,7 @@ def measured(
 
 def _workers(threads: int | None, choice: BackendChoice) -> int:
     counts = threads is None or (type(threads) is int and threads >= 1)
-    require(counts, f"threads must be at least 1, not {threads!r}")
+    require(counts, f"`threads` must be at least 1, not {threads!r}")
     # Each device has a thread of its own.
     return max(threads or min(_available_cores(), MAX_THREADS), len(choice.devices))
 
@@ -192,13 +192,13 @@ def _divisor(loss_scale: float | None) -> float | None:
         return None
     divisor = number("loss_scale", loss_scale)
     scales = 0.0 < divisor < math.inf
-    require(scales, f"loss_scale must be positive and finite, not {divisor}")
+    require(scales, f"`loss_scale` must be positive and finite, not {divisor}")
     return divisor
 
 
 def _dtype_name(raw_dtype: str | None) -> str | None:
     name = raw_dtype.upper() if isinstance(raw_dtype, str) else None
-    require(raw_dtype is None or name in DTYPES, f"raw_dtype {raw_dtype!r} is no known dtype")
+    require(raw_dtype is None or name in DTYPES, f"`raw_dtype` {raw_dtype!r} is no known dtype")
     return name
 
 
@@ -218,7 +218,7 @@ def number(name: str, value: float) -> float:
     try:
         return float(value)
     except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"{name} must be a number, not {value!r}") from error
+        raise UsageError(f"`{name}` must be a number, not {value!r}") from error
 
 
 def require(condition: bool, problem: str) -> None:
@@ -238,11 +238,11 @@ def _why_empty(checkpoint: Checkpoint) -> str:
 
 def globs(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
     """A glob or globs as a tuple; UsageError for anything else."""
-    require(hasattr(patterns, "__iter__"), f"{name} must be a glob or globs, not {patterns!r}")
+    require(hasattr(patterns, "__iter__"), f"`{name}` must be a glob or globs, not {patterns!r}")
     # Patterns are used more than once; what gives them may not be.
     found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
     texts = all(isinstance(pattern, str) for pattern in found)
-    require(texts, f"{name} must be a glob or globs, not {patterns!r}")
+    require(texts, f"`{name}` must be a glob or globs, not {patterns!r}")
     return found
 
 

@@ -87,7 +87,7 @@ def refuse_other_norm(known: Baseline, norm_type: float) -> None:
     if known.norm_type != norm_type:
         raise UsageError(
             f"{known.path}: holds norms of order {short(known.norm_type)}, not {short(norm_type)}",
-            hint=f"give --norm-type {short(known.norm_type)}",
+            hint=f"give `norm_type={short(known.norm_type)}`",
         )
 
 
@@ -146,7 +146,7 @@ def _healthy(path: str, request: MeasureRequest, policy: Policy) -> Evidence:
     measurement = measure_as(request, path, request.progress)
     evidence = Evidence(measurement, section_chosen=request.section is not None)
     if not evidence.gradients:
-        raise EmptyDumpError(path, "holds no gradients", hint="choose with --section")
+        raise EmptyDumpError(path, "holds no gradients", hint="choose with `section`")
     hint = f"`gradtool check {path}` says more"
     bad = tuple(one.name for one in evidence.gradients if one.stats.nonfinite)
     if bad:

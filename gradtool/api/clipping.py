@@ -114,9 +114,9 @@ def clip(
     path = os.fsdecode(path)
     require(bool(path), "the path is empty")
     output = path if in_place else None if out is None else os.fsdecode(out)
-    places = "out (--output) and in_place (--in-place)"
+    places = "`out` and `in_place`"
     require(not (in_place and out is not None), f"{places} exclude each other")
-    require(output is not None or dry_run, f"give one of {places}, or dry_run (--dry-run)")
+    require(output is not None or dry_run, f"give one of {places}, or `dry_run`")
     with ExitStack() as stack:
         target = None
         if output is not None:

@@ -95,7 +95,7 @@ def measure_as(request: MeasureRequest, source: Any, progress: Progress | None) 
             checkpoint = opened(os.fsdecode(source), request)
         else:
             for_files = request.raw_dtype is not None or request.verify
-            require(not for_files, "raw_dtype and verify are for files")
+            require(not for_files, "`raw_dtype` and `verify` are for files")
             checkpoint, owners = catalogue(source)
         found = measured(chosen(checkpoint, request), request, executor, progress, started)
     del owners  # whose memory was read until here

@@ -46,9 +46,9 @@ def clip_coef(total_norm: float, max_norm: float, eps: float = TORCH_EPS) -> flo
     bound would disarm every clip, a negative one would turn gradients round.
     """
     if not max_norm >= 0.0:
-        raise UsageError(f"max_norm must be at least 0, not {max_norm}")
+        raise UsageError(f"`max_norm` must be at least 0, not {max_norm}")
     if not 0.0 <= eps < math.inf:
-        raise UsageError(f"eps must be at least 0 and finite, not {eps}")
+        raise UsageError(f"`eps` must be at least 0 and finite, not {eps}")
     if math.isnan(total_norm):
         return math.nan
     if total_norm + eps <= 0.0 or math.isinf(max_norm):

@@ -145,7 +145,7 @@ class Measurement:
         for tensor in self.tensors:
             members.setdefault(place(tensor.name, tensor.spec.section), []).append(tensor)
         if all(name.endswith(UNGROUPED) for _, name in members):
-            raise UsageError(f"--group-by {group_by!r} matches no tensor of {self.path}")
+            raise UsageError(f"`group_by` {group_by!r} matches no tensor of {self.path}")
         skipped: dict[tuple[str, str], list[Skipped]] = {}
         for item in self.skipped:
             skipped.setdefault(place(item.name, item.section), []).append(item)

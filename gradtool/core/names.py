@@ -56,7 +56,7 @@ def group_namer(group_by: str) -> Callable[[str], str]:
     wanted = group_by.split(".")
     if not all(wanted):
         raise UsageError(
-            f"--group-by {group_by!r} is no pattern: it has an empty component",
+            f"`group_by` {group_by!r} is no pattern: it has an empty component",
             hint="give a depth such as 2 or a pattern such as 'layers.#'",
         )
     return lambda name: _group(name.split("."), wanted)
@@ -65,10 +65,10 @@ def group_namer(group_by: str) -> Callable[[str], str]:
 def _depth(digits: str) -> int:
     significant = digits.lstrip("0")
     if not significant:
-        raise UsageError("--group-by needs a depth of at least 1")
+        raise UsageError("`group_by` needs a depth of at least 1")
     if len(significant) > _MOST_DEPTH_DIGITS:  # `int` reads no more than 4,300
         raise UsageError(
-            f"--group-by with a number of {len(digits):,} digits: no name has such a depth"
+            f"`group_by` with a number of {len(digits):,} digits: no name has such a depth"
         )
     return int(significant)
 

@@ -29,7 +29,7 @@ _SIZE: Final = re.compile(
     r"([0-9]{1,18}(?:\.[0-9]{1,18})?) ?(?:([KMGT])(i?))?B?", re.IGNORECASE | re.ASCII
 )
 _POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
-_NO_MPS: Final = "it has no float64: --backend numpy reads the same memory"
+_NO_MPS: Final = "it has no float64: `backend='numpy'` reads the same memory"
 _GPU_FILES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
 """Of which one is there where there is a GPU: NVIDIA's, AMD's, and what WSL makes of either."""
 
@@ -52,9 +52,9 @@ class BackendChoice:
     def checked(cls, backend: object, device: object, memory: object) -> BackendChoice:
         """The choice; UsageError for what does not exist or does not go together."""
         if not isinstance(backend, str) or backend not in BACKENDS:
-            raise UsageError(f"backend must be one of {', '.join(BACKENDS)}, not {backend!r}")
+            raise UsageError(f"`backend` must be one of {', '.join(BACKENDS)}, not {backend!r}")
         if backend == "numpy" and (device is not None or memory is not None):
-            given = "device (--device)" if memory is None else "device_memory (--device-memory)"
+            given = "`device`" if memory is None else "`device_memory`"
             raise UsageError(f"{given} is for the torch backend")
         devices = () if device is None else _devices(device)
         # Who names a device wants it used.
@@ -84,7 +84,7 @@ class BackendChoice:
     def _torch(self, threads: int) -> Backend:
         if not _has_torch():
             raise DeviceError(
-                "torch is not installed", hint="pip install torch, or --backend numpy"
+                "torch is not installed", hint="pip install torch, or `backend='numpy'`"
             )
         if "torch" not in sys.modules:
             require_room(*TORCH)
@@ -94,7 +94,7 @@ class BackendChoice:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise DeviceError(
                 f"torch cannot be imported: {reason}",
-                hint="pip install --force-reinstall torch, or --backend numpy",
+                hint="pip install --force-reinstall torch, or `backend='numpy'`",
             ) from error
         return open_devices(self.devices or ("cuda",), self.memory, threads)
 
@@ -106,27 +106,27 @@ def _devices(device: object) -> tuple[str, ...]:
     for name in names:
         if not _DEVICE.fullmatch(name):
             raise UsageError(
-                f"device must be cpu, cuda or cuda:N, or GPUs with commas between, not {name!r}",
+                f"`device` must be cpu, cuda or cuda:N, or GPUs with commas between, not {name!r}",
                 hint=_NO_MPS if name.startswith("mps") else None,
             )
     if not names or len(set(names)) < len(names) or (len(names) > 1 and "cpu" in names):
-        raise UsageError(f"device must be different GPUs, or the CPU alone, not {device!r}")
+        raise UsageError(f"`device` must be different GPUs, or the CPU alone, not {device!r}")
     return names
 
 
 def _nbytes(memory: object) -> int:
     """Bytes, as a number or as `512MB` (powers of 1000) or `4GiB` (of 1024)."""
     if isinstance(memory, int) and not abs(memory) < 1 << 60:
-        raise UsageError("device_memory must be at most an exbibyte")
+        raise UsageError("`device_memory` must be at most an exbibyte")
     found = _SIZE.fullmatch(str(memory).strip())
     if found is None:
-        raise UsageError(f"device_memory must be bytes such as 4GiB or 500MB, not {memory!r}")
+        raise UsageError(f"`device_memory` must be bytes such as 4GiB or 500MB, not {memory!r}")
     number, power, binary = found.groups()
     nbytes = int(
         float(number) * (1024 if binary else 1000) ** _POWERS.get((power or "").upper(), 0)
     )
     if nbytes < LEAST_MEMORY:
-        raise UsageError(f"device_memory must be at least {LEAST_MEMORY >> 20}MiB, not {memory}")
+        raise UsageError(f"`device_memory` must be at least {LEAST_MEMORY >> 20}MiB, not {memory}")
     return nbytes
 
 

@@ -53,7 +53,7 @@ def _refuse_gaps(found: Mapping[str, Sequence[object]], evidence: Sequence[Evide
                 path = dump.measurement.path
                 raise UsageError(
                     f"{path}: lacks {name!r}, which another dump has",
-                    hint="save a baseline of dumps with the same tensors, or --exclude it",
+                    hint="save a baseline of dumps with the same tensors, or `exclude` it",
                 )
 
 

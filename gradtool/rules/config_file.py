@@ -14,7 +14,6 @@ from gradtool.rules.settings import Settings, read_settings, shown
 OWN: Final = "gradtool.toml"
 SHARED: Final = "pyproject.toml"
 _LARGEST: Final = 1 << 20
-_NONE: Final = "--isolated looks for none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +34,7 @@ def find_config(start: str) -> Config:
         directory = os.path.abspath(start)
     except OSError as error:
         problem = f"there is no directory to look for a configuration in: {error.strerror}"
-        raise UsageError(problem, hint=_NONE) from error
+        raise UsageError(problem) from error
     while True:
         for name in (OWN, SHARED):
             path = os.path.join(directory, name)
@@ -90,9 +89,9 @@ def _load(path: str) -> dict[str, Any]:
         with open(path, "rb") as file:
             data = file.read(_LARGEST + 1)
         if len(data) > _LARGEST:
-            raise UsageError(f"{path}: is too large for a configuration", hint=_NONE)
+            raise UsageError(f"{path}: is too large for a configuration")
         return tomllib.loads(data.decode())
     except OSError as error:
-        raise UsageError(f"{path}: cannot be read: {error.strerror}", hint=_NONE) from error
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"{path}: is no TOML: {error}", hint=_NONE) from error
+        raise UsageError(f"{path}: is no TOML: {error}") from error

@@ -94,7 +94,7 @@ RULES = (
         summary="The total norm is not the expected one.",
         explanation=(
             "For runs that are to be reproduced: one number instead of a baseline. It is in "
-            "force where a norm is given (--expect-norm 9.01)."
+            "force where a norm is given (`GT401.norm=9.01`)."
         ),
         threshold=(
             "rtol is 1e-3: the same step on another machine or in another order of sums differs "
@@ -120,7 +120,7 @@ RULES = (
         ),
         threshold=(
             "max_factor is 10. Between seeds and steps of a healthy small transformer total norms "
-            "differed by up to 3; for runs that are to be reproduced --rtol 1e-3 says 1.001."
+            "differed by up to 3; for runs that are to be reproduced `rtol=1e-3` says 1.001."
         ),
         remedy=("See GT403 for the tensors. If the change is meant, `gradtool baseline update`."),
         parameters=(Parameter("max_factor", 10.0, _FACTOR_MEANING, low=1.0),),

@@ -19,7 +19,7 @@ def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # n
     if not evidence.gradients:
         kinds = sorted({one.kind for one in evidence.measurement.sections if one.kind})
         yield Problem(
-            f"holds {' and '.join(kinds)} and no gradients; choose with --section what to judge"
+            f"holds {' and '.join(kinds)} and no gradients; choose with `section` what to judge"
         )
 
 
@@ -101,7 +101,7 @@ RULES = (
         threshold="None: one gradient is enough. The rule cannot be switched off.",
         remedy=(
             "Dump between backward() and zero_grad(), with gradtool.torch.dump_gradients say; "
-            "where a checkpoint holds several things, choose with --section."
+            "where a checkpoint holds several things, choose with `section`."
         ),
     ),
     DumpRule(
@@ -128,7 +128,7 @@ RULES = (
         threshold="None: integers, bools and text are no gradients and are not counted here.",
         remedy=(
             "Coalesce sparse gradients, dump them before quantization, or say that the tensor is "
-            "none: by --exclude, or by an override that ignores GT004 and GT005."
+            "none: by `exclude`, or by an override that ignores GT004 and GT005."
         ),
     ),
     DumpRule(
@@ -154,7 +154,7 @@ RULES = (
             "look healthy. Names that share memory count once."
         ),
         threshold="min_tensors is 1 unless set: only you know how many there are.",
-        remedy="Set min_tensors (--min-tensors), or compare with a baseline, which knows names.",
+        remedy="Set `GT006.min_tensors`, or compare with a baseline, which knows names.",
         parameters=(Parameter("min_tensors", 1, "least number of gradients", kind="count", low=1),),
     ),
     DumpRule(

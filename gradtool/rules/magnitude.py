@@ -153,7 +153,7 @@ RULES = (
         remedy=(
             "Unscale before clipping (GradScaler.unscale_), clip in float32, or use "
             "gradtool.torch.clip_grad_norm_. If the gradients were saved multiplied by a loss "
-            "scale, say so: --loss-scale."
+            "scale, say so: `loss_scale`."
         ),
     ),
     DumpRule(

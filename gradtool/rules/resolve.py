@@ -90,12 +90,12 @@ def _with_tolerance(given: Settings, in_force: set[str]) -> Settings:
     meant = {EXPECTED: ("rtol", given.rtol)}
     meant |= dict.fromkeys((TOTAL_DRIFT, TENSOR_DRIFT), ("max_factor", 1.0 + given.rtol))
     if not in_force & meant.keys():
-        hint = "give --expect-norm or --baseline"
-        raise UsageError("rtol (--rtol) has nothing to compare with", hint=hint)
+        hint = "give `GT401.norm` or `baseline`"
+        raise UsageError("`rtol` has nothing to compare with", hint=hint)
     for code in in_force & meant.keys():
         name, value = meant[code]
         if name in thresholds.get(code, {}):
-            raise UsageError(f"rtol (--rtol) and {code}.{name} exclude each other")
+            raise UsageError(f"`rtol` and {code}.{name} exclude each other")
         thresholds[code] = {**thresholds.get(code, {}), name: value}
     return replace(given, thresholds=thresholds)
 
@@ -109,10 +109,10 @@ def _can_judge(rule: Rule, *, has_norm: bool, has_baseline: bool) -> bool:
 def _refuse_idle(given: Settings, in_force: set[str], chosen: frozenset[str]) -> None:
     """UsageError for what the call asks of a rule that will not judge anything."""
     if given.select is not None and not given.select:
-        raise UsageError("select (--select) names no rule")
+        raise UsageError("`select` names no rule")
     for code in given.select or ():
         if not matching((code,)) & in_force and code not in RULES:
-            hint = "GT4 compares: give --baseline" if code.startswith("GT4") else None
+            hint = "GT4 compares: give `baseline`" if code.startswith("GT4") else None
             raise UsageError(f"{code} is selected, and none of its rules is in force", hint=hint)
     named = {code for code in given.select or () if code in RULES}
     for code in sorted({*given.thresholds, *given.severities, *named} - in_force):
@@ -122,7 +122,7 @@ def _refuse_idle(given: Settings, in_force: set[str], chosen: frozenset[str]) ->
 
 
 def _need(code: str) -> str:
-    return "an expected norm: --expect-norm" if code == EXPECTED else "a baseline: --baseline"
+    return "an expected norm: `GT401.norm`" if code == EXPECTED else "a baseline: `baseline`"
 
 
 def _refuse_contradictions(settings: Settings, where: str = "") -> None:

@@ -95,16 +95,16 @@ def read_call(
             raise UsageError(f"{_CALL} {key}: which threshold? give {code}.NAME")
         found.setdefault(code, {})[name] = value
     return Settings(
-        select=None if select is None else _codes(_listed(select), "select (--select)"),
-        ignore=_codes(_listed(ignore), "ignore (--ignore)"),
+        select=None if select is None else _codes(_listed(select), "`select`"),
+        ignore=_codes(_listed(ignore), "`ignore`"),
         thresholds=dict(_all_thresholds(found, _CALL)),
         severities=dict(_severities(found, _CALL)),
         rtol=None if rtol is None else _tolerance(rtol),
-        fail_on=None if fail_on is None else _severity(fail_on, "fail_on (--fail-on)"),
+        fail_on=None if fail_on is None else _severity(fail_on, "`fail_on`"),
     )
 
 
-_CALL = "thresholds (--set)"
+_CALL = "`thresholds`"
 
 
 def _listed(codes: str | Sequence[str]) -> list[str]:
@@ -115,7 +115,7 @@ def _tolerance(value: object) -> float:
     try:
         found = RULES[EXPECTED].parameter("rtol").checked(value)  # type: ignore[union-attr]
     except ValueError as error:
-        raise UsageError(f"rtol (--rtol): {error}") from error
+        raise UsageError(f"`rtol`: {error}") from error
     return cast(float, found)
 
 

@@ -175,7 +175,7 @@ class _Walk:
             return
         else:
             kind = f"outside of {self._rest.path}"
-            hint = "--follow-links (follow_links=True) copies it as a file"
+            hint = "`follow_links=True` copies it as a file"
         raise UsageError(f"{shown}: a link to {real}, {kind}", hint=hint)
 
     def _copy_file(self, path: str, named: Named, status: os.stat_result, new: int | None) -> None:

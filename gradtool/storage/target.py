@@ -93,7 +93,7 @@ def _refuse_taken(path: str, source: str, out: str, real: str) -> None:
     """Raise UsageError for an `out` that is there and stays even if asked to be replaced."""
     directory = os.path.isdir(source)
     if os.path.exists(source) and os.path.samefile(real, source):
-        hint = "give a new directory" if directory else "--in-place replaces it"
+        hint = "give a new directory" if directory else "`in_place=True` replaces it"
         raise UsageError(f"{out} is {path} itself", hint=hint)
     if directory and (not os.path.isdir(real) or os.listdir(real)):
         raise UsageError(

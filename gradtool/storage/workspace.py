@@ -286,4 +286,4 @@ def writing(path: str) -> Iterator[None]:
 
 def exists_error(shown: str) -> UsageError:
     """The error for a target that is there already."""
-    return UsageError(f"{shown} exists", hint="--force overwrites it")
+    return UsageError(f"{shown} exists", hint="`force=True` overwrites it")

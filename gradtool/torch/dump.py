@@ -135,7 +135,7 @@ def _step(step: int | None) -> int | None:
 def _scale(loss_scale: float | None) -> float:
     scale = 1.0 if loss_scale is None else number("loss_scale", loss_scale)
     if not 0.0 < scale < float("inf"):
-        raise UsageError(f"loss_scale must be positive and finite, not {loss_scale}")
+        raise UsageError(f"`loss_scale` must be positive and finite, not {loss_scale}")
     return scale
 
 

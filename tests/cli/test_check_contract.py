@@ -34,6 +34,8 @@ from pickle_parts import archive, named, tensor
 from safetensors.numpy import save_file
 
 import gradtool
+import gradtool.cli.app  # whose commands say how options are spelt
+from gradtool.cli.spelling import spelt
 from gradtool.core.judging.rule import SEVERITIES
 from gradtool.report import CHECK_REPORTERS
 from gradtool.rules import RULES
@@ -821,7 +823,7 @@ def test_every_rule_is_explained_under_its_code_and_its_name() -> None:
     for part, rule in zip(parts, RULES.values(), strict=True):
         assert part.startswith(f"{rule.code} {rule.name} (")
         for said in (rule.summary, rule.explanation, rule.threshold, rule.remedy):
-            assert words_of(said) in words_of(part)
+            assert words_of(spelt(said)) in words_of(part)
         for parameter in rule.parameters:
             assert parameter.name in part
 

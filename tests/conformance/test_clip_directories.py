@@ -238,7 +238,7 @@ def test_a_link_to_a_file_beside_the_directory_becomes_a_file_if_asked_to(
     (tmp_path / sibling / "vocab.txt").write_text("words")
     (run / "vocab.txt").symlink_to(f"../{sibling}/vocab.txt")
     (run / "sub" / "words").symlink_to(tmp_path / sibling / "vocab.txt")
-    with pytest.raises(gradtool.UsageError, match="--follow-links"):
+    with pytest.raises(gradtool.UsageError, match="`follow_links=True` copies"):
         gradtool.clip(run, out, **bounded())
     gradtool.clip(run, out, follow_links=True, **bounded())
     for copy in (out / "vocab.txt", out / "sub" / "words"):

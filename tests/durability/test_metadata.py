@@ -216,7 +216,7 @@ def test_an_output_that_is_a_symbolic_link_stays_one(
     link, old = tmp_path / "link", tmp_path / "old"
     old.write_bytes(b"old")
     link.symlink_to("old")
-    with pytest.raises(gradtool.UsageError, match="exists; --force overwrites it"):
+    with pytest.raises(gradtool.UsageError, match="exists; `force=True` overwrites it"):
         gradtool.clip(dump, link, **OPTIONS)
     assert old.read_bytes() == b"old"
     gradtool.clip(dump, link, force=True, **OPTIONS)

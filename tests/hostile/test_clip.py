@@ -130,7 +130,7 @@ def test_several_sections_and_none_chosen_is_refused(tmp_path: Path) -> None:
     words = refused(UsageError, tmp_path, path, tmp_path / "out.pt")
     assert "'model'" in words
     assert "'grads'" in words
-    assert "--section" in words
+    assert "`section`" in words
     refused(UsageError, tmp_path, path, tmp_path / "out.pt", max_norm=None, clip_value=1)
     refused(UsageError, tmp_path, path, tmp_path / "out.pt", section="nothing")
 

@@ -34,7 +34,7 @@ def test_what_is_not_known_to_be_gradients_is_not_clipped_beside_them(
     other: str, tmp_path: Path
 ) -> None:
     path = saved(tmp_path / "x.pt", {"grads": {"w": torch.ones(3)}, other: torch.tensor(2.5)})
-    refused(path, "different kinds of tensors.*--section")
+    refused(path, "different kinds of tensors.*`section`")
     outcome = gradtool.clip(path, tmp_path / "out", max_norm=0.1, section="grads", eps=0)
     assert outcome.norm_before == pytest.approx(3**0.5, rel=1e-15)
     assert torch.load(tmp_path / "out")[other] == 2.5
@@ -43,7 +43,7 @@ def test_what_is_not_known_to_be_gradients_is_not_clipped_beside_them(
 @pytest.mark.parametrize("key", ["model", "optimizer"])
 def test_weights_and_moments_are_clipped_only_when_chosen_by_name(key: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "x.pt", {key: {"w": torch.ones(4)}})
-    refused(path, "no gradients.*--section or --include")
+    refused(path, "no gradients.*`section` or `include`")
     refused(path, "no gradients", exclude="*.b")
     assert gradtool.clip(path, tmp_path / "a", max_norm=1, eps=0, section=key).norm_after == 1.0
     assert gradtool.clip(path, tmp_path / "b", max_norm=1, eps=0, include="*").norm_after == 1.0

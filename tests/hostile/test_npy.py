@@ -116,7 +116,7 @@ UNSUPPORTED = {
     "no byte order": (npy(header("'f4'")), "'f4'"),
     "no byte order for 4 bytes": (npy(header("'|f4'")), "'|f4'"),
     "not a type": (npy(header("17")), "17"),
-    "16 nameless bits": (npy(header("'<V2'")), "if the array was bfloat16, say --raw-dtype BF16"),
+    "16 nameless bits": (npy(header("'<V2'")), "if the array was bfloat16, say `raw_dtype='BF16'`"),
     "8 nameless bits": (npy(header("'|V1'")), "'|V1' is how 8-bit floats are saved: they cannot"),
     "8 bits of a float": (
         npy(header("'<f1'")),
@@ -183,7 +183,7 @@ def test_nameless_elements_are_not_guessed(tmp_path, raw_dtype):
     np.save(tmp_path / "a.npy", np.zeros(2, ml_dtypes.bfloat16))
     error = refusal(tmp_path / "a.npy", raw_dtype)
     assert type(error) is UnsupportedFormatError
-    assert "--raw-dtype BF16" in str(error)
+    assert "`raw_dtype='BF16'`" in str(error)
 
 
 @pytest.mark.parametrize("raw_dtype", [None, "BF16", "F4", "F6_E2M3"])

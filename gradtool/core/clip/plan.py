@@ -49,24 +49,24 @@ class ClipRequest:
 
     def __post_init__(self) -> None:
         if (self.max_norm is None) == (self.clip_value is None):
-            raise UsageError("give max_norm or clip_value (--max-norm, --clip-value), one of them")
+            raise UsageError("give `max_norm` or `clip_value`, one of them")
         if self.max_norm is not None:
             clip_coef(0.0, self.max_norm, self.eps)
         if self.clip_value is not None:
             if not self.clip_value >= 0.0:
-                raise UsageError(f"clip_value must be at least 0, not {self.clip_value}")
+                raise UsageError(f"`clip_value` must be at least 0, not {self.clip_value}")
             if self.per_tensor or self.total_norm is not None:
-                problem = "per_tensor and total_norm (--per-tensor, --total-norm) are for max_norm"
-                raise UsageError(f"{problem}, not for clip_value")
+                problem = "`per_tensor` and `total_norm` are for `max_norm`"
+                raise UsageError(f"{problem}, not for `clip_value`")
         if self.total_norm is not None:
             if not 0.0 <= self.total_norm < math.inf:
-                raise UsageError(f"total_norm must be finite, at least 0, not {self.total_norm}")
+                raise UsageError(f"`total_norm` must be finite, at least 0, not {self.total_norm}")
             if self.per_tensor:
-                problem = "per_tensor and total_norm (--per-tensor, --total-norm)"
+                problem = "`per_tensor` and `total_norm`"
                 raise UsageError(f"{problem} exclude each other")
         if self.nonfinite not in get_args(NonFinite):
             known = ", ".join(get_args(NonFinite))
-            raise UsageError(f"nonfinite must be one of {known}, not {self.nonfinite!r}")
+            raise UsageError(f"`nonfinite` must be one of {known}, not {self.nonfinite!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ def refuse_unclippable(
             path,
             f"may be a gradient and cannot be measured ({hidden.reason}, {hidden.dtype})",
             tensor=hidden.name,
-            hint="leave it out with --exclude to clip the others",
+            hint="leave it out with `exclude` to clip the others",
         )
     for spec in checkpoint.tensors:
         if request.clip_value is not None and spec.dtype.kind == "complex":
@@ -122,7 +122,7 @@ def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
     """Beside what is known to be gradients, what is not known to be some is something else."""
     sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
     kinds = {checkpoint.section_kinds.get(name) for name in sections}
-    hint = "choose what to clip with --section or --include"
+    hint = "choose what to clip with `section` or `include`"
     if len(kinds) > 1:
         names = ", ".join(repr(name) if name else "none" for name in sections)
         problem = f"holds different kinds of tensors, in the sections {names}"
@@ -185,7 +185,7 @@ def _refuse_nonfinite(measurement: Measurement) -> None:
     raise NonFiniteError(
         f"{measurement.path}: not clipped: non-finite gradients in {first_of(shown, _NAMED)}",
         tuple(tensor.name for tensor in bad),
-        hint="--nonfinite zero replaces them by 0, --nonfinite keep leaves them",
+        hint="`nonfinite='zero'` replaces them by 0, `nonfinite='keep'` leaves them",
     )
 
 

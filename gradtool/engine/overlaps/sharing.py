@@ -79,7 +79,7 @@ def _refuse_endless_walks(specs: Sequence[TensorSpec], groups: Sequence[Sequence
                 f"it and other views name {named:,} elements, of {stored:,} that are stored: "
                 f"gradtool's budget is {budget:,}, {MOST_VIEWS} for each",
                 tensor=specs[group[0]].name,
-                hint="save clones, or choose some with --include",
+                hint="save clones, or choose some with `include`",
             )
 
 

@@ -39,8 +39,8 @@ def open_devices(names: Sequence[str], memory: int | None, threads: int) -> Back
     if fitting_numbers(found.memory, workers, len(found.devices)) < 2 * SPAN_NUMEL:
         problem = f"{found.memory >> 20} MiB of device memory are too few for {threads} threads"
         if memory is None:
-            raise DeviceError(f"{problem}, a quarter of what is free", hint="give --device-memory")
-        raise UsageError(problem, hint="give more, or fewer --threads")
+            raise DeviceError(f"{problem}, a quarter of what is free", hint="give `device_memory`")
+        raise UsageError(problem, hint="give more, or fewer `threads`")
     return found
 
 
@@ -64,12 +64,12 @@ def _refuse_without_cuda() -> None:
     if torch.version.cuda is None and torch.version.hip is None:
         raise DeviceError(
             f"torch {torch.__version__} is a build for CPUs only",
-            hint="pip install --force-reinstall torch (on Linux a build for CUDA), or --device cpu",
+            hint="pip install --force-reinstall torch (a build for CUDA), or `device='cpu'`",
         )
     why = "".join(f": {str(one.message).partition(chr(10))[0]}" for one in caught[:1])
     raise DeviceError(
         f"torch {torch.__version__} finds no CUDA device{why}",
-        hint="see nvidia-smi and CUDA_VISIBLE_DEVICES, or give --device cpu",
+        hint="see nvidia-smi and CUDA_VISIBLE_DEVICES, or give `device='cpu'`",
     )
 
 
@@ -94,5 +94,5 @@ def _started(device: str) -> int:
 
 
 def _unusable(device: str, error: RuntimeError) -> DeviceError:
-    hint = "see nvidia-smi, or compute with --backend numpy"
+    hint = "see nvidia-smi, or compute with `backend='numpy'`"
     return DeviceError(f"{device} cannot be used: {first_line(error)}", hint=hint)

@@ -149,7 +149,7 @@ def _raise_failure(device: torch.device, error: RuntimeError) -> NoReturn:
         problem, hint = f"failed: {first_line(error)}", "see nvidia-smi"
     else:
         raise error
-    hint = f"{hint}, or compute with --backend numpy"
+    hint = f"{hint}, or compute with `backend='numpy'`"
     raise DeviceError(f"{device} {problem}", hint=hint) from error
 
 

@@ -249,10 +249,10 @@ def _element_type(descr: object, raw_dtype: DType | None, where: Where) -> tuple
     hint = None
     if is_raw and width == 1:
         problem = f"NumPy type {descr!r} is how 8-bit floats are saved: they cannot be told apart"
-        hint = "say which one it is, --raw-dtype F8_E4M3 for example"
+        hint = "say which one it is, `raw_dtype='F8_E4M3'` for example"
     elif is_raw and width == 2:
         problem = f"NumPy type {descr!r} does not say what its 16 bits are"
-        hint = "if the array was bfloat16, say --raw-dtype BF16"
+        hint = "if the array was bfloat16, say `raw_dtype='BF16'`"
     raise where.unsupported(problem, hint)
 
 

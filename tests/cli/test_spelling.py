@@ -1,0 +1,144 @@
+"""The library speaks of arguments, the command line of options, and both of the same."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import error_lines, run
+from safetensors.numpy import save_file
+from typer.main import get_command
+
+import gradtool
+from gradtool.cli.app import app
+from gradtool.cli.spelling import OPTIONS, THRESHOLDS, spelt
+from gradtool.rules import RULES
+
+PACKAGE = Path(gradtool.__file__).parent
+LIBRARY = [
+    module
+    for module in sorted(PACKAGE.rglob("*.py"))
+    if module.relative_to(PACKAGE).parts[0] not in ("cli", "report", "torch")
+]
+"""What the command line calls: reports are its own, and gradtool.torch has torch's words."""
+NOT_OURS = {"pip install --force-reinstall"}
+COMMAND = re.compile(r"`gradtool [^`]*`")
+SPOKEN = re.compile(r"`((?:GT\d{3}\.)?[a-z_]+)(?:=[^`]*)?`")
+OTHERS = {"main_grad"}
+"""Names that are of no argument of gradtool's own."""
+
+
+def texts(module: Path) -> Iterator[str]:
+    """All strings of a module but docstrings, with a 0 for what is filled in."""
+    tree = ast.parse(module.read_text("utf-8"))
+    nodes = list(ast.walk(tree))
+    parts = {part for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+    docstrings = {node.value for node in nodes if isinstance(node, ast.Expr)}
+    for node in nodes:
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(
+                str(part.value) if isinstance(part, ast.Constant) else "0" for part in node.values
+            )
+        elif isinstance(node, ast.Constant) and node not in parts | docstrings:
+            yield node.value if isinstance(node.value, str) else ""
+
+
+SAID = [(str(module.relative_to(PACKAGE)), text) for module in LIBRARY for text in texts(module)]
+
+
+def options() -> set[str]:
+    """All that the commands take."""
+    found: set[str] = set()
+    commands: list[Any] = [get_command(app)]
+    while commands:
+        command = commands.pop()
+        commands.extend(getattr(command, "commands", {}).values())
+        found.update(spelling for one in command.params for spelling in one.opts)
+    return found
+
+
+def test_there_are_texts_to_look_at() -> None:
+    assert len([text for _, text in SAID if " " in text]) > 500
+    assert len([text for _, text in SAID if SPOKEN.search(text)]) > 50
+
+
+def test_no_text_of_the_library_speaks_of_an_option() -> None:
+    found = [
+        (where, text)
+        for where, text in SAID
+        if re.search(r"(?<![\w-])--[a-z]", COMMAND.sub("", text))
+        and not any(words in text for words in NOT_OURS)
+    ]
+    assert found == []
+
+
+def test_every_argument_that_a_text_names_becomes_an_option_that_there_is() -> None:
+    known = options()
+    for where, text in SAID:
+        named = {name for name in SPOKEN.findall(text) if name not in OTHERS}
+        assert named <= OPTIONS.keys() | THRESHOLDS.keys(), (where, text)
+        shown = spelt(text)
+        assert set(SPOKEN.findall(shown)) <= OTHERS
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", COMMAND.sub("", shown)):
+            assert option in known | {"--force-reinstall"}, (where, shown)
+
+
+def test_thresholds_with_an_option_of_their_own_are_thresholds() -> None:
+    for key, parameter in THRESHOLDS.items():
+        code, _, name = key.partition(".")
+        assert RULES[code].parameter(name) is not None
+        assert parameter in OPTIONS
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("give `max_norm`", "give --max-norm"),
+        ("`force=True` overwrites it", "--force overwrites it"),
+        ("`nonfinite='zero'` or `backend=\"numpy\"`", "--nonfinite zero or --backend numpy"),
+        ("give `norm_type=inf`", "give --norm-type inf"),
+        ("`out` and `in_place`", "--output and --in-place"),
+        ("`thresholds` GT9.x", "--set GT9.x"),
+        ("needs `GT401.norm`, as `GT401.norm=9.01`", "needs --expect-norm, as --expect-norm 9.01"),
+        ("run/max_norm=1/x: `main_grad`", "run/max_norm=1/x: `main_grad`"),
+        ("`gradtool check` says more of `GT203.max_norm`", None),
+        ("max_norm, force=True and 'section'", None),
+    ],
+)
+def test_only_what_is_marked_is_an_argument(text: str, shown: str | None) -> None:
+    assert spelt(text) == (text if shown is None else shown)
+
+
+def test_python_and_the_command_line_are_each_told_in_their_own_words(tmp_path: Path) -> None:
+    folder = tmp_path / "max_norm=1,force=True"
+    folder.mkdir()
+    path, out = str(folder / "a.safetensors"), str(folder / "out")
+    save_file({"w": np.float32([np.nan])}, path)
+    Path(out).touch()
+    with pytest.raises(gradtool.UsageError) as there:
+        gradtool.clip(path, out, max_norm=1)
+    (line,) = error_lines(run("clip", path, "-o", out, "--max-norm", "1"))
+    assert str(there.value) == f"{out} exists; `force=True` overwrites it"
+    assert line == f"gradtool: error: {out} exists; --force overwrites it"
+    with pytest.raises(gradtool.NonFiniteError, match="`nonfinite='keep'` leaves them"):
+        gradtool.clip(path, dry_run=True, max_norm=1)
+    (line,) = error_lines(run("clip", path, "--dry-run", "--max-norm", "1"))
+    assert line.endswith("--nonfinite zero replaces them by 0, --nonfinite keep leaves them")
+
+
+def test_findings_are_told_in_the_words_of_who_asked(tmp_path: Path) -> None:
+    path = str(tmp_path / "weights.safetensors")
+    save_file({"model.w": np.float32([1.0]), "optimizer.v": np.float32([1.0])}, path)
+    (verdict,) = gradtool.check(path).verdicts
+    (finding,) = verdict.findings
+    assert "choose with `section` what to judge" in finding.message
+    for name in ("text", "json", "junit", "markdown", "github"):
+        result = run("check", path, "-f", name)
+        assert "choose with --section what to judge" in result.stdout
+        assert "choose with --section what to judge" in error_lines(result)[0]
+    assert "--section" in run("explain", finding.code).stdout
