@@ -6,13 +6,13 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated, Any, NoReturn
+from importlib import import_module
+from typing import Annotated, Any, Final, NoReturn
 
 import typer
 from typer.core import TyperCommand, TyperGroup
 
 from gradtool._version import __version__
-from gradtool.cli import baseline, check, clip, inspect, rules
 from gradtool.cli.console import (
     lose_stdout,
     say,
@@ -25,8 +25,18 @@ from gradtool.engine.memory import ARRAYS, require_room, shortage
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130
-_PYDANTIC_PREFIX = "Value error, "
 BUG = 4
+
+
+COMMANDS: Final = {
+    "inspect": "gradtool.cli.inspect",
+    "clip": "gradtool.cli.clip",
+    "check": "gradtool.cli.check",
+    "explain": "gradtool.cli.rules",
+    "rules": "gradtool.cli.rules",
+    "baseline": "gradtool.cli.baseline",
+}
+"""Every command, and the module that has a function or a Typer application of that name."""
 
 
 class Command(TyperCommand):
@@ -44,6 +54,14 @@ class CommandLine(TyperGroup):
     Typer would exit with 1 for an exception, which means findings here, frame usage errors in
     boxes, and has its own ways with broken pipes and Ctrl-C: they must not get that far.
     """
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Click's
+        """All there are, in the order of help."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - Click's
+        """A command, its module loaded only now; None for what is none."""
+        return _loaded(cmd_name) if cmd_name in COMMANDS else None
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Parse, run and exit."""
@@ -106,7 +124,7 @@ def _writing_to_stdout() -> Iterator[None]:
 
 def _refuse(error: typer.TyperException) -> int:
     """Say what is wrong with the command line and where to look it up."""
-    say(f"error: {error.format_message().replace(_PYDANTIC_PREFIX, '')}")
+    say(f"error: {error.format_message()}")
     ctx: typer.Context | None = getattr(error, "ctx", None)
     if ctx is not None:
         say(f"try '{ctx.command_path} --help'")
@@ -121,16 +139,24 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-app.command("inspect", cls=Command, epilog=inspect.EPILOG)(inspect.inspect)
-app.command("clip", cls=Command, epilog=clip.EPILOG)(clip.clip)
-app.command("check", cls=Command, epilog=check.EPILOG)(check.check)
-app.command("explain", cls=Command)(rules.explain)
-app.command("rules", cls=Command)(rules.rules)
 
-_baselines = typer.Typer(help="What healthy gradients are like, for `check` to compare with.")
-_baselines.command("save", cls=Command)(baseline.save)
-_baselines.command("update", cls=Command)(baseline.update)
-app.add_typer(_baselines, name="baseline")
+
+def _loaded(name: str) -> Any:
+    """The command so named, as Click has it."""
+    module = import_module(COMMANDS[name])
+    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    if name == "baseline":
+        alone.command("save", cls=Command)(module.save)
+        alone.command("update", cls=Command)(module.update)
+        alone.callback(help="What healthy gradients are like, for `check` to compare with.")(
+            lambda: None
+        )
+    else:
+        epilog = getattr(module, "EPILOG", None)
+        alone.command(name, cls=Command, epilog=epilog)(getattr(module, name))
+    loaded = typer.main.get_command(alone)
+    loaded.name = name
+    return loaded
 
 
 def _print_version(wanted: bool) -> None:

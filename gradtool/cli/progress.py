@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 from gradtool.report.escaping import visible
-from gradtool.report.layout import shortened
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -30,7 +29,7 @@ class ByteProgress:
     def __init__(self, path: str, *, enabled: bool, plain: bool) -> None:
         # A path would leave no room for the figures.
         name = os.path.basename(os.path.normpath(path))
-        self._label = shortened(visible(name), WIDEST_LABEL)
+        self._label = visible(name)
         self._plain = plain
         self._enabled = enabled and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._next = time.monotonic() + PATIENCE_S
@@ -73,8 +72,10 @@ def _start_bar(label: str, *, plain: bool) -> tuple[Progress, TaskID]:
     # Most runs end before anything is worth drawing.
     from rich import console, markup, progress  # noqa: PLC0415
 
+    from gradtool.report.layout import shortened  # noqa: PLC0415
+
     bar = progress.Progress(
-        progress.TextColumn(markup.escape(label)),
+        progress.TextColumn(markup.escape(shortened(label, WIDEST_LABEL))),
         progress.BarColumn(bar_width=None),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),

@@ -137,6 +137,31 @@ def test_help_needs_no_array_library() -> None:
     assert "numpy" not in _loaded("import gradtool, gradtool.cli.app")
 
 
+RUN = """
+import runpy, sys
+sys.argv[0] = "gradtool"
+try: runpy.run_module("gradtool", run_name="__main__")
+except SystemExit as end: assert not end.code, end.code
+print(*sys.modules)
+"""
+OF_OTHER_COMMANDS = (
+    *("gradtool.cli.check", "gradtool.cli.clip", "gradtool.cli.baseline", "gradtool.cli.rules"),
+    *("gradtool.rules", "gradtool.core.judging", "gradtool.report.check", "gradtool.report.clip"),
+    "gradtool.engine.writing",
+)
+
+
+@pytest.mark.parametrize("report", ["json", "table"])
+def test_a_command_loads_nothing_of_another_and_nothing_slow(report: str) -> None:
+    sample = PACKAGE.parent / "sample_ckpts" / "healthy.safetensors"
+    command = [sys.executable, "-c", RUN, "inspect", str(sample), "-f", report]
+    run = subprocess.run(command, capture_output=True, check=True, text=True)
+    loaded = run.stdout.splitlines()[-1].split()
+    assert "gradtool.report.inspect" in loaded
+    assert not [name for name in loaded if name.startswith(("pydantic", *OF_OTHER_COMMANDS))]
+    assert any(name == "rich" for name in loaded) == (report == "table")
+
+
 def test_nothing_in_the_package_imports_what_runs_files() -> None:
     for module in MODULES:
         for node in ast.walk(ast.parse(module.read_text(encoding="utf-8"))):

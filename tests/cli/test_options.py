@@ -49,7 +49,7 @@ def options_of(*path: str) -> dict[str, tuple[list[str], object, str | None]]:
     """Of a command: spellings, default and help by parameter."""
     found: Any = get_command(app)
     for name in path:
-        found = found.commands[name]
+        found = found.get_command(None, name)
     return {one.name: (one.opts, one.default, getattr(one, "help", None)) for one in found.params}
 
 

@@ -57,7 +57,8 @@ def options() -> set[str]:
     commands: list[Any] = [get_command(app)]
     while commands:
         command = commands.pop()
-        commands.extend(getattr(command, "commands", {}).values())
+        if hasattr(command, "list_commands"):
+            commands.extend(command.get_command(None, name) for name in command.list_commands(None))
         found.update(spelling for one in command.params for spelling in one.opts)
     return found
 
