@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 from collections import Counter
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from typer.main import get_command
 
 import gradtool.cli
+from gradtool.cli.app import COMMANDS as MODULES
 from gradtool.cli.app import app
 from gradtool.cli.spelling import OPTIONS
 from gradtool.request import MeasureOptions
@@ -34,6 +36,8 @@ def dump(tmp_path: Path) -> str:
 
 
 def test_a_shared_option_is_a_parameter_of_one_function_at_most() -> None:
+    for module_name in MODULES.values():  # each of which notes its options
+        import_module(module_name)
     assert len(OPTIONS) > 30
     parameters = Counter(
         argument.arg
