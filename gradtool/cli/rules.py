@@ -32,6 +32,7 @@ def rules(*, showing: groups.Coloured) -> None:
 @command
 def explain(*, codes: Codes, showing: groups.Coloured) -> None:
     """Explain rules: what a finding means, why the threshold, what to do."""
+    import gradtool.cli.check  # noqa: F401, PLC0415 - whose options the rules speak of
     from gradtool.report.check.rule_text import explanation  # noqa: PLC0415 - as above
     from gradtool.rules import find_rule  # noqa: PLC0415 - as above
 

@@ -18,7 +18,7 @@ THRESHOLDS: Final = {
 """Thresholds of `check` that have an option of their own, and the parameter that it gives."""
 
 OPTIONS: Final[dict[str, str]] = {}
-"""How each parameter of a command is written: filled as commands are made."""
+"""How each parameter is written, of the commands that are loaded: of the one that runs at least."""
 
 _QUOTES: Final = "\"'"
 _ARGUMENT: Final = re.compile(r"`(GT\d{3}\.)?([a-z_]+)(?:=([^`]*))?`")

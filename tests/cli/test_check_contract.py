@@ -34,7 +34,7 @@ from pickle_parts import archive, named, tensor
 from safetensors.numpy import save_file
 
 import gradtool
-import gradtool.cli.app  # whose commands say how options are spelt
+import gradtool.cli.check  # which says how its options are spelt
 from gradtool.cli.spelling import spelt
 from gradtool.core.judging.rule import SEVERITIES
 from gradtool.report import CHECK_REPORTERS

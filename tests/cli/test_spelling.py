@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,12 @@ from safetensors.numpy import save_file
 from typer.main import get_command
 
 import gradtool
-from gradtool.cli.app import app
+from gradtool.cli.app import COMMANDS, app
 from gradtool.cli.spelling import OPTIONS, THRESHOLDS, spelt
 from gradtool.rules import RULES
+
+for command_module in COMMANDS.values():  # each of which notes its options
+    import_module(command_module)
 
 PACKAGE = Path(gradtool.__file__).parent
 LIBRARY = [
@@ -115,6 +120,11 @@ def test_only_what_is_marked_is_an_argument(text: str, shown: str | None) -> Non
     assert spelt(text) == (text if shown is None else shown)
 
 
+def alone(*args: str) -> subprocess.CompletedProcess[str]:
+    """gradtool in a process that has loaded nothing but what the command needs."""
+    return run(*args, env={"PYTHONDONTWRITEBYTECODE": "1"})
+
+
 def test_python_and_the_command_line_are_each_told_in_their_own_words(tmp_path: Path) -> None:
     folder = tmp_path / "max_norm=1,force=True"
     folder.mkdir()
@@ -123,12 +133,12 @@ def test_python_and_the_command_line_are_each_told_in_their_own_words(tmp_path: 
     Path(out).touch()
     with pytest.raises(gradtool.UsageError) as there:
         gradtool.clip(path, out, max_norm=1)
-    (line,) = error_lines(run("clip", path, "-o", out, "--max-norm", "1"))
+    (line,) = error_lines(alone("clip", path, "-o", out, "--max-norm", "1"))
     assert str(there.value) == f"{out} exists; `force=True` overwrites it"
     assert line == f"gradtool: error: {out} exists; --force overwrites it"
     with pytest.raises(gradtool.NonFiniteError, match="`nonfinite='keep'` leaves them"):
         gradtool.clip(path, dry_run=True, max_norm=1)
-    (line,) = error_lines(run("clip", path, "--dry-run", "--max-norm", "1"))
+    (line,) = error_lines(alone("clip", path, "--dry-run", "--max-norm", "1"))
     assert line.endswith("--nonfinite zero replaces them by 0, --nonfinite keep leaves them")
 
 
@@ -139,7 +149,12 @@ def test_findings_are_told_in_the_words_of_who_asked(tmp_path: Path) -> None:
     (finding,) = verdict.findings
     assert "choose with `section` what to judge" in finding.message
     for name in ("text", "json", "junit", "markdown", "github"):
-        result = run("check", path, "-f", name)
+        result = alone("check", path, "-f", name)
         assert "choose with --section what to judge" in result.stdout
         assert "choose with --section what to judge" in error_lines(result)[0]
-    assert "--section" in run("explain", finding.code).stdout
+    assert "--section" in alone("explain", finding.code).stdout
+
+
+def test_every_rule_is_explained_in_the_command_line_s_words() -> None:
+    explained = alone("explain", *RULES)
+    assert (explained.returncode, SPOKEN.findall(explained.stdout)) == (0, [])
