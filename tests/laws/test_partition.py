@@ -11,6 +11,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -317,6 +318,29 @@ class Counting(ThreadPoolExecutor):
         self.cancelled += future.cancelled()
 
 
+class Held(Counting):
+    """One thread, of which no task but the first ends before another is cancelled."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self._one_cancelled, self._may_end = Event(), Event()
+        self._may_end.set()
+
+    def submit(self, fn: Any, *args: Any, **options: Any) -> Future[Any]:
+        may_end, self._may_end = self._may_end, self._one_cancelled
+
+        def held() -> Any:
+            assert may_end.wait(60)
+            return fn(*args, **options)
+
+        return super().submit(held)
+
+    def _settle(self, future: Future[Any]) -> None:
+        super()._settle(future)
+        if future.cancelled():
+            self._one_cancelled.set()
+
+
 def test_no_more_tasks_than_the_window_are_under_way(tmp_path: Path) -> None:
     specs = stored(tmp_path, "F32", [np.ones(30_000_000, np.float32)])
     with Counting(1) as executor:
@@ -330,7 +354,7 @@ def test_an_error_cancels_what_was_submitted(tmp_path: Path) -> None:
     def stop(_: int, __: int) -> None:
         raise RuntimeError
 
-    with Counting(1) as executor:
+    with Held() as executor:
         with pytest.raises(RuntimeError):
             measured(specs, executor=executor, progress=stop)
         assert executor.cancelled > 0
