@@ -17,9 +17,6 @@ _STDOUT = ("-", "/dev/stdout")
 _ALIKE = {"text": "table", "table": "text"}
 """Two words for one thing: what people read."""
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy", ".index.json")
-"""Of what may belong to a dump that is a directory."""
-
 
 @dataclass(frozen=True, slots=True)
 class Sink:
@@ -111,11 +108,13 @@ def _file(name: str) -> str | None:
 
 def _with_parts(paths: Iterable[str]) -> Iterator[str]:
     """All of `paths`, and the tensor files in directories and beside indices among them."""
+    from gradtool.formats.files import SUFFIXES  # noqa: PLC0415 - loads NumPy, which --help must not
+
     for path in paths:
         yield path
         folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
         if os.path.isdir(path) or path.endswith(".json"):
             with suppress(OSError):  # it is a finding, later
                 for name in os.listdir(folder):
-                    if name.lower().endswith(_SUFFIXES):
+                    if name.lower().endswith((*SUFFIXES, ".index.json")):
                         yield os.path.join(folder, name)

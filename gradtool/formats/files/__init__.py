@@ -40,9 +40,13 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class FileFormat:
-    """A format of single files: its name, how to tell it, how to read its catalogue."""
+    """A format of single files: its name, how to tell it, how to read its catalogue.
+
+    Files with its `suffixes`, in any case, hold tensors; others count where their content says so.
+    """
 
     name: str
+    suffixes: tuple[str, ...]
     recognises: Callable[[Candidate], bool]
     open: Callable[[Candidate], Checkpoint]
 
@@ -50,29 +54,32 @@ class FileFormat:
 FILES: Final = (
     FileFormat(
         "safetensors",
+        (".safetensors",),
         lambda file: safetensors.recognises(file.head),
         lambda file: safetensors.open_safetensors(file.source),
     ),
     FileFormat(
         "npy",
+        (".npy",),
         lambda file: npy.recognises(file.head),
         lambda file: npy.open_npy(file.source, file.raw_dtype),
     ),
     FileFormat(
         "torch",
+        (".pt", ".pth", ".bin", ".ckpt"),
         lambda file: torch_zip.recognises(file.entries),
         lambda file: torch_zip.open_torch_zip(file.source, file.entries),
     ),
     FileFormat(
         "npz",
+        (".npz",),
         # numpy.savez of nothing: an archive that is only its end record.
         lambda file: npz.recognises(file.entries) or file.head.startswith(b"PK\5\6"),
         lambda file: npz.open_npz(file.source, file.entries, file.raw_dtype),
     ),
 )
 
-SUFFIXES: Final = (".safetensors", ".pt", ".pth", ".bin", ".ckpt", ".npz", ".npy")
-"""Files so named, in any case, hold tensors; others count where their content says so."""
+SUFFIXES: Final = tuple(suffix for row in FILES for suffix in row.suffixes)
 
 
 class LeftAloneError(Exception):
