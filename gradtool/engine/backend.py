@@ -82,6 +82,15 @@ class Backend(Protocol):
         `first_nonfinite` counts from the start of its segment.
         """
 
+    def nonfinite_positions(
+        self, raw: NDArray[Any], dtype: DType, *, big_endian: bool = False
+    ) -> NDArray[np.intp]:
+        """Positions of the NaN and Inf among the elements in `raw`, ascending.
+
+        Asked for where `stats` found some, in tensors that are not in C order: bytes as above, of
+        one segment.
+        """
+
     def apply(
         self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
     ) -> None:

@@ -41,6 +41,12 @@ class NumpyBackend:
         """As `Backend` has it."""
         return numpy_kernels.stats(raw, dtype, counts, norm_type, big_endian=big_endian)
 
+    def nonfinite_positions(
+        self, raw: NDArray[Any], dtype: DType, *, big_endian: bool = False
+    ) -> NDArray[np.intp]:
+        """As `Backend` has it."""
+        return numpy_kernels.nonfinite_positions(raw, dtype, big_endian=big_endian)
+
     def apply(
         self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
     ) -> None:

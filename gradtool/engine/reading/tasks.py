@@ -17,7 +17,6 @@ from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.tensors import StoredChecksum
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
-from gradtool.engine.numpy_backend.kernels import nonfinite_positions
 from gradtool.engine.overlaps.groups import GroupTask, named_between, window_bounds
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.plan import (
@@ -64,18 +63,20 @@ def _run_reads(task: ReadTask, p: float, backend: Backend) -> Result:
             counts = [piece.nbytes // block.dtype.itemsize for piece in block.pieces]
             results = backend.stats(raw, block.dtype, counts, p, big_endian=block.big_endian)
             for piece, stats in zip(block.pieces, results, strict=True):
-                found.append(((piece.target, NAMED), _locate(stats, raw, block, piece)))
+                found.append(((piece.target, NAMED), _locate(stats, raw, block, piece, backend)))
         source.check_unchanged()
     return _merged(found, p)
 
 
-def _locate(stats: TensorStats, raw: Bytes, block: Block, piece: Piece) -> TensorStats:
+def _locate(
+    stats: TensorStats, raw: Bytes, block: Block, piece: Piece, backend: Backend
+) -> TensorStats:
     """The statistics with `first_nonfinite` counted in C order over the whole tensor."""
     if stats.first_nonfinite is None:
         return stats
     if block.layout is None:
         return replace(stats, first_nonfinite=piece.first + stats.first_nonfinite)
-    positions = nonfinite_positions(raw, block.dtype, big_endian=block.big_endian)
+    positions = backend.nonfinite_positions(raw, block.dtype, big_endian=block.big_endian)
     return replace(stats, first_nonfinite=block.layout.first_position(positions + piece.first))
 
 
@@ -141,7 +142,7 @@ def _run_stream(task: StreamTask, p: float, backend: Backend) -> Result:
         count = len(raw) // task.dtype.itemsize
         (stats,) = backend.stats(raw, task.dtype, [count], p, big_endian=task.big_endian)
         block = Block(task.dtype, task.big_endian, task.layout)
-        parts.append(_locate(stats, raw, block, Piece(task.target, done, 0, len(raw))))
+        parts.append(_locate(stats, raw, block, Piece(task.target, done, 0, len(raw)), backend))
         parts = folded(parts, p)
         done += count
     return [((task.target, NAMED), merge(parts, p))]
@@ -204,7 +205,7 @@ def _stats_at(
     (stats,) = backend.stats(chosen, task.dtype, [len(at)], p, big_endian=task.big_endian)
     if stats.first_nonfinite is None or positions is None:
         return stats
-    bad = nonfinite_positions(chosen, task.dtype, big_endian=task.big_endian)
+    bad = backend.nonfinite_positions(chosen, task.dtype, big_endian=task.big_endian)
     return replace(stats, first_nonfinite=int(positions[bad].min()))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final
 
+import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -20,6 +21,7 @@ from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
 from gradtool.engine.backend import BatchLimits, Bytes
+from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.torch_backend import kernels as torch_kernels
 from gradtool.engine.torch_backend.encodings import ROW
 from gradtool.engine.torch_backend.groups import GROUP_NUMEL, Group
@@ -77,6 +79,12 @@ class TorchForeach:
             for span, found in zip(group.spans, results, strict=True):
                 parts[span.segment].append(_counted_from(span.first, found))
         return [merge(of_one, norm_type) for of_one in parts]
+
+    def nonfinite_positions(
+        self, raw: NDArray[Any], dtype: DType, *, big_endian: bool = False
+    ) -> NDArray[np.intp]:
+        """As `Backend` has it: rarely asked for, and by NumPy, as the bytes are still there."""
+        return numpy_kernels.nonfinite_positions(raw, dtype, big_endian=big_endian)
 
     def apply(
         self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
