@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import stat
@@ -42,6 +41,8 @@ def workspace_names(target: str) -> Iterator[str]:
     Every process tries them in this order and takes the first at which nothing foreign is, so
     that two of one target meet there, and who plants something at some of them stops nobody.
     """
+    import hashlib  # noqa: PLC0415 - which complains on stderr where memory is short
+
     for attempt in range(_MOST_NAMES):
         # Hashed, because a name may be as long as names can be; and none has a slash.
         told = os.fsencode(target) + (b"/%d" % attempt if attempt else b"")

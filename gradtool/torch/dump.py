@@ -128,7 +128,7 @@ def _step(step: int | None) -> int | None:
     if step is None:
         return None
     if isinstance(step, bool) or not hasattr(step, "__index__") or step < 0:
-        raise UsageError(f"step must be a whole number, at least 0, not {step!r}")
+        raise UsageError(f"`step` must be a whole number, at least 0, not {step!r}")
     return operator.index(step)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import random
 import signal
@@ -156,12 +157,15 @@ def check_end(run: Run, number: signal.Signals, state: str, left: int) -> None:
 
 def leave_a_workspace(forks: Forks, folder: Path, *args: str) -> None:
     """Kill runs until one leaves something."""
+    outputs = [Path(out) for option, out in itertools.pairwise(args) if option == "-o"]
     duration = 0.1
     for i in range(100):
         run = forks.killed(signal.SIGKILL, duration * (0.3 + 0.006 * i), *args)
         duration = duration if run.alive else min(duration, run.seconds)
         if workspaces(folder):
             return
+        for out in outputs:  # which whatever comes next would refuse to replace, and in no time
+            remove(out)
     pytest.fail("no run was killed on the way")
 
 

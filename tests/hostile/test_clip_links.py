@@ -109,7 +109,7 @@ def test_a_link_to_a_file_elsewhere_is_refused_by_name_before_any_work(
             gradtool.clip(folder, out, progress=lambda done, _: seen.append(done), **OPTIONS)
         assert str(caught.value) == (
             f"{folder / name}: a link to {elsewhere(folder)}, outside of {folder}; "
-            "--follow-links (follow_links=True) copies it as a file"
+            "`follow_links=True` copies it as a file"
         )
         assert seen == []
         assert not out.exists()

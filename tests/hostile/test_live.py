@@ -186,8 +186,8 @@ def test_arrays_laid_out_anyhow_are_their_elements_and_stay(name: str) -> None:
 def test_a_gradient_named_more_often_than_memory_has_bytes_is_measured() -> None:
     (found,) = gradtool.measure(np.broadcast_to(np.float32(2.0), (1 << 40,))).tensors
     assert (found.stats.numel, found.norm) == (1 << 40, 2.0 * 2.0**20)
-    assert found.owned is not None
-    assert found.owned.numel == 1
+    assert found.unique is not None
+    assert found.unique.numel == 1
 
 
 def test_any_dict_is_given_back_as_it_was() -> None:
@@ -252,7 +252,7 @@ DUMPS: dict[str, tuple[Any, dict[str, Any], type[Exception], str]] = {
         [("e", SPARSE), ("e.indices", nn.Parameter(torch.ones(2)))], {}, UsageError, "two tensors",
     ),
     **{
-        f"{key} {value!r}": (ONE, {key: value}, UsageError, f"{key} must be ")
+        f"{key} {value!r}": (ONE, {key: value}, UsageError, f"`{key}` must be ")
         for key, values in {
             "step": (-1, True, 1.5, 3.0, math.nan, "3"),
             "loss_scale": (0, -1.0, math.nan, math.inf, "x", [1.0], 10**400),

@@ -34,7 +34,7 @@ from pickle_parts import (
 
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
-from gradtool.formats.files._foreign import foreign_layout
+from gradtool.formats.files._foreign import foreign_format
 from gradtool.formats.files.torch_zip import open_torch_zip
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
@@ -508,7 +508,7 @@ FOREIGN_HEADS = [
 
 @pytest.mark.parametrize(("head", "words"), FOREIGN_HEADS)
 def test_only_the_marks_of_web_pages_come_in_any_case(head: bytes, words: str | None) -> None:
-    found = foreign_layout(head)
+    found = foreign_format(head)
     assert found is None if words is None else words in str(found)
 
 

@@ -19,7 +19,7 @@ from oracle import close, exact_norm
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.strides import is_contiguous, is_dense, overlaps_itself, span
 from gradtool.core.tensors import Extent, TensorSpec
-from gradtool.engine.reading import plan
+from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES
 from gradtool.errors import CorruptFileError
 
 pytestmark = pytest.mark.usefixtures("each_backend")
@@ -146,7 +146,7 @@ def test_a_view_longer_than_a_block_is_walked_in_steps(tmp_path: Path) -> None:
     array = np.arange(1_200_000.0)
     array[777_777] = math.nan
     (whole,) = stored(tmp_path, "F64", [array])
-    assert array.size > plan.TASK_BYTES // 8
+    assert array.size > TASK_BYTES // 8
     (tensor,) = measured([view_of(whole, "v", 0, (400_000,), (3,))]).tensors
     assert tensor.first_nonfinite == (259_259,)
     expected = [x for x in array[::3].tolist() if not math.isnan(x)]
@@ -158,7 +158,7 @@ def test_far_apart_elements_are_found(tmp_path: Path) -> None:
     (whole,) = stored(tmp_path, "F64", [array])
     (tensor,) = measured([view_of(whole, "column", 5, (3,), (1_000_000,))]).tensors
     assert close(tensor.stats.norm, exact_norm([5.0, 1_000_005.0, 2_000_005.0], 2.0))
-    assert plan.BLOCK_ELEMENTS < 1_000_000
+    assert BLOCK_ELEMENTS < 1_000_000
 
 
 @pytest.mark.parametrize(
