@@ -86,7 +86,7 @@ LAXER: Final = (
     Reason(
         "devices that are not here",
         r"torch.*: .*(CUDA|device not recognized|data location of|Invalid device|"
-        r"accelerator device|device type at start)",
+        r"accelerator device|device type at start|device module is not registered)",
         "A file for another machine; its numbers are the same there.",
     ),
     Reason(

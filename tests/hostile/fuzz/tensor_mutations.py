@@ -44,7 +44,7 @@ def change_rebuild(file: TorchFile, rng: random.Random) -> None:
     node = rng.choice(tensors)
     args = node.parts[1].parts
     if node.parts[0].value == REBUILDS[1]:
-        args[6] = name(f"torch.{rng.choice(DTYPES)}")
+        args[6:7] = [name(f"torch.{rng.choice(DTYPES)}")]
         return
     if rng.random() < 0.3:
         node.parts = [name("torch._utils._rebuild_tensor"), sequence(*args[:4])]
