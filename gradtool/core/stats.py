@@ -107,20 +107,17 @@ class TensorStats:
         """
         if divisor == 1.0:
             return self
+        extremes = replace(self, max_abs=self.max_abs / divisor, min_abs=self.min_abs / divisor)
         scale = self.scale / divisor
-        if not _SMALLEST_NORMAL <= scale < math.inf:
-            # The norm may be normal where the scale is not: divide the sum instead.
-            scaled_sum = self.power_sum * _power(divisor, -self.norm_type)
-            if _SMALLEST_NORMAL <= scaled_sum < math.inf:
-                return replace(self._divided_extremes(divisor), power_sum=scaled_sum, rest=())
-        return replace(
-            self._divided_extremes(divisor),
-            scale=scale,
-            rest=tuple((other / divisor, part) for other, part in self.rest),
-        )
-
-    def _divided_extremes(self, divisor: float) -> TensorStats:
-        return replace(self, max_abs=self.max_abs / divisor, min_abs=self.min_abs / divisor)
+        if _SMALLEST_NORMAL <= scale < math.inf:
+            rest = tuple((other / divisor, part) for other, part in self.rest)
+            return replace(extremes, scale=scale, rest=rest)
+        # The norm may be normal where the scale is not. Let it be the scale itself: 0 or infinite
+        # where no float64 holds it.
+        if not self.power_sum:
+            return replace(extremes, scale=1.0, rest=())
+        norm = _quotient(self.power_sum, self.norm_type, self.scale, divisor)
+        return replace(extremes, power_sum=1.0, scale=norm, rest=())
 
     def negated(self) -> TensorStats:
         """The statistics of the same elements times -1."""
@@ -230,7 +227,7 @@ def _add_powers(
     if len(exact) == 1:
         power_sum = exact[top][0]
     else:
-        power_sum = math.fsum(exact[scale][0] * _power(scale / top, p) for scale in exact)
+        power_sum = math.fsum(exact[scale][0] * _factor(scale, top, p) for scale in exact)
     if abs(p) > LARGEST_EXACT_POWER:
         return power_sum, top, ()
     exact[top] = _expansion([*exact[top], -power_sum])
@@ -246,6 +243,13 @@ def _expansion(terms: list[float]) -> list[float]:
         found.append(part)
         left.append(-part)
     return found
+
+
+def _factor(scale: float, top: float, p: float) -> float:
+    """What a sum over `scale` counts for over `top`, whose powers are larger; either may be 0."""
+    if scale == top:
+        return 1.0
+    return _power(scale / top, p) if top else 0.0
 
 
 def _power(ratio: float, p: float) -> float:
@@ -273,5 +277,22 @@ def _root(power_sum: float, p: float, scale: float) -> float:
     whole = math.floor(log2_root)
     try:
         return math.ldexp(mantissa * math.pow(2.0, log2_root - whole), exponent + whole)
+    except OverflowError:
+        return math.inf
+
+
+def _quotient(power_sum: float, p: float, scale: float, divisor: float) -> float:
+    """power_sum**(1/p) * scale / divisor, rounded where it is normal, whatever is on the way."""
+    log2_root = math.log2(power_sum) / p
+    whole = 0
+    if abs(log2_root) < SAFE_EXPONENT:
+        root = math.pow(power_sum, 1.0 / p)
+    else:
+        whole = math.floor(log2_root)
+        root = math.pow(2.0, log2_root - whole)
+    parts = [math.frexp(number) for number in (root, scale, divisor)]
+    (root, exponent), (scale, of_scale), (divisor, of_divisor) = parts
+    try:
+        return math.ldexp(root * scale / divisor, exponent + of_scale - of_divisor + whole)
     except OverflowError:
         return math.inf

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import multiprocessing
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import Future, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import replace
+from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
 from threading import Event
@@ -248,6 +250,31 @@ def test_parts_merge_to_the_same_bits_in_any_groups(
     p, parts, groups = drawn
     whole = merge([TensorStats(p), *parts], p)
     assert merged_in(groups, parts, p) == whole
+
+
+def quotient_norm(values: list[float], p: float, divisor: float) -> float:
+    """The norm of values divided by a number, in 60 digits; infinite where no float64 holds it."""
+    with localcontext(prec=60, Emax=10**15, Emin=-(10**15)):
+        powers = [abs(Decimal(value) / Decimal(divisor)) ** Decimal(p) for value in values]
+        found = sum(powers, Decimal(0)) ** (1 / Decimal(p))
+        return math.inf if found > Decimal(sys.float_info.max) else float(found)
+
+
+@pytest.mark.parametrize("divisor", [1e-308, 1e-100, 1e-3, 1024.0, 1e100, 1e308])
+@pytest.mark.parametrize("p", [2.0, 0.5, 3.5, 64.0, 512.0, 600.0, -1.0, -3.0, -512.0, 1e4])
+def test_whatever_they_are_divided_by_norms_are_those_of_the_quotients(
+    p: float, divisor: float
+) -> None:
+    small, large, plain = [1e-300, 2e-300], [1e300, 3e300], [1.0, 2.0]
+    for one, other in itertools.product((small, large, [1e-300, 1e300]), (plain, [1e305, 1.0])):
+        tree = {"a": np.array(one), "b": np.array(other)}
+        total = gradtool.measure(tree, norm_type=p, loss_scale=divisor).total
+        assert total is not None
+        exact = quotient_norm(one + other, p, divisor)
+        if exact > 1e-305:  # below, float64 has fewer digits
+            assert close(total.norm, exact, 1e-12 if abs(p) <= 64.0 else 1e-9)
+        else:
+            assert total.norm < 2e-305
 
 
 @given(st.lists(st.floats(1.0, 2.0**60), min_size=1, max_size=300), st.integers(2, 40))
