@@ -48,12 +48,26 @@ class Command(TyperCommand):
             return super().make_context(*args, **options)
 
 
+class Commands(TyperGroup):
+    """Commands with a name in common; as `Command`."""
+
+    def make_context(self, *args: Any, **options: Any) -> Any:
+        """Parse; eager options such as --help do their work here."""
+        with _writing_to_stdout():
+            return super().make_context(*args, **options)
+
+
 class CommandLine(TyperGroup):
     """Commands behind one error boundary, from the shell and from tests alike.
 
     Typer would exit with 1 for an exception, which means findings here, frame usage errors in
     boxes, and has its own ways with broken pipes and Ctrl-C: they must not get that far.
     """
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        names: dict[str, Any] = dict.fromkeys(COMMANDS)
+        self.commands = names  # of which those are suggested that are near
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Click's
         """All there are, in the order of help."""
@@ -144,7 +158,9 @@ app = typer.Typer(
 def _loaded(name: str) -> Any:
     """The command so named, as Click has it."""
     module = import_module(COMMANDS[name])
-    alone = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+    alone = typer.Typer(
+        cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
+    )
     if name == "baseline":
         alone.command("save", cls=Command)(module.save)
         alone.command("update", cls=Command)(module.update)

@@ -20,6 +20,7 @@ from gradtool.cli.spelling import spelt
 from gradtool.report import CHECK_REPORTERS, check_reporter
 from gradtool.report.escaping import brief
 from gradtool.shortening import LONGEST_LINE, LONGEST_NAME
+from gradtool.storage.links import target_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -62,6 +63,7 @@ def check(
     if a PATH could not be read.
     """
     found = list(expand_all(paths))
+    reports = _with_summary(reports)
     reports.spare([*found, *compared.files])
     with showing.progress(paths[0]) as progress:
         outcome = gradtool.check(
@@ -74,7 +76,7 @@ def check(
         )
     outcome = _spelt(outcome)
     _say_unjudged(outcome)
-    _with_summary(reports).write(lambda name, style: check_reporter(name)(outcome, style), showing)
+    reports.write(lambda name, style: check_reporter(name)(outcome, style), showing)
     raise typer.Exit(0 if exit_zero and outcome.exit_code == 1 else outcome.exit_code)
 
 
@@ -101,8 +103,13 @@ def _say_unjudged(outcome: CheckOutcome) -> None:
 
 
 def _with_summary(reports: Reports) -> Reports:
-    """With the summary that a step of GitHub's shows beside its annotations."""
+    """With the summary that a step of GitHub's shows beside its annotations.
+
+    Unless a report was asked for in that place: who asks knows what it is.
+    """
     file = os.environ.get("GITHUB_STEP_SUMMARY")
     if not file or all(sink.format != "github" for sink in reports.sinks):
+        return reports
+    if any(sink.file and target_path(sink.file) == target_path(file) for sink in reports.sinks):
         return reports
     return Reports((*reports.sinks, Sink("markdown", file, "GITHUB_STEP_SUMMARY", appended=True)))

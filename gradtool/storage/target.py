@@ -58,7 +58,7 @@ def target_in_place(path: str, source: str) -> Target:
     """
     if os.path.isdir(source):
         raise UsageError(
-            f"{path}: only a single file is clipped in place", hint="give a new directory with -o"
+            f"{path}: only a single file is clipped in place", hint="give a new directory as `out`"
         )
     real = target_path(path)
     return Target(path, real, real, overwrite=True, parent=_parent_of(path, real))

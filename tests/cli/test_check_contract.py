@@ -552,6 +552,25 @@ def test_the_summary_is_for_the_format_github_only(yard: Path, tmp_path: Path) -
     assert list(tmp_path.iterdir()) == [tmp_path / "summary.md"]
 
 
+def test_a_summary_takes_the_place_of_nothing_that_is_read(yard: Path, tmp_path: Path) -> None:
+    dump = tmp_path / "dump.safetensors"
+    dump.write_bytes((yard / "nan.safetensors").read_bytes())
+    before = dump.read_bytes()
+    result = check(f"{dump} -f github", yard, env={"GITHUB_STEP_SUMMARY": str(dump)})
+    assert (result.returncode, dump.read_bytes()) == (2, before)
+    assert "GITHUB_STEP_SUMMARY is one of the files to read" in error_lines(result)[0]
+
+
+def test_a_report_that_was_asked_for_in_the_summarys_place_is_written_once(
+    yard: Path, tmp_path: Path
+) -> None:
+    summary = tmp_path / "summary.md"
+    only = check("nan -f markdown", yard).stdout
+    env = {"GITHUB_STEP_SUMMARY": str(summary)}
+    check(f"nan -f github -f markdown:{summary}", yard, env=env)
+    assert summary.read_text() == only
+
+
 def test_a_summary_that_cannot_be_written_exits_3(yard: Path, tmp_path: Path) -> None:
     result = check("nan -f github", yard, env={"GITHUB_STEP_SUMMARY": str(tmp_path)})
     assert result.returncode == 3

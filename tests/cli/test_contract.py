@@ -290,6 +290,7 @@ def shell(command: str, dump: str) -> subprocess.CompletedProcess[str]:
 
 
 WRITERS = ["gradtool", "gradtool --help", "gradtool --version", "gradtool inspect -h"]
+WRITERS += ["gradtool baseline --help", "gradtool baseline save -h"]
 WRITERS += ['gradtool inspect "$1"', 'gradtool inspect "$1" -f json']
 
 
@@ -300,6 +301,15 @@ def test_a_stdout_that_takes_nothing_exits_3(writer: str, stdout: str, dump: str
     result = shell(f"{writer} >{stdout}", dump)
     assert (result.returncode, result.stdout) == (3, "")
     assert len(error_lines(result)) == len(result.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"), [("inspec", "inspect"), ("chek", "check"), ("baseline sav", "save")]
+)
+def test_of_an_unknown_command_the_nearest_is_named(typed: str, meant: str) -> None:
+    result = run(*typed.split())
+    assert result.returncode == 2
+    assert f"Did you mean {meant!r}?" in error_lines(result)[0]
 
 
 @pytest.mark.parametrize("writer", WRITERS)
