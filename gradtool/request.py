@@ -54,9 +54,9 @@ class MeasureRequest:
         norm_type, loss_scale, verify, progress, section: as `gradtool.measure` explains them.
         include, exclude: tuples of globs, whatever was given.
         raw_dtype: its name as in DTYPES.
-        threads, backend, device, device_memory: as given; what follows from them is in
-        workers: threads that compute, and in
-        choice: what they compute with.
+        threads, backend, device, device_memory: as given.
+        workers: threads that compute, which follows from these.
+        choice: what they compute with, which does too.
 
     Raises UsageError for what is out of its range, and DeviceError where what is to compute is not
     there.

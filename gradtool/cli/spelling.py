@@ -21,7 +21,8 @@ OPTIONS: Final[dict[str, str]] = {}
 """How each parameter is written, of the commands that are loaded: of the one that runs at least."""
 
 _QUOTES: Final = "\"'"
-_ARGUMENT: Final = re.compile(r"`(GT\d{3}\.)?([a-z_]+)(?:=([^`]*))?`")
+# Names out of files stand in quotes, and a path before a colon: they stay what they are.
+_ARGUMENT: Final = re.compile(r"(?<!['\"\w/])`(GT\d{3}\.)?([a-z_]+)(?:=([^`]*))?`(?!['\":\w/])")
 
 
 def spelt(text: str) -> str:

@@ -115,7 +115,7 @@ def _tolerance(value: object) -> float:
     try:
         found = RULES[EXPECTED].parameter("rtol").checked(value)  # type: ignore[union-attr]
     except ValueError as error:
-        raise UsageError(f"`rtol`: {error}") from error
+        raise UsageError(f"`rtol` is no tolerance: {error}") from error
     return cast(float, found)
 
 

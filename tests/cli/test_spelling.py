@@ -94,6 +94,15 @@ def test_every_argument_that_a_text_names_becomes_an_option_that_there_is() -> N
             assert option in known | {"--force-reinstall"}, (where, shown)
 
 
+@pytest.mark.parametrize(
+    "text", ["'`norm_type`' before", "`norm_type`: no such file", "in/`norm_type` is empty"]
+)
+def test_words_out_of_files_and_paths_stay_what_they_are(text: str) -> None:
+    options()  # which notes all of them
+    assert spelt(text) == text
+    assert spelt(f"{text}; give `norm_type`") == f"{text}; give --norm-type"
+
+
 def test_thresholds_with_an_option_of_their_own_are_thresholds() -> None:
     for key, parameter in THRESHOLDS.items():
         code, _, name = key.partition(".")

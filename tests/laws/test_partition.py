@@ -216,13 +216,18 @@ def test_an_index_counts_from_the_start_of_the_tensor_in_whichever_part_it_lies(
 
 
 @st.composite
-def trees(draw: st.DrawFn) -> tuple[float, list[TensorStats], Any]:
-    """p, the statistics of some blocks, and a tree of groups in which to merge them."""
+def trees(
+    draw: st.DrawFn, least: float = 1e-320, most: float = 1e308
+) -> tuple[float, list[TensorStats], Any]:
+    """p, the statistics of some blocks, and a tree of groups in which to merge them.
+
+    Their elements are from `least` to `most`.
+    """
     p = draw(st.sampled_from([2.0, 1.0, 0.5, 1.7, 64.0, -3.0, 300.0]))
     parts = []
     for value, mantissa, zeros in draw(
         st.lists(
-            st.tuples(st.floats(1e-320, 1e308), st.floats(1.0, 1e9), st.integers(0, 3)),
+            st.tuples(st.floats(least, most), st.floats(1.0, 1e9), st.integers(0, 3)),
             min_size=1,
             max_size=12,
         )
@@ -275,6 +280,20 @@ def test_whatever_they_are_divided_by_norms_are_those_of_the_quotients(
             assert close(total.norm, exact, 1e-12 if abs(p) <= 64.0 else 1e-9)
         else:
             assert total.norm < 2e-305
+
+
+@given(trees(1e-250, 1e250), st.integers(-40, 40))
+def test_parts_that_were_divided_by_a_power_of_two_merge_to_the_same_bits(
+    drawn: tuple[float, list[TensorStats], Any], exponent: int
+) -> None:
+    p, parts, groups = drawn
+    divisor = 2.0**exponent
+    if isinstance(groups[0], int):
+        groups = [list(groups)]
+    pieces = [merged_in(group, parts, p).divided(divisor) for group in groups]
+    whole = merge([TensorStats(p), *parts], p).divided(divisor)
+    found = merge([TensorStats(p), *pieces], p)
+    assert (found.power_sum, found.scale, found.rest) == (whole.power_sum, whole.scale, whole.rest)
 
 
 @given(st.lists(st.floats(1.0, 2.0**60), min_size=1, max_size=300), st.integers(2, 40))
