@@ -17,8 +17,9 @@ from backends import InUse
 from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
-from gradtool.core.tensors import Checkpoint, Extent, TensorSpec
+from gradtool.core.tensors import Checkpoint, TensorSpec
 from gradtool.engine.reading.measure import measure
 from gradtool.storage.reader import open_source
 

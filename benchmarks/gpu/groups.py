@@ -12,13 +12,15 @@ from torch import Tensor
 from benchmarks.harness import exact
 from benchmarks.live.sets import SCALE
 from gradtool.core.dtypes import DTYPES, DType
-from gradtool.core.tensors import Extent, SourceFile, TensorSpec
+from gradtool.core.locations import Extent
+from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import find_sharing
 from gradtool.engine.reading.plan import ReadTask, plan
 from gradtool.engine.torch_backend import groups as torch_groups
 from gradtool.engine.torch_backend.encodings import ROW, TYPES, rows_of
 from gradtool.request import MeasureRequest
+from gradtool.storage.reader import LocalFile
 
 
 class Group(NamedTuple):
@@ -86,7 +88,7 @@ def _pieces(numels: Sequence[int], dtype: DType, device: str) -> Iterator[list[i
 def _catalogued(numels: Sequence[int], dtype: DType) -> list[TensorSpec]:
     """One tensor after another in a file, of which nothing but the size is ever looked at."""
     sizes = [numel * dtype.itemsize for numel in numels]
-    file = SourceFile("gradients", 0, 0, sum(sizes), 0, 0)
+    file = LocalFile("gradients", 0, 0, sum(sizes), 0, 0)
     offsets = itertools.accumulate(sizes, initial=0)
     return [
         TensorSpec(f"w{n}", dtype, (numel,), (Extent(file, offset, numel * dtype.itemsize),))

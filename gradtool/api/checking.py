@@ -18,7 +18,6 @@ from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.core.names import natural_key
 from gradtool.core.steps import are_parts, step_in
-from gradtool.core.tensors import MEMORY
 from gradtool.engine.schedule import Progress
 from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
 from gradtool.request import MeasureOptions, MeasureRequest, require
@@ -28,6 +27,7 @@ from gradtool.rules.evidence import Evidence
 from gradtool.rules.judge import Judge, judge_together, verdict_on_unreadable
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings, read_call
+from gradtool.storage.memory import MEMORY_PATH
 
 
 def check(
@@ -149,7 +149,7 @@ class _Judging:
         """The verdict on one source, whatever is wrong with it."""
         started = time.perf_counter()
         in_memory = not isinstance(source, str | bytes | os.PathLike)
-        path = MEMORY.path if in_memory else os.fsdecode(cast(str, source))
+        path = MEMORY_PATH if in_memory else os.fsdecode(cast(str, source))
         try:
             measurement = measure_as(self.request, source, progress)
         except ResourceError:

@@ -20,8 +20,8 @@ from gradtool.core.clip.plan import (
     refuse_unclippable,
 )
 from gradtool.core.clipping import TORCH_EPS
+from gradtool.core.locations import Location
 from gradtool.core.measurement import Measurement
-from gradtool.core.tensors import SourceFile
 from gradtool.engine.schedule import Advance, Progress
 from gradtool.engine.threads import Threads
 from gradtool.engine.writing.build import build, check_sources, files_to_write
@@ -195,7 +195,7 @@ def _is_index(path: str) -> bool:
     return is_index_name(path) and not os.path.isdir(path)
 
 
-def _sizes(written: Collection[SourceFile], rest: Rest | None) -> list[int]:
+def _sizes(written: Collection[Location], rest: Rest | None) -> list[int]:
     """Bytes of each file to write and, of a directory, to copy; refuses what is not copied."""
     return [file.size for file in written] + ([] if rest is None else rest.sizes(written))
 

@@ -11,15 +11,9 @@ from gradtool.arrays.tree import LONE, Tree, all_leaves
 from gradtool.core.element_types import listed_name
 from gradtool.core.figures import counted
 from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import (
-    ABSENT,
-    MEMORY,
-    Checkpoint,
-    SectionKind,
-    Skipped,
-    TensorSpec,
-)
+from gradtool.core.tensors import ABSENT, Checkpoint, SectionKind, Skipped, TensorSpec
 from gradtool.errors import UsageError
+from gradtool.storage.memory import MEMORY_PATH
 
 
 class Catalogued(NamedTuple):
@@ -76,8 +70,8 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
         found_sparse = counted(sparse, "sparse tensor is", "sparse tensors are")
         notes.append(f"{found_sparse} measured by the stored values")
     checkpoint = Checkpoint(
-        path=MEMORY.path,
-        format=MEMORY.path,
+        path=MEMORY_PATH,
+        format=MEMORY_PATH,
         files=(),
         tensors=tuple(tensors),
         skipped=tuple(skipped),

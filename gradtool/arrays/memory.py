@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.element_types import array_type
+from gradtool.core.locations import Extent
 from gradtool.core.strides import is_contiguous, overlaps_itself, span
-from gradtool.core.tensors import MEMORY, META, TEXT, Extent, Skipped, TensorSpec
+from gradtool.core.tensors import META, TEXT, Skipped, TensorSpec
 from gradtool.errors import UnsupportedFormatError
+from gradtool.storage.memory import MEMORY_PATH, memory
 
 Array = NDArray[Any]
 
@@ -58,7 +60,7 @@ class Located:
         found = array_type(self.dtype)
         if found is None and not self.dtype.startswith(_TEXT_TYPES):
             problem = f"gradtool does not know the type {self.dtype}"
-            raise UnsupportedFormatError(MEMORY.path, problem, tensor=name)
+            raise UnsupportedFormatError(MEMORY_PATH, problem, tensor=name)
         if found is None or found.dtype is None:
             reason = found.reason if found else TEXT
             return Skipped(name, found.name if found else self.dtype, reason, section)
@@ -69,12 +71,12 @@ class Located:
         is_large = not contiguous and math.prod(self.shape) > _MAX_REPEATED_NUMEL
         if is_large and overlaps_itself(self.shape, self.strides):
             problem = f"repeats {stored} stored elements to make {math.prod(self.shape)}"
-            raise UnsupportedFormatError(MEMORY.path, problem, tensor=name)
+            raise UnsupportedFormatError(MEMORY_PATH, problem, tensor=name)
         return TensorSpec(
             name,
             found.dtype,
             self.shape,
-            (Extent(MEMORY, self.address, nbytes),) if nbytes else (),
+            (Extent(memory(), self.address, nbytes),) if nbytes else (),
             None if contiguous else self.strides,
             big_endian=self.big_endian,
             section=section,

@@ -7,81 +7,14 @@ it touches to the last, so that a view's storage offset is part of the extent.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Final, Literal, Protocol
+from typing import Final, Literal
 
 from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.locations import Extent, Location, Stream
 from gradtool.core.strides import distinct_axes, is_dense
 
 SectionKind = Literal["gradients", "weights", "optimizer"]
-
-
-@dataclass(frozen=True, slots=True)
-class SourceFile:
-    """A file as it was when its headers were read; readers compare before they trust it."""
-
-    path: str
-    device: int
-    inode: int
-    size: int
-    mtime_ns: int
-    ctime_ns: int
-
-
-MEMORY: Final = SourceFile("memory", 0, 0, 1 << 64, 0, 0)
-"""The memory of this process, as a file in which offsets are addresses."""
-
-
-@dataclass(frozen=True, slots=True)
-class Extent:
-    """A contiguous byte range: `nbytes` bytes of `file` from byte `offset`."""
-
-    file: SourceFile
-    offset: int
-    nbytes: int
-
-    @property
-    def end(self) -> int:
-        """The byte after the last one."""
-        return self.offset + self.nbytes
-
-    def overlaps(self, other: Extent) -> bool:
-        """Whether the two have a byte in common."""
-        apart = self.end <= other.offset or other.end <= self.offset
-        return not apart and self.file == other.file
-
-
-class Stream(Protocol):
-    """Bytes that are no range of a file: a plain value that can be opened in any process."""
-
-    @property
-    def nbytes(self) -> int:
-        """How many they are."""
-
-    def pieces(self, max_bytes: int) -> Iterator[memoryview]:
-        """All of them in order, in pieces of `max_bytes`, only the last one shorter.
-
-        A piece is valid until the next is asked for. Raises InputError.
-        """
-
-
-@dataclass(frozen=True, slots=True)
-class Inline:
-    """A stream of bytes that were decoded along with a header."""
-
-    data: bytes
-
-    @property
-    def nbytes(self) -> int:
-        """How many they are."""
-        return len(self.data)
-
-    def pieces(self, max_bytes: int) -> Iterator[memoryview]:
-        """As `Stream` has it."""
-        view = memoryview(self.data)
-        for start in range(0, len(view), max_bytes):
-            yield view[start : start + max_bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,7 +148,7 @@ class Checkpoint:
 
     path: str
     format: str
-    files: tuple[SourceFile, ...]
+    files: tuple[Location, ...]
     tensors: tuple[TensorSpec, ...]
     skipped: tuple[Skipped, ...] = ()
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)

@@ -8,13 +8,12 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Final
 
-from gradtool.core.tensors import SourceFile
+from gradtool.core.locations import Location
 from gradtool.errors import FileAccessError, FileChangedError, UsageError
 from gradtool.storage.directories import opened
 from gradtool.storage.files import traits_of
 from gradtool.storage.leftovers import is_workspace
 from gradtool.storage.links import Named, is_special, named_by, real_path
-from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import PIECE_NBYTES, create_sink
 
 _DEEPEST: Final = 64
@@ -44,7 +43,7 @@ class Rest:
     """
 
     def __init__(
-        self, directory: str, checkpoint: Collection[SourceFile], *, follow_links: bool = False
+        self, directory: str, checkpoint: Collection[Location], *, follow_links: bool = False
     ) -> None:
         with reading(directory):
             self.path = real_path(directory)
@@ -53,7 +52,7 @@ class Rest:
         self.checkpoint = {os.path.basename(file.path): file for file in checkpoint}
         self.follow_links = follow_links
 
-    def sizes(self, written: Collection[SourceFile]) -> list[int]:
+    def sizes(self, written: Collection[Location]) -> list[int]:
         """Bytes of each file to copy where those `written` are written anew.
 
         Raises:
@@ -65,7 +64,7 @@ class Rest:
             walk.copy("", root, None)
         return walk.sizes
 
-    def copy(self, new: int, written: Mapping[str, SourceFile]) -> None:
+    def copy(self, new: int, written: Mapping[str, Location]) -> None:
         """Copy to the open directory `new`, in which `written` are by name; raises as `sizes`.
 
         Files keep owner, permissions, times and extended attributes. Other names of a written
@@ -95,13 +94,13 @@ class _Walk:
     """A walk over the tree that looks at everything and, given where to, copies it."""
 
     def __init__(
-        self, rest: Rest, root: int, written: Collection[SourceFile], new: int | None
+        self, rest: Rest, root: int, written: Collection[Location], new: int | None
     ) -> None:
         self._rest = rest
         self._root = root
         self._new = new
-        self._read = {(file.device, file.inode) for file in rest.checkpoint.values()}
-        self._written = {(file.device, file.inode): _name_of(file) for file in written}
+        self._read = {file.identity for file in rest.checkpoint.values()}
+        self._written = {file.identity: _name_of(file) for file in written}
         self.sizes: list[int] = []
 
     def copy(self, path: str, old: int, new: int | None) -> None:
@@ -197,10 +196,10 @@ class _Walk:
         else:
             raise FileAccessError(self._shown(path), "cannot be copied along: no regular file")
 
-    def _copy_read(self, path: str, file: SourceFile, new: int | None) -> None:
+    def _copy_read(self, path: str, file: Location, new: int | None) -> None:
         """Copy a file of the checkpoint that does not change; it may be a link to anywhere."""
         self.sizes.append(file.size)
-        with reopen_source(file) as source:
+        with file.open() as source:
             self._copy_content(path, source.fileno(), file.size, new)
             source.check_unchanged()
 
@@ -237,7 +236,7 @@ class _Walk:
         return os.path.join(self._rest.path, path)
 
 
-def _name_of(file: SourceFile) -> str:
+def _name_of(file: Location) -> str:
     return os.path.basename(file.path)
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 from functools import cached_property
 
+from gradtool.core.locations import Source
 from gradtool.core.names import natural_key
 from gradtool.errors import FileAccessError
-from gradtool.storage.reader import Source, open_source
+from gradtool.storage.reader import open_source
 
 
 class Listing:

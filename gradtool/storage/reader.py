@@ -6,28 +6,61 @@ kills the process with SIGBUS, while `pread` returns a short count, at the same 
 
 from __future__ import annotations
 
-import ctypes
 import os
 import stat
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from types import TracebackType
-from typing import BinaryIO, Self
+from typing import Final, Self
 
-from gradtool.core.tensors import MEMORY, SourceFile
+from gradtool.core.locations import Location, Source
 from gradtool.errors import CorruptFileError, FileAccessError, FileChangedError
 
 
-class Source:
-    """An open regular file, read by absolute offset; a context manager.
+@dataclass(frozen=True, slots=True)
+class LocalFile:
+    """A file as it was when its headers were read; readers compare before they trust it.
 
-    `file` is its identity. Reads outside of that identity's size are refused before anything
-    is allocated, and `check_unchanged` compares the identity again.
+    Hosts that mount one file system give it device numbers of their own: `device` tells files
+    apart on one host, and is not compared.
     """
 
-    def __init__(self, path: str, descriptor: int, file: SourceFile) -> None:
-        self.path = path
-        self.file = file
-        self._descriptor = descriptor
+    path: str
+    device: int = field(compare=False)
+    inode: int
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+
+    @property
+    def identity(self) -> tuple[int, int]:
+        """Equal for all names of the file on this host."""
+        return self.device, self.inode
+
+    def open(self) -> Source:
+        """The file, opened again in any thread or process; FileChangedError if it is another."""
+        source = open_source(self.path)
+        if source.file != self:
+            source.close()
+            raise FileChangedError(self.path, "changed while it was read", hint=_CHANGED_HINT)
+        return source
+
+
+class OpenLocation:
+    """A `Source`, of which is left to say how some bytes are read at once."""
+
+    def __init__(self, file: Location) -> None:
+        self._file = file
+
+    @property
+    def path(self) -> str:
+        """As `Source` has it, like all that follows."""
+        return self._file.path
+
+    @property
+    def file(self) -> Location:
+        """The location."""
+        return self._file
 
     def __enter__(self) -> Self:
         return self
@@ -41,8 +74,7 @@ class Source:
         self.close()
 
     def close(self) -> None:
-        """Give the descriptor back."""
-        os.close(self._descriptor)
+        """Give back what was opened."""
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """`nbytes` bytes from `offset`; CorruptFileError where the file does not hold them.
@@ -74,8 +106,36 @@ class Source:
             read -= filled
             offset += len(buffer)
 
+    def check_unchanged(self) -> None:
+        """FileChangedError unless size, times and identity are what they were at the start."""
+
+    def fileno(self) -> int:
+        """The descriptor of a file, for what is no reading: permissions and attributes."""
+        raise FileAccessError(self.path, "is no file of this machine")
+
     def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """How many bytes the system was willing to read at once, at least one."""
+        """Fill what comes at once, at least one byte; the number of bytes."""
+        raise NotImplementedError
+
+
+class _OpenFile(OpenLocation):
+    """An open regular file."""
+
+    def __init__(self, file: LocalFile, descriptor: int) -> None:
+        super().__init__(file)
+        self._descriptor = descriptor
+
+    def close(self) -> None:
+        os.close(self._descriptor)
+
+    def check_unchanged(self) -> None:
+        if _identity(self.path, os.fstat(self._descriptor)) != self.file:
+            raise FileChangedError(self.path, "changed while it was read", hint=_CHANGED_HINT)
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
         try:
             count = os.preadv(self._descriptor, buffers, offset)
         except OSError as error:
@@ -86,36 +146,8 @@ class Source:
             raise FileChangedError(self.path, "ended while it was read: it shrank", byte=offset)
         return count
 
-    def fileno(self) -> int:
-        """The descriptor, for what is no reading: permissions and attributes."""
-        return self._descriptor
 
-    def stream(self) -> BinaryIO:
-        """The same open file for those who read by a position of their own."""
-        return os.fdopen(os.dup(self._descriptor), "rb")
-
-    def check_unchanged(self) -> None:
-        """FileChangedError unless size, times and identity are what they were at the start."""
-        if _identity(self.path, os.fstat(self._descriptor)) != self.file:
-            raise FileChangedError(self.path, "changed while it was read", hint=_CHANGED_HINT)
-
-
-class _Memory(Source):
-    """The memory of this process: its owner keeps what is read alive, and unchanged."""
-
-    def close(self) -> None:
-        """Nothing was opened."""
-
-    def check_unchanged(self) -> None:
-        """Nobody can tell."""
-
-    def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        buffer = buffers[0]
-        ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), offset, len(buffer))
-        return len(buffer)
-
-
-_CHANGED_HINT = "run again once nothing writes to it"
+_CHANGED_HINT: Final = "run again once nothing writes to it"
 
 
 def open_source(path: str) -> Source:
@@ -132,26 +164,12 @@ def open_source(path: str) -> Source:
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise FileAccessError(path, f"is {_kind_of_file(status.st_mode)}, not a regular file")
-    return Source(path, descriptor, _identity(path, status))
+    return _OpenFile(_identity(path, status), descriptor)
 
 
-def reopen_source(file: SourceFile) -> Source:
-    """Open a catalogued file again, in any thread or process; refused if it is another now.
-
-    `MEMORY` is opened in its own process only.
-    """
-    if file is MEMORY:
-        return _Memory(MEMORY.path, -1, MEMORY)
-    source = open_source(file.path)
-    if source.file != file:
-        source.close()
-        raise FileChangedError(file.path, "changed while it was read", hint=_CHANGED_HINT)
-    return source
-
-
-def _identity(path: str, status: os.stat_result) -> SourceFile:
+def _identity(path: str, status: os.stat_result) -> LocalFile:
     # Whoever may write a file may put its mtime back; its ctime is the system's own.
-    return SourceFile(
+    return LocalFile(
         path,
         status.st_dev,
         status.st_ino,

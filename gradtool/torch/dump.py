@@ -17,10 +17,10 @@ from torch import Tensor
 
 from gradtool.arrays.memory import holds_its_elements, torch_dtype_name
 from gradtool.arrays.parameters import Named, named_arrays, refuse_repeated
-from gradtool.core.dump_metadata import DUMP_VERSION, DumpMetadata
 from gradtool.core.element_types import listed_name
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
+from gradtool.formats.dump_metadata import DUMP_VERSION, DumpMetadata
 from gradtool.request import number
 from gradtool.storage.links import target_path
 from gradtool.storage.sink import Sink, create_sink

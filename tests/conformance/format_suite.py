@@ -23,7 +23,6 @@ from oracle import close
 import gradtool
 from gradtool.core.tensors import TensorSpec
 from gradtool.formats import open_checkpoint
-from gradtool.storage.reader import reopen_source
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -156,6 +155,6 @@ def elements(spec: TensorSpec) -> bytes:
         return b"".join(bytes(piece) for piece in spec.stream.pieces(1 << 16))
     found = b""
     for extent in spec.extents:
-        with reopen_source(extent.file) as source:
+        with extent.file.open() as source:
             found += source.read(extent.offset, extent.nbytes)
     return found

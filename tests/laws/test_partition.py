@@ -33,10 +33,10 @@ from oracle import close, exact_norm
 
 import gradtool
 from gradtool.core import stats as stats_module
+from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
 from gradtool.core.stats import TensorStats, merge, power_scale
 from gradtool.core.strides import contiguous_strides
-from gradtool.core.tensors import Extent
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 
 RNG = np.random.default_rng(0)

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 from oracle import close, exact_norm
 
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.locations import Extent
 from gradtool.core.strides import is_contiguous, is_dense, overlaps_itself, span
-from gradtool.core.tensors import Extent, TensorSpec
+from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES
 from gradtool.errors import CorruptFileError
 

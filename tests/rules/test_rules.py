@@ -24,8 +24,8 @@ from safetensors.numpy import save_file
 
 import gradtool
 from gradtool.api.baselines import save_baseline
-from gradtool.core.dump_metadata import DumpMetadata
 from gradtool.core.judging.verdict import CheckOutcome, Finding
+from gradtool.formats.dump_metadata import DumpMetadata
 from gradtool.rules import RULES
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import DumpRule, Evidence, Limits

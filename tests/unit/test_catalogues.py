@@ -6,19 +6,13 @@ from dataclasses import fields, replace
 from typing import Any
 
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
-from gradtool.core.tensors import (
-    Checkpoint,
-    Extent,
-    SerializationId,
-    Skipped,
-    SourceFile,
-    StoredChecksum,
-    TensorSpec,
-)
+from gradtool.core.tensors import Checkpoint, SerializationId, Skipped, StoredChecksum, TensorSpec
 from gradtool.formats.layouts._joined import joined
+from gradtool.storage.reader import LocalFile
 
-FILE = SourceFile("a.safetensors", 1, 2, 12, 3, 4)
+FILE = LocalFile("a.safetensors", 1, 2, 12, 3, 4)
 WHOLE = Extent(FILE, 0, 12)
 OF_EACH_FIELD: dict[str, Any] = {
     "path": "a.safetensors",

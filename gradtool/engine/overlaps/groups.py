@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gradtool.core.dtypes import DType
+from gradtool.core.locations import Location
 from gradtool.core.strides import contiguous_strides
-from gradtool.core.tensors import SourceFile, TensorSpec
+from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES
 from gradtool.engine.overlaps.views import Int64, Layout
 
@@ -37,7 +38,7 @@ class Member:
 class GroupTask:
     """Views of one storage, over a range of `count` elements from byte `offset` of a file."""
 
-    file: SourceFile
+    file: Location
     dtype: DType
     big_endian: bool
     offset: int

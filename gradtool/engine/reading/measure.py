@@ -9,10 +9,11 @@ from concurrent.futures import Executor
 from dataclasses import replace
 from functools import partial
 
+from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.strides import repetitions
-from gradtool.core.tensors import Checkpoint, Extent, StoredChecksum, TensorSpec
+from gradtool.core.tensors import Checkpoint, StoredChecksum, TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.overlaps.sharing import Sharing, find_sharing

@@ -13,7 +13,8 @@ from itertools import chain
 from typing import Final, NamedTuple
 
 from gradtool.core.dtypes import DType
-from gradtool.core.tensors import Extent, SourceFile, StoredChecksum, Stream, TensorSpec
+from gradtool.core.locations import Extent, Location, Stream
+from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import BatchLimits
 from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import Sharing
@@ -50,7 +51,7 @@ class Block:
 class ReadTask:
     """Blocks of one file."""
 
-    file: SourceFile
+    file: Location
     blocks: list[Block] = field(default_factory=list)
     nbytes: int = 0
 

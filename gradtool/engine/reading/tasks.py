@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from gradtool.core.locations import Source
 from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.tensors import StoredChecksum
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
@@ -29,7 +30,6 @@ from gradtool.engine.reading.plan import (
     Task,
 )
 from gradtool.errors import CorruptFileError
-from gradtool.storage.reader import Source, reopen_source
 
 NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
 """What statistics are over: the elements that a tensor names, and those that it names first."""
@@ -57,7 +57,7 @@ def run(task: Task, norm_type: float, backend: Backend) -> Result:
 
 def _run_reads(task: ReadTask, p: float, backend: Backend) -> Result:
     found: Result = []
-    with reopen_source(task.file) as source:
+    with task.file.open() as source:
         for block in task.blocks:
             raw = _read_block(source, block, backend)
             counts = [piece.nbytes // block.dtype.itemsize for piece in block.pieces]
@@ -151,7 +151,7 @@ def _run_stream(task: StreamTask, p: float, backend: Backend) -> Result:
 def _run_group(task: GroupTask, p: float, backend: Backend) -> Result:
     """Window by window: what each member names there, and what it is the first to name."""
     found: Result = []
-    with reopen_source(task.file) as source:
+    with task.file.open() as source:
         for start, stop in window_bounds(task.count):
             raw: Bytes | None = None
             claimed: dict[int, NDArray[np.bool_]] = {}
@@ -219,7 +219,7 @@ def _merged(found: Result, p: float) -> Result:
 def _run_checksum(task: ChecksumTask) -> Result:
     checksum = task.checksum
     crc = 0
-    with reopen_source(checksum.covers.file) as source:
+    with checksum.covers.file.open() as source:
         for offset in range(checksum.covers.offset, checksum.covers.end, _CHECKSUM_STEP):
             nbytes = min(_CHECKSUM_STEP, checksum.covers.end - offset)
             buffer = BUFFERS.block.array(np.uint8, nbytes).data

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from gradtool.core.tensors import SourceFile
+from gradtool.core.locations import Location
 from gradtool.engine.backend import Backend
 from gradtool.engine.schedule import Advance
 from gradtool.engine.writing.rewrite import Rewrite, rewrite_file
@@ -15,7 +15,6 @@ from gradtool.errors import FileChangedError
 from gradtool.storage.copying import Rest
 from gradtool.storage.directories import status_in
 from gradtool.storage.files import traits_of
-from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import create_sink, open_sink
 from gradtool.storage.workspace import Workspace
 
@@ -33,7 +32,7 @@ class Built:
 
     name: str
     directory: int
-    written: dict[str, SourceFile]
+    written: dict[str, Location]
     rest: Rest | None
 
     def sync(self) -> None:
@@ -42,11 +41,11 @@ class Built:
             with open_sink(name, dir_fd=self.directory) as sink:
                 sink.sync()
 
-    def check_read(self, files: Sequence[SourceFile]) -> None:
+    def check_read(self, files: Sequence[Location]) -> None:
         """FileChangedError unless what was read by its path is what lies in here."""
         for file in files:
             status = status_in(self.directory, os.path.basename(file.path))
-            if status is None or (status.st_dev, status.st_ino) != (file.device, file.inode):
+            if status is None or (status.st_dev, status.st_ino) != file.identity:
                 raise FileChangedError(file.path, "is not what was written", hint="run again")
 
     def finish(self, workspace: Workspace) -> None:
@@ -56,14 +55,14 @@ class Built:
                 if self.rest is None:
                     workspace.finish(sink)
                     continue
-                with reopen_source(file) as source:
+                with file.open() as source:
                     traits_of(source.fileno()).give(sink.descriptor)
                 sink.sync()
         if self.rest is not None:
             self.rest.finish(self.directory)
 
 
-def files_to_write(rewrite: Rewrite, rest: Rest | None) -> Sequence[SourceFile]:
+def files_to_write(rewrite: Rewrite, rest: Rest | None) -> Sequence[Location]:
     """The files that are written anew: of a directory, which has a rest, those that change."""
     return rewrite.checkpoint.files if rest is None else rewrite.changed
 
@@ -109,4 +108,4 @@ def build(
 def check_sources(rewrite: Rewrite) -> None:
     """FileChangedError unless every file is still the one that was catalogued."""
     for file in rewrite.checkpoint.files:
-        reopen_source(file).close()
+        file.open().close()

@@ -11,7 +11,6 @@ import numpy as np
 from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.overlaps.groups import named_between, window_bounds
 from gradtool.engine.writing.patch_plan import NO_CHECKSUM, Change, PatchTask, Region, Segment
-from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink
 
 _ALIGNMENT = 64
@@ -30,7 +29,7 @@ def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[ChecksumPar
     """Write the task's part of the new file; the checksums of what lies under checksums."""
     start = task.segments[0].offset
     buffers, alike = _placed(task.segments, backend)
-    with reopen_source(task.file) as source:
+    with task.file.open() as source:
         source.read_vector(start, buffers)
         source.check_unchanged()
     old = _checksums(task.segments, buffers)

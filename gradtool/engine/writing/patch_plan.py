@@ -14,7 +14,8 @@ from typing import Final, NamedTuple
 
 from gradtool.core.clipping import IDENTITY, Transform
 from gradtool.core.dtypes import DType
-from gradtool.core.tensors import Extent, SourceFile, StoredChecksum, TensorSpec
+from gradtool.core.locations import Extent, Location
+from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.overlaps.conflicts import refuse_conflicts
 from gradtool.engine.overlaps.groups import GroupTask, group_tasks
@@ -68,14 +69,14 @@ class Segment(NamedTuple):
 class PatchTask:
     """Consecutive segments of `file`, to be written at the same offsets of a new one."""
 
-    file: SourceFile
+    file: Location
     segments: list[Segment] = field(default_factory=list)
     nbytes: int = 0
 
 
 def changed_regions(
     specs: Sequence[TensorSpec], transforms: Mapping[str, Transform]
-) -> dict[SourceFile, list[Region]]:
+) -> dict[Location, list[Region]]:
     """The regions that change, by file and in ascending order.
 
     `specs` are all tensors of the checkpoint, `transforms` those of the ones that change, by
@@ -83,7 +84,7 @@ def changed_regions(
     """
     linked = [_distinct(specs, group, transforms) for group in overlapping(specs)]
     together = {index for group in linked for index in group.members}
-    found: dict[SourceFile, list[Region]] = {}
+    found: dict[Location, list[Region]] = {}
     for index, spec in enumerate(specs):
         transform = transforms.get(spec.name, IDENTITY)
         if index in together or transform == IDENTITY:
@@ -119,7 +120,7 @@ def _distinct(
 
 def _regions_of(
     specs: Sequence[TensorSpec], changed: Sequence[int], transforms: Mapping[str, Transform]
-) -> Iterator[tuple[SourceFile, Region]]:
+) -> Iterator[tuple[Location, Region]]:
     """The regions of tensors that are alone or overlap each other."""
     if not changed:
         return
@@ -165,7 +166,7 @@ def renewed_checksums(
 
 
 def patch_tasks(
-    file: SourceFile, regions: Sequence[Region], checksums: Sequence[StoredChecksum]
+    file: Location, regions: Sequence[Region], checksums: Sequence[StoredChecksum]
 ) -> Iterator[PatchTask]:
     """Every task that makes a file of the same size of `file`."""
     task = PatchTask(file)

@@ -7,20 +7,20 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from gradtool.core.clipping import Transform
-from gradtool.core.tensors import SourceFile, TensorSpec
+from gradtool.core.locations import Location
+from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
 from gradtool.engine.schedule import Advance
 from gradtool.storage.archives.inflate import Inflated, inflate, inflate_start
 from gradtool.storage.archives.repack import repack_archive
 from gradtool.storage.archives.zip import Entry
-from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink
 
 _COPIED_NBYTES = 1 << 20
 
 
 def repack(
-    file: SourceFile,
+    file: Location,
     sink: Sink,
     specs: Sequence[TensorSpec],
     transforms: Mapping[str, Transform],
@@ -64,11 +64,11 @@ def _member_end(spec: TensorSpec) -> int:
 
 
 def _transformed(
-    file: SourceFile, entry: Entry, spec: TensorSpec, transform: Transform, backend: Backend
+    file: Location, entry: Entry, spec: TensorSpec, transform: Transform, backend: Backend
 ) -> Iterator[memoryview]:
     """A member's header as it is, then its elements as they become."""
     header = entry.nbytes - spec.nbytes
-    with reopen_source(file) as source:
+    with file.open() as source:
         yield memoryview(inflate_start(source, entry, header))
     for piece in inflate(file, entry, header, max_bytes=BLOCK_ELEMENTS * spec.dtype.itemsize):
         raw = np.frombuffer(piece, np.uint8)

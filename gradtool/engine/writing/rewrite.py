@@ -11,7 +11,8 @@ from functools import partial
 
 from gradtool.core.clip.plan import ClipPlan, transform_conflict
 from gradtool.core.clipping import Transform
-from gradtool.core.tensors import Checkpoint, Extent, SerializationId, SourceFile, StoredChecksum
+from gradtool.core.locations import Extent, Location
+from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
 from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import overlapping
 from gradtool.engine.reading.tasks import verify
@@ -27,7 +28,6 @@ from gradtool.engine.writing.repack import repack
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.archives.crc import combine_crc32, serialization_digits
 from gradtool.storage.archives.inflate import Inflated
-from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink
 
 
@@ -45,12 +45,12 @@ class Rewrite:
 
     checkpoint: Checkpoint
     transforms: Mapping[str, Transform]
-    regions: Mapping[SourceFile, Sequence[Region]]
-    repacked: frozenset[SourceFile]
-    checksums: Mapping[SourceFile, Sequence[StoredChecksum]]
+    regions: Mapping[Location, Sequence[Region]]
+    repacked: frozenset[Location]
+    checksums: Mapping[Location, Sequence[StoredChecksum]]
 
     @property
-    def changed(self) -> tuple[SourceFile, ...]:
+    def changed(self) -> tuple[Location, ...]:
         """The files that do not stay as they are."""
         files = self.checkpoint.files
         return tuple(file for file in files if file in self.regions or file in self.repacked)
@@ -63,7 +63,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
         UsageError: an element has two names with different transforms.
         UnsupportedFormatError: a tensor that changes is no byte range, and no member to repack.
     """
-    repacked: set[SourceFile] = set()
+    repacked: set[Location] = set()
     for spec in checkpoint.tensors:
         if spec.stream is None or spec.name not in plan.changed:
             continue
@@ -76,7 +76,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
             )
         repacked.add(spec.stream.file)
     _refuse_skipped(checkpoint, plan.transforms)
-    checksums: dict[SourceFile, list[StoredChecksum]] = {}
+    checksums: dict[Location, list[StoredChecksum]] = {}
     for checksum in checkpoint.checksums:
         checksums.setdefault(checksum.covers.file, []).append(checksum)
     return Rewrite(
@@ -100,7 +100,7 @@ def _refuse_skipped(checkpoint: Checkpoint, transforms: Mapping[str, Transform])
 
 def rewrite_file(
     rewrite: Rewrite,
-    file: SourceFile,
+    file: Location,
     sink: Sink,
     *,
     executor: Executor,
@@ -186,7 +186,7 @@ def _renew_id(
     digits = found.digits
     record = next((checksum for checksum in checksums if _holds(checksum.covers, digits)), None)
     covers = record.covers if record else digits
-    with reopen_source(digits.file) as source:
+    with digits.file.open() as source:
         old = source.read(covers.offset, covers.nbytes)
     if record is not None:
         verify(record, zlib.crc32(old))

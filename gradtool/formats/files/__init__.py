@@ -12,12 +12,13 @@ from functools import cached_property
 from typing import Final, Protocol
 
 from gradtool.core.dtypes import DType
+from gradtool.core.locations import Source
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import FileAccessError, FileChangedError, UnsupportedFormatError
 from gradtool.formats.files import npy, npz, safetensors, torch_zip
 from gradtool.formats.files._foreign import OLD_TORCH, foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
-from gradtool.storage.reader import Source, open_source
+from gradtool.storage.reader import open_source
 
 HEAD_BYTES: Final = 512
 """What is read of a file to recognise it: a tar archive's mark ends at byte 262."""

@@ -12,8 +12,8 @@ from __future__ import annotations
 
 from typing import Final
 
+from gradtool.core.locations import Source
 from gradtool.errors import CorruptFileError
-from gradtool.storage.reader import Source
 
 _ZIP: Final = b"PK\3\4"
 _LEGACY_NUMBER: Final = bytes.fromhex("6cfc9c46f9206aa85019")

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
+from gradtool.core.locations import Extent, Inline
 from gradtool.core.strides import (
     contiguous_strides,
     is_contiguous,
@@ -19,7 +20,7 @@ from gradtool.core.strides import (
     repetitions,
     span,
 )
-from gradtool.core.tensors import META, SCALAR, TEXT, Extent, Inline, Skipped, TensorSpec
+from gradtool.core.tensors import META, SCALAR, TEXT, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,

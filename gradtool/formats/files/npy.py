@@ -18,10 +18,10 @@ from functools import lru_cache
 from typing import Any, Final, cast
 
 from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.locations import Extent, Source, Stream
 from gradtool.core.strides import contiguous_strides, is_contiguous
-from gradtool.core.tensors import Checkpoint, Extent, Skipped, Stream, TensorSpec, skip_reason
+from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
-from gradtool.storage.reader import Source
 
 MAGIC: Final = b"\x93NUMPY"
 _MAX_DIMENSIONS: Final = 64

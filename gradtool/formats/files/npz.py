@@ -11,13 +11,13 @@ from typing import Final
 
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import some
+from gradtool.core.locations import Extent, Source
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import Checkpoint, Extent, Skipped, StoredChecksum, TensorSpec
+from gradtool.core.tensors import Checkpoint, Skipped, StoredChecksum, TensorSpec
 from gradtool.errors import CorruptFileError
 from gradtool.formats.files.npy import MAGIC, Where, catalogued, read_header
 from gradtool.storage.archives.inflate import Inflated, inflate_start
 from gradtool.storage.archives.zip import STORED, Entry
-from gradtool.storage.reader import Source
 
 _SUFFIX: Final = ".npy"
 

@@ -13,15 +13,15 @@ from dataclasses import replace
 from typing import Any, Final
 
 from gradtool.core.dtypes import DTYPES, DType
-from gradtool.core.dump_metadata import PREFIX, DumpMetadata
 from gradtool.core.figures import counted
 from gradtool.core.json_text import is_unicode
+from gradtool.core.locations import Extent, Source
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import ABSENT, Checkpoint, Extent, Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.formats.dump_metadata import PREFIX, DumpMetadata
 from gradtool.formats.files._second_format import refuse_second_format
 from gradtool.storage.json import read_members
-from gradtool.storage.reader import Source
 
 MAX_HEADER_BYTES: Final = 100_000_000
 """The reference reader's limit."""

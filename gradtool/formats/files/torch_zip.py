@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from gradtool.core.figures import some
-from gradtool.core.tensors import Checkpoint, Extent, SerializationId, StoredChecksum
+from gradtool.core.locations import Extent, Source
+from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder
@@ -21,7 +22,6 @@ from gradtool.formats.pickles.hidden import refuse_hidden
 from gradtool.formats.pickles.unpickle import Unpickled, unpickle
 from gradtool.formats.pickles.walk import walk
 from gradtool.storage.archives.zip import STORED, Entry
-from gradtool.storage.reader import Source
 
 MAX_PICKLE_NBYTES: Final = 256 << 20
 """About 2.7 million tensors: each takes some 97 bytes of pickle."""

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
-from gradtool.core.tensors import Checkpoint, SectionKind, SourceFile
+from gradtool.core.locations import Location
+from gradtool.core.tensors import Checkpoint, SectionKind
 
 
 def joined(
@@ -13,7 +14,7 @@ def joined(
     format_name: str,
     parts: Sequence[Checkpoint],
     *,
-    files: Iterable[SourceFile] = (),
+    files: Iterable[Location] = (),
     notes: Iterable[str] = (),
 ) -> Checkpoint:
     """All of `parts`, in their order, as what lies at `path`.

@@ -77,12 +77,12 @@ class _Contents:
 def _open_contents(listing: Listing, open_file: OpenFile) -> _Contents:
     """Each index with its shards, then each file that no index claims."""
     contents = _Contents()
-    seen: dict[tuple[int, int], str] = {}
+    seen: dict[tuple[int, int] | None, str] = {}
     visible = [name for name in listing.names if not name.startswith(".")]
     for name in filter(is_index_name, visible):
         index = open_index(listing, name, open_file)
         for file in index.files:
-            seen[file.device, file.inode] = os.path.basename(file.path)
+            seen[file.identity] = os.path.basename(file.path)
         contents.parts.append((name, index))
     for name in visible:
         if listing.is_directory(name):

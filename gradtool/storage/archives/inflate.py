@@ -11,10 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
-from gradtool.core.tensors import SourceFile
+from gradtool.core.locations import Location, Source
 from gradtool.errors import CorruptFileError
 from gradtool.storage.archives.zip import STORED, Entry
-from gradtool.storage.reader import Source, reopen_source
 
 _READ_NBYTES: Final = 1 << 16
 _START_NBYTES: Final = 1 << 10
@@ -27,7 +26,7 @@ _RAW: Final = -zlib.MAX_WBITS
 class Inflated:
     """A stream: an entry of `file`, deflated or stored, without its first `skip` bytes."""
 
-    file: SourceFile
+    file: Location
     entry: Entry
     skip: int
 
@@ -41,7 +40,7 @@ class Inflated:
         return inflate(self.file, self.entry, self.skip, max_bytes=max_bytes)
 
 
-def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Iterator[memoryview]:
+def inflate(file: Location, entry: Entry, skip: int, *, max_bytes: int) -> Iterator[memoryview]:
     """The bytes of an entry of `file`, deflated or stored, without the first `skip` of them.
 
     Yields pieces of `max_bytes`, only the last one shorter, all in one buffer: a piece is valid
@@ -54,7 +53,7 @@ def inflate(file: SourceFile, entry: Entry, skip: int, *, max_bytes: int) -> Ite
     """
     buffer = memoryview(bytearray(min(max_bytes, max(entry.nbytes - skip, 0))))
     filled = 0
-    with reopen_source(file) as source:
+    with file.open() as source:
         for piece in _checked_pieces(source, entry):
             rest = memoryview(piece)[skip:]
             skip = max(skip - len(piece), 0)

@@ -6,32 +6,33 @@ the standard library's writer makes it.
 
 from __future__ import annotations
 
+import os
 import struct
 import zipfile
 from collections.abc import Callable, Iterator
+from typing import BinaryIO
 
-from gradtool.core.tensors import SourceFile
+from gradtool.core.locations import Location, Source
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.archives.zip_central import ZIP64, extra_fields
-from gradtool.storage.reader import reopen_source
 from gradtool.storage.sink import Sink
 
 _ZIP64_NBYTES = 28
 
 
 def repack_archive(
-    file: SourceFile, sink: Sink, pieces: Callable[[Entry], Iterator[memoryview]]
+    file: Location, sink: Sink, pieces: Callable[[Entry], Iterator[memoryview]]
 ) -> None:
     """Write to an empty file the members of `file`, each with what `pieces` gives for it.
 
     Stored members stay stored, and the directory keeps its order; names that are no ASCII become
     UTF-8. CorruptFileError where Python finds no sense in the archive.
     """
-    with reopen_source(file) as source:
+    with file.open() as source:
         entries = read_directory(source)
         try:
-            with source.stream() as stream, zipfile.ZipFile(stream) as old:
+            with _stream(source) as stream, zipfile.ZipFile(stream) as old:
                 listed, comment = old.infolist(), old.comment
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error) as error:
             raise CorruptFileError(file.path, f"Python cannot read it: {error}") from error
@@ -48,6 +49,11 @@ def repack_archive(
                 member.external_attr = attributes  # which opening sets where there are none
             new.filelist[:] = [members[info.header_offset] for info in listed]
         source.check_unchanged()
+
+
+def _stream(source: Source) -> BinaryIO:
+    """The same open file for one who reads by a position of their own."""
+    return os.fdopen(os.dup(source.fileno()), "rb")
 
 
 def _like(old: zipfile.ZipInfo, path: str) -> zipfile.ZipInfo:

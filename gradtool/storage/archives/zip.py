@@ -12,6 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
+from gradtool.core.locations import Source
 from gradtool.storage.archives.zip_central import (
     DEFLATED,
     STORED,
@@ -20,7 +21,6 @@ from gradtool.storage.archives.zip_central import (
     read_central_directory,
     widened,
 )
-from gradtool.storage.reader import Source
 
 __all__ = ["DEFLATED", "STORED", "Entry", "read_directory"]
 

@@ -10,8 +10,8 @@ import re
 import struct
 from typing import Final, NamedTuple
 
+from gradtool.core.locations import Source
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
-from gradtool.storage.reader import Source
 
 STORED: Final = 0
 DEFLATED: Final = 8
