@@ -14,11 +14,12 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import name_filter
 from gradtool.core.tensors import ABSENT, Checkpoint
-from gradtool.engine.backend import Backend
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import shortage_told
+from gradtool.engine.overlaps.sharing import Overlaps
+from gradtool.engine.progress import Observer, Progress
 from gradtool.engine.reading import measure as engine
-from gradtool.engine.schedule import Progress
+from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
 from gradtool.errors import EmptyDumpError, UsageError
 from gradtool.formats import open_checkpoint
@@ -43,7 +44,7 @@ class MeasureOptions(TypedDict, total=False):
     backend: str
     device: str | None
     device_memory: int | str | None
-    progress: Progress | None
+    progress: Observer | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +74,7 @@ class MeasureRequest:
     backend: str = "auto"
     device: str | None = None
     device_memory: int | str | None = None
-    progress: Progress | None = None
+    progress: Observer | None = None
     workers: int = field(init=False)
     choice: BackendChoice = field(init=False)
 
@@ -107,15 +108,11 @@ class MeasureRequest:
         """Whether tensors were chosen by name, or by the name of their section."""
         return bool(self.include) or self.section is not None
 
-    @property
-    def window(self) -> int:
-        """Tasks under way at a time."""
-        return self.workers * _WINDOW_PER_THREAD
-
-    def backend_for(self, checkpoint: Checkpoint) -> Backend:
-        """What computes with the tensors of a catalogue."""
+    def runner(self, checkpoint: Checkpoint, executor: Executor, progress: Progress) -> Runner:
+        """Who works on the tensors of a catalogue."""
         nbytes = sum(spec.nbytes for spec in checkpoint.tensors)
-        return self.choice.for_bytes(nbytes, self.workers)
+        backend = self.choice.for_bytes(nbytes, self.workers)
+        return Runner(executor, self.workers * _WINDOW_PER_THREAD, backend, progress)
 
     def loss_scale_of(self, checkpoint: Checkpoint) -> float:
         """What to divide the elements of a catalogue's tensors by."""
@@ -162,21 +159,23 @@ def measured(
     checkpoint: Checkpoint,
     request: MeasureRequest,
     executor: Executor,
-    progress: Progress | None,
+    progress: Progress,
     started: float,
+    overlaps: Overlaps | None = None,
 ) -> Measurement:
-    """The figures of the catalogue's tensors, `started` being when it all began."""
+    """The figures of the catalogue's tensors, `started` being when it all began.
+
+    `overlaps` are those of the whole catalogue, if they are known.
+    """
     with shortage_told(checkpoint.path):
         return engine.measure(
             checkpoint,
-            executor=executor,
-            window=request.window,
-            backend=request.backend_for(checkpoint),
+            request.runner(checkpoint, executor, progress),
             started=started,
             norm_type=request.norm_type,
             loss_scale=request.loss_scale_of(checkpoint),
             verify=request.verify,
-            progress=progress,
+            overlaps=overlaps,
         )
 
 

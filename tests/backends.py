@@ -41,7 +41,9 @@ def stats_of(
     segments: Sequence[NDArray[Any]], dtype: DType, p: float, *, big_endian: bool = False
 ) -> list[TensorStats]:
     """The statistics of segments, given as bytes, in one call."""
-    unit = InUse.backend.limits.alignment * dtype.itemsize
-    placed = [np.pad(raw, (0, -len(raw) % unit)) for raw in segments]
     counts = [len(raw) // dtype.itemsize for raw in segments]
-    return InUse.backend.stats(np.concatenate(placed), dtype, counts, p, big_endian=big_endian)
+    *starts, end = InUse.backend.offsets(counts, dtype.itemsize)
+    placed = np.full(end, 0xFF, np.uint8)  # NaN, if anybody counted what is between
+    for start, raw in zip(starts, segments, strict=True):
+        placed[start : start + len(raw)] = raw
+    return InUse.backend.stats(placed, dtype, counts, p, big_endian=big_endian)

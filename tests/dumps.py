@@ -8,6 +8,7 @@ import math
 import os
 import struct
 from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
 from gradtool.core.tensors import Checkpoint, TensorSpec
+from gradtool.engine.progress import Observer, whole
 from gradtool.engine.reading.measure import measure
+from gradtool.engine.schedule import Runner
 from gradtool.storage.reader import open_source
 
 NUMPY_TYPES: dict[str, Any] = {
@@ -117,16 +120,15 @@ def measured(
     specs: list[TensorSpec],
     norm_type: float = 2.0,
     executor: Executor | None = None,
+    progress: Observer | None = None,
     **options: Any,
 ) -> Measurement:
     """The measurement of a catalogue made by hand, by the engine in use."""
-    options.setdefault("backend", InUse.backend)
     files = tuple(dict.fromkeys(extent.file for spec in specs for extent in spec.extents))
     checkpoint = Checkpoint("by hand", "raw", files, tuple(specs))
-    if executor is not None:
-        return measure(checkpoint, executor=executor, window=WINDOW, norm_type=norm_type, **options)
-    with ThreadPoolExecutor(2) as threads:
-        return measure(checkpoint, executor=threads, window=WINDOW, norm_type=norm_type, **options)
+    with nullcontext(executor) if executor is not None else ThreadPoolExecutor(2) as workers:
+        runner = Runner(workers, WINDOW, InUse.backend, whole(progress))
+        return measure(checkpoint, runner, norm_type=norm_type, **options)
 
 
 _NARROW: dict[str, tuple[int, int, int]] = {

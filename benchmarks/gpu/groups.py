@@ -15,7 +15,7 @@ from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import Backend
-from gradtool.engine.overlaps.sharing import find_sharing
+from gradtool.engine.overlaps.sharing import Overlaps, find_sharing
 from gradtool.engine.reading.plan import ReadTask, plan
 from gradtool.engine.torch_backend import groups as torch_groups
 from gradtool.engine.torch_backend.encodings import ROW, TYPES, rows_of
@@ -78,7 +78,7 @@ def _pieces(numels: Sequence[int], dtype: DType, device: str) -> Iterator[list[i
     """The elements of each span in each group of a file that holds such tensors."""
     backend, _ = backend_of(device)
     specs = _catalogued(numels, dtype)
-    for task in plan(specs, find_sharing(specs), [], backend.limits):
+    for task in plan(specs, find_sharing(specs, Overlaps(())), [], backend.limits):
         if isinstance(task, ReadTask):
             for block in task.blocks:
                 counts = [piece.nbytes // dtype.itemsize for piece in block.pieces]

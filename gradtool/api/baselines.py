@@ -14,6 +14,7 @@ from gradtool.core.figures import short
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.rule import family
+from gradtool.engine.progress import Progress, parts
 from gradtool.errors import (
     EmptyDumpError,
     NonFiniteError,
@@ -114,7 +115,11 @@ def _save(
         config=found.path,
         may_be_idle=True,
     )
-    dumps = [_healthy(one, request, policy) for one in paths]
+    all_parts = parts(request.progress, [None] * len(paths))
+    dumps = [
+        _healthy(dump, request, policy, progress)
+        for dump, progress in zip(paths, all_parts, strict=True)
+    ]
     _spare(path, [file for dump in dumps for file in dump.measurement.files])
     baseline = baseline_of(path, dumps)
     write_file(path, write_baseline(baseline).encode())
@@ -141,9 +146,9 @@ def _spare(path: str, files: Sequence[str]) -> None:
         raise UsageError(f"{path} is one of the dumps that the baseline is made of")
 
 
-def _healthy(path: str, request: MeasureRequest, policy: Policy) -> Evidence:
+def _healthy(path: str, request: MeasureRequest, policy: Policy, progress: Progress) -> Evidence:
     """A dump fit to be compared with."""
-    measurement = measure_as(request, path, request.progress)
+    measurement = measure_as(request, path, progress)
     evidence = Evidence(measurement, section_chosen=request.section is not None)
     if not evidence.gradients:
         raise EmptyDumpError(path, "holds no gradients", hint="choose with `section`")

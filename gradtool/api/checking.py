@@ -18,7 +18,7 @@ from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.core.names import natural_key
 from gradtool.core.steps import are_parts, step_in
-from gradtool.engine.schedule import Progress
+from gradtool.engine.progress import Progress, parts
 from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
 from gradtool.request import MeasureOptions, MeasureRequest, require
 from gradtool.rules.baseline_file import read_baseline
@@ -91,9 +91,11 @@ def check(
     )
     judge = Judge(policy)
     judging = _Judging(judge, known, request, request.names)
-    total = _Total(len(sources), request.progress)
-    verdicts = [judging.verdict(source, total.of_next()) for source in sources]
-    total.end()
+    all_parts = parts(request.progress, [None] * len(sources))
+    verdicts = [
+        judging.verdict(source, progress)
+        for source, progress in zip(sources, all_parts, strict=True)
+    ]
     settled, together = judge_together(_in_order(verdicts), policy)
     all_read = all(one.format is not None for one in settled)
     return CheckOutcome(
@@ -145,7 +147,7 @@ class _Judging:
     request: MeasureRequest
     is_chosen: Callable[[str], bool]
 
-    def verdict(self, source: object, progress: Progress | None) -> Verdict:
+    def verdict(self, source: object, progress: Progress) -> Verdict:
         """The verdict on one source, whatever is wrong with it."""
         started = time.perf_counter()
         in_memory = not isinstance(source, str | bytes | os.PathLike)
@@ -159,6 +161,8 @@ class _Judging:
                 raise  # not a sick dump, but no dump at all
             elapsed_s = time.perf_counter() - started
             return verdict_on_unreadable(path, error, step_in(path), elapsed_s)
+        finally:
+            progress.finish()
         evidence = Evidence(
             measurement,
             section_chosen=self.request.section is not None,
@@ -167,41 +171,3 @@ class _Judging:
         )
         step = measurement.step if measurement.step is not None else step_in(path)
         return self.judge.verdict(evidence, step, time.perf_counter() - started)
-
-
-class _Total:
-    """Progress over several sources as one piece of work, as far as its size is known.
-
-    What is still to be opened is taken to be as large as what was.
-    """
-
-    def __init__(self, sources: int, progress: Progress | None) -> None:
-        self._progress = progress
-        self._left = sources
-        self._opened = self._done = self._of_last = 0
-        self._told = (0, 0)
-
-    def of_next(self) -> Progress | None:
-        """The observer of the next source."""
-        progress = self._progress
-        if progress is None:
-            return None
-        self._done += self._of_last
-        self._left -= 1
-        self._of_last, before = 0, self._done
-
-        def advance(done: int, todo: int) -> None:
-            self._of_last = todo
-            known = before + todo
-            opened = self._opened
-            self._told = before + done, known + known * self._left // opened
-            progress(*self._told)
-
-        self._opened += 1
-        return advance
-
-    def end(self) -> None:
-        """All that could be opened was: the last ones may have been none of these."""
-        done = self._done + self._of_last
-        if self._progress is not None and self._told != (done, done):
-            self._progress(done, done)

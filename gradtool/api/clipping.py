@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from concurrent.futures import Executor
 from contextlib import ExitStack, closing
 from dataclasses import replace
@@ -22,7 +22,8 @@ from gradtool.core.clip.plan import (
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.locations import Location
 from gradtool.core.measurement import Measurement
-from gradtool.engine.schedule import Advance, Progress
+from gradtool.engine.overlaps.sharing import find_overlaps
+from gradtool.engine.progress import Progress, parts
 from gradtool.engine.threads import Threads
 from gradtool.engine.writing.build import build, check_sources, files_to_write
 from gradtool.engine.writing.rewrite import Rewrite, plan_rewrite
@@ -146,18 +147,21 @@ def _clip(
         require_room(target.shown, target.parent, sizes)
     with working(measuring) as executor:
         nbytes = sum(spec.nbytes for spec in to_clip.tensors)
-        stages = _Stages(measuring.progress, nbytes, 0 if dry_run else checkpoint.nbytes)
-        before = measured(to_clip, measuring, executor, stages.measuring, started)
+        shares = [nbytes] if dry_run else [nbytes, checkpoint.nbytes, nbytes]
+        stages = parts(measuring.progress, shares)
+        overlaps = find_overlaps(checkpoint)
+        before = measured(to_clip, measuring, executor, stages[0], started, overlaps)
         plan = plan_clip(before, request)
-        rewrite = plan_rewrite(checkpoint, plan)
+        rewrite = plan_rewrite(checkpoint, plan, overlaps)
         notes, after = before.notes, None
         if target is not None and (plan.changed or not target.is_source):
             notes = (*notes, *target.notes())
             if not dry_run:
-                after, said = _write(measuring, rewrite, target, rest, executor, stages)
+                after, said = _write(measuring, rewrite, target, rest, executor, stages[1:])
                 notes = (*notes, *said)
             notes = (*notes, *_underflow(plan, before, after))
-        stages.finish()
+        for stage in stages:
+            stage.finish()
     return ClipOutcome(
         path=path,
         output=None if target is None else target.shown,
@@ -206,21 +210,14 @@ def _write(
     target: Target,
     rest: Rest | None,
     executor: Executor,
-    stages: _Stages,
+    stages: Sequence[Progress],
 ) -> tuple[Measurement, tuple[str, ...]]:
     """Write, measure what was written, and only then put it in place; what is to be said of it."""
     checkpoint, files = rewrite.checkpoint, files_to_write(rewrite, rest)
+    building, checking = stages
     with Workspace(target.path, target.shown, target.parent) as workspace, writing(target.shown):
         workspace.require_room(_sizes(files, rest))
-        built = build(
-            rewrite,
-            rest,
-            workspace,
-            executor=executor,
-            window=measuring.window,
-            backend=measuring.backend_for(checkpoint),
-            advance=Advance(stages.writing, sum(file.size for file in files)),
-        )
+        built = build(rewrite, rest, workspace, measuring.runner(checkpoint, executor, building))
         index = [os.path.basename(checkpoint.path)] if _is_index(checkpoint.path) else []
         with workspace.readable(built.name) as path, Threads(1) as syncing:
             synced = syncing.submit(built.sync)
@@ -228,7 +225,7 @@ def _write(
             found = opened(os.path.join(path, *index), measuring)
             built.check_read(found.files)
             again = chosen(found, measuring)
-            after = measured(again, measuring, executor, stages.checking, started)
+            after = measured(again, measuring, executor, checking, started)
             synced.result()
         built.finish(workspace)
         check_sources(rewrite)
@@ -239,35 +236,3 @@ def _write(
 
 def _optional_number(name: str, value: float | None) -> float | None:
     return None if value is None else number(name, value)
-
-
-class _Stages:
-    """Progress of measuring, writing and measuring what was written, as one piece of work."""
-
-    def __init__(self, progress: Progress | None, measured: int, written: int) -> None:
-        self._progress = progress
-        self._measured = measured
-        self._written = written
-
-    def measuring(self, done: int, todo: int) -> None:
-        """So much of the first stage is done."""
-        self._report(0, self._measured, done, todo)
-
-    def writing(self, done: int, todo: int) -> None:
-        """So much of the second."""
-        self._report(self._measured, self._written, done, todo)
-
-    def checking(self, done: int, todo: int) -> None:
-        """So much of the last."""
-        self._report(self._measured + self._written, self._measured, done, todo)
-
-    def finish(self) -> None:
-        """All of it, whatever was left out."""
-        last = self.checking if self._written else self.measuring
-        last(1, 1)
-
-    def _report(self, before: int, share: int, done: int, todo: int) -> None:
-        if self._progress is not None:
-            checked = self._measured if self._written else 0
-            total = self._measured + self._written + checked
-            self._progress(before + share * done // max(todo, 1), total)

@@ -9,7 +9,7 @@ from typing import Any
 
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.measurement import Measurement
-from gradtool.engine.schedule import Progress
+from gradtool.engine.progress import Observer, Progress, whole
 from gradtool.request import MeasureRequest, chosen, measured, opened, require, working
 
 
@@ -27,7 +27,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     backend: str = "auto",
     device: str | None = None,
     device_memory: int | str | None = None,
-    progress: Progress | None = None,
+    progress: Observer | None = None,
 ) -> Measurement:
     """Measure gradients, saved or in memory: norms, magnitudes, counts of non-finite values.
 
@@ -83,11 +83,11 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         device_memory=device_memory,
         progress=progress,
     )
-    return measure_as(request, source, progress)
+    return measure_as(request, source, whole(progress))
 
 
-def measure_as(request: MeasureRequest, source: Any, progress: Progress | None) -> Measurement:
-    """Measure one source as was asked; `progress` is told instead of the request's."""
+def measure_as(request: MeasureRequest, source: Any, progress: Progress) -> Measurement:
+    """Measure one source as was asked; `progress` is told how far it is."""
     started = time.perf_counter()
     owners: list[object] = []
     with working(request) as executor:

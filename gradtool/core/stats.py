@@ -25,9 +25,6 @@ LARGEST_EXACT_POWER = 512
 
 _SMALLEST_NORMAL = 2.0**-1022
 
-MOST_PARTS = 1024
-"""Parts of one tensor that are kept apart before they are merged."""
-
 
 @dataclass(frozen=True, slots=True)
 class TensorStats:
@@ -119,6 +116,12 @@ class TensorStats:
         norm = _quotient(self.power_sum, self.norm_type, self.scale, divisor)
         return replace(extremes, power_sum=1.0, scale=norm, rest=())
 
+    def moved(self, first: int) -> TensorStats:
+        """The statistics of the same elements, which begin at position `first` of their tensor."""
+        if first == 0 or self.first_nonfinite is None:
+            return self
+        return replace(self, first_nonfinite=first + self.first_nonfinite)
+
     def negated(self) -> TensorStats:
         """The statistics of the same elements times -1."""
         return replace(self, posinf=self.neginf, neginf=self.posinf)
@@ -165,11 +168,6 @@ def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
         first_nonfinite=min(firsts, default=None),
         rest=rest,
     )
-
-
-def folded(parts: list[TensorStats], norm_type: float) -> list[TensorStats]:
-    """The same parts, merged where there are many, so that memory stays constant."""
-    return [merge(parts, norm_type)] if len(parts) >= MOST_PARTS else parts
 
 
 def power_scale(peak: float, norm_type: float) -> float:

@@ -37,13 +37,11 @@ class BatchLimits:
         task_nbytes: bytes of one task.
         block_numel: elements of one call.
         block_pieces: pieces of tensors in one call.
-        alignment: elements; each piece of a block starts at a multiple of so many.
     """
 
     task_nbytes: int
     block_numel: int
     block_pieces: int
-    alignment: int = 1
 
 
 class Backend(Protocol):
@@ -60,6 +58,12 @@ class Backend(Protocol):
     def buffer(self, nbytes: int) -> Bytes:
         """A buffer of the thread's own for bytes to compute with, left as it was last used."""
 
+    def offsets(self, counts: Sequence[int], itemsize: int) -> list[int]:
+        """Where in a block each segment of so many elements begins, and where the last one ends.
+
+        In bytes. What lies between segments may be anything.
+        """
+
     def stats(
         self,
         raw: NDArray[Any],
@@ -72,8 +76,8 @@ class Backend(Protocol):
         """Statistics of the segments that lie one after another in `raw`.
 
         Args:
-            raw: bytes (uint8) of all segments, each from the first multiple of the limits's
-                alignment on, with zeros between; aligned to the element size.
+            raw: bytes (uint8) of all segments, which begin as `offsets` says; aligned to the
+                element size. What lies between them may be overwritten.
             dtype: their type.
             counts: elements in each segment, none of them 0.
             norm_type: p.

@@ -1,19 +1,57 @@
-"""Tasks through an executor, a bounded number of them at a time, and word of how far it is."""
+"""Tasks through an executor, a bounded number of them at a time."""
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, wait
-from typing import TypeVar
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
+from gradtool.engine.backend import Backend
+from gradtool.engine.progress import Progress
 from gradtool.errors import ResourceError
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-Progress = Callable[[int, int], None]
-"""Called with bytes done and bytes to do, from the thread that started the work."""
+
+class Sized(Protocol):
+    """A task that says how many bytes it is about."""
+
+    @property
+    def nbytes(self) -> int:
+        """How many they are."""
+
+
+SizedTask = TypeVar("SizedTask", bound=Sized)
+
+
+@dataclass(frozen=True, slots=True)
+class Runner:
+    """Who works on the tasks of a plan, and with what.
+
+    Attributes:
+        executor: runs them, in threads, processes or elsewhere.
+        window: tasks that are submitted at a time: a few for each worker keep all of them busy.
+        backend: computes.
+        progress: is told how far they are.
+    """
+
+    executor: Executor
+    window: int
+    backend: Backend
+    progress: Progress
+
+    def results(
+        self, tasks: Iterable[SizedTask], work: Callable[[SizedTask], Result]
+    ) -> Generator[Result, None, None]:
+        """As `in_order`, the results alone; a task counts as done once its result was used."""
+        with closing(in_order(tasks, work, self.executor, self.window)) as found:
+            for task, result in found:
+                yield result
+                self.progress.by(task.nbytes)
 
 
 def in_order(
@@ -61,23 +99,3 @@ def batches(items: Iterable[Task], size: Callable[[Task], int], least: int) -> I
             batch, total = [], 0
     if batch:
         yield batch
-
-
-class Advance:
-    """Tells an observer how far the work is, of `todo` bytes."""
-
-    def __init__(self, progress: Progress | None, todo: int) -> None:
-        self._progress = progress
-        self._todo = todo
-        self._done = 0
-
-    def by(self, nbytes: int) -> None:
-        """So many bytes more are done."""
-        self._done = min(self._done + nbytes, self._todo)
-        if self._progress is not None:
-            self._progress(self._done, self._todo)
-
-    def finish(self) -> None:
-        """All is done: bytes that tensors share were read once, and counted by each of them."""
-        if self._done < self._todo:
-            self.by(self._todo)

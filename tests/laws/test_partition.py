@@ -32,12 +32,12 @@ from hypothesis import strategies as st
 from oracle import close, exact_norm
 
 import gradtool
-from gradtool.core import stats as stats_module
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
 from gradtool.core.stats import TensorStats, merge, power_scale
 from gradtool.core.strides import contiguous_strides
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
+from gradtool.engine.reading import reductions
 
 RNG = np.random.default_rng(0)
 
@@ -413,7 +413,7 @@ def test_parts_that_were_folded_lose_nothing(
     plain = measured(stored(tmp_path, "F32", arrays, parts=3))
     np.savez_compressed(tmp_path / "x.npz", *arrays)
     # The real limit needs gigabytes to be reached.
-    monkeypatch.setattr(stats_module, "MOST_PARTS", 2)
+    monkeypatch.setattr(reductions, "MOST_PARTS", 2)
     for folded in (
         measured(stored(tmp_path, "F32", arrays, parts=3)),
         gradtool.measure(tmp_path / "x.npz"),

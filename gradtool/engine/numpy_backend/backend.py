@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
@@ -28,6 +29,10 @@ class NumpyBackend:
     def buffer(self, nbytes: int) -> Bytes:
         """As `Backend` has it."""
         return BUFFERS.block.array(np.uint8, nbytes)
+
+    def offsets(self, counts: Sequence[int], itemsize: int) -> list[int]:
+        """As `Backend` has it: one after another."""
+        return [count * itemsize for count in itertools.accumulate(counts, initial=0)]
 
     def stats(
         self,

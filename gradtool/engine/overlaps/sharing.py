@@ -6,16 +6,48 @@ its own section; torch counts it once for each name, so that tied weights weigh 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gradtool.core.tensors import Skipped, TensorSpec
+from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 MOST_VIEWS: Final = 16
 FREE_ELEMENTS: Final = 1 << 26
 """How often stored elements may be named on average, and how many more: a second of walking."""
+
+
+@dataclass(frozen=True, slots=True)
+class Overlaps:
+    """Which tensors of a catalogue may have bytes in common: sets of names, nearly always none.
+
+    Found once for all that is done with the catalogue, or with tensors chosen from it.
+    """
+
+    linked: tuple[frozenset[str], ...]
+
+    def among(self, specs: Sequence[TensorSpec | Skipped]) -> Iterator[list[int]]:
+        """Those of `specs` whose byte ranges are linked by overlaps, as `overlapping` has them.
+
+        What linked two of the catalogue's tensors may not be among those chosen.
+        """
+        set_of = {name: number for number, names in enumerate(self.linked) for name in names}
+        chosen: list[list[int]] = [[] for _ in self.linked]
+        for index, spec in enumerate(specs if set_of else ()):
+            if (number := set_of.get(spec.name)) is not None:
+                chosen[number].append(index)
+        for indices in chosen:
+            for linked in overlapping([specs[index] for index in indices]):
+                yield [indices[position] for position in linked]
+
+
+def find_overlaps(checkpoint: Checkpoint) -> Overlaps:
+    """The overlaps of a catalogue's tensors, skipped ones included."""
+    located = (item for item in checkpoint.skipped if item.extents)
+    listed: list[TensorSpec | Skipped] = [*checkpoint.tensors, *located]
+    linked = (frozenset(listed[index].name for index in group) for group in overlapping(listed))
+    return Overlaps(tuple(linked))
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +68,8 @@ class Sharing:
     groups: list[list[int]]
 
 
-def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
-    """What the tensors share; in nearly every file nothing.
+def find_sharing(specs: Sequence[TensorSpec], overlaps: Overlaps) -> Sharing:
+    """What the tensors share, given the overlaps of the catalogue that they are from.
 
     Raises:
         CorruptFileError: two tensors read the same bytes as different dtypes.
@@ -47,7 +79,7 @@ def find_sharing(specs: Sequence[TensorSpec]) -> Sharing:
     alias_in_section: dict[int, int] = {}
     same_as: dict[int, int] = {}
     groups = []
-    for linked in overlapping(specs):
+    for linked in overlaps.among(specs):
         _note_repeats(alias_of, linked, [specs[i].elements for i in linked])
         _note_repeats(
             alias_in_section, linked, [(specs[i].section, specs[i].elements) for i in linked]

@@ -62,13 +62,13 @@ class Layout:
         start, stop = self._rank(low), self._rank(high)
         return self._at(np.arange(start, stop, dtype=np.int64))
 
-    def first_position(self, offsets: Int64) -> int:
-        """The smallest C-order position among the elements at `offsets` of a dense view."""
+    def positions(self, offsets: Int64) -> Int64:
+        """C-order positions of the elements at `offsets` of a dense view."""
         positions = np.zeros_like(offsets)
         for stride, _, c_stride in self._axes:
             index, offsets = np.divmod(offsets, stride)
             positions += index * c_stride
-        return int(positions.min())
+        return positions
 
     def _at(self, walked: Int64) -> tuple[Int64, Int64]:
         """Offsets and positions of the elements at these places of the walk."""

@@ -1,25 +1,23 @@
-"""A catalogue, p and an executor give a `Measurement`."""
+"""A catalogue, p and a runner give a `Measurement`."""
 
 from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
-from gradtool.core.stats import TensorStats, folded, merge
+from gradtool.core.stats import TensorStats
 from gradtool.core.strides import repetitions
 from gradtool.core.tensors import Checkpoint, StoredChecksum, TensorSpec
-from gradtool.engine.backend import Backend
-from gradtool.engine.numpy_backend.backend import NUMPY
-from gradtool.engine.overlaps.sharing import Sharing, find_sharing
+from gradtool.engine.overlaps.sharing import Overlaps, Sharing, find_overlaps, find_sharing
 from gradtool.engine.reading.plan import Task, plan
-from gradtool.engine.reading.tasks import NAMED, UNIQUE, UNIQUE_IN_SECTION, Result, Target, run
-from gradtool.engine.schedule import Advance, Progress, in_order
+from gradtool.engine.reading.reductions import Part, Reduction, Statistics, folded
+from gradtool.engine.reading.tasks import NAMED, UNIQUE, UNIQUE_IN_SECTION, Target, run
+from gradtool.engine.schedule import Runner
 
 MOST_NOTES = 3
 """Notes of one kind, before the rest is only counted."""
@@ -27,15 +25,13 @@ MOST_NOTES = 3
 
 def measure(
     checkpoint: Checkpoint,
+    runner: Runner,
     *,
-    executor: Executor,
-    window: int,
-    backend: Backend = NUMPY,
     started: float | None = None,
     norm_type: float = 2.0,
     loss_scale: float = 1.0,
     verify: bool = False,
-    progress: Progress | None = None,
+    overlaps: Overlaps | None = None,
 ) -> Measurement:
     """Measure every tensor of `checkpoint`, in one pass over their bytes.
 
@@ -43,30 +39,41 @@ def measure(
 
     Args:
         checkpoint: the catalogue, already narrowed to what is wanted.
-        executor: runs the reads and sums; at most `window` tasks are submitted at a time.
-        window: see above; a few for each worker keeps all of them busy.
-        backend: computes.
+        runner: reads and computes.
         started: `time.perf_counter()` when the work began; now, if it begins here.
         norm_type: p.
         loss_scale: every element is divided by it.
         verify: check all stored CRCs of tensor data, not only those that the format's own
             reader checks.
-        progress: observer.
+        overlaps: those of the whole catalogue, if they are known.
 
     Raises InputError where a file changed, shrank or fails its checksum.
     """
     started = time.perf_counter() if started is None else started
     specs = checkpoint.tensors
-    sharing = find_sharing(specs)
+    sharing = find_sharing(specs, find_overlaps(checkpoint) if overlaps is None else overlaps)
     checksums = _checksums_of(checkpoint, everything=verify)
-    tasks = plan(specs, sharing, checksums, backend.limits)
-    todo = sum(spec.nbytes for spec in specs) + sum(
-        checksum.covers.nbytes for checksum in checksums
-    )
-    work = partial(run, norm_type=norm_type, backend=backend)
-    found = _run_all(tasks, work, norm_type, executor, window, Advance(progress, todo))
+    tasks = plan(specs, sharing, checksums, runner.backend.limits)
+    covered = sum(checksum.covers.nbytes for checksum in checksums)
+    runner.progress.begin(sum(spec.nbytes for spec in specs) + covered)
+    found = reduced(tasks, Statistics(norm_type), runner)
+    runner.progress.finish()
     tensors = tuple(_assemble(specs, sharing, found, norm_type, loss_scale))
-    return _measurement(checkpoint, tensors, norm_type, loss_scale, started, backend.name)
+    return _measurement(checkpoint, tensors, norm_type, loss_scale, started, runner.backend.name)
+
+
+def reduced(
+    tasks: Iterable[Task], reduction: Reduction[Part], runner: Runner
+) -> dict[Target, Part]:
+    """What each target is reduced to, its parts merged in the order of the tasks."""
+    parts: dict[Target, list[Part]] = {}
+    work = partial(run, reduction=reduction, backend=runner.backend)
+    for results in runner.results(tasks, work):
+        for target, part in results:
+            kept = parts.setdefault(target, [])
+            kept.append(part)
+            parts[target] = folded(kept, reduction)
+    return {target: reduction.merged(of_one) for target, of_one in parts.items()}
 
 
 def _assemble(
@@ -124,26 +131,6 @@ def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChe
         return bisect_left(offsets, covers.offset) < bisect_left(offsets, covers.end)
 
     return [checksum for checksum in checksums if is_chosen(checksum.covers)]
-
-
-def _run_all(
-    tasks: Iterable[Task],
-    work: Callable[[Task], Result],
-    norm_type: float,
-    executor: Executor,
-    window: int,
-    advance: Advance,
-) -> dict[Target, TensorStats]:
-    """The statistics of each target, merged in the order of the tasks."""
-    parts: dict[Target, list[TensorStats]] = {}
-    for task, result in in_order(tasks, work, executor, window):
-        for target, stats in result:
-            kept = parts.setdefault(target, [])
-            kept.append(stats)
-            parts[target] = folded(kept, norm_type)
-        advance.by(task.nbytes)
-    advance.finish()
-    return {target: merge(stats, norm_type) for target, stats in parts.items()}
 
 
 def _measurement(

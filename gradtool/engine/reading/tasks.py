@@ -1,4 +1,4 @@
-"""What an executor runs: one task in, the statistics of the targets it touches out.
+"""What an executor runs: one task in, what the targets it touches are reduced to out.
 
 Functions at module level over plain values: threads, processes and clusters can run them.
 Nothing is shared between tasks but a reused buffer for each thread.
@@ -7,14 +7,13 @@ Nothing is shared between tasks but a reused buffer for each thread.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.locations import Source
-from gradtool.core.stats import TensorStats, folded, merge
 from gradtool.core.tensors import StoredChecksum
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
@@ -29,128 +28,116 @@ from gradtool.engine.reading.plan import (
     StreamTask,
     Task,
 )
+from gradtool.engine.reading.reductions import Elements, Reduction, folded
 from gradtool.errors import CorruptFileError
 
 NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
-"""What statistics are over: the elements that a tensor names, and those that it names first."""
+"""What is reduced: the elements that a tensor names, and those that it names first."""
 
 Target = tuple[int, int]
 """A tensor's position in the plan, and one of the above."""
 
-Result = list[tuple[Target, TensorStats]]
+Part = TypeVar("Part")
+
+Results = list[tuple[Target, Part]]
 
 _CHECKSUM_STEP = 1 << 20
 
 
-def run(task: Task, norm_type: float, backend: Backend) -> Result:
-    """The statistics that `task` finds, as (target, statistics) pairs."""
+def run(task: Task, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+    """What the elements that `task` reads are reduced to, once for each target among them."""
     match task:
         case ReadTask():
-            return _run_reads(task, norm_type, backend)
+            return _run_reads(task, reduction, backend)
         case StreamTask():
-            return _run_stream(task, norm_type, backend)
+            return _run_stream(task, reduction, backend)
         case GroupTask():
-            return _run_group(task, norm_type, backend)
+            return _run_group(task, reduction, backend)
         case ChecksumTask():
-            return _run_checksum(task)
+            _verify_stored(task.checksum)
+            return []
 
 
-def _run_reads(task: ReadTask, p: float, backend: Backend) -> Result:
-    found: Result = []
+def _run_reads(task: ReadTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+    found: Results[Part] = []
     with task.file.open() as source:
         for block in task.blocks:
-            raw = _read_block(source, block, backend)
-            counts = [piece.nbytes // block.dtype.itemsize for piece in block.pieces]
-            results = backend.stats(raw, block.dtype, counts, p, big_endian=block.big_endian)
-            for piece, stats in zip(block.pieces, results, strict=True):
-                found.append(((piece.target, NAMED), _locate(stats, raw, block, piece, backend)))
+            parts = reduction.of(_read_block(source, block, backend), backend)
+            for piece, part in zip(block.pieces, parts, strict=True):
+                found.append(((piece.target, NAMED), part))
         source.check_unchanged()
-    return _merged(found, p)
+    return _merged(found, reduction)
 
 
-def _locate(
-    stats: TensorStats, raw: Bytes, block: Block, piece: Piece, backend: Backend
-) -> TensorStats:
-    """The statistics with `first_nonfinite` counted in C order over the whole tensor."""
-    if stats.first_nonfinite is None:
-        return stats
-    if block.layout is None:
-        return replace(stats, first_nonfinite=piece.first + stats.first_nonfinite)
-    positions = backend.nonfinite_positions(raw, block.dtype, big_endian=block.big_endian)
-    return replace(stats, first_nonfinite=block.layout.first_position(positions + piece.first))
+def _read_block(source: Source, block: Block, backend: Backend) -> Elements:
+    """The elements of all pieces, in this thread's buffer."""
+    itemsize = block.dtype.itemsize
+    counts = [piece.nbytes // itemsize for piece in block.pieces]
+    *starts, end = backend.offsets(counts, itemsize)
+    raw = backend.buffer(end)
+    for run in _runs(block.pieces):
+        _read_run(source, block.pieces[run], starts[run], raw.data)
+    return _elements(raw, block, counts, [piece.first for piece in block.pieces])
 
 
-def _read_block(source: Source, block: Block, backend: Backend) -> Bytes:
-    """The bytes of all pieces, one after another, in this thread's buffer."""
-    unit = backend.limits.alignment * block.dtype.itemsize
-    raw = backend.buffer(_padded(block.pieces, unit))
-    buffer = raw.data
-    filled = 0
-    for offset, nbytes, pieces in _runs(block.pieces):
-        wanted = _padded(pieces, unit)
-        out = buffer[filled : filled + wanted]
-        if len(pieces) == 1 or nbytes == wanted == _padded(pieces, 1):
-            source.read_into(offset, out[:nbytes])
-            out[nbytes:] = bytes(wanted - nbytes)
-        else:
-            _read_apart(source, offset, nbytes, pieces, out, unit)
-        filled += wanted
-    return raw
+def _elements(raw: Bytes, block: Block, counts: list[int], firsts: list[int]) -> Elements:
+    """Elements of tensors in C order, or of one that has a layout."""
+    layout = block.layout
+    if layout is None:
+        return Elements(raw, block.dtype, block.big_endian, counts, firsts)
+    (first,) = firsts
+
+    def positions(places: NDArray[np.intp]) -> Int64:
+        return layout.positions(places + first)
+
+    return Elements(raw, block.dtype, block.big_endian, counts, firsts, positions)
 
 
-def _runs(pieces: list[Piece]) -> Iterator[tuple[int, int, list[Piece]]]:
-    """(offset, bytes, pieces) of each stretch of the file that is worth one read."""
-    run: list[Piece] = []
-    end = 0
-    for piece in pieces:
-        if run and not 0 <= piece.offset - end <= GAP_BYTES:
-            yield run[0].offset, end - run[0].offset, run
-            run = []
-        run.append(piece)
-        end = piece.offset + piece.nbytes
-    yield run[0].offset, end - run[0].offset, run
+def _runs(pieces: Sequence[Piece]) -> Iterator[slice]:
+    """Pieces one after another that are worth one read."""
+    start = 0
+    for index in range(1, len(pieces)):
+        before, piece = pieces[index - 1], pieces[index]
+        if not 0 <= piece.offset - (before.offset + before.nbytes) <= GAP_BYTES:
+            yield slice(start, index)
+            start = index
+    yield slice(start, len(pieces))
 
 
-def _padded(pieces: list[Piece], unit: int) -> int:
-    return sum(-(-piece.nbytes // unit) * unit for piece in pieces)
-
-
-def _read_apart(
-    source: Source,
-    offset: int,
-    nbytes: int,
-    pieces: list[Piece],
-    out: memoryview,
-    unit: int,
+def _read_run(
+    source: Source, pieces: Sequence[Piece], starts: Sequence[int], buffer: memoryview
 ) -> None:
-    """Pieces that lie closer or further apart there than here, where each fills whole units."""
+    """Read pieces to where they start in the buffer."""
+    first, last = pieces[0], pieces[-1]
+    nbytes = last.offset + last.nbytes - first.offset
+    out = buffer[starts[0] : starts[-1] + last.nbytes]
+    if len(out) == nbytes == sum(piece.nbytes for piece in pieces):
+        source.read_into(first.offset, out)
+        return
+    # They lie closer or further apart there than here.
     span = BUFFERS.span.array(np.uint8, nbytes).data
-    source.read_into(offset, span)
-    filled = 0
-    for piece in pieces:
-        start, end = piece.offset - offset, filled + piece.nbytes
-        out[filled:end] = span[start : start + piece.nbytes]
-        filled = end + -end % unit
-        out[end:filled] = bytes(filled - end)
+    source.read_into(first.offset, span)
+    for piece, start in zip(pieces, starts, strict=True):
+        begin = piece.offset - first.offset
+        buffer[start : start + piece.nbytes] = span[begin : begin + piece.nbytes]
 
 
-def _run_stream(task: StreamTask, p: float, backend: Backend) -> Result:
-    parts = [TensorStats(p)]
+def _run_stream(task: StreamTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+    parts: list[Part] = []
     done = 0
+    block = Block(task.dtype, task.big_endian, task.layout)
     for piece in task.stream.pieces(BLOCK_ELEMENTS * task.dtype.itemsize):
         raw = np.frombuffer(piece, np.uint8)
         count = len(raw) // task.dtype.itemsize
-        (stats,) = backend.stats(raw, task.dtype, [count], p, big_endian=task.big_endian)
-        block = Block(task.dtype, task.big_endian, task.layout)
-        parts.append(_locate(stats, raw, block, Piece(task.target, done, 0, len(raw)), backend))
-        parts = folded(parts, p)
+        parts += reduction.of(_elements(raw, block, [count], [done]), backend)
+        parts = folded(parts, reduction)
         done += count
-    return [((task.target, NAMED), merge(parts, p))]
+    return [((task.target, NAMED), reduction.merged(parts))]
 
 
-def _run_group(task: GroupTask, p: float, backend: Backend) -> Result:
+def _run_group(task: GroupTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
     """Window by window: what each member names there, and what it is the first to name."""
-    found: Result = []
+    found: Results[Part] = []
     with task.file.open() as source:
         for start, stop in window_bounds(task.count):
             raw: Bytes | None = None
@@ -159,15 +146,16 @@ def _run_group(task: GroupTask, p: float, backend: Backend) -> Result:
                 if raw is None:
                     raw = _read_window(source, task, start, stop)
                 member = task.members[index]
-                named = _stats_at(task, raw, at, positions, p, backend)
+                named = _reduced(task, raw, at, positions, reduction, backend)
                 found.append(((member.target, NAMED), named))
                 for scope, role in zip(member.scopes, (UNIQUE, UNIQUE_IN_SECTION), strict=False):
                     fresh = _claim(claimed, scope, at, stop - start)
                     whole = len(fresh) == len(at)
-                    unique = named if whole else _stats_at(task, raw, fresh, None, p, backend)
-                    found.append(((member.target, role), unique))
+                    if not whole:
+                        unique = _reduced(task, raw, fresh, None, reduction, backend)
+                    found.append(((member.target, role), named if whole else unique))
         source.check_unchanged()
-    return _merged(found, p)
+    return _merged(found, reduction)
 
 
 def _read_window(source: Source, task: GroupTask, start: int, stop: int) -> Bytes:
@@ -190,34 +178,33 @@ def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, at: Int64, count: 
     return fresh[~repeats]
 
 
-def _stats_at(
+def _reduced(
     task: GroupTask,
     raw: Bytes,
     at: Int64,
     positions: Int64 | None,
-    p: float,
+    reduction: Reduction[Part],
     backend: Backend,
-) -> TensorStats:
-    """Statistics of the elements at places `at`, which have `positions` in their tensor."""
+) -> Part:
+    """What the elements at places `at` are reduced to, which have `positions` in their tensor."""
     if len(at) == 0:
-        return TensorStats(p)
+        return reduction.merged(())
     chosen = raw[at].reshape(-1)
-    (stats,) = backend.stats(chosen, task.dtype, [len(at)], p, big_endian=task.big_endian)
-    if stats.first_nonfinite is None or positions is None:
-        return stats
-    bad = backend.nonfinite_positions(chosen, task.dtype, big_endian=task.big_endian)
-    return replace(stats, first_nonfinite=int(positions[bad].min()))
+    of_chosen = None if positions is None else positions.__getitem__
+    elements = Elements(chosen, task.dtype, task.big_endian, [len(at)], [0], of_chosen)
+    (part,) = reduction.of(elements, backend)
+    return part
 
 
-def _merged(found: Result, p: float) -> Result:
-    parts: dict[Target, list[TensorStats]] = {}
-    for target, stats in found:
-        parts.setdefault(target, []).append(stats)
-    return [(target, merge(stats, p)) for target, stats in parts.items()]
+def _merged(found: Results[Part], reduction: Reduction[Part]) -> Results[Part]:
+    parts: dict[Target, list[Part]] = {}
+    for target, part in found:
+        parts.setdefault(target, []).append(part)
+    return [(target, reduction.merged(of_one)) for target, of_one in parts.items()]
 
 
-def _run_checksum(task: ChecksumTask) -> Result:
-    checksum = task.checksum
+def _verify_stored(checksum: StoredChecksum) -> None:
+    """Read what a checksum covers, and compare."""
     crc = 0
     with checksum.covers.file.open() as source:
         for offset in range(checksum.covers.offset, checksum.covers.end, _CHECKSUM_STEP):
@@ -227,7 +214,6 @@ def _run_checksum(task: ChecksumTask) -> Result:
             crc = zlib.crc32(buffer, crc)
         source.check_unchanged()
     verify(checksum, crc)
-    return []
 
 
 def verify(checksum: StoredChecksum, crc32: int) -> None:

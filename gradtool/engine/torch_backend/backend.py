@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -23,7 +23,7 @@ from gradtool.core.stats import TensorStats, merge
 from gradtool.engine.backend import BatchLimits, Bytes
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.torch_backend import kernels as torch_kernels
-from gradtool.engine.torch_backend.encodings import ROW
+from gradtool.engine.torch_backend.encodings import ROW, rows_of
 from gradtool.engine.torch_backend.groups import GROUP_NUMEL, Group
 from gradtool.engine.torch_backend.transforms import transformed
 from gradtool.engine.torch_backend.workers import DeviceWorker
@@ -49,13 +49,18 @@ class TorchForeach:
     memory: int
     threads: int
     name: ClassVar[str] = "torch"
-    limits: ClassVar[BatchLimits] = BatchLimits(
-        TASK_NBYTES, GROUP_NUMEL, GROUP_NUMEL // ROW, alignment=ROW
-    )
+    limits: ClassVar[BatchLimits] = BatchLimits(TASK_NBYTES, GROUP_NUMEL, GROUP_NUMEL // ROW)
 
     def buffer(self, nbytes: int) -> Bytes:
         """As `Backend` has it."""
         return self._worker().buffer(nbytes)
+
+    def offsets(self, counts: Sequence[int], itemsize: int) -> list[int]:
+        """As `Backend` has it: each segment in rows of its own."""
+        starts = itertools.accumulate((rows_of(count) * ROW for count in counts), initial=0)
+        *begins, end = (start * itemsize for start in starts)
+        # The rest of the last row is made on the device.
+        return [*begins, end - -counts[-1] % ROW * itemsize]
 
     def stats(
         self,
@@ -68,6 +73,7 @@ class TorchForeach:
     ) -> list[TensorStats]:
         """As `Backend` has it; DeviceError where there is no memory for a single row."""
         worker = self._worker()
+        _clear_between(raw, self.offsets(counts, dtype.itemsize), counts, dtype.itemsize)
 
         def measure(group: Group) -> list[TensorStats]:
             staged = worker.staged(raw[group.bytes], group.numel * dtype.itemsize)
@@ -77,7 +83,7 @@ class TorchForeach:
         parts: list[list[TensorStats]] = [[] for _ in counts]
         for group, results in worker.in_groups(Group.of(counts, dtype), self._most(dtype), measure):
             for span, found in zip(group.spans, results, strict=True):
-                parts[span.segment].append(_counted_from(span.first, found))
+                parts[span.segment].append(found.moved(span.first))
         return [merge(of_one, norm_type) for of_one in parts]
 
     def nonfinite_positions(
@@ -116,16 +122,18 @@ class TorchForeach:
         return _workers.by_devices[self.devices]
 
 
+def _clear_between(
+    raw: NDArray[Any], offsets: Sequence[int], counts: Sequence[int], itemsize: int
+) -> None:
+    """Fill what is left of each segment's last row with zeros, which count for nothing."""
+    for start, count, following in zip(offsets, counts[:-1], offsets[1:], strict=False):
+        raw[start + count * itemsize : following] = 0
+
+
 def fitting_numbers(memory: int, threads: int, devices: int) -> int:
     """The numbers that each of so many threads can have on its device at a time."""
     sharing = -(-threads // devices)
     return memory // (sharing * NBYTES_PER_NUMBER) // ROW * ROW
-
-
-def _counted_from(first: int, stats: TensorStats) -> TensorStats:
-    if first == 0 or stats.first_nonfinite is None:
-        return stats
-    return replace(stats, first_nonfinite=first + stats.first_nonfinite)
 
 
 class _Workers(threading.local):

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 
 from gradtool.core.locations import Location
-from gradtool.engine.backend import Backend
-from gradtool.engine.schedule import Advance
+from gradtool.engine.schedule import Runner
 from gradtool.engine.writing.rewrite import Rewrite, rewrite_file
 from gradtool.errors import FileChangedError
 from gradtool.storage.copying import Rest
@@ -67,22 +65,14 @@ def files_to_write(rewrite: Rewrite, rest: Rest | None) -> Sequence[Location]:
     return rewrite.checkpoint.files if rest is None else rewrite.changed
 
 
-def build(
-    rewrite: Rewrite,
-    rest: Rest | None,
-    workspace: Workspace,
-    *,
-    executor: Executor,
-    window: int,
-    backend: Backend,
-    advance: Advance,
-) -> Built:
+def build(rewrite: Rewrite, rest: Rest | None, workspace: Workspace, runner: Runner) -> Built:
     """Write what is to be put in place into its workspace.
 
     It has the name by which it was read, which tensors may be named by. All else that a
     directory holds is copied along.
     """
     files = {os.path.basename(file.path): file for file in files_to_write(rewrite, rest)}
+    runner.progress.begin(sum(file.size for file in files.values()))
     if rest is None:
         (name,) = files
         directory = workspace.directory
@@ -91,15 +81,8 @@ def build(
         directory = workspace.make_directory(name)
     for file_name, file in files.items():
         with create_sink(file_name, dir_fd=directory) as sink:
-            rewrite_file(
-                rewrite,
-                file,
-                sink,
-                executor=executor,
-                window=window,
-                backend=backend,
-                advance=advance,
-            )
+            rewrite_file(rewrite, file, sink, runner)
+    runner.progress.finish()
     if rest is not None:
         rest.copy(directory, files)
     return Built(name, directory, files, rest)

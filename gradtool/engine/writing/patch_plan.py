@@ -19,7 +19,7 @@ from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.overlaps.conflicts import refuse_conflicts
 from gradtool.engine.overlaps.groups import GroupTask, group_tasks
-from gradtool.engine.overlaps.sharing import overlapping
+from gradtool.engine.overlaps.sharing import Overlaps
 
 MOST_SEGMENTS: Final = 1000
 """Pieces of one task: a system call takes 1,024 buffers."""
@@ -75,14 +75,15 @@ class PatchTask:
 
 
 def changed_regions(
-    specs: Sequence[TensorSpec], transforms: Mapping[str, Transform]
+    specs: Sequence[TensorSpec], transforms: Mapping[str, Transform], overlaps: Overlaps
 ) -> dict[Location, list[Region]]:
     """The regions that change, by file and in ascending order.
 
-    `specs` are all tensors of the checkpoint, `transforms` those of the ones that change, by
-    name. Raises UsageError where two names of one stored element would give it two transforms.
+    `specs` are all tensors of the checkpoint, of which the overlaps are known, and `transforms`
+    those of the ones that change, by name. Raises
+    UsageError where two names of one stored element would give it two transforms.
     """
-    linked = [_distinct(specs, group, transforms) for group in overlapping(specs)]
+    linked = [_distinct(specs, group, transforms) for group in overlaps.among(specs)]
     together = {index for group in linked for index in group.members}
     found: dict[Location, list[Region]] = {}
     for index, spec in enumerate(specs):

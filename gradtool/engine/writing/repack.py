@@ -10,7 +10,7 @@ from gradtool.core.clipping import Transform
 from gradtool.core.locations import Location
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
-from gradtool.engine.schedule import Advance
+from gradtool.engine.schedule import Runner
 from gradtool.storage.archives.inflate import Inflated, inflate, inflate_start
 from gradtool.storage.archives.repack import repack_archive
 from gradtool.storage.archives.zip import Entry
@@ -24,8 +24,7 @@ def repack(
     sink: Sink,
     specs: Sequence[TensorSpec],
     transforms: Mapping[str, Transform],
-    advance: Advance,
-    backend: Backend,
+    runner: Runner,
 ) -> None:
     """Write to a new file the archive `file` with `specs` transformed.
 
@@ -39,14 +38,14 @@ def repack(
         found = (
             inflate(file, entry, 0, max_bytes=_COPIED_NBYTES)
             if spec is None
-            else _transformed(file, entry, spec, transforms[spec.name], backend)
+            else _transformed(file, entry, spec, transforms[spec.name], runner.backend)
         )
         done = 0
         for piece in found:
             yield piece
             before, done = done, done + len(piece)
             share = entry.compressed_nbytes / entry.nbytes
-            advance.by(int(done * share) - int(before * share))
+            runner.progress.by(int(done * share) - int(before * share))
 
     repack_archive(file, sink, pieces)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import Executor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -13,10 +12,9 @@ from gradtool.core.clip.plan import ClipPlan, transform_conflict
 from gradtool.core.clipping import Transform
 from gradtool.core.locations import Extent, Location
 from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
-from gradtool.engine.backend import Backend
-from gradtool.engine.overlaps.sharing import overlapping
+from gradtool.engine.overlaps.sharing import Overlaps
 from gradtool.engine.reading.tasks import verify
-from gradtool.engine.schedule import Advance, in_order
+from gradtool.engine.schedule import Runner
 from gradtool.engine.writing.patch import ChecksumPart, run_patch
 from gradtool.engine.writing.patch_plan import (
     Region,
@@ -56,7 +54,7 @@ class Rewrite:
         return tuple(file for file in files if file in self.regions or file in self.repacked)
 
 
-def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
+def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> Rewrite:
     """How to do to the files what `plan` does to their tensors; nothing is written yet.
 
     Raises:
@@ -75,39 +73,32 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan) -> Rewrite:
                 hint="save it with torch's default pickle protocol",
             )
         repacked.add(spec.stream.file)
-    _refuse_skipped(checkpoint, plan.transforms)
+    _refuse_skipped(checkpoint, plan.transforms, overlaps)
     checksums: dict[Location, list[StoredChecksum]] = {}
     for checksum in checkpoint.checksums:
         checksums.setdefault(checksum.covers.file, []).append(checksum)
     return Rewrite(
         checkpoint=checkpoint,
         transforms=plan.transforms,
-        regions=changed_regions(checkpoint.tensors, plan.transforms),
+        regions=changed_regions(checkpoint.tensors, plan.transforms, overlaps),
         repacked=frozenset(repacked),
         checksums=checksums,
     )
 
 
-def _refuse_skipped(checkpoint: Checkpoint, transforms: Mapping[str, Transform]) -> None:
+def _refuse_skipped(
+    checkpoint: Checkpoint, transforms: Mapping[str, Transform], overlaps: Overlaps
+) -> None:
     """Raise UsageError if a tensor that is skipped lies in the bytes of one that changes."""
     skipped = [item for item in checkpoint.skipped if item.extents]
     changed = [spec for spec in checkpoint.tensors if skipped and spec.name in transforms]
-    for linked in overlapping([*skipped, *changed]):
+    for linked in overlaps.among([*skipped, *changed]):
         if linked[0] < len(skipped) <= linked[-1]:
             names = (skipped[linked[0]].name, changed[linked[-1] - len(skipped)].name)
             raise transform_conflict(checkpoint.path, names)
 
 
-def rewrite_file(
-    rewrite: Rewrite,
-    file: Location,
-    sink: Sink,
-    *,
-    executor: Executor,
-    window: int,
-    backend: Backend,
-    advance: Advance,
-) -> None:
+def rewrite_file(rewrite: Rewrite, file: Location, sink: Sink, runner: Runner) -> None:
     """Write to a new file what becomes of `file`; a file that does not change is copied.
 
     Raises:
@@ -117,19 +108,18 @@ def rewrite_file(
     if file in rewrite.repacked:
         found = (spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms)
         specs = [spec for spec in found if spec.nbytes]
-        repack(file, sink, specs, rewrite.transforms, advance, backend)
+        repack(file, sink, specs, rewrite.transforms, runner)
         return
     sink.allocate(file.size)
     regions = rewrite.regions.get(file, ())
     known = rewrite.checksums.get(file, ())
     checksums = renewed_checksums(known, regions)
     renewal = _Renewal(checksums)
-    run = partial(run_patch, sink=sink, backend=backend)
+    run = partial(run_patch, sink=sink, backend=runner.backend)
     # Closed before the sink is, to which tasks write.
-    with closing(in_order(patch_tasks(file, regions, checksums), run, executor, window)) as patched:
-        for task, parts in patched:
+    with closing(runner.results(patch_tasks(file, regions, checksums), run)) as patched:
+        for parts in patched:
             renewal.add(parts)
-            advance.by(task.nbytes)
     if not checksums:
         return
     ids = [one for one in rewrite.checkpoint.serialization_ids if one.digits.file == file]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from fuzz.at_once import AtOnce
+from fuzz.at_once import alone
 from fuzz.figures import Figures, agrees
 from fuzz.loaders import (
     Loaded,
@@ -63,7 +63,7 @@ class Refusal:
 def measured(path: str) -> Measurement | Refusal:
     """The file as gradtool measures it, in this thread."""
     try:
-        return measure(open_checkpoint(path), executor=AtOnce(), window=1)
+        return measure(open_checkpoint(path), alone())
     except GradtoolError as error:
         problem = getattr(error, "problem", str(error))
         return Refusal(f"{type(error).__name__}: {problem}")

@@ -12,7 +12,7 @@ from contextlib import suppress
 from functools import cache
 from typing import Final
 
-from fuzz.at_once import AtOnce
+from fuzz.at_once import alone
 from fuzz.zips import DEFLATED, UTF8, Archive, Member, build
 from gradtool.engine.reading.measure import measure
 from gradtool.errors import GradtoolError
@@ -47,7 +47,7 @@ def _written(content: bytes, name: str = "file") -> str:
 
 def _measured(content: bytes, name: str = "file") -> None:
     with suppress(GradtoolError):
-        measure(open_checkpoint(_written(content, name)), executor=AtOnce(), window=1)
+        measure(open_checkpoint(_written(content, name)), alone())
 
 
 def read_safetensors(data: bytes) -> None:
