@@ -77,6 +77,7 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
         skipped=tuple(skipped),
         section_kinds=kinds,
         notes=tuple(notes),
+        in_model_order=True,
     )
     return Catalogued(checkpoint, owners)
 

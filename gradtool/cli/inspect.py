@@ -43,7 +43,11 @@ GroupBy: TypeAlias = Annotated[
     ),
 ]
 Sort: TypeAlias = Annotated[
-    Order, typer.Option("--sort", help="By name, with layer 9 before 10, or the worst first.")
+    Order,
+    typer.Option(
+        "--sort",
+        help="By name, with layer 9 before 10, as the file lists them, or the worst first.",
+    ),
 ]
 Top: TypeAlias = Annotated[
     int | None, typer.Option("--top", metavar="N", min=1, help="List the first N tensors only.")

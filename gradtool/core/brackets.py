@@ -1,4 +1,4 @@
-"""Where in a file non-finite tensors lie: between which sound ones."""
+"""Where non-finite tensors lie: between which sound ones."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from gradtool.core.measurement import TensorMeasurement
 
 @dataclass(frozen=True, slots=True)
 class Bracket:
-    """A run of non-finite tensors in file order and the finite tensors next to it.
+    """A run of non-finite tensors and the finite tensors next to it.
 
     A gradient that overflows in one layer spoils those computed after it, so the edge of a
-    run is where to look. `before` and `after` are None at the ends of the file.
+    run is where to look. `before` and `after` are None where the run is at an end.
     """
 
     before: TensorMeasurement | None
@@ -23,7 +23,7 @@ class Bracket:
 
 
 def brackets(tensors: Sequence[TensorMeasurement]) -> Iterator[Bracket]:
-    """The runs of non-finite tensors among `tensors`, which are in file order.
+    """The runs of non-finite tensors among `tensors`, which are as `core.names.ordered` has them.
 
     An alias names elements that stand elsewhere: it is neither in a run nor next to one.
     """

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
-from gradtool.core.names import UNGROUPED, group_namer
+from gradtool.core.names import UNGROUPED, group_namer, order_name, ordered
 from gradtool.core.stats import TensorStats, merge, norm_of
 from gradtool.core.strides import unravel
 from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
@@ -102,14 +102,15 @@ class Measurement:
         norm_type: p.
         backend: what computed it, "numpy".
         loss_scale: what every element was divided by before anything else.
-        tensors: in file order, aliases included.
-        sections: one for each section that occurs, in file order.
+        tensors: as the file lists them, aliases included.
+        sections: one for each section that occurs, in the order of their first tensors.
         total: over all sections; None where they hold different kinds of things.
         skipped: stored tensors that were not measured, and why.
         notes: what was assumed or deserves a warning, one sentence each.
         elapsed_s: seconds from opening the path to the last figure.
         step: of the training, where the files say it.
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
+        in_model_order: whether tensors are listed as the model has them.
     """
 
     path: str
@@ -127,6 +128,17 @@ class Measurement:
     elapsed_s: float
     step: int | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()
+    in_model_order: bool = False
+
+    @property
+    def in_order(self) -> tuple[TensorMeasurement, ...]:
+        """The tensors in the order that tells which are next to each other."""
+        return ordered(self.tensors, in_model_order=self.in_model_order)
+
+    @property
+    def order(self) -> str:
+        """What this order is called after the word "in"."""
+        return order_name(in_model_order=self.in_model_order)
 
     def grouped(self, group_by: str) -> tuple[Summary, ...]:
         """Figures rolled up by dotted prefix, in order of first occurrence.

@@ -1,10 +1,11 @@
-"""Names of tensors: their natural order, filters over them, and groups by prefix."""
+"""Names of tensors: their order, filters over them, and groups by prefix."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
+from typing import Protocol, TypeVar
 
 from gradtool.errors import UsageError
 
@@ -24,6 +25,33 @@ def _with_length(digits: re.Match[str]) -> str:
     # Longer numbers are larger; names may hold more digits than `int` would read.
     number = digits[0].lstrip("0")
     return f"{len(number):08d}{number}"
+
+
+class Named(Protocol):
+    """What has the name of a tensor."""
+
+    @property
+    def name(self) -> str:
+        """The name."""
+
+
+_Item = TypeVar("_Item", bound=Named)
+
+
+def ordered(items: Iterable[_Item], *, in_model_order: bool) -> tuple[_Item, ...]:
+    """The order of tensors, for every command and format.
+
+    `items` stay as they are listed where that is `in_model_order`, and come in natural order of
+    names where nothing tells the model's.
+    """
+    if in_model_order:
+        return tuple(items)
+    return tuple(sorted(items, key=lambda item: (natural_key(item.name), item.name)))
+
+
+def order_name(*, in_model_order: bool) -> str:
+    """What that order is called after the word "in"."""
+    return "the model's order" if in_model_order else "natural order of names"
 
 
 def name_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:

@@ -135,8 +135,8 @@ class Checkpoint:
         path: as the user gave it.
         format: the format's name in `formats.FORMATS`.
         files: every file that was read for the catalogue.
-        tensors: in file order.
-        skipped: stored tensors that no norm is made of (integers, scales), in file order.
+        tensors: as the file lists them.
+        skipped: stored tensors that no norm is made of (integers, scales), listed alike.
         section_kinds: what each recognised section holds.
         checksums: checksums over tensor data and over what is made of checksums.
         serialization_ids: what torch files make of those.
@@ -144,6 +144,7 @@ class Checkpoint:
         step: of the training, as the file says; None where it does not, or files differ.
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
         notes: what was assumed while reading, one sentence each.
+        in_model_order: whether tensors are listed as the model has them; see `core.names.ordered`.
     """
 
     path: str
@@ -158,6 +159,7 @@ class Checkpoint:
     step: int | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()
     notes: tuple[str, ...] = ()
+    in_model_order: bool = False
 
     @property
     def nbytes(self) -> int:

@@ -74,7 +74,7 @@ def group_grid(measurement: Measurement, groups: Sequence[Summary]) -> Grid:
 
 
 def dtypes(measurement: Measurement) -> tuple[str, ...]:
-    """Names of the dtypes that occur, in file order."""
+    """Names of the dtypes that occur, as the file lists them."""
     return tuple(dict.fromkeys(tensor.spec.dtype.name for tensor in measurement.tensors))
 
 

@@ -124,10 +124,11 @@ def nonfinite_elements(tensor: TensorMeasurement) -> str:
 
 
 def nonfinite_heading(measurement: Measurement) -> str | None:
-    """`2 of 290 tensors, in file order`; None where all elements are finite."""
+    """`2 of 290 tensors, in the model's order`; None where all elements are finite."""
     stored = [tensor for tensor in measurement.tensors if tensor.alias_of is None]
     bad = sum(tensor.stats.nonfinite > 0 for tensor in stored)
-    return f"{bad:,} of {counted(len(stored), 'tensor')}, in file order" if bad else None
+    among = counted(len(stored), "tensor")
+    return f"{bad:,} of {among}, in {measurement.order}" if bad else None
 
 
 def skipped_summary(skipped: Sequence[Skipped], *, show_all: bool) -> Iterator[str]:

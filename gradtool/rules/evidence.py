@@ -90,12 +90,12 @@ class Evidence:
 
     @cached_property
     def around(self) -> dict[str, Bracket]:
-        """For each tensor that is not finite those next to it, in file order, that are.
+        """For each tensor that is not finite the nearest ones, in the order of tensors, that are.
 
         What stands in other sections was not computed together with it.
         """
         sections: dict[str, list[TensorMeasurement]] = {}
-        for one in self.measurement.tensors:
+        for one in self.measurement.in_order:
             sections.setdefault(one.spec.section, []).append(one)
         found = (bracket for tensors in sections.values() for bracket in brackets(tensors))
         return {one.name: bracket for bracket in found for one in bracket.nonfinite}

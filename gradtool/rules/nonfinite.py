@@ -57,7 +57,8 @@ def _neighbours(evidence: Evidence, tensor: TensorMeasurement) -> str:
     around = evidence.around[tensor.name]
     found = (("before", around.before), ("after", around.after))
     said = [f"{one.name!r} {where}" for where, one in found if one is not None]
-    return f"finite in the file: {', '.join(said) or 'nothing'}"
+    order = evidence.measurement.order
+    return f"nearest finite in {order}: {', '.join(said) or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)

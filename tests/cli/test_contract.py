@@ -628,7 +628,7 @@ def test_quiet_leaves_totals_and_findings(layers: str) -> None:
         text = run("inspect", layers, option, "--section", "model").stdout
         assert "shape" not in text
         assert "L2 norm" in text
-        assert "2 of 2 tensors, in file order" in text
+        assert "2 of 2 tensors, in natural order of names" in text
 
 
 def test_all_lists_every_tensor_and_top_some(tmp_path: Path) -> None:

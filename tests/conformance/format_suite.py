@@ -46,12 +46,14 @@ class FormatSuite:
     Attributes:
         format: its name in `formats.files.FILES`.
         suffix: of its files.
+        keeps_order: whether files hold tensors in the order in which they were given.
         holds_several: whether a file holds more than one tensor, under names.
         most_bytes_cut: how much of a file is cut off byte by byte, from the start on.
     """
 
     format: ClassVar[str]
     suffix: ClassVar[str]
+    keeps_order: ClassVar[bool] = True
     holds_several: ClassVar[bool] = True
     most_bytes_cut: ClassVar[int] = 3000
 
@@ -106,6 +108,16 @@ class FormatSuite:
         assert {spec.name: spec.section for spec in checkpoint.tensors} == names
         kinds = {"grads": "gradients", "model": "weights", "optimizer": "optimizer"}
         assert checkpoint.section_kinds == kinds
+
+    def test_tensors_are_in_the_models_order_where_the_format_keeps_it(
+        self, tmp_path: Path
+    ) -> None:
+        names = ["h.9", "h.0", "h.10", "a"]
+        path, arrays = self.written(tmp_path, {name: np.ones(2, np.float32) for name in names})
+        found = gradtool.measure(path)
+        assert found.in_model_order == self.keeps_order
+        wanted = [*arrays] if self.keeps_order else ["a", "h.0", "h.9", "h.10"]
+        assert [tensor.name for tensor in found.in_order] == wanted
 
     def test_norms_and_what_is_not_finite_are_those_of_the_elements(self, tmp_path: Path) -> None:
         bad = np.array([[1.0, math.nan], [math.inf, -2.0]], np.float32)

@@ -126,6 +126,22 @@ def test_files_with_names_of_their_own_keep_them(tmp_path: Path) -> None:
     assert measurement.format == "directory"
 
 
+def test_the_order_is_the_models_where_one_file_or_an_index_says_so(tmp_path: Path) -> None:
+    run, shards = tmp_path / "run", ("a.bin", "b.bin")
+    run.mkdir()
+    layers = [f"h.{layer}" for layer in (2, 10, 1)]
+    torch.save({name: torch.ones(1) for name in layers}, run / "a.bin")
+    assert [t.name for t in gradtool.measure(run).in_order] == layers
+    torch.save({"h.0": torch.ones(1)}, run / "b.bin")
+    assert [t.name for t in gradtool.measure(run).in_order] == ["h.0", "h.1", "h.2", "h.10"]
+    weight_map = {**dict.fromkeys(layers, shards[0]), "h.0": shards[1]}
+    (run / "x.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    assert [t.name for t in gradtool.measure(run).in_order] == [*layers, "h.0"]
+    (run / "b.bin").unlink()
+    save_file({"h.0": ONES["a"]}, run / "b.bin")
+    assert not gradtool.measure(run).in_model_order
+
+
 def test_files_that_use_the_same_names_prefix_them(tmp_path: Path) -> None:
     for rank in (0, 1, 10, 2):
         torch.save({"w": torch.ones(4)}, tmp_path / f"grads_rank_{rank}.pt")

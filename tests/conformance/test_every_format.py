@@ -13,7 +13,7 @@ from gradtool.formats.files import FILES
 
 
 class TestSafetensors(FormatSuite):
-    format, suffix = "safetensors", ".safetensors"
+    format, suffix, keeps_order = "safetensors", ".safetensors", False
 
     def write(self, path: Path, arrays: Arrays) -> None:
         safetensors.numpy.save_file(arrays, path)

@@ -959,12 +959,22 @@ def test_neighbours_are_of_the_same_section() -> None:
     outcome = gradtool.check(parts | {"optimizer": well})
     said = {one.tensor: one.message.partition("; ")[2] for one in outcome.all_findings}
     assert said == {
-        "grads.z": "finite in the file: 'grads.w' before",
-        "model.z": "finite in the file: 'model.w' before",
+        "grads.z": "nearest finite in the model's order: 'grads.w' before",
+        "model.z": "nearest finite in the model's order: 'model.w' before",
     }
     infinite = {"a": f32(math.inf), "w": f32(1)}
     (finding,) = gradtool.check({"model": well, "grads": infinite}).all_findings
-    assert finding.message.endswith("; finite in the file: 'grads.w' after")
+    assert finding.message.endswith("; nearest finite in the model's order: 'grads.w' after")
+
+
+def test_neighbours_are_layers_next_to_each_other_however_the_file_is_sorted(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "sorted.safetensors"
+    save_file({f"h.{layer}": f32(math.nan if layer == 1 else 1) for layer in range(12)}, path)
+    (finding,) = gradtool.check(path).all_findings
+    near = "nearest finite in natural order of names: 'h.0' before, 'h.2' after"
+    assert finding.message.endswith(near)
 
 
 def test_weights_that_are_not_finite_do_not_speak_for_gradients_that_are_not() -> None:

@@ -27,6 +27,7 @@ OF_EACH_FIELD: dict[str, Any] = {
     "step": 5,
     "ranks": frozenset({(0, 2)}),
     "notes": ("a note",),
+    "in_model_order": True,
 }
 NOT_MEASURED = {"section_kinds", "checksums", "serialization_ids"}
 """What a measurement uses up: sections have their kinds, checksums are verified."""

@@ -1,18 +1,25 @@
-"""Laws of names: natural order, filters, groups."""
+"""Laws of names: their order, filters, groups."""
 
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from random import Random
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradtool.core.names import UNGROUPED, group_namer, name_filter, natural_key
+from gradtool.core.names import UNGROUPED, group_namer, name_filter, natural_key, ordered
 from gradtool.errors import UsageError
 
 NUMBERS = st.integers(min_value=0, max_value=10**9)
 COMPONENTS = st.one_of(st.sampled_from(["layers", "mlp", "weight", "h"]), NUMBERS.map(str))
 NAMES = st.lists(COMPONENTS, min_size=1, max_size=5).map(".".join)
 GLOBS = st.text(alphabet="abw.*?[]!0", max_size=6)
+
+
+@dataclass(frozen=True)
+class Listed:
+    name: str
 
 
 @given(NUMBERS, NUMBERS)
@@ -32,6 +39,19 @@ def test_layers_come_in_the_order_of_their_numbers() -> None:
     assert sorted(names, key=natural_key) == [
         f"layers.{layer}.{part}" for layer in (1, 9, 10, 100) for part in ("b", "w")
     ]
+
+
+@given(st.lists(st.text(alphabet="0a.1", max_size=2), unique=True), st.randoms())
+def test_the_order_of_names_is_that_of_any_listing_and_the_models_is_its_own(
+    names: list[str], random: Random
+) -> None:
+    listed = [*map(Listed, names)]
+    assert ordered(listed, in_model_order=True) == tuple(listed)
+    by_name = ordered(listed, in_model_order=False)
+    keys = [natural_key(item.name) for item in by_name]
+    assert (keys, set(by_name)) == (sorted(keys), set(listed))
+    random.shuffle(listed)
+    assert ordered(listed, in_model_order=False) == by_name
 
 
 @given(NAMES, st.lists(GLOBS, max_size=3), st.lists(GLOBS, max_size=3))

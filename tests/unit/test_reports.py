@@ -375,13 +375,31 @@ def test_brackets_are_the_nearest_finite_tensors_of_each_nonfinite_one(
 def test_the_table_brackets_the_faulty_layer() -> None:
     report = report_of(tensor("h.0"), tensor("h.1", nan=4), tensor("h.2", nan=1), tensor("h.3"))
     lines = [" ".join(line.split()) for line in render("table", report).splitlines()]
-    at = lines.index("non-finite: 2 of 4 tensors, in file order")
+    at = lines.index("non-finite: 2 of 4 tensors, in natural order of names")
     assert lines[at + 1 :] == [
         "h.0 finite",
         "h.1 4 NaN, first at [1, 2]",
         "h.2 1 NaN, first at [1, 2]",
         "h.3 finite",
     ]
+
+
+def test_a_file_that_is_sorted_by_name_makes_no_border_between_layers() -> None:
+    names = sorted(f"h.{layer}" for layer in range(12))
+    report = report_of(*(tensor(name, nan=name in ("h.1", "h.2", "h.3")) for name in names))
+    of_model = replace(report, measurement=replace(report.measurement, in_model_order=True))
+    by_name, as_listed = ["h.0", "h.1", "h.2", "h.3", "h.4"], ["h.0", "h.1", "h.10"]
+    for one, order, first_run in (
+        (report, "natural order of names", by_name),
+        (of_model, "the model's order", as_listed),
+    ):
+        heading = f"3 of 12 tensors, in {order}"
+        _, _, table = render("table", one).partition(heading)
+        shown = table.splitlines()[1 : 1 + len(first_run)]
+        assert [line.split()[0] for line in shown] == first_run
+        _, _, rows = render("markdown", one).partition(heading)
+        around = f"| `{first_run[0]}` | `{first_run[-1]}` |"
+        assert rows.count(around) == len(first_run) - 2
 
 
 @pytest.mark.parametrize("width", [64, 80, 120, 200])

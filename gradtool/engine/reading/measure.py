@@ -158,6 +158,7 @@ def _measurement(
         elapsed_s=time.perf_counter() - started,
         step=checkpoint.step,
         ranks=checkpoint.ranks,
+        in_model_order=checkpoint.in_model_order,
     )
 
 

@@ -116,6 +116,7 @@ def open_npy(source: Source, raw_dtype: DType | None) -> Checkpoint:
         (source.file,),
         tensors=(found,) if isinstance(found, TensorSpec) else (),
         skipped=(found,) if isinstance(found, Skipped) else (),
+        in_model_order=True,
     )
 
 

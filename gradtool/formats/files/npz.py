@@ -64,6 +64,7 @@ def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) 
         section_kinds=sections,
         checksums=tuple(checksums),
         notes=_notes([entry.name for entry in others if entry.nbytes]),
+        in_model_order=True,
     )
 
 

@@ -129,6 +129,7 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
         checksums=_checksums(archive),
         serialization_ids=_serialization_ids(archive),
         notes=(*walked.notes(), *_notes(archive, tree.unpickled.storages)),
+        in_model_order=True,
     )
 
 

@@ -36,6 +36,7 @@ def joined(
         step=_same([part.step for part in parts if part.tensors]),
         ranks=frozenset().union(*(part.ranks for part in parts)),
         loss_scale=_common([part.loss_scale for part in parts if part.tensors]),
+        in_model_order=all(part.in_model_order for part in parts),
         notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )
 

@@ -147,4 +147,5 @@ def _renamed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
         tensors=tuple(map(place, part.tensors)),
         skipped=tuple(map(place, part.skipped)),
         section_kinds={section: kind} if section and kind else part.section_kinds,
+        in_model_order=False,  # nothing tells which file comes first in the model
     )

@@ -23,15 +23,15 @@ ORDERS: Final[dict[str, Callable[[TensorMeasurement], Any] | None]] = {
     "max": lambda tensor: -tensor.stats.max_abs,
     "nonfinite": lambda tensor: -tensor.stats.nonfinite,
 }
-"""What to sort by, per order; None leaves file order. The most alarming come first."""
+"""What to sort by, per order; None leaves what the file lists. The most alarming come first."""
 
 
 def arrange(
     tensors: Sequence[TensorMeasurement], order: str, top: int | None = None
 ) -> tuple[TensorMeasurement, ...]:
-    """`tensors`, which are in file order, in `order`, the first `top` of them if given.
+    """`tensors`, which are as the file lists them, in `order`, the first `top` of them if given.
 
-    Equal keys keep file order.
+    Those of equal keys stay as they are.
     """
     key = ORDERS[order]
     return tuple((sorted(tensors, key=key) if key else tensors)[:top])

@@ -105,7 +105,7 @@ def _nonfinite(report: InspectReport) -> Iterator[str]:
     yield ""
     yield _row(["tensor", "non-finite", "finite before", "finite after"])
     yield "| :--- | :--- | :--- | :--- |"
-    for bracket in brackets(report.measurement.tensors):
+    for bracket in brackets(report.measurement.in_order):
         around = _neighbour(bracket.before), _neighbour(bracket.after)
         for tensor in bracket.nonfinite:
             yield _row([code(brief(tensor.name)), escaped(nonfinite_elements(tensor)), *around])

@@ -93,7 +93,7 @@ def _nonfinite(report: InspectReport, style: Style, painter: Painter) -> Iterato
     heading = nonfinite_heading(report.measurement)
     if heading is None:
         return
-    runs = list(brackets(report.measurement.tensors))
+    runs = list(brackets(report.measurement.in_order))
     shown = runs if style.show_all else runs[:RUNS]
     rows = tuple(row for run in shown for row in _bracket_rows(run, style))
     yield ""
@@ -106,13 +106,13 @@ def _nonfinite(report: InspectReport, style: Style, painter: Painter) -> Iterato
 
 
 def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
-    yield _neighbour(bracket.before, "(start of file)")
+    yield _neighbour(bracket.before, "(start)")
     shown = bracket.nonfinite if style.show_all else bracket.nonfinite[:TENSORS_OF_RUN]
     for tensor in shown:
         yield Row((f"  {brief(tensor.name)}", nonfinite_elements(tensor)), "alarming")
     if left_out := len(bracket.nonfinite) - len(shown):
         yield Row((f"  … {left_out:,} more", "--all shows them"), "alarming")
-    yield _neighbour(bracket.after, "(end of file)")
+    yield _neighbour(bracket.after, "(end)")
 
 
 def _neighbour(tensor: TensorMeasurement | None, edge: str) -> Row:
