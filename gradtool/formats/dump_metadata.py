@@ -15,6 +15,9 @@ DUMP_VERSION: Final = 1
 PREFIX: Final = "gradtool."
 """What the keys of these facts begin with."""
 
+MODEL_ORDER: Final = "model"
+"""The order in which the model has its parameters."""
+
 
 @dataclass(frozen=True, slots=True)
 class DumpMetadata:
@@ -30,6 +33,8 @@ class DumpMetadata:
         shards: of gradients that are split over ranks, the whole one's shape, the placements of
             its parts, and the mesh's shape, names and this rank's place in it.
         sparse: shapes of gradients of which the values are stored, and the indices beside them.
+        order: MODEL_ORDER where `names` are in it; None where nothing is said.
+        names: all that the dump lists, aliases and absent ones included.
     """
 
     dump: int | None = None
@@ -41,14 +46,19 @@ class DumpMetadata:
     absent: dict[str, str] = field(default_factory=dict)
     shards: dict[str, Any] = field(default_factory=dict)
     sparse: dict[str, list[int]] = field(default_factory=dict)
+    order: str | None = None
+    names: list[str] = field(default_factory=list)
 
     def strings(self) -> dict[str, str]:
-        """The facts as JSON texts, under the names above; those that say nothing left out."""
+        """The facts as texts, under the names above; those that say nothing left out.
+
+        All are JSON, but for `order`, which is a plain word.
+        """
         found = {name: getattr(self, name) for name in _CHECKS}
         return {
-            PREFIX + name: json.dumps(value, allow_nan=False)
+            PREFIX + name: value if name == "order" else json.dumps(value, allow_nan=False)
             for name, value in found.items()
-            if value not in (None, {}) and (name, value) != ("loss_scale", 1.0)
+            if value not in (None, {}, []) and (name, value) != ("loss_scale", 1.0)
         }
 
     @classmethod
@@ -60,7 +70,7 @@ class DumpMetadata:
             if text is None:
                 continue
             try:
-                value = parse(text)
+                value = text if name == "order" else parse(text)
             except ValueError:
                 value = None
             if not _CHECKS[name](value):
@@ -78,6 +88,14 @@ def _is_count(value: object) -> bool:
 
 def _is_scale(value: object) -> bool:
     return type(value) in (int, float) and 0 < value <= sys.float_info.max  # type: ignore[operator]
+
+
+def _is_order(value: object) -> bool:
+    return value == MODEL_ORDER
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(map(_is_text, value))
 
 
 def _are_names(value: object) -> bool:
@@ -102,4 +120,6 @@ _CHECKS: Final = {
     "absent": _are_names,
     "shards": _is_map,
     "sparse": _is_map,
+    "order": _is_order,
+    "names": _are_texts,
 }

@@ -20,7 +20,7 @@ from gradtool.arrays.parameters import Named, named_arrays, refuse_repeated
 from gradtool.core.element_types import listed_name
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
-from gradtool.formats.dump_metadata import DUMP_VERSION, DumpMetadata
+from gradtool.formats.dump_metadata import DUMP_VERSION, MODEL_ORDER, DumpMetadata
 from gradtool.request import number
 from gradtool.storage.links import target_path
 from gradtool.storage.sink import Sink, create_sink
@@ -75,7 +75,8 @@ def dump_gradients(
     Args:
         model_or_named_parameters: a module, or pairs of name and parameter. Where Megatron keeps
             a `main_grad` it is taken. A gradient that parameters share is stored once, and the
-            other names are noted, as is each parameter that was to have a gradient and has none.
+            other names are noted, as is each parameter that was to have a gradient and has none,
+            and the order of all of them.
             Of a DTensor the part of this rank is written, with its placement; of a sparse
             tensor the values, and their indices as `NAME.indices`. A tensor that neither has
             nor wants a gradient is taken for one.
@@ -94,7 +95,9 @@ def dump_gradients(
         FileAccessError: the file cannot be written.
     """
     shown, rank, world_size = os.fsdecode(path), *_place_in_world()
-    metadata = DumpMetadata(DUMP_VERSION, _step(step), _scale(loss_scale), rank, world_size)
+    metadata = DumpMetadata(
+        DUMP_VERSION, _step(step), _scale(loss_scale), rank, world_size, order=MODEL_ORDER
+    )
     named = named_arrays(model_or_named_parameters)
     if named is None:
         kind = type(model_or_named_parameters).__name__
@@ -145,6 +148,7 @@ def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
     indices: dict[str, Tensor] = {}
     for name, grad, dtype in named:
         _refuse_name(name)
+        metadata.names.append(name)
         if grad is None:
             metadata.absent[name] = listed_name(dtype)
             continue
@@ -163,9 +167,10 @@ def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
             metadata.sparse[name] = list(local.shape)
             dump.tensors[name] = values._values()
             indices[f"{name}.indices"] = values._indices()
+            metadata.names.append(f"{name}.indices")
         else:
             dump.tensors[name] = local
-    refuse_repeated([*dump.tensors, *indices, *metadata.aliases, *metadata.absent])
+    refuse_repeated(metadata.names)
     dump.tensors.update(indices)
     return dump
 
@@ -207,7 +212,7 @@ def _placement(grad: Any) -> dict[str, Any]:
 
 
 def _write(shown: str, dump: _Dump) -> None:
-    # Larger elements first, so that all are aligned; otherwise as the model has them.
+    # Larger elements first, so that all are aligned; the metadata note the model's order.
     order = sorted(dump.tensors.items(), key=lambda item: -item[1].itemsize)
     header, offsets = _header(order, dump.metadata)
     target = _target(shown)

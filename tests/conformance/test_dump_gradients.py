@@ -6,6 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ import torch
 from command_line import error_lines
 from command_line import run as gradtool_command
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gradtool
+from gradtool.core.brackets import brackets
+from gradtool.core.names import natural_key
 from gradtool.errors import UsageError
 from gradtool.torch import dump_gradients
 
@@ -106,7 +109,9 @@ def test_gradients_of_all_types_side_by_side_come_back_bit_for_bit(path: Path) -
         )
     header_nbytes = int.from_bytes(path.read_bytes()[:8], "little")
     header = json.loads(path.read_bytes()[8 : 8 + header_nbytes])
-    assert header.pop("__metadata__") == {"format": "pt", "gradtool.dump": "1"}
+    metadata = header.pop("__metadata__")
+    assert json.loads(metadata.pop("gradtool.names")) == [*grads]
+    assert metadata == {"format": "pt", "gradtool.dump": "1", "gradtool.order": "model"}
     for name, entry in header.items():
         assert (8 + header_nbytes + entry["data_offsets"][0]) % grads[name].itemsize == 0
 
@@ -227,11 +232,90 @@ def test_what_was_noted_is_read_back(path: Path) -> None:
             "gradtool.dump": "1",
             "gradtool.step": "1200",
             "gradtool.loss_scale": "65536.0",
+            "gradtool.order": "model",
+            "gradtool.names": '["w"]',
         }
     found = gradtool.measure(path)
     assert found.loss_scale == 65536.0
     assert found.tensors[0].norm == gradtool.measure({"w": noise(3)}).tensors[0].norm / 65536.0
     assert gradtool.measure(path, loss_scale=2.0).loss_scale == 2.0
+
+
+MIXED: dict[str, Tensor | None] = {
+    "z.10": noise(2, dtype=torch.float16),
+    "z.9": noise(3),
+    "unused": None,
+    "a": noise(2, dtype=torch.float64),
+    "emb": torch.sparse_coo_tensor(
+        torch.tensor([[1, 0]]), noise(2, 3), (4, 3), check_invariants=True
+    ),
+    "b": noise(5),
+}
+
+
+def test_tensors_are_listed_as_the_model_has_them_however_the_file_is_sorted(path: Path) -> None:
+    pairs = [(name, parameter(grad)) for name, grad in MIXED.items()]
+    pairs.insert(4, ("tied", dict(pairs)["z.9"]))
+    dump_gradients(pairs, path)
+    with safe_open(path, "pt") as opened:
+        assert json.loads(opened.metadata()["gradtool.names"]) == [
+            "z.10", "z.9", "unused", "a", "tied", "emb", "emb.indices", "b",
+        ]  # fmt: skip
+    found = gradtool.measure(path)
+    assert found.in_model_order
+    assert [t.name for t in found.tensors] == ["z.10", "z.9", "a", "tied", "emb", "b"]
+    assert [item.name for item in found.skipped] == ["unused", "emb.indices"]
+    assert {t.name: t.alias_of for t in found.tensors if t.alias_of} == {"tied": "z.9"}
+    assert [t["name"] for t in inspected(path, "--sort", "file")["tensors"]] == [
+        t.name for t in found.tensors
+    ]
+    gradtool.clip(path, path.with_name("clipped"), max_norm=0.1)
+    clipped = gradtool.measure(path.with_name("clipped"))
+    assert [t.name for t in clipped.in_order] == [t.name for t in found.tensors]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_next_to_what_broke_is_told_of_a_dump_as_of_the_model(
+    seed: int, path: Path
+) -> None:
+    random = Random(seed)
+    layers = [*range(12)]
+    random.shuffle(layers)
+    bad, dtypes = {*random.sample(layers, 5)}, (torch.float16, torch.float32, torch.float64)
+    model = [
+        (f"{layer}.w", parameter(torch.full((2,), math.nan if layer in bad else 1.0, dtype=dtype)))
+        for layer, dtype in zip(layers, dtypes * 4, strict=True)
+    ]
+    dump_gradients(model, path)
+
+    def runs(measurement: gradtool.Measurement) -> list[list[str | None]]:
+        return [
+            [tensor and tensor.name for tensor in (run.before, *run.nonfinite, run.after)]
+            for run in brackets(measurement.in_order)
+        ]
+
+    alive = gradtool.measure(model)
+    assert runs(gradtool.measure(path)) == runs(alive)
+    assert {name for run in runs(alive) for name in run[1:-1]} == {f"{layer}.w" for layer in bad}
+
+
+@pytest.mark.parametrize("edit", ["one less", "one more", "another name"])
+def test_an_order_of_other_tensors_is_none(edit: str, path: Path) -> None:
+    """As in a file that was read, changed, and saved with the metadata that it had."""
+    dump(path, {"h.10": noise(2), "h.9": noise(3, dtype=torch.float64)})
+    with safe_open(path, "pt") as opened:
+        metadata = opened.metadata()
+    tensors = load_file(path)
+    save_file(tensors, path, metadata)
+    assert [t.name for t in gradtool.measure(path).in_order] == ["h.10", "h.9"]
+    if edit != "one more":
+        del tensors["h.9"]
+    if edit != "one less":
+        tensors["h.11"] = noise(2)
+    save_file(tensors, path, metadata)
+    found = gradtool.measure(path)
+    assert not found.in_model_order
+    assert [t.name for t in found.in_order] == sorted(tensors, key=natural_key)
 
 
 def inspected(*args: str | Path) -> dict[str, Any]:

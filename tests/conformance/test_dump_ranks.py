@@ -93,9 +93,11 @@ def test_each_of_two_ranks_writes_its_part_and_says_whose_it_is(two_ranks: Path)
         path = two_ranks / f"dump-{rank}.safetensors"
         assert_loads(path, {"split": rows, "whole": torch.tensor([rank + 1.0, 0.0])})
         with safe_open(path, "pt") as opened:
-            noted = {key: json.loads(text) for key, text in opened.metadata().items() if "." in key}
+            texts = {key: text for key, text in opened.metadata().items() if "." in key}
+        assert texts.pop("gradtool.order") == "model"
+        noted = {key: json.loads(text) for key, text in texts.items()}
         shards = noted.pop("gradtool.shards")
-        facts = {"dump": 1, "step": 7, "rank": rank, "world_size": 2}
+        facts = {"dump": 1, "step": 7, "rank": rank, "world_size": 2, "names": ["split", "whole"]}
         assert noted == {f"gradtool.{name}": fact for name, fact in facts.items()}
         assert shards["split"] == {
             "shape": [5, 3],

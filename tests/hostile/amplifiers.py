@@ -133,6 +133,9 @@ def headers(nbytes: int) -> Iterator[tuple[str, str]]:
     yield "brackets in an entry", '{"a":{"dtype":[' + brackets + "[]]}}"
     yield "brackets in a note", '{"__metadata__":{"gradtool.shards":"[' + brackets + '[]]"}}'
     yield "braces in a note", '{"__metadata__":{"gradtool.shards":"' + "{" * nbytes + '"}}'
+    names = entries(nbytes, lambda i: f'\\"{i:x}\\"')
+    notes = f'"gradtool.order":"model","gradtool.names":"[{names}]"'
+    yield "names in a note", '{"__metadata__":{' + notes + "}}"
     texts = entries(nbytes, lambda i: f'"{i:x}":""')
     yield "strings in a header", '{"__metadata__":{' + texts + "}}"
     smileys = "\U0001f600" * (nbytes // 4)

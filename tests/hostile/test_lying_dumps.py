@@ -38,6 +38,8 @@ LIES: dict[str, tuple[dict[str, str], str]] = {
             "aliases": ("[]", "not JSON", '{"a": ["w"]}', DEEP, '{"\\ud800": "w"}'),
             "shards": ("[]", "3", DEEP),
             "sparse": ("[]", '"x"', DEEP),
+            "order": ("", "file", '"model"', "Model"),
+            "names": ("{}", '"w"', "[3]", "w", DEEP, '["\\ud800"]'),
         }.items()
         for text in texts
     },
@@ -88,6 +90,23 @@ def test_a_note_of_the_largest_scale_and_of_foreign_ones_is_read(tmp_path: Path)
     assert (result.returncode, json.loads(result.stdout)["reports"][0]["loss_scale"]) == (
         0, 2.0**1023,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["w"], ["w", "v", "i", "x"], ["w", "v", "v", "i"], ["w", "v", "x"]]
+)
+def test_an_order_of_other_names_is_no_lie(names: list[str], tmp_path: Path) -> None:
+    whole = {"order": "model", "names": json.dumps(["w", "v", "i"])}
+    path = lying(tmp_path / "dump.safetensors", whole)
+    assert gradtool.measure(path).in_model_order
+    for notes in (
+        {**whole, "names": json.dumps(names)},
+        {"order": "model"},
+        whole | {"order": None},
+    ):
+        given = {name: text for name, text in notes.items() if text is not None}
+        found = gradtool.measure(lying(path, given))
+        assert (found.in_model_order, [t.name for t in found.tensors]) == (False, ["w", "v"])
 
 
 def test_names_and_types_that_only_a_note_has_are_shown_escaped(tmp_path: Path) -> None:

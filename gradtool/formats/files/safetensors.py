@@ -8,7 +8,7 @@ that newer writers have, complex ones among them, are read though it may not kno
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Final
 
@@ -69,6 +69,10 @@ def open_safetensors(source: Source) -> Checkpoint:
         extents = (Extent(source.file, data_start + begin, end - begin),) if end > begin else ()
         tensors.append(TensorSpec(name, dtype, shape, extents, section=section))
     _add_noted(source.path, facts, names, tensors, skipped, sections)
+    position = _positions(facts, [*tensors, *skipped])
+    if position:
+        tensors.sort(key=lambda spec: position[spec.name])
+        skipped.sort(key=lambda item: position[item.name])
     return Checkpoint(
         path=source.path,
         format="safetensors",
@@ -80,6 +84,7 @@ def open_safetensors(source: Source) -> Checkpoint:
         step=facts.step,
         ranks=_split_over(facts),
         notes=_notes(facts),
+        in_model_order=bool(position),
     )
 
 
@@ -108,6 +113,17 @@ def _add_noted(
         if name in names or name in facts.aliases:
             raise lie(name, "is noted to have no gradient")
         skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
+
+
+def _positions(facts: DumpMetadata, listed: Sequence[TensorSpec | Skipped]) -> dict[str, int]:
+    """The place of each name in the model's order, if it is noted and of just these names.
+
+    Whoever writes other tensors may have kept the notes of the file that they come from.
+    """
+    if not facts.order or len(facts.names) != len(listed):
+        return {}
+    position = {name: at for at, name in enumerate(facts.names)}
+    return position if all(item.name in position for item in listed) else {}
 
 
 def _section(name: str, sections: Mapping[str, object]) -> str:
