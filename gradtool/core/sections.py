@@ -51,6 +51,6 @@ def sections_of_flat_names(names: Iterable[str]) -> dict[str, SectionKind]:
     `model.layers.0.weight` alone is how many gradients are called, so first components
     count as sections only where two different kinds of them stand side by side.
     """
-    found = {head for head in (name.split(".", 1)[0] for name in names) if head in SECTION_KINDS}
+    found = {name.partition(".")[0] for name in names} & SECTION_KINDS.keys()
     kinds = {head: SECTION_KINDS[head] for head in sorted(found)}
     return kinds if len(set(kinds.values())) > 1 else {}

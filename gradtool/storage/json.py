@@ -22,10 +22,11 @@ _PLAIN: Final = re.compile(
 )
 
 
-def parse_object(data: bytes, path: str, what: str) -> dict[str, Any]:
-    """The JSON object in `data`; CorruptFileError for anything else, ambiguous, or a bomb."""
+def parse_object(document: bytes | str, path: str, what: str) -> dict[str, Any]:
+    """The JSON object in `document`; CorruptFileError for anything else, ambiguous, or a bomb."""
+    text = document if isinstance(document, str) else _decoded(document, path, what)
     try:
-        parsed = json_text.parse(_decoded(data, path, what))
+        parsed = json_text.parse(text)
     except ValueError as error:
         raise CorruptFileError(path, f"{what} is not valid JSON: {error}") from error
     if not isinstance(parsed, dict):
@@ -42,10 +43,10 @@ def _decoded(data: bytes, path: str, what: str) -> str:
 
 def read_members(
     data: bytes, path: str, what: str, *, texts: str, wanted: Callable[[str], bool]
-) -> Iterator[tuple[str, dict[str, Any] | None]]:
+) -> Iterator[tuple[str, str | dict[str, str] | None]]:
     """The members of a JSON object whose values are objects themselves, one after another.
 
-    One value is built at a time, and only if it is short and flat: a header of a hundred
+    One value is cut out at a time, and only if it is short and flat: a header of a hundred
     megabytes costs what its caller keeps of it.
 
     Args:
@@ -56,12 +57,14 @@ def read_members(
         wanted: whether an entry of that map is to be kept.
 
     Yields:
-        Key and value; None for a value that is neither short nor flat, and then nothing more.
+        Key and text of the value, which is the caller's to parse; the map itself; None for a value
+        that is neither short nor flat, and then nothing more.
 
     Raises:
         CorruptFileError: no JSON, or not of that form. Keys that repeat are the caller's to find.
     """
     text = _decoded(data, path, what)
+    del data  # as large as the text
     try:
         yield from _members(text, texts, wanted)
     except ValueError as error:
@@ -70,17 +73,18 @@ def read_members(
 
 def _members(
     text: str, texts: str, wanted: Callable[[str], bool]
-) -> Iterator[tuple[str, dict[str, Any] | None]]:
+) -> Iterator[tuple[str, str | dict[str, str] | None]]:
     at = _after(text, 0, "{")
     more = not text.startswith("}", _skip_space(text, at))
     while more:
         plain = _PLAIN.match(text, at)
         if plain is not None and plain[1] != texts:
-            yield plain[1], json_text.parse(plain[2])
+            yield plain[1], plain[2]
             at = plain.end()
             continue
         key, at = _string(text, at)
         at = _skip_space(text, _after(text, at, ":"))
+        value: str | dict[str, str] | None
         value, end = _texts(text, at, wanted) if key == texts else _object(text, at)
         yield key, value
         if end < 0:
@@ -93,12 +97,12 @@ def _members(
         raise ValueError(f"something follows its end at character {end}")
 
 
-def _object(text: str, at: int) -> tuple[dict[str, Any] | None, int]:
-    """The short, flat object at `at`, and its end; None and -1 for anything else."""
+def _object(text: str, at: int) -> tuple[str | None, int]:
+    """The text of the short, flat object at `at`, and its end; None and -1 for anything else."""
     end = text.find("}", at, at + _MEMBER_CHARS) + 1
     if not text.startswith("{", at) or not end:
         return None, -1
-    return json_text.parse(text[at:end]), end
+    return text[at:end], end
 
 
 def _texts(text: str, at: int, wanted: Callable[[str], bool]) -> tuple[dict[str, str] | None, int]:

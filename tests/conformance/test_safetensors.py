@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
+import math
+import struct
 from pathlib import Path
+from random import Random
 
 import ml_dtypes
 import numpy as np
 import pytest
 import torch
 from dumps import write_safetensors
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from safetensors.torch import save_file as save_torch
 
@@ -138,6 +144,44 @@ def test_no_group_mixes_sections(tmp_path: Path) -> None:
         "optimizer.layers.#": 1,
         "(other)": 1,
     }
+
+
+SPELLINGS = [
+    lambda entry: json.dumps(entry, separators=(",", ":")),
+    lambda entry: json.dumps(entry, separators=(", ", ": ")),
+    lambda entry: json.dumps(entry, sort_keys=True, separators=(",", ":")),  # as MLX writes them
+    lambda entry: json.dumps(entry, separators=(",", ":")).replace("t", "\\u0074"),
+]
+
+
+@given(
+    shapes=st.lists(st.sampled_from([(), (0,), (1,), (2, 3), (2, 0)]), max_size=8),
+    random=st.randoms(use_true_random=False),
+    data=st.data(),
+)
+def test_entries_may_come_in_any_order_and_spelling(
+    shapes: list[tuple[int, ...]], random: Random, data: st.DataObject, scratch: Path
+) -> None:
+    entries, end = [], 0
+    for at, shape in enumerate(shapes):
+        dtype = data.draw(st.sampled_from(["F16", "F64"]))
+        nbytes = int(dtype[1:]) // 8 * math.prod(shape)
+        fields = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + nbytes]}
+        spelled = data.draw(st.sampled_from(SPELLINGS))(fields)
+        entries.append((str(at), spelled, shape, dtype, end, nbytes))
+        end += nbytes
+    random.shuffle(entries)
+    header = "{" + ",".join(f'"{name}":{spelled}' for name, spelled, *_ in entries) + "}"
+    path = scratch / "x.safetensors"
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + bytes(end))
+    found = {spec.name: spec for spec in open_checkpoint(str(path)).tensors}
+    assert found.keys() == {name for name, *_ in entries}
+    for name, _, shape, dtype, begin, nbytes in entries:
+        spec = found[name]
+        assert (spec.shape, spec.dtype.name) == (shape, dtype)
+        assert [(extent.offset, extent.nbytes) for extent in spec.extents] == (
+            [(8 + len(header) + begin, nbytes)] if nbytes else []
+        )
 
 
 def test_an_empty_tensor_may_be_listed_after_the_one_behind_it(tmp_path: Path) -> None:
