@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,8 +12,8 @@ from typing import NoReturn, TypedDict
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
-from gradtool.core.names import name_filter
-from gradtool.core.tensors import ABSENT, Checkpoint
+from gradtool.core.names import NameFilter, every_name, name_filter
+from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import shortage_told
 from gradtool.engine.overlaps.sharing import Overlaps
@@ -99,7 +99,7 @@ class MeasureRequest:
             object.__setattr__(self, name, value)
 
     @property
-    def names(self) -> Callable[[str], bool]:
+    def names(self) -> NameFilter:
         """Whether a name is one of those asked for."""
         return name_filter(tuple(self.include), tuple(self.exclude))
 
@@ -132,27 +132,39 @@ def working(request: MeasureRequest) -> Iterator[Executor]:
         yield threads
 
 
-def opened(path: str, request: MeasureRequest) -> Checkpoint:
-    """The catalogue of all that lies at `path`; ResourceError as above."""
+def opened(path: str, request: MeasureRequest, wanted: NameFilter = every_name) -> Checkpoint:
+    """The catalogue of all that lies at `path`, or of what is `wanted`; ResourceError as above."""
     with shortage_told(path):
         raw = None if request.raw_dtype is None else DTYPES[request.raw_dtype]
-        return open_checkpoint(path, raw)
+        return open_checkpoint(path, raw, wanted)
+
+
+def opened_in_part(path: str, request: MeasureRequest) -> Checkpoint:
+    """What was asked for of all that lies at `path`, and nothing else catalogued on the way."""
+    part = _part(opened(path, request, request.names), request)
+    # Why there is nothing only the whole catalogue knows.
+    return part if part.tensors else chosen(opened(path, request), request)
 
 
 def chosen(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
-    """The part of a catalogue that was asked for; an empty dump is an error of its own."""
-    if not checkpoint.tensors:
-        raise EmptyDumpError(checkpoint.path, _why_empty(checkpoint))
+    """The part of a whole catalogue that was asked for; an empty dump is an error of its own."""
+    part = _part(checkpoint, request)
+    if not part.tensors:
+        _refuse_nothing(checkpoint, request.section)
+    return part
+
+
+def _part(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
     named, section = request.names, request.section
-    tensors = tuple(
-        spec for spec in checkpoint.tensors if section in (None, spec.section) and named(spec.name)
+
+    def is_chosen(item: TensorSpec | Skipped) -> bool:
+        return section in (None, item.section) and named(item.name)
+
+    return replace(
+        checkpoint,
+        tensors=tuple(filter(is_chosen, checkpoint.tensors)),
+        skipped=tuple(filter(is_chosen, checkpoint.skipped)),
     )
-    if not tensors:
-        _refuse_nothing(checkpoint, section)
-    skipped = tuple(
-        item for item in checkpoint.skipped if section in (None, item.section) and named(item.name)
-    )
-    return replace(checkpoint, tensors=tensors, skipped=skipped)
 
 
 def measured(
@@ -202,6 +214,8 @@ def _dtype_name(raw_dtype: str | None) -> str | None:
 
 
 def _refuse_nothing(checkpoint: Checkpoint, section: str | None) -> NoReturn:
+    if not checkpoint.tensors:
+        raise EmptyDumpError(checkpoint.path, _why_empty(checkpoint))
     sections = sorted({spec.section for spec in checkpoint.tensors})
     if section is not None and section not in sections:
         names = ", ".join(repr(name) for name in sections if name)

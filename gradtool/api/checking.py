@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Unpack, cast
 
@@ -16,7 +16,7 @@ from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Override, Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
-from gradtool.core.names import natural_key
+from gradtool.core.names import NameFilter, natural_key
 from gradtool.core.steps import are_parts, step_in
 from gradtool.engine.progress import Progress, parts
 from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
@@ -145,7 +145,7 @@ class _Judging:
     judge: Judge
     baseline: Baseline | None
     request: MeasureRequest
-    is_chosen: Callable[[str], bool]
+    is_chosen: NameFilter
 
     def verdict(self, source: object, progress: Progress) -> Verdict:
         """The verdict on one source, whatever is wrong with it."""

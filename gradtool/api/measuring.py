@@ -10,7 +10,7 @@ from typing import Any
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.measurement import Measurement
 from gradtool.engine.progress import Observer, Progress, whole
-from gradtool.request import MeasureRequest, chosen, measured, opened, require, working
+from gradtool.request import MeasureRequest, chosen, measured, opened_in_part, require, working
 
 
 def measure(  # noqa: PLR0913 - one for each option of the commands
@@ -92,11 +92,12 @@ def measure_as(request: MeasureRequest, source: Any, progress: Progress) -> Meas
     owners: list[object] = []
     with working(request) as executor:
         if isinstance(source, str | bytes | os.PathLike):
-            checkpoint = opened(os.fsdecode(source), request)
+            checkpoint = opened_in_part(os.fsdecode(source), request)
         else:
             for_files = request.raw_dtype is not None or request.verify
             require(not for_files, "`raw_dtype` and `verify` are for files")
             checkpoint, owners = catalogue(source)
-        found = measured(chosen(checkpoint, request), request, executor, progress, started)
+            checkpoint = chosen(checkpoint, request)
+        found = measured(checkpoint, request, executor, progress, started)
     del owners  # whose memory was read until here
     return found

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Sequence
 from fnmatch import translate
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 from gradtool.errors import UsageError
+
+NameFilter: TypeAlias = Callable[[str], bool]
+"""Whether a tensor of that name is asked for."""
 
 _DIGITS = re.compile(r"\d+")
 _MOST_DEPTH_DIGITS = 18
@@ -54,18 +57,25 @@ def order_name(*, in_model_order: bool) -> str:
     return "the model's order" if in_model_order else "natural order of names"
 
 
-def name_filter(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+def every_name(_name: str) -> bool:
+    """The filter that lets all names through."""
+    return True
+
+
+def name_filter(include: Sequence[str], exclude: Sequence[str]) -> NameFilter:
     """A test for names matched by any glob of `include` (all, if empty) and none of `exclude`.
 
     `*` also matches dots, as the shell's does not match slashes: `*.bias` is any bias.
     """
+    if not include and not exclude:
+        return every_name
     wanted, unwanted = _any_glob(include or ["*"]), _any_glob(exclude)
-    return lambda name: bool(wanted(name)) and not unwanted(name)
+    return lambda name: wanted(name) is not None and unwanted(name) is None
 
 
-def _any_glob(globs: Iterable[str]) -> Callable[[str], bool]:
-    patterns = [re.compile(translate(glob)) for glob in globs]
-    return lambda name: any(pattern.match(name) for pattern in patterns)
+def _any_glob(globs: Iterable[str]) -> Callable[[str], re.Match[str] | None]:
+    # Without any glob there is nothing to match: not even the empty name, as "" would.
+    return re.compile("|".join(map(translate, globs)) or r"(?!)").match
 
 
 def group_namer(group_by: str) -> Callable[[str], str]:

@@ -145,6 +145,8 @@ class Checkpoint:
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
         notes: what was assumed while reading, one sentence each.
         in_model_order: whether tensors are listed as the model has them; see `core.names.ordered`.
+        left_out, skipped_left_out: names of what would be among `tensors` and `skipped`, and was
+            not asked for.
     """
 
     path: str
@@ -160,6 +162,8 @@ class Checkpoint:
     ranks: frozenset[tuple[int, int]] = frozenset()
     notes: tuple[str, ...] = ()
     in_model_order: bool = False
+    left_out: tuple[str, ...] = ()
+    skipped_left_out: tuple[str, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -168,8 +172,9 @@ class Checkpoint:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all stored tensors, skipped ones included."""
-        return (*(spec.name for spec in self.tensors), *(item.name for item in self.skipped))
+        """Names of all that the files hold, listed or left out."""
+        listed = (*(spec.name for spec in self.tensors), *(item.name for item in self.skipped))
+        return (*listed, *self.left_out, *self.skipped_left_out)
 
 
 TEXT: Final = "text or dates"

@@ -13,13 +13,10 @@ from gradtool.core.brackets import Bracket, brackets
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
+from gradtool.core.names import NameFilter, every_name
 from gradtool.core.tensors import Skipped
 from gradtool.errors import GradtoolError
 from gradtool.rules.siblings import Kind, kinds_of, peers_of, place_of
-
-
-def _anything(_name: str) -> bool:
-    return True
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class Evidence:
     measurement: Measurement
     section_chosen: bool = False
     baseline: Baseline | None = None
-    is_chosen: Callable[[str], bool] = _anything
+    is_chosen: NameFilter = every_name
     nonfinite_reported: bool = False
 
     def is_reported(self, norm: float) -> bool:

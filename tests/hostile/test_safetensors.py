@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 import gradtool
 from gradtool.errors import GradtoolError, InputError
+from gradtool.formats import open_checkpoint
 
 
 def write(path: Path, header: str | bytes | dict[str, Any], data: bytes = b"") -> Path:
-    text = json.dumps(header) if isinstance(header, dict) else header
+    # Spelled as writers do, which is read in another way than all else.
+    text = json.dumps(header, separators=(",", ":")) if isinstance(header, dict) else header
     encoded = text.encode() if isinstance(text, str) else text
     path.write_bytes(struct.pack("<Q", len(encoded)) + encoded + data)
     return path
@@ -44,6 +46,13 @@ WRONG = {
         EIGHT,
         "'a'",
         "span 8 bytes, F32 of its shape takes 96 bits",
+        False,
+    ),
+    "shape and bytes of the second of a type disagree": (
+        {"a": entry(0, 4), "b": entry(4, 12, shape=[1])},
+        bytes(12),
+        "'b'",
+        "span 8 bytes, F32 of its shape takes 32 bits",
         False,
     ),
     "offsets reversed": ({"a": entry(8, 0, shape=[])}, EIGHT, "'a'", "data_offsets span -8", False),
@@ -149,8 +158,12 @@ def test_a_wrong_file_is_refused_by_name(case: str, tmp_path: Path) -> None:
     header, data, tensor, reason, has_byte = WRONG[case]
     path = write(tmp_path / "wrong.safetensors", header, data)
     with pytest.raises(InputError) as caught:
-        gradtool.measure(path)
+        open_checkpoint(str(path))
     message = str(caught.value)
+    # What nobody asked for is checked like all else.
+    with pytest.raises(InputError) as again:
+        open_checkpoint(str(path), None, lambda _: False)
+    assert str(again.value) == message
     assert message.startswith(str(path))
     assert tensor in message
     assert reason in message

@@ -28,9 +28,16 @@ OF_EACH_FIELD: dict[str, Any] = {
     "ranks": frozenset({(0, 2)}),
     "notes": ("a note",),
     "in_model_order": True,
+    "left_out": ("v",),
+    "skipped_left_out": ("m",),
 }
-NOT_MEASURED = {"section_kinds", "checksums", "serialization_ids"}
-"""What a measurement uses up: sections have their kinds, checksums are verified."""
+NOT_MEASURED = {
+    *("section_kinds", "checksums", "serialization_ids"),
+    *("left_out", "skipped_left_out"),
+}
+"""What a measurement uses up: sections have their kinds, checksums are verified; and what nobody
+asked for.
+"""
 
 
 def test_a_catalogue_joined_of_one_is_that_one() -> None:

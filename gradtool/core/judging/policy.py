@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from gradtool.core.judging.rule import Rule, Severity, Thresholds
-from gradtool.core.names import name_filter
+from gradtool.core.names import NameFilter, name_filter
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Override:
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
 
     @cached_property
-    def _filter(self) -> Callable[[str], bool]:
+    def _filter(self) -> NameFilter:
         return name_filter(self.patterns, ())
 
     def matches(self, name: str) -> bool:

@@ -13,6 +13,7 @@ from typing import Final, Protocol
 
 from gradtool.core.dtypes import DType
 from gradtool.core.locations import Source
+from gradtool.core.names import NameFilter, every_name
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import FileAccessError, FileChangedError, UnsupportedFormatError
 from gradtool.formats.files import npy, npz, safetensors, torch_zip
@@ -27,9 +28,10 @@ HEAD_BYTES: Final = 512
 class Candidate:
     """An open file that is to be recognised; a zip archive's directory is read once."""
 
-    def __init__(self, source: Source, raw_dtype: DType | None) -> None:
+    def __init__(self, source: Source, raw_dtype: DType | None, wanted: NameFilter) -> None:
         self.source = source
         self.raw_dtype = raw_dtype
+        self.wanted = wanted
         self.head = source.read(0, min(source.file.size, HEAD_BYTES))
 
     @cached_property
@@ -57,7 +59,7 @@ FILES: Final = (
         "safetensors",
         (".safetensors",),
         lambda file: safetensors.recognises(file.head),
-        lambda file: safetensors.open_safetensors(file.source),
+        lambda file: safetensors.open_safetensors(file.source, file.wanted),
     ),
     FileFormat(
         "npy",
@@ -90,12 +92,22 @@ class LeftAloneError(Exception):
 class OpenFile(Protocol):
     """Opens a file; None where its content says nothing to any format."""
 
-    def __call__(self, path: str, /, *, must_be_known: bool = True) -> Checkpoint | None:
-        """`must_be_known` has an InputError for what else is a LeftAloneError."""
+    def __call__(
+        self, path: str, /, *, must_be_known: bool = True, wanted: NameFilter = every_name
+    ) -> Checkpoint | None:
+        """`must_be_known` has an InputError for what else is a LeftAloneError.
+
+        What is not `wanted` may be left out of the catalogue, which then has its name.
+        """
 
 
 def open_file(
-    path: str, /, *, raw_dtype: DType | None, must_be_known: bool = True
+    path: str,
+    /,
+    *,
+    raw_dtype: DType | None,
+    must_be_known: bool = True,
+    wanted: NameFilter = every_name,
 ) -> Checkpoint | None:
     """The catalogue of one file; None where its content says nothing to any format.
 
@@ -109,7 +121,7 @@ def open_file(
     with ExitStack() as stack:
         try:
             source = stack.enter_context(open_source(path))
-            candidate = Candidate(source, raw_dtype)
+            candidate = Candidate(source, raw_dtype, wanted)
             file_format = next((row for row in FILES if row.recognises(candidate)), None)
         except (FileAccessError, FileChangedError) as error:  # the kernel's own files end early
             if must_be_known:

@@ -13,6 +13,7 @@ from typing import Final
 
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
+from gradtool.core.names import NameFilter
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
@@ -29,8 +30,11 @@ def recognises(head: bytes) -> bool:
     return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= MAX_HEADER_BYTES
 
 
-def open_safetensors(source: Source) -> Checkpoint:
-    """The catalogue of a safetensors file; CorruptFileError naming tensor and byte."""
+def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
+    """The catalogue of what is wanted of a safetensors file, all of which is checked.
+
+    CorruptFileError names tensor and byte.
+    """
     refuse_second_format(source)
     header = read_header(source)
     facts = _facts(source.path, header.noted)
@@ -39,16 +43,23 @@ def open_safetensors(source: Source) -> Checkpoint:
     sections = {} if facts.dump else sections_of_flat_names(header.types)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
+    left_out: list[str] = []
+    skipped_left_out: list[str] = []
     for name, type_, begin in _named(header, facts):
         reason = skip_reason(type_.dtype)
-        if reason is not None:
+        if not wanted(name):
+            (left_out if reason is None else skipped_left_out).append(name)
+        elif reason is not None:
             skipped.append(Skipped(name, type_.dtype.name, reason, _section(name, sections)))
         else:
             extents = (Extent(source.file, begin, type_.nbytes),) if type_.nbytes else ()
             section = _section(name, sections)
             tensors.append(TensorSpec(name, type_.dtype, type_.shape, extents, section=section))
     for name, dtype_name in facts.absent.items():
-        skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
+        if wanted(name):
+            skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
+        else:
+            skipped_left_out.append(name)
     position = _positions(facts, header.types)
     if position:
         tensors.sort(key=lambda spec: position[spec.name])
@@ -65,6 +76,8 @@ def open_safetensors(source: Source) -> Checkpoint:
         ranks=_split_over(facts),
         notes=_notes(facts),
         in_model_order=bool(position),
+        left_out=tuple(left_out),
+        skipped_left_out=tuple(skipped_left_out),
     )
 
 

@@ -24,6 +24,7 @@ def joined(
     kinds: dict[str, SectionKind] = {}
     for part in parts:
         kinds.update(part.section_kinds)
+    with_tensors = [part for part in parts if part.tensors or part.left_out]
     return Checkpoint(
         path=path,
         format=format_name,
@@ -33,10 +34,12 @@ def joined(
         section_kinds=kinds,
         checksums=tuple(checksum for part in parts for checksum in part.checksums),
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
-        step=_same([part.step for part in parts if part.tensors]),
+        step=_same([part.step for part in with_tensors]),
         ranks=frozenset().union(*(part.ranks for part in parts)),
-        loss_scale=_common([part.loss_scale for part in parts if part.tensors]),
+        loss_scale=_common([part.loss_scale for part in with_tensors]),
         in_model_order=all(part.in_model_order for part in parts),
+        left_out=tuple(name for part in parts for name in part.left_out),
+        skipped_left_out=tuple(name for part in parts for name in part.skipped_left_out),
         notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )
 

@@ -9,9 +9,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 from gradtool.core.figures import first_of
+from gradtool.core.names import NameFilter
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
 from gradtool.errors import (
@@ -27,7 +29,7 @@ from gradtool.storage.listing import Listing
 _Item = TypeVar("_Item", TensorSpec, Skipped)
 
 
-def open_directory(listing: Listing, open_file: OpenFile) -> Checkpoint:
+def open_directory(listing: Listing, open_file: OpenFile, wanted: NameFilter) -> Checkpoint:
     """The catalogue of all tensor files of a directory.
 
     A tensor keeps its name where no other file has it; else all are prefixed by their file's.
@@ -38,7 +40,7 @@ def open_directory(listing: Listing, open_file: OpenFile) -> Checkpoint:
         InputError: a file that is named like a tensor file is broken, or is none.
     """
     path = listing.path
-    contents = _open_contents(listing, open_file)
+    contents = _open_contents(listing, open_file, wanted)
     if not contents.parts:
         hint = "gradtool reads the files of one directory, not of those in it"
         raise EmptyDumpError(path, "holds no tensor file", hint=hint)
@@ -74,13 +76,13 @@ class _Contents:
             yield f"the same files under other names, read once: {first_of(self.repeated)}"
 
 
-def _open_contents(listing: Listing, open_file: OpenFile) -> _Contents:
+def _open_contents(listing: Listing, open_file: OpenFile, wanted: NameFilter) -> _Contents:
     """Each index with its shards, then each file that no index claims."""
     contents = _Contents()
     seen: dict[tuple[int, int] | None, str] = {}
     visible = [name for name in listing.names if not name.startswith(".")]
     for name in filter(is_index_name, visible):
-        index = open_index(listing, name, open_file)
+        index = open_index(listing, name, partial(open_file, wanted=_filter_in(name, wanted)))
         for file in index.files:
             seen[file.identity] = os.path.basename(file.path)
         contents.parts.append((name, index))
@@ -89,7 +91,7 @@ def _open_contents(listing: Listing, open_file: OpenFile) -> _Contents:
             contents.unread.append(f"{name}/")
         elif not is_index_name(name) and (identity := listing.identity(name)) not in seen:
             seen[identity] = name
-            _open_one(listing, name, open_file, contents)
+            _open_one(listing, name, partial(open_file, wanted=_filter_in(name, wanted)), contents)
         elif not is_index_name(name) and seen[identity] != name:
             contents.repeated.append(name)
     return contents
@@ -108,6 +110,12 @@ def _open_one(listing: Listing, name: str, open_file: OpenFile, contents: _Conte
         contents.parts.append((name, part))
     elif holds_tensors:
         raise UnknownFormatError(listing.at(name), "is named like a tensor file, and is none")
+
+
+def _filter_in(file: str, wanted: NameFilter) -> NameFilter:
+    """A filter of the names in a file, each of which may get a prefix yet."""
+    starts = ("", f"{_stem(file)}.", f"{file}.")
+    return lambda name: any(wanted(start + name) for start in starts)
 
 
 def _placed(parts: Sequence[tuple[str, Checkpoint]], *, prefix: bool) -> list[Checkpoint]:
@@ -146,6 +154,8 @@ def _renamed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
         part,
         tensors=tuple(map(place, part.tensors)),
         skipped=tuple(map(place, part.skipped)),
+        left_out=tuple(start + name for name in part.left_out),
+        skipped_left_out=tuple(start + name for name in part.skipped_left_out),
         section_kinds={section: kind} if section and kind else part.section_kinds,
         in_model_order=False,  # nothing tells which file comes first in the model
     )
