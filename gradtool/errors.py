@@ -17,9 +17,8 @@
         ├── FileChangedError                  changed or shrank while it was read
         └── EmptyDumpError                    readable, and holds no gradient tensor
 
-Each carries one line that says what, where and what to do, in at most 500 characters whatever
-stands in a file; none is ever raised for a condition inside gradtool itself, which surfaces as an
-ordinary traceback and exit code 4.
+Each carries one line of at most 500 characters that says what is wrong, where, and what to do. A
+bug in gradtool itself is none of these: it ends in an ordinary traceback and exit code 4.
 """
 
 from __future__ import annotations
@@ -50,9 +49,9 @@ __all__ = [
 
 
 class GradtoolError(Exception):
-    """Base of all errors that are the caller's to handle.
+    """Base of all errors that a caller may handle.
 
-    `exit_code` is what the command line exits with, `hint` what the reader can do about it.
+    `exit_code` is what the command line exits with, `hint` what the user can do about it.
     """
 
     exit_code: ClassVar[int] = 4
@@ -64,20 +63,22 @@ class GradtoolError(Exception):
     def __str__(self) -> str:
         return self.line()
 
-    def line(self, room: int = LONGEST_LINE, spell: Callable[[str], str] = str) -> str:
-        """All that it says, in `room` characters; `spell` makes texts fit to be shown.
+    def line(self, width: int = LONGEST_LINE, spell: Callable[[str], str] = str) -> str:
+        """Message and hint in at most `width` characters; `spell` makes texts fit to be shown.
 
-        What is too long for its share of the line is cut in its middle, so that of each part
-        enough is left to know it by.
+        A part that is too long for its share of the line is cut in its middle, so that it can
+        still be recognised.
         """
-        return self._line([str(self.args[0])], "", room, spell)
+        return self._line([str(self.args[0])], "", width, spell)
 
-    def _line(self, parts: Sequence[str], at: str, room: int, spell: Callable[[str], str]) -> str:
-        """`where: what` and the hint; `at` is the place in the file, of which nothing is cut."""
+    def _line(
+        self, parts: Sequence[str], place: str, width: int, spell: Callable[[str], str]
+    ) -> str:
+        """The parts with colons between, `place`, which is never cut, and the hint."""
         texts = [*map(spell, parts), *([spell(self.hint)] if self.hint else [])]
-        texts = fitted(texts, room - len(at) - 2 * (len(texts) - 1))
-        said = ": ".join(texts[: len(parts)]) + at
-        return "; ".join([said, *texts[len(parts) :]])
+        texts = fitted(texts, width - len(place) - 2 * (len(texts) - 1))
+        message = ": ".join(texts[: len(parts)]) + place
+        return "; ".join([message, *texts[len(parts) :]])
 
     def __reduce__(self) -> tuple[object, ...]:
         # Keyword-only arguments would be lost on the way back from a worker process.
@@ -85,15 +86,15 @@ class GradtoolError(Exception):
 
 
 class RefusedError(GradtoolError):
-    """The gradients are not such as may be clipped; nothing was written."""
+    """The gradients must not be clipped as they are; nothing was written."""
 
     exit_code = 1
 
 
 class NonFiniteError(RefusedError):
-    """NaN or Inf among the gradients, and nothing was said about what to do with them.
+    """NaN or Inf among the gradients, and the caller did not say what to do with them.
 
-    `tensors` are the names of those that hold some.
+    `tensors` are the names of the tensors that hold some.
     """
 
     def __init__(self, message: str, tensors: tuple[str, ...], *, hint: str | None = None) -> None:
@@ -102,7 +103,7 @@ class NonFiniteError(RefusedError):
 
 
 class NormRangeError(RefusedError):
-    """The norm is too large or too small for float64, so that no coefficient follows from it."""
+    """The norm is too large or too small for float64, so that it gives no clip coefficient."""
 
 
 class UsageError(GradtoolError):
@@ -112,23 +113,20 @@ class UsageError(GradtoolError):
 
 
 class ResourceError(GradtoolError):
-    """Nothing is known to be wrong with the file: there is too little to compute with.
-
-    Memory, threads, or a process that worked and is gone.
-    """
+    """Too little memory, no more threads, or a worker process that died; the file may be fine."""
 
     exit_code = 3
 
 
 class DeviceError(ResourceError):
-    """What is to compute is not there, or has no memory left: torch, CUDA, a device."""
+    """torch, CUDA or a device to compute on is missing or fails, or the device is out of memory."""
 
 
 class InputError(GradtoolError):
-    """A path does not give its tensors, or does not take them.
+    """A file whose tensors cannot be read or written.
 
-    `path` is the file, `problem` what is wrong with it, `tensor` the tensor's or archive
-    record's name and `byte` the offset in the file where the trouble lies, each where it is known.
+    `path` is the file, `problem` what is wrong with it, `tensor` the name of the tensor or archive
+    record and `byte` the offset in the file where the problem is, each where it is known.
     """
 
     exit_code = 3
@@ -143,18 +141,18 @@ class InputError(GradtoolError):
         hint: str | None = None,
     ) -> None:
         where = path if tensor is None else f"{path}: {tensor!r}"
-        super().__init__(f"{where}: {problem}{_at(byte)}", hint=hint)
+        super().__init__(f"{where}: {problem}{_at_byte(byte)}", hint=hint)
         self.path = path
         self.problem = problem
         self.tensor = tensor
         self.byte = byte
 
-    def line(self, room: int = LONGEST_LINE, spell: Callable[[str], str] = str) -> str:
-        """As of any error: the path, the tensor and the problem are parts of their own."""
+    def line(self, width: int = LONGEST_LINE, spell: Callable[[str], str] = str) -> str:
+        """As for any error; path, tensor and problem are cut each by itself."""
         named = []
         if self.tensor is not None:
             named.append(shortened(spell(repr(self.tensor)), LONGEST_NAME))
-        return self._line([self.path, *named, self.problem], _at(self.byte), room, spell)
+        return self._line([self.path, *named, self.problem], _at_byte(self.byte), width, spell)
 
 
 class FileAccessError(InputError):
@@ -189,7 +187,7 @@ class EmptyDumpError(InputError):
     """The file is sound and holds no gradient tensor at all."""
 
 
-def _at(byte: int | None) -> str:
+def _at_byte(byte: int | None) -> str:
     return "" if byte is None else f" (at byte {byte})"
 
 

@@ -18,10 +18,10 @@ class DType:
     """One element type.
 
     `bits` is the width of one element, both parts of a complex one included. `component`
-    names the real type of a complex one's parts. `min_exponent` is the exponent of a real
-    floating-point type's smallest normal number. `precision` and `max_finite` describe one
-    that torch can hold a norm in: significand bits with the hidden one, largest finite number;
-    `precision` is 0 where torch has no norm (fp8) or there is nothing to measure.
+    names the real type of a complex type's parts. `min_exponent` is the exponent of a real
+    floating-point type's smallest normal number. `precision` (significand bits with the hidden
+    one) and `max_finite` (largest finite number) are those of a real type in which torch returns
+    norms; `precision` is 0 for all others, fp8 among them.
     """
 
     name: str
@@ -44,7 +44,7 @@ class DType:
 
     @property
     def smallest_normal(self) -> float:
-        """The smallest normal number of a measured type, for a complex one of its parts."""
+        """The smallest normal number of a measured type; for a complex type, of its parts."""
         real = DTYPES[self.component] if self.component else self
         return math.ldexp(1.0, real.min_exponent)
 
@@ -105,7 +105,7 @@ DTYPES: Final[dict[str, DType]] = {
 
 
 def promote(dtypes: Iterable[DType]) -> DType | None:
-    """The type that torch promotes a set of norms to (`torch.promote_types`); None for no set."""
+    """The type that `torch.promote_types` makes of the types of norms; None for no types."""
     names = {dtype.name for dtype in dtypes}
     if len(names) <= 1:
         return DTYPES[names.pop()] if names else None

@@ -13,12 +13,12 @@ from gradtool.core.tensors import skip_reason
 
 @dataclass(frozen=True, slots=True)
 class ElementType:
-    """An element type under a foreign name.
+    """An element type of another library.
 
     Attributes:
-        name: gradtool's name for it, or the foreign one where it has none.
+        name: gradtool's name for it, or the library's own where gradtool has none.
         itemsize: bytes of one element.
-        dtype: what is measured; None for a type that is not.
+        dtype: the dtype to measure it as; None for a type that is not measured.
         reason: why it is not measured; "" for one that is.
     """
 
@@ -28,20 +28,20 @@ class ElementType:
     reason: str
 
 
-def _known(dtype: DType) -> ElementType:
+def _of_dtype(dtype: DType) -> ElementType:
     reason = skip_reason(dtype)
     # Sub-byte elements are packed in pairs: torch counts the pairs.
     itemsize = max(dtype.itemsize, 1)
     return ElementType(dtype.name, itemsize, dtype if reason is None else None, reason or "")
 
 
-def _foreign(name: str, itemsize: int, reason: str) -> ElementType:
+def _torch_only(name: str, itemsize: int, reason: str) -> ElementType:
     return ElementType(f"torch.{name}", itemsize, None, reason)
 
 
 _ELEMENT_TYPES: Final[dict[str, ElementType]] = {
     **{
-        name: _known(DTYPES[ours])
+        name: _of_dtype(DTYPES[ours])
         for name, ours in {
             "bfloat16": "BF16",
             "bool": "BOOL",
@@ -67,11 +67,11 @@ _ELEMENT_TYPES: Final[dict[str, ElementType]] = {
             "uint8": "U8",
         }.items()
     },
-    **{name: _foreign(name, 1, "quantized") for name in ("qint8", "quint8")},
-    **{name: _foreign(name, 1, "quantized") for name in ("quint4x2", "quint2x4")},
-    "qint32": _foreign("qint32", 4, "quantized"),
-    **{name: _foreign(name, 1, "bits") for name in ("bits1x8", "bits2x4", "bits4x2", "bits8")},
-    "bits16": _foreign("bits16", 2, "bits"),
+    **{name: _torch_only(name, 1, "quantized") for name in ("qint8", "quint8")},
+    **{name: _torch_only(name, 1, "quantized") for name in ("quint4x2", "quint2x4")},
+    "qint32": _torch_only("qint32", 4, "quantized"),
+    **{name: _torch_only(name, 1, "bits") for name in ("bits1x8", "bits2x4", "bits4x2", "bits8")},
+    "bits16": _torch_only("bits16", 2, "bits"),
 }
 _STORAGE_TYPES: Final = {
     "BFloat16Storage": "bfloat16",
@@ -105,13 +105,13 @@ def torch_type(name: str) -> ElementType | None:
 
 @lru_cache(maxsize=64)
 def storage_type(class_name: str) -> ElementType | None:
-    """The type of a storage class's elements, bytes if it has none; None for another class."""
+    """The element type of a torch storage class, bytes if untyped; None for any other class."""
     match = _STORAGE.fullmatch(class_name)
     return _ELEMENT_TYPES.get(_STORAGE_TYPES.get(match[1], "")) if match else None
 
 
 def numpy_type(description: str) -> ElementType | None:
-    """The type that NumPy describes so (`f8`, `ml_dtypes.bfloat16`); None for a foreign one."""
+    """The type of a NumPy description (`f8`, `ml_dtypes.bfloat16`); None if it is unknown."""
     module, _, name = description.rpartition(".")
     if module == "ml_dtypes":
         return _ELEMENT_TYPES.get(name)
@@ -119,15 +119,15 @@ def numpy_type(description: str) -> ElementType | None:
         return _ELEMENT_TYPES["bool"]
     match = _NUMPY_NUMBER.fullmatch(description)
     dtype = DTYPES.get(f"{description[0].upper()}{8 * int(match[1])}") if match else None
-    return _known(dtype) if dtype else None
+    return _of_dtype(dtype) if dtype else None
 
 
 def listed_name(name: str) -> str:
-    """What catalogues call the type `name` of a library of arrays: as safetensors, if it can."""
-    known = _ELEMENT_TYPES.get(name)
-    return known.name if known else name
+    """The name in catalogues of an array library's type `name`: safetensors' own, if it has one."""
+    element_type = _ELEMENT_TYPES.get(name)
+    return element_type.name if element_type else name
 
 
 def array_type(name: str) -> ElementType | None:
-    """The type that libraries of arrays call so (`float32`, `bfloat16`); None for a foreign one."""
+    """The type that array libraries call `name` (`float32`, `bfloat16`); None if it is unknown."""
     return _ELEMENT_TYPES.get(name)

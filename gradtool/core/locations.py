@@ -1,4 +1,4 @@
-"""Where bytes are: locations, contiguous ranges of them, and streams that are no range."""
+"""Where bytes are: locations, contiguous ranges of them, and streams, which are not ranges."""
 
 from __future__ import annotations
 
@@ -9,40 +9,37 @@ from typing import Protocol, Self
 
 
 class Location(Protocol):
-    """Bytes as they were when their headers were read: a value that any process can open.
+    """A file, or other bytes, as it was when its headers were read: any process can open it.
 
-    Two are equal if they are the same bytes, whichever host looked at them.
+    Two locations are equal if they hold the same bytes, whichever host looked at them.
     """
 
     @property
     def path(self) -> str:
-        """The place, as it is shown."""
+        """Its path, as shown to users."""
 
     @property
     def size(self) -> int:
-        """How many bytes there are."""
+        """Its size in bytes."""
 
     @property
     def identity(self) -> tuple[int, int] | None:
-        """Equal for all names of one file of this host; None for what is no file of it."""
+        """Equal for all names of one file on this host; None for anything but a file of it."""
 
     def open(self) -> Source:
-        """The same bytes, opened; FileChangedError where others are there now."""
+        """Open it for reading; FileChangedError where it holds other bytes by now."""
 
 
 class Source(Protocol):
-    """A location that was opened: read by absolute offset; a context manager.
-
-    `file` is what it was then. What lies outside of it is refused before anything is allocated.
-    """
+    """An open location, read at absolute offsets; a context manager."""
 
     @property
     def path(self) -> str:
-        """The place, as it is shown."""
+        """The location's path, as shown to users."""
 
     @property
     def file(self) -> Location:
-        """The location."""
+        """The location as it was when it was opened."""
 
     def __enter__(self) -> Self: ...
 
@@ -54,28 +51,25 @@ class Source(Protocol):
     ) -> None: ...
 
     def close(self) -> None:
-        """Give back what was opened."""
+        """Close it."""
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """`nbytes` bytes from `offset`, allocated whole: for headers, of a size that was bounded.
+        """`nbytes` bytes from `offset`, in memory at once: for headers, whose size is bounded.
 
-        CorruptFileError where the location does not hold them.
+        CorruptFileError, before anything is allocated, where the location does not hold them.
         """
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
         """Fill `buffer` from `offset`; FileChangedError where the bytes are gone."""
 
     def read_vector(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill `buffers`, at most 1,024 of them, one after another; else as `read_into`."""
+        """As `read_into`, for at most 1,024 buffers that are filled one after another."""
 
     def check_unchanged(self) -> None:
-        """FileChangedError unless it still is what it was."""
+        """FileChangedError if the location changed since it was opened."""
 
     def fileno(self) -> int:
-        """The descriptor of a file, for what is no reading: permissions and attributes.
-
-        FileAccessError where there is none.
-        """
+        """The file descriptor, to copy permissions and attributes; FileAccessError if none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,14 +92,14 @@ class Extent:
 
 
 class Stream(Protocol):
-    """Bytes that are no range of a file: a plain value that can be opened in any process."""
+    """Bytes that are not a range of a file: a plain value that any process can read."""
 
     @property
     def nbytes(self) -> int:
-        """How many they are."""
+        """The number of bytes."""
 
     def pieces(self, max_bytes: int) -> Iterator[memoryview]:
-        """All of them in order, in pieces of `max_bytes`, only the last one shorter.
+        """All bytes in order, in pieces of `max_bytes`, only the last one shorter.
 
         A piece is valid until the next is asked for. Raises InputError.
         """
@@ -119,11 +113,11 @@ class Inline:
 
     @property
     def nbytes(self) -> int:
-        """How many they are."""
+        """See `Stream`."""
         return len(self.data)
 
     def pieces(self, max_bytes: int) -> Iterator[memoryview]:
-        """As `Stream` has it."""
+        """See `Stream`."""
         view = memoryview(self.data)
         for start in range(0, len(view), max_bytes):
             yield view[start : start + max_bytes]

@@ -1,4 +1,4 @@
-"""Statistics of a set of elements that merge exactly, and the norms made of them.
+"""Statistics of sets of elements, which merge exactly, and the norms computed from them.
 
     total_norm = ( sum over all elements |g|^p )^(1/p)
 
@@ -6,8 +6,8 @@ The sum is kept as `power_sum * scale**p`, with the powers taken of `|g| / scale
 no intermediate power overflows or underflows whatever p and the magnitudes are (the idea of
 LAPACK's `?lassq` and of Blue, 1978). Non-finite elements are counted and left out of it.
 
-Sums of parts are exact: what one float64 cannot hold of a sum is kept beside it, as in `math.fsum`
-(Shewchuk, 1997), so that parts give the same bits whoever merged them, in whatever groups.
+Sums of parts are exact: the rounding error of a sum is kept beside it, as in `math.fsum`
+(Shewchuk, 1997), so that parts give the same bits in whatever order and groups they are merged.
 """
 
 from __future__ import annotations
@@ -17,18 +17,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 SAFE_EXPONENT = 400
-"""Binary exponents of |g|^p up to which neither 2^60 powers overflow nor one underflows."""
+"""Largest binary exponent of |g|^p at which no sum of 2^60 powers overflows and none underflows."""
 
 LARGEST_EXACT_POWER = 512
-"""Up to this |p| a power of two as scale keeps every power in range; beyond, the peak does."""
-
+"""Up to this |p| a power of two is scale enough; beyond it the scale is the peak magnitude."""
 
 _SMALLEST_NORMAL = 2.0**-1022
 
 
 @dataclass(frozen=True, slots=True)
 class TensorStats:
-    """What one pass over the elements of a tensor, or of any part of a set, finds.
+    """Counts and sums of one pass over elements: of a tensor, of a part or of many tensors.
 
     Attributes:
         norm_type: p, any float but NaN.
@@ -37,13 +36,14 @@ class TensorStats:
             non-zero ones; 0.0 for infinite p, the number of non-zeros for p = 0.
         scale: positive; 1.0 unless powers of the plain magnitudes could leave the range.
         max_abs: largest finite magnitude; 0.0 where there is none.
-        min_abs: smallest finite non-zero magnitude, sought for p < 0 only; else infinity.
+        min_abs: smallest finite non-zero magnitude, computed for p < 0 only; else infinity.
         nan, posinf, neginf, zeros: counts of elements.
-        subnormals: finite non-zero elements, of which the magnitude is below the smallest
-            normal number of the dtype that they are stored in, or of a complex one's parts.
-        rest: what rounding took from `power_sum`, exactly, as (scale, sum) pairs.
+        subnormals: finite non-zero elements whose magnitude is below the smallest normal
+            number of the dtype that they are stored in, or of a complex one's parts.
         first_nonfinite: C-order position of the first NaN or Inf in its tensor; None where
-            there is none. Of a set of several tensors it means nothing.
+            there is none. For several tensors together it means nothing.
+        rest: the exact rounding error of `power_sum`, as (scale, sum) pairs that stand for
+            sum * scale^p each.
     """
 
     norm_type: float
@@ -107,17 +107,17 @@ class TensorStats:
         extremes = replace(self, max_abs=self.max_abs / divisor, min_abs=self.min_abs / divisor)
         scale = self.scale / divisor
         if _SMALLEST_NORMAL <= scale < math.inf:
-            rest = tuple((other / divisor, part) for other, part in self.rest)
+            rest = tuple((rest_scale / divisor, part) for rest_scale, part in self.rest)
             return replace(extremes, scale=scale, rest=rest)
-        # The norm may be normal where the scale is not. Let it be the scale itself: 0 or infinite
-        # where no float64 holds it.
+        # The norm may be a normal number where the scale is not: it becomes the scale itself, 0 or
+        # infinite where no float64 holds it.
         if not self.power_sum:
             return replace(extremes, scale=1.0, rest=())
         norm = _quotient(self.power_sum, self.norm_type, self.scale, divisor)
         return replace(extremes, power_sum=1.0, scale=norm, rest=())
 
     def moved(self, first: int) -> TensorStats:
-        """The statistics of the same elements, which begin at position `first` of their tensor."""
+        """The statistics of the same elements, moved to start at position `first` of a tensor."""
         if first == 0 or self.first_nonfinite is None:
             return self
         return replace(self, first_nonfinite=first + self.first_nonfinite)
@@ -144,10 +144,10 @@ class TensorStats:
 
 
 def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
-    """The statistics of all parts together; of none, those of no element.
+    """The statistics of all parts together; for no parts, those of no elements.
 
-    Any grouping gives the same, bit for bit; for |p| beyond LARGEST_EXACT_POWER, where each part
-    has a scale of its own, sums are within one rounding a call.
+    Any grouping gives the same bits; for |p| beyond LARGEST_EXACT_POWER, where each part has a
+    scale of its own, each call rounds the sum once.
     """
     if len(parts) == 1:
         return parts[0]
@@ -171,7 +171,7 @@ def merge(parts: Sequence[TensorStats], norm_type: float) -> TensorStats:
 
 
 def power_scale(peak: float, norm_type: float) -> float:
-    """The scale for powers of magnitudes of which `peak` has the largest power.
+    """The scale for the powers of magnitudes among which `peak` has the largest power.
 
     `peak` is the largest magnitude for p > 0 and the smallest non-zero one for p < 0. A
     power of two wherever that is enough, so that dividing by it is exact.
@@ -208,16 +208,16 @@ def norm_of(values: Sequence[float], norm_type: float) -> float:
 def _add_powers(
     parts: Sequence[TensorStats], p: float
 ) -> tuple[float, float, tuple[tuple[float, float], ...]]:
-    """The sum of the parts' powers, its scale, and what rounding took from it.
+    """The sum of the parts' powers, its scale, and its rounding error (see `TensorStats.rest`).
 
-    The scale is the one of theirs whose power is the largest.
+    The scale is the one among the parts' scales that has the largest power.
     """
     sums: dict[float, list[float]] = {}
     for part in parts:
         if part.power_sum:
             sums.setdefault(part.scale, []).append(part.power_sum)
-        for scale, left in part.rest:
-            sums.setdefault(scale, []).append(left)
+        for scale, error in part.rest:
+            sums.setdefault(scale, []).append(error)
     exact = {scale: expansion for scale in sums if (expansion := _expansion(sums[scale]))}
     if not exact:
         return 0.0, 1.0, ()
@@ -234,24 +234,24 @@ def _add_powers(
 
 
 def _expansion(terms: list[float]) -> list[float]:
-    """The exact sum of `terms` as few numbers: it rounded, what is left rounded, and so on."""
-    left = list(terms)
-    found: list[float] = []
-    while part := math.fsum(left):
-        found.append(part)
-        left.append(-part)
-    return found
+    """The exact sum of `terms` in few numbers: the rounded sum, the rounded remainder, and on."""
+    remaining = list(terms)
+    parts: list[float] = []
+    while part := math.fsum(remaining):
+        parts.append(part)
+        remaining.append(-part)
+    return parts
 
 
 def _factor(scale: float, top: float, p: float) -> float:
-    """What a sum over `scale` counts for over `top`, whose powers are larger; either may be 0."""
+    """The factor from a sum of (|g| / scale)^p to one of (|g| / top)^p; either scale may be 0."""
     if scale == top:
         return 1.0
     return _power(scale / top, p) if top else 0.0
 
 
 def _power(ratio: float, p: float) -> float:
-    """ratio**p, infinite where it is too large and 0.0 where it is too small to count."""
+    """ratio**p; infinite on overflow, 0.0 for a ratio of 0 or infinity: too small to count."""
     if ratio == 0.0 or math.isinf(ratio):
         return 0.0
     try:
@@ -261,7 +261,7 @@ def _power(ratio: float, p: float) -> float:
 
 
 def _root(power_sum: float, p: float, scale: float) -> float:
-    """power_sum**(1/p) * scale, without overflow on the way where the result has none."""
+    """power_sum**(1/p) * scale, without intermediate overflow."""
     if power_sum == 0.0:
         return 0.0
     if p == 2.0:
@@ -280,7 +280,7 @@ def _root(power_sum: float, p: float, scale: float) -> float:
 
 
 def _quotient(power_sum: float, p: float, scale: float, divisor: float) -> float:
-    """power_sum**(1/p) * scale / divisor, rounded where it is normal, whatever is on the way."""
+    """power_sum**(1/p) * scale / divisor, without intermediate overflow or underflow."""
     log2_root = math.log2(power_sum) / p
     whole = 0
     if abs(log2_root) < SAFE_EXPONENT:
@@ -289,8 +289,9 @@ def _quotient(power_sum: float, p: float, scale: float, divisor: float) -> float
         whole = math.floor(log2_root)
         root = math.pow(2.0, log2_root - whole)
     parts = [math.frexp(number) for number in (root, scale, divisor)]
-    (root, exponent), (scale, of_scale), (divisor, of_divisor) = parts
+    (root, root_exponent), (scale, scale_exponent), (divisor, divisor_exponent) = parts
+    exponent = root_exponent + scale_exponent - divisor_exponent + whole
     try:
-        return math.ldexp(root * scale / divisor, exponent + of_scale - of_divisor + whole)
+        return math.ldexp(root * scale / divisor, exponent)
     except OverflowError:
         return math.inf

@@ -33,7 +33,7 @@ def is_contiguous(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def distinct_axes(shape: Sequence[int], strides: Sequence[int]) -> list[tuple[int, int]]:
-    """(stride, size) of each axis that reaches other elements, largest stride first."""
+    """(stride, size) of each axis along which elements differ, largest stride first."""
     axes = [
         (stride, size)
         for size, stride in zip(shape, strides, strict=True)
@@ -65,9 +65,9 @@ def is_dense(shape: Sequence[int], strides: Sequence[int]) -> bool:
 
 
 def overlaps_itself(shape: Sequence[int], strides: Sequence[int]) -> bool:
-    """Whether two indices may name one element other than by expansion (sliding windows).
+    """Whether two indices may name the same element other than by expansion (sliding windows).
 
-    True for some exotic views that do not overlap as well: no efficient test is exact.
+    Also true for some exotic views that do not overlap: no efficient test is exact.
     """
     reach = 0
     for stride, size in reversed(distinct_axes(shape, strides)):
@@ -81,6 +81,6 @@ def unravel(position: int, shape: Sequence[int]) -> tuple[int, ...]:
     """The index of C-order position `position`, as `numpy.unravel_index`."""
     index: list[int] = []
     for size in reversed(shape):
-        position, at = divmod(position, size)
-        index.append(at)
+        position, coordinate = divmod(position, size)
+        index.append(coordinate)
     return tuple(reversed(index))
