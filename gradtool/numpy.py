@@ -35,7 +35,7 @@ from gradtool.core.element_types import array_type
 from gradtool.core.stats import merge
 from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.numpy_backend.transforms import apply
-from gradtool.engine.progress import whole
+from gradtool.engine.progress import whole_progress
 from gradtool.engine.schedule import batches
 from gradtool.errors import UsageError
 from gradtool.request import MeasureRequest, measured, working
@@ -94,7 +94,7 @@ def _norm(named: list[Named], request: MeasureRequest, executor: Executor) -> fl
     if not named:
         return 0.0
     checkpoint, owners = catalogue_of(named, {})
-    found = measured(checkpoint, request, executor, whole(None), time.perf_counter())
+    found = measured(checkpoint, request, executor, whole_progress(None), time.perf_counter())
     del owners  # whose memory was read until here
     # Of all that each array names: in memory that they share every one has values of its own.
     return merge([tensor.stats for tensor in found.tensors], request.norm_type).norm

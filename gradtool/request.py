@@ -15,7 +15,7 @@ from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, every_name, name_filter
 from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec
 from gradtool.engine.choice import BackendChoice
-from gradtool.engine.memory import shortage_told
+from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.overlaps.sharing import Overlaps
 from gradtool.engine.progress import Observer, Progress
 from gradtool.engine.reading import measure as engine
@@ -128,13 +128,13 @@ class MeasureRequest:
 @contextmanager
 def working(request: MeasureRequest) -> Iterator[Executor]:
     """Who does the work; ResourceError where there is too little to do it with."""
-    with shortage_told(), Threads(request.workers) as threads:
+    with reporting_shortage(), Threads(request.workers) as threads:
         yield threads
 
 
 def opened(path: str, request: MeasureRequest, wanted: NameFilter = every_name) -> Checkpoint:
     """The catalogue of all that lies at `path`, or of what is `wanted`; ResourceError as above."""
-    with shortage_told(path):
+    with reporting_shortage(path):
         raw = None if request.raw_dtype is None else DTYPES[request.raw_dtype]
         return open_checkpoint(path, raw, wanted)
 
@@ -179,7 +179,7 @@ def measured(
 
     `overlaps` are those of the whole catalogue, if they are known.
     """
-    with shortage_told(checkpoint.path):
+    with reporting_shortage(checkpoint.path):
         return engine.measure(
             checkpoint,
             request.runner(checkpoint, executor, progress),

@@ -21,7 +21,7 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
 from gradtool.core.tensors import Checkpoint, TensorSpec
-from gradtool.engine.progress import Observer, whole
+from gradtool.engine.progress import Observer, whole_progress
 from gradtool.engine.reading.measure import measure
 from gradtool.engine.schedule import Runner
 from gradtool.storage.reader import open_source
@@ -127,7 +127,7 @@ def measured(
     files = tuple(dict.fromkeys(extent.file for spec in specs for extent in spec.extents))
     checkpoint = Checkpoint("by hand", "raw", files, tuple(specs))
     with nullcontext(executor) if executor is not None else ThreadPoolExecutor(2) as workers:
-        runner = Runner(workers, WINDOW, InUse.backend, whole(progress))
+        runner = Runner(workers, WINDOW, InUse.backend, whole_progress(progress))
         return measure(checkpoint, runner, norm_type=norm_type, **options)
 
 

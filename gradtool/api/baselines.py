@@ -14,7 +14,7 @@ from gradtool.core.figures import short
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.rule import family
-from gradtool.engine.progress import Progress, parts
+from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import (
     EmptyDumpError,
     NonFiniteError,
@@ -115,7 +115,7 @@ def _save(
         config=found.path,
         may_be_idle=True,
     )
-    all_parts = parts(request.progress, [None] * len(paths))
+    all_parts = split_progress(request.progress, [None] * len(paths))
     dumps = [
         _healthy(dump, request, policy, progress)
         for dump, progress in zip(paths, all_parts, strict=True)

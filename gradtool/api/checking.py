@@ -18,7 +18,7 @@ from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.core.names import NameFilter, natural_key
 from gradtool.core.steps import are_parts, step_in
-from gradtool.engine.progress import Progress, parts
+from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
 from gradtool.request import MeasureOptions, MeasureRequest, require
 from gradtool.rules.baseline_file import read_baseline
@@ -91,7 +91,7 @@ def check(
     )
     judge = Judge(policy)
     judging = _Judging(judge, known, request, request.names)
-    all_parts = parts(request.progress, [None] * len(sources))
+    all_parts = split_progress(request.progress, [None] * len(sources))
     verdicts = [
         judging.verdict(source, progress)
         for source, progress in zip(sources, all_parts, strict=True)

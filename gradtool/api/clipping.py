@@ -23,7 +23,7 @@ from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.locations import Location
 from gradtool.core.measurement import Measurement
 from gradtool.engine.overlaps.sharing import find_overlaps
-from gradtool.engine.progress import Progress, parts
+from gradtool.engine.progress import Progress, split_progress
 from gradtool.engine.threads import Threads
 from gradtool.engine.writing.build import build, check_sources, files_to_write
 from gradtool.engine.writing.rewrite import Rewrite, plan_rewrite
@@ -39,7 +39,7 @@ from gradtool.request import (
     require,
     working,
 )
-from gradtool.storage.copying import Rest
+from gradtool.storage.copying import Companions
 from gradtool.storage.files import require_room
 from gradtool.storage.target import Target, target_at, target_in_place
 from gradtool.storage.workspace import Workspace, writing
@@ -139,16 +139,16 @@ def _clip(
     checkpoint = opened(path, measuring)
     to_clip = chosen(checkpoint, measuring)
     refuse_unclippable(to_clip, measuring.norm_type, request, explicit=measuring.is_explicit)
-    rest = None
+    companions = None
     if target is not None and target.is_directory:
-        rest = Rest(target.source, checkpoint.files, follow_links=follow_links)
-    sizes = _sizes(checkpoint.files, rest)
+        companions = Companions(target.source, checkpoint.files, follow_links=follow_links)
+    sizes = _sizes(checkpoint.files, companions)
     if target is not None and not (dry_run or target.is_source):
         require_room(target.shown, target.parent, sizes)
     with working(measuring) as executor:
         nbytes = sum(spec.nbytes for spec in to_clip.tensors)
         shares = [nbytes] if dry_run else [nbytes, checkpoint.nbytes, nbytes]
-        stages = parts(measuring.progress, shares)
+        stages = split_progress(measuring.progress, shares)
         overlaps = find_overlaps(checkpoint)
         before = measured(to_clip, measuring, executor, stages[0], started, overlaps)
         plan = plan_clip(before, request)
@@ -157,7 +157,7 @@ def _clip(
         if target is not None and (plan.changed or not target.is_source):
             notes = (*notes, *target.notes())
             if not dry_run:
-                after, said = _write(measuring, rewrite, target, rest, executor, stages[1:])
+                after, said = _write(measuring, rewrite, target, companions, executor, stages[1:])
                 notes = (*notes, *said)
             notes = (*notes, *_underflow(plan, before, after))
         for stage in stages:
@@ -199,25 +199,27 @@ def _is_index(path: str) -> bool:
     return is_index_name(path) and not os.path.isdir(path)
 
 
-def _sizes(written: Collection[Location], rest: Rest | None) -> list[int]:
+def _sizes(written: Collection[Location], companions: Companions | None) -> list[int]:
     """Bytes of each file to write and, of a directory, to copy; refuses what is not copied."""
-    return [file.size for file in written] + ([] if rest is None else rest.sizes(written))
+    copied = [] if companions is None else companions.sizes(written)
+    return [*(file.size for file in written), *copied]
 
 
 def _write(
     measuring: MeasureRequest,
     rewrite: Rewrite,
     target: Target,
-    rest: Rest | None,
+    companions: Companions | None,
     executor: Executor,
     stages: Sequence[Progress],
 ) -> tuple[Measurement, tuple[str, ...]]:
     """Write, measure what was written, and only then put it in place; what is to be said of it."""
-    checkpoint, files = rewrite.checkpoint, files_to_write(rewrite, rest)
+    checkpoint, files = rewrite.checkpoint, files_to_write(rewrite, companions)
     building, checking = stages
     with Workspace(target.path, target.shown, target.parent) as workspace, writing(target.shown):
-        workspace.require_room(_sizes(files, rest))
-        built = build(rewrite, rest, workspace, measuring.runner(checkpoint, executor, building))
+        workspace.require_room(_sizes(files, companions))
+        runner = measuring.runner(checkpoint, executor, building)
+        built = build(rewrite, companions, workspace, runner)
         index = [os.path.basename(checkpoint.path)] if _is_index(checkpoint.path) else []
         with workspace.readable(built.name) as path, Threads(1) as syncing:
             synced = syncing.submit(built.sync)

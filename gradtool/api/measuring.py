@@ -9,7 +9,7 @@ from typing import Any
 
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.measurement import Measurement
-from gradtool.engine.progress import Observer, Progress, whole
+from gradtool.engine.progress import Observer, Progress, whole_progress
 from gradtool.request import MeasureRequest, chosen, measured, opened_in_part, require, working
 
 
@@ -83,7 +83,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         device_memory=device_memory,
         progress=progress,
     )
-    return measure_as(request, source, whole(progress))
+    return measure_as(request, source, whole_progress(progress))
 
 
 def measure_as(request: MeasureRequest, source: Any, progress: Progress) -> Measurement:

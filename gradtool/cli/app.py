@@ -21,7 +21,7 @@ from gradtool.cli.console import (
     tell,
     write_result,
 )
-from gradtool.engine.memory import ARRAYS, require_room, shortage
+from gradtool.engine.memory import ARRAYS, require_memory, shortage
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130
@@ -97,7 +97,7 @@ class CommandLine(TyperGroup):
         """Run a command."""
         say_warnings()
         with _boundary():
-            require_room(*ARRAYS)
+            require_memory(*ARRAYS)
             return super().invoke(ctx)
 
 

@@ -1,1 +1,1 @@
-"""A catalogue, a backend and an executor give a `Measurement`, or the files written anew."""
+"""Measuring and rewriting the tensors of a catalogue, with a backend and an executor."""

@@ -1,4 +1,4 @@
-"""What computes: two functions over groups of blocks, and how much they like to be given."""
+"""The contract of backends: what they compute over blocks of elements, and how much at a time."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ TASK_BYTES: Final = 8 << 20
 """Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""
 
 BLOCK_ELEMENTS: Final = 1 << 19
-"""Elements that the CPU gets in one call, and of a group that are resolved at a time.
+"""Elements that the CPU backend gets in one call, and of a window over an overlap group.
 
 Caches would like fewer. But each array operation gives Python's lock away and takes it back,
 and two threads that do so every few microseconds are slower than one.
 """
 
 BLOCK_PIECES: Final = 1 << 10
-"""Tensors that the CPU gets in one call."""
+"""Pieces of tensors that the CPU backend gets in one call."""
 
 Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class BatchLimits:
-    """How much a backend is given at a time.
+    """How much a backend is given at a time, at most.
 
     Attributes:
         task_nbytes: bytes of one task.
@@ -45,23 +45,23 @@ class BatchLimits:
 
 
 class Backend(Protocol):
-    """One engine: a plain value that goes to any thread or process."""
+    """An engine that computes: a plain value that any thread or process can be given."""
 
     @property
     def name(self) -> str:
-        """As it is asked for and reported."""
+        """Its name in options and in reports."""
 
     @property
     def limits(self) -> BatchLimits:
-        """How much it is given at a time."""
+        """How much it is given at a time, at most."""
 
     def buffer(self, nbytes: int) -> Bytes:
-        """A buffer of the thread's own for bytes to compute with, left as it was last used."""
+        """The thread's own buffer for bytes to compute with; its content is left from before."""
 
     def offsets(self, counts: Sequence[int], itemsize: int) -> list[int]:
-        """Where in a block each segment of so many elements begins, and where the last one ends.
+        """The byte at which each segment begins in a block, and the one at which the last ends.
 
-        In bytes. What lies between segments may be anything.
+        `counts` are the elements of each segment. Bytes between segments may hold anything.
         """
 
     def stats(
@@ -77,8 +77,8 @@ class Backend(Protocol):
 
         Args:
             raw: bytes (uint8) of all segments, which begin as `offsets` says; aligned to the
-                element size. What lies between them may be overwritten.
-            dtype: their type.
+                element size. Bytes between segments may be overwritten.
+            dtype: type of the elements.
             counts: elements in each segment, none of them 0.
             norm_type: p.
             big_endian: byte order of the elements.
@@ -91,8 +91,8 @@ class Backend(Protocol):
     ) -> NDArray[np.intp]:
         """Positions of the NaN and Inf among the elements in `raw`, ascending.
 
-        Asked for where `stats` found some, in tensors that are not in C order: bytes as above, of
-        one segment.
+        Called where `stats` counted some in a tensor that is not in C order. `raw` has the bytes of
+        one segment, as for `stats`.
         """
 
     def apply(

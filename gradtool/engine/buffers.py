@@ -1,7 +1,6 @@
-"""Arrays that a thread uses again and again.
+"""Buffers that a thread uses again and again.
 
-Temporary arrays of this size would go back to the system each time, and come again page by
-page.
+The allocator returns arrays of this size to the system each time, and gets them back page by page.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ _CACHE_LINE = 64
 
 
 class Buffer:
-    """An array that grows with what is asked of it."""
+    """An array that is reused, and replaced by a larger one when that is asked for."""
 
     __slots__ = ("_held",)
 
@@ -25,7 +24,7 @@ class Buffer:
         self._held: NDArray[Any] = np.empty(0, np.uint8)
 
     def array(self, dtype: DTypeLike, count: int) -> NDArray[Any]:
-        """`count` elements; their content is that of the last use."""
+        """An array of `count` elements, whose content is left from the last use."""
         held = self._held
         if held.dtype != dtype or len(held) < count:
             held = self._held = _aligned(count * np.dtype(dtype).itemsize).view(dtype)
@@ -34,15 +33,15 @@ class Buffer:
 
 @dataclass
 class ThreadBuffers(threading.local):
-    """Each thread's own buffers, by what they are for; none is asked for while it is in use.
+    """Each thread's own buffers, one for each use, so that none is taken while it is in use.
 
     Attributes:
         block: the bytes that a backend computes with.
-        span: bytes of a file from which some are taken.
+        span: a range of a file, from which some bytes are copied.
         values: elements in float64, or their squares.
-        magnitudes: elements without their signs, as words.
-        below: which of them are small.
-        indices, wide: steps of decoding types that NumPy does not know.
+        magnitudes: the words of elements without their sign bits.
+        below: which magnitudes are below the smallest normal number.
+        indices, wide: intermediate arrays in decoding half precision.
     """
 
     block: Buffer = field(default_factory=Buffer)
@@ -58,7 +57,7 @@ BUFFERS = ThreadBuffers()
 
 
 def _aligned(nbytes: int) -> NDArray[np.uint8]:
-    """Bytes from the start of a cache line on: vectors that straddle two lines are slower."""
+    """New bytes that start at a cache line: vectors that straddle two lines are slower."""
     spare = np.empty(nbytes + _CACHE_LINE, np.uint8)
     start = -spare.ctypes.data % _CACHE_LINE
     return spare[start : start + nbytes]

@@ -1,4 +1,4 @@
-"""Which backend computes: the one that is asked for, or the one that is done first."""
+"""Which backend computes: the one that is asked for, or else the one that finishes first."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from dataclasses import dataclass
 from typing import Final
 
 from gradtool.engine.backend import Backend
-from gradtool.engine.memory import TORCH, require_room
+from gradtool.engine.memory import TORCH, require_memory
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.errors import DeviceError, ResourceError, UsageError
 
 BACKENDS: Final = ("auto", "numpy", "torch")
 
 BREAK_EVEN_NBYTES: Final = 64 << 30
-"""Bytes of gradients from which on `auto` takes a GPU: importing torch and starting CUDA cost
-seconds, in which a CPU has measured much. An estimate; `docs/gpu.md` says of what.
+"""Bytes of gradients from which `auto` takes a GPU: importing torch and starting CUDA take seconds,
+in which a CPU measures much. An estimate, which `docs/gpu.md` explains.
 """
 
 LEAST_MEMORY: Final = 64 << 20
-"""Bytes of device memory to work in, below which groups would be too small to be worth it."""
+"""Least bytes of device memory to work in: with less, groups are too small to be worth it."""
 
 _DEVICE: Final = re.compile(r"cpu|cuda(:(0|[1-9][0-9]{0,3}))?")
 _SIZE: Final = re.compile(
@@ -31,17 +31,17 @@ _SIZE: Final = re.compile(
 _POWERS: Final = {"K": 1, "M": 2, "G": 3, "T": 4}
 _NO_MPS: Final = "it has no float64: `backend='numpy'` reads the same memory"
 _GPU_FILES: Final = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")
-"""Of which one is there where there is a GPU: NVIDIA's, AMD's, and what WSL makes of either."""
+"""One of these exists where there is a GPU: NVIDIA's, AMD's, or either's under WSL."""
 
 
 @dataclass(frozen=True, slots=True)
 class BackendChoice:
-    """What was asked for.
+    """The backend and the devices that the user asked for.
 
     Attributes:
         backend: one of BACKENDS.
         devices: for torch: `cpu`, `cuda` for the current GPU, or `cuda:N`; none if not given.
-        memory: bytes for torch to take on each of them; None for a quarter of what is free.
+        memory: bytes for torch to take on each device; None for a quarter of what is free.
     """
 
     backend: str
@@ -67,10 +67,10 @@ class BackendChoice:
             self._torch(threads)
 
     def for_bytes(self, nbytes: int, threads: int) -> Backend:
-        """The backend for so many bytes of gradients, and threads that compute with it.
+        """The backend for `nbytes` bytes of gradients, and for `threads` threads to compute with.
 
         Raises DeviceError where torch or its device was asked for and is not there, or another
-        ResourceError where there is no room for torch.
+        ResourceError where there is too little memory to load torch.
         """
         if self.backend == "torch":
             return self._torch(threads)
@@ -87,7 +87,7 @@ class BackendChoice:
                 "torch is not installed", hint="pip install torch, or `backend='numpy'`"
             )
         if "torch" not in sys.modules:
-            require_room(*TORCH)
+            require_memory(*TORCH)
         try:
             from gradtool.engine.torch_backend.devices import open_devices  # noqa: PLC0415 - takes seconds
         except Exception as error:  # an installation may be broken in any way
@@ -100,9 +100,9 @@ class BackendChoice:
 
 
 def _devices(device: object) -> tuple[str, ...]:
-    """The names of one device or of several: with commas between, or in a list."""
-    given = device if isinstance(device, list | tuple) else str(device).split(",")
-    names = tuple(str(one).strip() for one in given)
+    """The names of the devices in a list, or in a text with commas between."""
+    listed = device if isinstance(device, list | tuple) else str(device).split(",")
+    names = tuple(str(name).strip() for name in listed)
     for name in names:
         if not _DEVICE.fullmatch(name):
             raise UsageError(
@@ -115,13 +115,13 @@ def _devices(device: object) -> tuple[str, ...]:
 
 
 def _nbytes(memory: object) -> int:
-    """Bytes, as a number or as `512MB` (powers of 1000) or `4GiB` (of 1024)."""
+    """Bytes, from a number or a text such as `512MB` (powers of 1000) or `4GiB` (of 1024)."""
     if isinstance(memory, int) and not abs(memory) < 1 << 60:
         raise UsageError("`device_memory` must be at most an exbibyte")
-    found = _SIZE.fullmatch(str(memory).strip())
-    if found is None:
+    match = _SIZE.fullmatch(str(memory).strip())
+    if match is None:
         raise UsageError(f"`device_memory` must be bytes such as 4GiB or 500MB, not {memory!r}")
-    number, power, binary = found.groups()
+    number, power, binary = match.groups()
     nbytes = int(
         float(number) * (1024 if binary else 1000) ** _POWERS.get((power or "").upper(), 0)
     )
@@ -138,6 +138,6 @@ def _has_torch() -> bool:
 
 
 def _may_have_gpu() -> bool:
-    """What can be known of it in no time: torch takes seconds to ask."""
+    """Whether there may be a GPU, from what is quick to check: asking torch takes seconds."""
     hidden = os.environ.get("CUDA_VISIBLE_DEVICES") in ("", "-1")
     return _has_torch() and not hidden and any(map(os.path.exists, _GPU_FILES))

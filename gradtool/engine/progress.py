@@ -1,4 +1,4 @@
-"""How far work is that has parts: what an observer is told of all of them together."""
+"""Progress of work that has parts, reported to one observer for all of them together."""
 
 from __future__ import annotations
 
@@ -9,78 +9,79 @@ Observer = Callable[[int, int], None]
 
 
 class Progress:
-    """How far one part of the work is."""
+    """The progress of one part of the work."""
 
-    def __init__(self, together: _Together, share: int | None) -> None:
-        self._together = together
+    def __init__(self, total: _Total, share: int | None) -> None:
+        self._total = total
         self._share = share
         self._todo: int | None = None
         self._done = 0
-        self._counted = 0
+        self._reported = 0
 
     def begin(self, todo: int) -> None:
-        """There are so many bytes to do; nothing if that was said before."""
+        """Note that the part has `todo` bytes to do; only the first call counts."""
         if self._todo is None:
             self._todo = todo
             if self._share is None:
                 self._share = todo
-                self._together.begin(todo)
+                self._total.begin(todo)
 
-    def by(self, nbytes: int) -> None:
-        """So many bytes more are done."""
+    def advance(self, nbytes: int) -> None:
+        """Note that `nbytes` more bytes are done."""
         todo, share = self._todo or 0, self._share or 0
         self._done = min(self._done + nbytes, todo)
-        self._count(share * self._done // max(todo, 1))
+        self._report(share * self._done // max(todo, 1))
 
     def finish(self) -> None:
-        """All is done, or nothing had to be: bytes that tensors share are read once, say."""
+        """Note that the part is done: with less work than announced, if tensors share bytes."""
         self.begin(0)
-        self._count(self._share or 0)
+        self._report(self._share or 0)
 
-    def _count(self, nbytes: int) -> None:
-        self._together.advance(nbytes - self._counted)
-        self._counted = nbytes
+    def _report(self, nbytes: int) -> None:
+        """Report that `nbytes` bytes of the share are done."""
+        self._total.advance(nbytes - self._reported)
+        self._reported = nbytes
 
 
-def whole(observer: Observer | None) -> Progress:
+def whole_progress(observer: Observer | None) -> Progress:
     """The progress of work that has no parts."""
-    return parts(observer, [None])[0]
+    return split_progress(observer, [None])[0]
 
 
-def parts(observer: Observer | None, shares: Sequence[int | None]) -> list[Progress]:
-    """The parts of one piece of work, each with its share of the bytes that are told of.
+def split_progress(observer: Observer | None, shares: Sequence[int | None]) -> list[Progress]:
+    """The progress of each part of the work, given its share of the bytes that are reported.
 
-    A share of None is what the part turns out to have to do. Until it begins it is taken to be as
-    large as those of its kind that have begun.
+    A share of None becomes the bytes that the part has to do, once it begins. Until then it is
+    taken for the average of those parts of this kind that have begun.
     """
-    known = sum(share for share in shares if share is not None)
-    together = _Together(observer, known, shares.count(None))
-    return [Progress(together, share) for share in shares]
+    fixed = sum(share for share in shares if share is not None)
+    total = _Total(observer, fixed, shares.count(None))
+    return [Progress(total, share) for share in shares]
 
 
-class _Together:
-    """All parts together: shares that are known, and those that are found as parts begin."""
+class _Total:
+    """The bytes of all parts together: `fixed` ones, and those of parts that begin later."""
 
-    def __init__(self, observer: Observer | None, known: int, unknown: int) -> None:
+    def __init__(self, observer: Observer | None, fixed: int, waiting: int) -> None:
         self._observer = observer
-        self._known = known
-        self._found = 0
+        self._fixed = fixed
+        self._begun_nbytes = 0
         self._begun = 0
-        self._waiting = unknown
+        self._waiting = waiting
         self._done = 0
-        self._told = (0, 0)
+        self._reported = (0, 0)
 
     def begin(self, todo: int) -> None:
-        """One more part has begun, with so many bytes to do."""
-        self._found += todo
+        """Note that one of the waiting parts has begun, with `todo` bytes to do."""
+        self._begun_nbytes += todo
         self._begun += 1
         self._waiting -= 1
 
     def advance(self, nbytes: int) -> None:
-        """So many bytes more are done; tells the observer unless it knows."""
+        """Note that `nbytes` more bytes are done, and call the observer if its figures change."""
         self._done += nbytes
-        expected = self._found * self._waiting // max(self._begun, 1)
-        told = self._done, self._known + self._found + expected
-        if self._observer is not None and told != self._told:
-            self._told = told
-            self._observer(*told)
+        expected = self._begun_nbytes * self._waiting // max(self._begun, 1)
+        figures = self._done, self._fixed + self._begun_nbytes + expected
+        if self._observer is not None and figures != self._reported:
+            self._reported = figures
+            self._observer(*figures)

@@ -1,4 +1,4 @@
-"""Tasks through an executor, a bounded number of them at a time."""
+"""Running tasks on an executor, a bounded number of them at a time."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Result = TypeVar("Result")
 
 
 class Sized(Protocol):
-    """A task that says how many bytes it is about."""
+    """A task that knows how many bytes it works on."""
 
     @property
     def nbytes(self) -> int:
-        """How many they are."""
+        """The number of bytes."""
 
 
 SizedTask = TypeVar("SizedTask", bound=Sized)
@@ -30,13 +30,13 @@ SizedTask = TypeVar("SizedTask", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """Who works on the tasks of a plan, and with what.
+    """What the tasks of a plan are run with.
 
     Attributes:
-        executor: runs them, in threads, processes or elsewhere.
-        window: tasks that are submitted at a time: a few for each worker keep all of them busy.
-        backend: computes.
-        progress: is told how far they are.
+        executor: runs the tasks, in threads, processes or elsewhere.
+        window: how many tasks are submitted at a time: a few for each worker keep all busy.
+        backend: computes the results.
+        progress: notes the bytes of each task that is done.
     """
 
     executor: Executor
@@ -47,29 +47,29 @@ class Runner:
     def results(
         self, tasks: Iterable[SizedTask], work: Callable[[SizedTask], Result]
     ) -> Generator[Result, None, None]:
-        """As `in_order`, the results alone; a task counts as done once its result was used."""
-        with closing(in_order(tasks, work, self.executor, self.window)) as found:
-            for task, result in found:
+        """The results of `work`, as `in_order`; a task is done once its result has been used."""
+        with closing(in_order(tasks, work, self.executor, self.window)) as pairs:
+            for task, result in pairs:
                 yield result
-                self.progress.by(task.nbytes)
+                self.progress.advance(task.nbytes)
 
 
 def in_order(
     tasks: Iterable[Task], work: Callable[[Task], Result], executor: Executor, window: int
 ) -> Generator[tuple[Task, Result], None, None]:
-    """Results of `work` in the order of the tasks, with at most `window` of them under way.
+    """Each task with its result of `work`, in order; at most `window` tasks are under way.
 
-    None is under way any more once this is closed. Raises ResourceError where a process that
-    worked is gone.
+    Closing the generator waits until no task is under way. Raises ResourceError where a worker
+    process died.
     """
     under_way: deque[tuple[Task, Future[Result]]] = deque()
     try:
         for task in tasks:
             under_way.append((task, executor.submit(work, task)))
             if len(under_way) >= window:
-                yield _first(under_way)
+                yield _take_first(under_way)
         while under_way:
-            yield _first(under_way)
+            yield _take_first(under_way)
     except BrokenExecutor as error:
         raise ResourceError(
             "a process that worked on this ended before it was done",
@@ -79,8 +79,8 @@ def in_order(
         wait([future for _, future in under_way if not future.cancel()])
 
 
-def _first(under_way: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
-    """Take the first, which is under way until its result is there."""
+def _take_first(under_way: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]:
+    """Wait for the first task's result, and only then take it off the queue."""
     task, future = under_way[0]
     result = future.result()
     under_way.popleft()
@@ -88,7 +88,7 @@ def _first(under_way: deque[tuple[Task, Future[Result]]]) -> tuple[Task, Result]
 
 
 def batches(items: Iterable[Task], size: Callable[[Task], int], least: int) -> Iterator[list[Task]]:
-    """The items in order, as many at a time as have `least` together; the last may have less."""
+    """The items in order, in batches whose sizes add up to `least` or more, but for the last."""
     batch: list[Task] = []
     total = 0
     for item in items:

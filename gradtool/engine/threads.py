@@ -1,4 +1,4 @@
-"""Threads that work: as many as can be started, and fewer where memory runs out."""
+"""An executor of threads: as many as can be started, and fewer where memory runs out."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from concurrent.futures import Executor, Future
 from functools import partial
 from typing import Any, Final, ParamSpec, TypeVar
 
-from gradtool.engine.memory import has_room
+from gradtool.engine.memory import has_memory
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
-_ONE_THREAD: Final = 32 << 20
-"""Bytes for its stack and what it begins with: Python waits for ever for one that dies of that."""
+_THREAD_NBYTES: Final = 32 << 20
+"""For a thread's stack and start: Python waits for ever for a thread that dies for want of them."""
 
 
 class _Task:
@@ -27,12 +27,12 @@ class _Task:
 
 
 class Threads(Executor):
-    """At most so many threads; tasks must be such as may be begun again.
+    """At most `most` threads; a task may be started again after MemoryError, and must allow it.
 
-    A thread that cannot be started is done without; where none can be, whoever submits a task
-    does it. A thread whose task finds too little memory gives it back and ends, and with it goes
-    the memory that it kept, unless it is the last one: it waits for the others to be gone and
-    tries once more, and only then is MemoryError the task's result.
+    Where a thread cannot be started there are fewer; where none can, `submit` runs the task itself.
+    A thread whose task raises MemoryError gives the task back and ends, which frees the memory that
+    the thread kept. The last thread waits for those to end and tries once more; only then is
+    MemoryError the task's result.
     """
 
     def __init__(self, most: int) -> None:
@@ -45,7 +45,7 @@ class Threads(Executor):
         self._changed = threading.Condition()
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
-        """As `Executor` has it."""
+        """See `Executor`."""
         task = _Task(partial(fn, *args, **kwargs))
         with self._changed:
             if self._closed:
@@ -61,7 +61,7 @@ class Threads(Executor):
         return task.future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
-        """As `Executor` has it."""
+        """See `Executor`."""
         with self._changed:
             self._closed = True
             while cancel_futures and self._tasks:
@@ -74,7 +74,7 @@ class Threads(Executor):
     def _start(self) -> None:
         thread = threading.Thread(target=self._serve, name=f"gradtool_{len(self._threads)}")
         try:
-            if not has_room(_ONE_THREAD):
+            if not has_memory(_THREAD_NBYTES):
                 raise MemoryError
             thread.start()
         except (RuntimeError, MemoryError):
@@ -96,7 +96,7 @@ class Threads(Executor):
             return self._tasks.popleft() if self._tasks else None
 
     def _run(self, task: _Task) -> bool:
-        """Whether this thread goes on, the task done, or ends and leaves it to others."""
+        """Run the task; False if it was given back, so that this thread has to end."""
         future = task.future
         if not (future.running() or future.set_running_or_notify_cancel()):
             return True
@@ -106,7 +106,7 @@ class Threads(Executor):
             except MemoryError as error:
                 if self._leave(task):
                     return False
-                if not self._others_left():
+                if not self._wait_for_leaving():
                     future.set_exception(error)
                     return True
             except BaseException as error:  # noqa: BLE001 - raised where the result is asked for
@@ -116,7 +116,7 @@ class Threads(Executor):
                 return True
 
     def _leave(self, task: _Task) -> bool:
-        """Give the task back, unless there is no other thread to do it."""
+        """Give the task back to the other threads; False where there is none."""
         with self._changed:
             this = threading.current_thread()
             if this not in self._threads or len(self._threads) == 1:
@@ -128,8 +128,8 @@ class Threads(Executor):
             self._changed.notify()
             return True
 
-    def _others_left(self) -> bool:
-        """Wait until those that ended have given back their memory; False where there are none."""
+    def _wait_for_leaving(self) -> bool:
+        """Wait until leaving threads have freed their memory; False where there are none."""
         with self._changed:
             leaving, self._leaving = self._leaving, []
         for thread in leaving:

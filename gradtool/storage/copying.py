@@ -22,7 +22,7 @@ _DEEPEST: Final = 64
 _READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-class Rest:
+class Companions:
     """All that a directory holds but what is written anew, and how it is copied.
 
     Whoever made the directory may have put links in it that lead out of it, and may change it at
@@ -94,7 +94,7 @@ class _Walk:
     """A walk over the tree that looks at everything and, given where to, copies it."""
 
     def __init__(
-        self, rest: Rest, root: int, written: Collection[Location], new: int | None
+        self, rest: Companions, root: int, written: Collection[Location], new: int | None
     ) -> None:
         self._rest = rest
         self._root = root

@@ -21,8 +21,8 @@ from gradtool.core.tensors import Checkpoint
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.overlaps.sharing import find_overlaps, find_sharing
-from gradtool.engine.progress import whole
-from gradtool.engine.reading.measure import reduced
+from gradtool.engine.progress import whole_progress
+from gradtool.engine.reading.measure import reduce_tasks
 from gradtool.engine.reading.plan import plan
 from gradtool.engine.reading.reductions import Elements
 from gradtool.engine.reading.tasks import NAMED
@@ -61,8 +61,8 @@ def seen(checkpoint: Checkpoint, backend: Backend) -> list[Seen]:
     specs = checkpoint.tensors
     sharing = find_sharing(specs, find_overlaps(checkpoint))
     with ThreadPoolExecutor(2) as threads:
-        runner = Runner(threads, WINDOW, backend, whole(None))
-        found = reduced(plan(specs, sharing, (), backend.limits), Places(), runner)
+        runner = Runner(threads, WINDOW, backend, whole_progress(None))
+        found = reduce_tasks(plan(specs, sharing, (), backend.limits), Places(), runner)
     at = [sharing.same_as.get(index, index) for index in range(len(specs))]
     return [sorted(found.get((index, NAMED), [])) for index in at]
 

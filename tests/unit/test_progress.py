@@ -7,7 +7,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradtool.engine.progress import parts, whole
+from gradtool.engine.progress import split_progress, whole_progress
 
 SIZES = st.integers(0, 1000)
 STEPS = st.lists(st.integers(1, 400), max_size=6)
@@ -22,12 +22,13 @@ def test_it_never_goes_back_and_ends_at_the_end(
 ) -> None:
     """Parts of a share, and of none; some never begin, others do more or less than they said."""
     told: list[tuple[int, int]] = []
-    progresses = parts(lambda *counts: told.append(counts), [share for share, _, _ in work])
+    shares = [share for share, _, _ in work]
+    progresses = split_progress(lambda *counts: told.append(counts), shares)
     for progress, (_, todo, steps) in zip(progresses, work, strict=True):
         if todo is not None:
             progress.begin(todo)
         for step in steps:
-            progress.by(step)
+            progress.advance(step)
         progress.finish()
     assert [done for done, _ in told] == sorted(done for done, _ in told)
     assert all(done <= total for done, total in told)
@@ -39,13 +40,13 @@ def test_it_never_goes_back_and_ends_at_the_end(
 
 def test_what_has_not_begun_is_taken_for_as_large_as_what_has() -> None:
     told: list[tuple[int, int]] = []
-    first, second, third, fourth = parts(lambda *counts: told.append(counts), [None] * 4)
+    first, second, third, fourth = split_progress(lambda *counts: told.append(counts), [None] * 4)
     first.begin(100)
-    first.by(50)
+    first.advance(50)
     assert told[-1] == (50, 400)
     first.finish()
     second.begin(300)
-    second.by(0)
+    second.advance(0)
     assert told[-1] == (100, 800)
     second.finish()
     third.finish()  # which could not be read
@@ -56,18 +57,18 @@ def test_what_has_not_begun_is_taken_for_as_large_as_what_has() -> None:
 
 def test_a_part_counts_for_its_share_however_much_it_has_to_do() -> None:
     told: list[tuple[int, int]] = []
-    reading, writing = parts(lambda *counts: told.append(counts), [100, 200])
+    reading, writing = split_progress(lambda *counts: told.append(counts), [100, 200])
     reading.begin(50)
-    reading.by(25)
+    reading.advance(25)
     assert told[-1] == (50, 300)
     reading.finish()
     writing.begin(1000)
-    writing.by(500)
+    writing.advance(500)
     assert told[-1] == (200, 300)
 
 
 def test_nobody_need_look() -> None:
-    progress = whole(None)
+    progress = whole_progress(None)
     progress.begin(10)
-    progress.by(10)
+    progress.advance(10)
     progress.finish()

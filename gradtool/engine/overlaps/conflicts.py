@@ -1,4 +1,4 @@
-"""Views that share a storage must agree on what becomes of each element."""
+"""Tensors that share elements must agree on how each of those is transformed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gradtool.core.tensors import TensorSpec
 from gradtool.engine.overlaps.groups import (
     GroupTask,
     group_tasks,
-    named_between,
+    named_elements,
     window_bounds,
 )
 from gradtool.engine.overlaps.sharing import refuse_two_types
@@ -23,10 +23,10 @@ _NOBODY = -1
 def refuse_conflicts(
     specs: Sequence[TensorSpec], group: Sequence[int], transforms: Mapping[str, Transform]
 ) -> None:
-    """Raise UsageError if an element has names with different transforms.
+    """Raise UsageError if two tensors with different transforms name the same element.
 
     `group` are positions in `specs` of tensors whose bytes overlap; a tensor that is not in
-    `transforms` stays as it is. CorruptFileError where they are of two types.
+    `transforms` stays as it is. Raises CorruptFileError where the tensors are of two types.
     """
     wanted = {transforms.get(specs[index].name, IDENTITY) for index in group}
     if wanted == {IDENTITY}:
@@ -40,16 +40,16 @@ def refuse_conflicts(
 
 
 def _refuse_conflict(task: GroupTask, names: Sequence[str], wanted: Sequence[Transform]) -> None:
-    """One pass over the members: each takes its elements, unless another has them otherwise."""
+    """Have each member claim its elements; raise where one is claimed for another transform."""
     first_with: dict[Transform, int] = {}
     owner_of = [first_with.setdefault(transform, index) for index, transform in enumerate(wanted)]
     for start, stop in window_bounds(task.count):
         owners = np.full(stop - start, _NOBODY, np.int32)
-        for named in named_between(task.members, start, stop):
-            mine = owner_of[named.member]
-            found = owners[named.at]
-            others = found[(found != _NOBODY) & (found != mine)]
-            if len(others):
-                pair = (names[int(others[0])], names[named.member])
+        for named in named_elements(task.members, start, stop):
+            owner = owner_of[named.member]
+            previous = owners[named.offsets]
+            rivals = previous[(previous != _NOBODY) & (previous != owner)]
+            if len(rivals):
+                pair = (names[int(rivals[0])], names[named.member])
                 raise transform_conflict(task.file.path, pair)
-            owners[named.at] = mine
+            owners[named.offsets] = owner

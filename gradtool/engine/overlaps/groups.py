@@ -1,4 +1,4 @@
-"""Overlap groups: tensors of one storage that need a walk, a bounded window of it at a time."""
+"""Overlap groups: tensors that share stored elements, walked together in bounded windows."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from gradtool.engine.overlaps.views import Int64, Layout
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """A tensor of a group.
+    """A tensor of a group, as one task sees it.
 
     Attributes:
-        target: what its results are about.
-        scopes: the sets in which it counts the elements that no member before it names: 0 for
-            the total, others for sections.
+        target: the tensor's position in the plan.
+        scopes: where it counts the elements that no member before it names: 0 is the total,
+            each other number a section.
         first: its first element, counted from the first one of the task.
-        layout: how it goes on from there.
-        span: elements from its first to its last.
+        layout: its shape and strides.
+        span: elements of storage from its first to its last.
     """
 
     target: int
@@ -36,7 +36,7 @@ class Member:
 
 @dataclass(frozen=True, slots=True)
 class GroupTask:
-    """Views of one storage, over a range of `count` elements from byte `offset` of a file."""
+    """A range of `count` elements from byte `offset` of a file, and the members that name some."""
 
     file: Location
     dtype: DType
@@ -48,7 +48,7 @@ class GroupTask:
 
 
 def group_tasks(specs: Sequence[TensorSpec], group: Sequence[int]) -> Iterator[GroupTask]:
-    """A group's range of the file in steps, each with the members that reach into it."""
+    """Tasks over consecutive parts of a group's range, each with the members that reach into it."""
     extents = [specs[index].extents[0] for index in group]
     dtype = specs[group[0]].dtype
     start, end = min(e.offset for e in extents), max(e.end for e in extents)
@@ -81,15 +81,15 @@ def _member(index: int, spec: TensorSpec, offset: int, sections: dict[str, int])
     )
 
 
-class Named(NamedTuple):
-    """What one member names of a window.
+class NamedElements(NamedTuple):
+    """The elements of a window that one member names.
 
-    `member` is its position among the members, `at` the elements, ascending from the window's
-    first one, and `positions` their C-order positions in the member.
+    `member` is its position among the members, `offsets` are those of the elements from the
+    window's first one, ascending, and `positions` their C-order positions in the member.
     """
 
     member: int
-    at: Int64
+    offsets: Int64
     positions: Int64
 
 
@@ -99,12 +99,12 @@ def window_bounds(count: int) -> Iterator[tuple[int, int]]:
         yield start, min(start + BLOCK_ELEMENTS, count)
 
 
-def named_between(members: Sequence[Member], start: int, stop: int) -> Iterator[Named]:
-    """What each member names of the window, for those that name anything there."""
+def named_elements(members: Sequence[Member], start: int, stop: int) -> Iterator[NamedElements]:
+    """The elements that each member names in the window from `start` to `stop`, if any."""
     for index, member in enumerate(members):
         if member.first >= stop or member.first + member.span <= start:
             continue
         low = start - member.first
         offsets, positions = member.layout.between(low, stop - member.first)
         if len(offsets):
-            yield Named(index, offsets - low, positions)
+            yield NamedElements(index, offsets - low, positions)

@@ -1,7 +1,7 @@
-"""Which tensors share stored elements, and who counts those.
+"""Which tensors share stored elements, and which tensor counts those.
 
 The first tensor that names an element counts it, in the total and again among the tensors of
-its own section; torch counts it once for each name, so that tied weights weigh double.
+its own section; torch counts it once for each tensor, so that tied weights weigh double.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 MOST_VIEWS: Final = 16
 FREE_ELEMENTS: Final = 1 << 26
-"""How often stored elements may be named on average, and how many more: a second of walking."""
+"""Times that views may name a stored element on average, and a number of elements on top of that,
+which takes a second to walk.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Overlaps:
-    """Which tensors of a catalogue may have bytes in common: sets of names, nearly always none.
+    """Sets of a catalogue's tensors, by name, whose bytes may overlap: nearly always none.
 
-    Found once for all that is done with the catalogue, or with tensors chosen from it.
+    Computed once for a catalogue, and used for any choice of its tensors.
     """
 
     linked: tuple[frozenset[str], ...]
 
     def among(self, specs: Sequence[TensorSpec | Skipped]) -> Iterator[list[int]]:
-        """Those of `specs` whose byte ranges are linked by overlaps, as `overlapping` has them.
+        """The sets of tensors in `specs` whose bytes overlap, as `overlapping` gives them.
 
-        What linked two of the catalogue's tensors may not be among those chosen.
+        Overlaps are sought anew: a tensor that links two others may not be in `specs`.
         """
         set_of = {name: number for number, names in enumerate(self.linked) for name in names}
         chosen: list[list[int]] = [[] for _ in self.linked]
@@ -45,21 +47,20 @@ class Overlaps:
 def find_overlaps(checkpoint: Checkpoint) -> Overlaps:
     """The overlaps of a catalogue's tensors, skipped ones included."""
     located = (item for item in checkpoint.skipped if item.extents)
-    listed: list[TensorSpec | Skipped] = [*checkpoint.tensors, *located]
-    linked = (frozenset(listed[index].name for index in group) for group in overlapping(listed))
-    return Overlaps(tuple(linked))
+    tensors: list[TensorSpec | Skipped] = [*checkpoint.tensors, *located]
+    groups = overlapping(tensors)
+    return Overlaps(tuple(frozenset(tensors[index].name for index in group) for group in groups))
 
 
 @dataclass(frozen=True, slots=True)
 class Sharing:
-    """What a selection of tensors has in common; all numbers are positions in it.
+    """What chosen tensors have in common; all numbers are positions among them.
 
     Attributes:
         alias_of: for a tensor of the very same elements as earlier ones, the first of those.
         alias_in_section: the same among the tensors of one section.
-        same_as: for a tensor that is another's equal in all but its name, that tensor.
-        groups: tensors that need a walk, each with those whose bytes it may share: views
-            with gaps, and tensors of which one's bytes overlap another's.
+        same_as: for a tensor that equals earlier ones in all but the name, the first of those.
+        groups: the overlap groups: tensors whose bytes overlap, and each view with gaps.
     """
 
     alias_of: dict[int, int]
@@ -69,7 +70,7 @@ class Sharing:
 
 
 def find_sharing(specs: Sequence[TensorSpec], overlaps: Overlaps) -> Sharing:
-    """What the tensors share, given the overlaps of the catalogue that they are from.
+    """What the tensors have in common, given the overlaps of the catalogue that they are from.
 
     Raises:
         CorruptFileError: two tensors read the same bytes as different dtypes.
@@ -116,7 +117,10 @@ def _refuse_endless_walks(specs: Sequence[TensorSpec], groups: Sequence[Sequence
 
 
 def overlapping(specs: Sequence[TensorSpec | Skipped]) -> list[list[int]]:
-    """Tensors whose byte ranges are linked by overlaps, two or more at a time, in their order."""
+    """Sets of two or more tensors whose bytes overlap, directly or through others of the set.
+
+    Each set is a list of positions in `specs`, ascending.
+    """
     order: dict[str, int] = {}
     ranges = [
         (order.setdefault(extent.file.path, len(order)), extent.offset, extent.end, index)
@@ -124,28 +128,28 @@ def overlapping(specs: Sequence[TensorSpec | Skipped]) -> list[list[int]]:
         for extent in spec.extents
     ]
     ranges.sort()
-    found: list[list[int]] = []
+    groups: list[list[int]] = []
     linked: list[int] = []
-    file, end = -1, 0
-    for at, start, stop, index in ranges:
-        if at != file or start >= end:
+    last_file, last_end = -1, 0
+    for file, start, end, index in ranges:
+        if file != last_file or start >= last_end:
             if len(linked) > 1:
-                found.append(sorted(set(linked)))
-            linked, file, end = [], at, 0
+                groups.append(sorted(set(linked)))
+            linked, last_file, last_end = [], file, 0
         linked.append(index)
-        end = max(end, stop)
+        last_end = max(last_end, end)
     if len(linked) > 1:
-        found.append(sorted(set(linked)))
-    return found
+        groups.append(sorted(set(linked)))
+    return groups
 
 
-def _note_repeats(found: dict[int, int], indices: Iterable[int], keys: Iterable[object]) -> None:
-    """For each index whose key occurred before, the first index with it."""
+def _note_repeats(firsts: dict[int, int], indices: Iterable[int], keys: Iterable[object]) -> None:
+    """Note in `firsts`, for each index whose key occurred before, the first index with that key."""
     first_with: dict[object, int] = {}
     for index, key in zip(indices, keys, strict=True):
         first = first_with.setdefault(key, index)
         if first != index:
-            found[index] = first
+            firsts[index] = first
 
 
 def _all_but_name(spec: TensorSpec) -> object:
@@ -156,7 +160,10 @@ def _all_but_name(spec: TensorSpec) -> object:
 
 
 def refuse_two_types(specs: Sequence[TensorSpec]) -> None:
-    """torch.save refuses to write such views: which elements they share has no answer."""
+    """Raise CorruptFileError if one of the tensors reads the bytes of the first as another type.
+
+    torch.save refuses to write such views: which elements they share has no answer.
+    """
     first = specs[0]
     base = first.extents[0]
     for spec in specs[1:]:

@@ -1,4 +1,7 @@
-"""Walking views: which stored elements they name, and at which index, within a range."""
+"""Which stored elements a view names, within a range, and at which of its indices.
+
+A view names a stored element if one of its indices leads to that element.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,19 @@ Int64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Layout:
-    """Shape and strides, in elements, of a tensor; storage offsets count from its first one."""
+    """A tensor's shape and strides, in elements; offsets in storage count from its first one."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
 
     @property
     def overlaps_itself(self) -> bool:
-        """Whether two indices may name one element, other than by expansion."""
+        """Whether two indices may name the same element, other than by expansion."""
         return overlaps_itself(self.shape, self.strides)
 
     @cached_property
     def _axes(self) -> list[tuple[int, int, int]]:
-        """(stride, size, stride in C order) of each axis that reaches other elements.
+        """(stride, size, stride in C order) of each axis along which elements differ.
 
         Largest stride first, so that walking the last axis fastest runs forwards in storage.
         """
@@ -38,20 +41,21 @@ class Layout:
 
     @cached_property
     def _colliding(self) -> tuple[Int64, Int64]:
-        """Offsets and positions of a view that overlaps itself, by offset.
+        """Offsets and C-order positions of a view that overlaps itself, sorted by offset.
 
-        Such views are held whole: the formats keep them small.
+        All of them at once: formats refuse such views unless they are small.
         """
-        offsets, positions = self._at(np.arange(self._count, dtype=np.int64))
+        offsets, positions = self._elements(np.arange(self._count, dtype=np.int64))
         order = np.lexsort((positions, offsets))
         return offsets[order], positions[order]
 
     @property
     def _count(self) -> int:
+        """The number of indices, but for those that expansion adds."""
         return math.prod(size for _, size, _ in self._axes)
 
     def between(self, low: int, high: int) -> tuple[Int64, Int64]:
-        """The elements at offsets from `low` to before `high`: offsets, C-order positions.
+        """Offsets and C-order positions of the elements at offsets from `low` to before `high`.
 
         Offsets ascend; an expanded element comes once, at its first position.
         """
@@ -60,7 +64,7 @@ class Layout:
             part = slice(*np.searchsorted(offsets, (low, high)))
             return offsets[part], positions[part]
         start, stop = self._rank(low), self._rank(high)
-        return self._at(np.arange(start, stop, dtype=np.int64))
+        return self._elements(np.arange(start, stop, dtype=np.int64))
 
     def positions(self, offsets: Int64) -> Int64:
         """C-order positions of the elements at `offsets` of a dense view."""
@@ -70,11 +74,11 @@ class Layout:
             positions += index * c_stride
         return positions
 
-    def _at(self, walked: Int64) -> tuple[Int64, Int64]:
-        """Offsets and positions of the elements at these places of the walk."""
-        offsets, positions = np.zeros_like(walked), np.zeros_like(walked)
+    def _elements(self, ranks: Int64) -> tuple[Int64, Int64]:
+        """Offsets and C-order positions of elements, given their ranks in order of offset."""
+        offsets, positions = np.zeros_like(ranks), np.zeros_like(ranks)
         for stride, size, c_stride in reversed(self._axes):
-            walked, index = np.divmod(walked, size)
+            ranks, index = np.divmod(ranks, size)
             offsets += index * stride
             positions += index * c_stride
         return offsets, positions

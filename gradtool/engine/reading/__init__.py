@@ -1,1 +1,1 @@
-"""A catalogue, a backend and an executor give a measurement."""
+"""Measuring the tensors of a catalogue: plan, tasks, reductions, and the measurement."""

@@ -1,4 +1,4 @@
-"""A catalogue, p and a runner give a `Measurement`."""
+"""Measuring a catalogue: its tasks are run, and their results become a `Measurement`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from gradtool.engine.reading.tasks import NAMED, UNIQUE, UNIQUE_IN_SECTION, Targ
 from gradtool.engine.schedule import Runner
 
 MOST_NOTES = 3
-"""Notes of one kind, before the rest is only counted."""
+"""Notes of one kind that are given in full; the others are only counted."""
 
 
 def measure(
@@ -39,13 +39,13 @@ def measure(
 
     Args:
         checkpoint: the catalogue, already narrowed to what is wanted.
-        runner: reads and computes.
-        started: `time.perf_counter()` when the work began; now, if it begins here.
+        runner: what the tasks are run with.
+        started: `time.perf_counter()` when the work began; None for now.
         norm_type: p.
         loss_scale: every element is divided by it.
         verify: check all stored CRCs of tensor data, not only those that the format's own
             reader checks.
-        overlaps: those of the whole catalogue, if they are known.
+        overlaps: those of the whole catalogue, if they were found before.
 
     Raises InputError where a file changed, shrank or fails its checksum.
     """
@@ -56,47 +56,47 @@ def measure(
     tasks = plan(specs, sharing, checksums, runner.backend.limits)
     covered = sum(checksum.covers.nbytes for checksum in checksums)
     runner.progress.begin(sum(spec.nbytes for spec in specs) + covered)
-    found = reduced(tasks, Statistics(norm_type), runner)
+    stats = reduce_tasks(tasks, Statistics(norm_type), runner)
     runner.progress.finish()
-    tensors = tuple(_assemble(specs, sharing, found, norm_type, loss_scale))
+    tensors = tuple(_assemble(specs, sharing, stats, norm_type, loss_scale))
     return _measurement(checkpoint, tensors, norm_type, loss_scale, started, runner.backend.name)
 
 
-def reduced(
+def reduce_tasks(
     tasks: Iterable[Task], reduction: Reduction[Part], runner: Runner
 ) -> dict[Target, Part]:
-    """What each target is reduced to, its parts merged in the order of the tasks."""
-    parts: dict[Target, list[Part]] = {}
+    """Run all tasks; the result for each target, its parts merged in the order of the tasks."""
+    parts_of: dict[Target, list[Part]] = {}
     work = partial(run, reduction=reduction, backend=runner.backend)
     for results in runner.results(tasks, work):
         for target, part in results:
-            kept = parts.setdefault(target, [])
-            kept.append(part)
-            parts[target] = folded(kept, reduction)
-    return {target: reduction.merged(of_one) for target, of_one in parts.items()}
+            parts = parts_of.setdefault(target, [])
+            parts.append(part)
+            parts_of[target] = folded(parts, reduction)
+    return {target: reduction.merged(parts) for target, parts in parts_of.items()}
 
 
 def _assemble(
     specs: Sequence[TensorSpec],
     sharing: Sharing,
-    found: dict[Target, TensorStats],
+    stats_by_target: dict[Target, TensorStats],
     norm_type: float,
     loss_scale: float,
 ) -> Iterator[TensorMeasurement]:
-    """One measurement for each tensor; what no task reported has no elements."""
-    nothing = TensorStats(norm_type)
+    """One measurement for each tensor; a target without a result has no elements."""
+    empty = TensorStats(norm_type)
     grouped = {index for group in sharing.groups for index in group}
 
     def stats_of(spec: TensorSpec, target: Target) -> TensorStats:
-        stats = found.get(target, nothing).divided(loss_scale)
+        stats = stats_by_target.get(target, empty).divided(loss_scale)
         return stats.negated() if spec.is_negated and spec.dtype.kind == "float" else stats
 
     for index, spec in enumerate(specs):
-        at = sharing.same_as.get(index, index)
-        named = stats_of(spec, (at, NAMED))
-        unique = stats_of(spec, (at, UNIQUE)) if at in grouped else named
-        in_section = (at, UNIQUE_IN_SECTION)
-        unique_in_section = stats_of(spec, in_section) if in_section in found else unique
+        target = sharing.same_as.get(index, index)
+        named = stats_of(spec, (target, NAMED))
+        unique = stats_of(spec, (target, UNIQUE)) if target in grouped else named
+        in_section = (target, UNIQUE_IN_SECTION)
+        unique_in_section = stats_of(spec, in_section) if in_section in stats_by_target else unique
         first = sharing.alias_of.get(index)
         times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
         stats = named.repeated(times)
@@ -113,7 +113,7 @@ def _assemble(
 
 
 def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:
-    """The checksums over bytes of the chosen tensors, all or those that have to be verified."""
+    """The checksums over bytes of the catalogue's tensors: all, or only the required ones."""
     checksums = [
         checksum for checksum in checkpoint.checksums if everything or checksum.is_required
     ]
@@ -165,7 +165,7 @@ def _measurement(
 def _summaries(
     checkpoint: Checkpoint, tensors: tuple[TensorMeasurement, ...], norm_type: float
 ) -> tuple[tuple[Summary, ...], Summary | None]:
-    """The figures of each section, and of all together where they are of one kind."""
+    """The summary of each section, and of all tensors where the sections are of one kind."""
     kinds = checkpoint.section_kinds
     names = list(dict.fromkeys(tensor.spec.section for tensor in tensors))
     sections = tuple(
@@ -188,16 +188,16 @@ def _summaries(
 
 
 def _sharing_notes(tensors: Iterable[TensorMeasurement]) -> Iterator[str]:
-    partial = [
+    sharing = [
         tensor
         for tensor in tensors
         if tensor.unique is not None and tensor.unique.numel != tensor.stats.numel
     ]
-    for tensor in partial[:MOST_NOTES]:
+    for tensor in sharing[:MOST_NOTES]:
         yield (
             f"{tensor.name!r} names {tensor.stats.numel} elements, of which "
             f"{tensor.unique.numel if tensor.unique else 0} are stored for it alone; "
             "totals count those"
         )
-    if len(partial) > MOST_NOTES:
-        yield f"{len(partial) - MOST_NOTES} more tensors share elements with others or repeat them"
+    if len(sharing) > MOST_NOTES:
+        yield f"{len(sharing) - MOST_NOTES} more tensors share elements with others or repeat them"

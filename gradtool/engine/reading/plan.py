@@ -1,7 +1,8 @@
 """What to read, in which pieces: decided before anything is scheduled.
 
-Tasks are plain values, so that any `concurrent.futures.Executor` can run them, and their
-borders depend on the catalogue alone, so that results do not depend on who ran them.
+Tasks are plain values, so that any `concurrent.futures.Executor` can run them. Their borders
+depend on the catalogue and the backend's limits alone, so that results do not depend on who ran
+them.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from gradtool.engine.overlaps.sharing import Sharing
 from gradtool.engine.overlaps.views import Layout
 
 GAP_BYTES: Final = 1 << 10
-"""Bytes between two pieces that are cheaper to read over than to skip with another call."""
+"""Bytes between two pieces up to which one read over the gap is cheaper than two reads."""
 
 
 class Piece(NamedTuple):
@@ -49,7 +50,7 @@ class Block:
 
 @dataclass(slots=True)
 class ReadTask:
-    """Blocks of one file."""
+    """Blocks of one file to read and measure."""
 
     file: Location
     blocks: list[Block] = field(default_factory=list)
@@ -58,7 +59,7 @@ class ReadTask:
 
 @dataclass(frozen=True, slots=True)
 class StreamTask:
-    """A tensor whose bytes come from a stream."""
+    """A tensor to read from a stream and measure."""
 
     target: int
     stream: Stream
@@ -85,7 +86,7 @@ def plan(
     checksums: Iterable[StoredChecksum],
     limits: BatchLimits,
 ) -> Iterator[Task]:
-    """Every task that measures `specs` and verifies `checksums`.
+    """All tasks that measure `specs` and verify `checksums`.
 
     A target is a tensor's position in `specs`.
     """
@@ -96,7 +97,7 @@ def plan(
         waiting.setdefault(checksum.covers.file.path, deque()).append(checksum)
     for task in _read_tasks(specs, plain, limits):
         yield task
-        yield from _verified(waiting, task)
+        yield from _checksums_read(waiting, task)
     for index in plain:
         spec = specs[index]
         if spec.stream is not None:
@@ -109,10 +110,10 @@ def plan(
         yield ChecksumTask(checksum, checksum.covers.nbytes)
 
 
-def _verified(
+def _checksums_read(
     waiting: Mapping[str, deque[StoredChecksum]], task: ReadTask
 ) -> Iterator[ChecksumTask]:
-    """The checksums over what is read by now, while the system still has it in memory."""
+    """Tasks for checksums whose bytes `task` is the last to read, while the system caches them."""
     checksums = waiting.get(task.file.path)
     last = task.blocks[-1].pieces[-1]
     while checksums and checksums[0].covers.end <= last.offset + last.nbytes:
@@ -155,24 +156,25 @@ def _read_tasks(
 def _extents_in_file_order(
     specs: Sequence[TensorSpec], plain: Iterable[int]
 ) -> Iterator[tuple[Extent, int, int]]:
-    """(extent, target, position of its first element), so that disks read forwards."""
+    """(extent, target, position of its first element) in file order: disks read forwards."""
     order: dict[str, int] = {}
-    found = []
+    keyed = []
     for index in plain:
         spec = specs[index]
         first = 0
         for extent in spec.extents:
             file = order.setdefault(extent.file.path, len(order))
-            found.append((file, extent.offset, index, first, extent))
+            keyed.append((file, extent.offset, index, first, extent))
             first += extent.nbytes // spec.dtype.itemsize
-    found.sort()
-    for _, _, index, first, extent in found:
+    keyed.sort()
+    for _, _, index, first, extent in keyed:
         yield extent, index, first
 
 
 def _joins(
     block: Block, spec: TensorSpec, layout: Layout | None, nbytes: int, limits: BatchLimits
 ) -> bool:
+    """Whether `nbytes` more bytes, of `spec`, can be measured in one call with the block."""
     return (
         block.dtype is spec.dtype
         and block.big_endian == spec.big_endian

@@ -1,4 +1,4 @@
-"""What blocks of elements are reduced to, and how the results of parts become those of tensors."""
+"""What is computed of blocks of elements, and how the results of parts merge into a tensor's."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ Positions = Callable[[NDArray[np.intp]], NDArray[np.int64]]
 Part = TypeVar("Part")
 
 MOST_PARTS: Final = 1024
-"""Parts of one tensor that are kept apart before they are merged."""
+"""Results of parts of one tensor that are kept before they are merged."""
 
 
 @dataclass(frozen=True, slots=True)
 class Elements:
-    """Elements of tensors in memory, a segment of each tensor after another.
+    """Elements in memory: segments one after another, each of one tensor.
 
     Attributes:
         raw: their bytes, laid out as `Backend.offsets` says.
@@ -32,7 +32,8 @@ class Elements:
         big_endian: their byte order.
         counts: elements in each segment.
         firsts: the C-order position of each segment's first element in its tensor.
-        positions: those of any elements of the only segment, where it is not in C order.
+        positions: from places in the segment to C-order positions in its tensor, where there is
+            one segment and it is not in C order; else None.
     """
 
     raw: NDArray[Any]
@@ -44,13 +45,13 @@ class Elements:
 
 
 class Reduction(Protocol[Part]):
-    """Something to be found out about tensors: a plain value that goes to any process."""
+    """Something to compute of tensors, part by part; a plain value that goes to any process."""
 
     def of(self, elements: Elements, backend: Backend) -> list[Part]:
-        """What each segment is reduced to: a value that goes to any process."""
+        """The result of each segment, a plain value that goes to any process."""
 
     def merged(self, parts: Sequence[Part]) -> Part:
-        """What all parts are together, whoever merged some of them before; of none, of nothing."""
+        """The result of all parts together, however grouped; of no parts, that of no elements."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,19 +61,19 @@ class Statistics:
     norm_type: float
 
     def of(self, elements: Elements, backend: Backend) -> list[TensorStats]:
-        """As `Reduction` has it; `first_nonfinite` is a C-order position in the tensor."""
+        """See `Reduction`; `first_nonfinite` is a C-order position in the tensor."""
         raw, dtype, big_endian = elements.raw, elements.dtype, elements.big_endian
-        found = backend.stats(raw, dtype, elements.counts, self.norm_type, big_endian=big_endian)
+        parts = backend.stats(raw, dtype, elements.counts, self.norm_type, big_endian=big_endian)
         if elements.positions is None:
-            return [stats.moved(first) for first, stats in zip(elements.firsts, found, strict=True)]
-        (stats,) = found
+            return [part.moved(first) for first, part in zip(elements.firsts, parts, strict=True)]
+        (stats,) = parts
         if stats.first_nonfinite is None:
-            return found
+            return parts
         bad = backend.nonfinite_positions(raw, dtype, big_endian=big_endian)
         return [replace(stats, first_nonfinite=int(elements.positions(bad).min()))]
 
     def merged(self, parts: Sequence[TensorStats]) -> TensorStats:
-        """As `Reduction` has it."""
+        """See `Reduction`."""
         return statistics.merge(parts, self.norm_type)
 
 

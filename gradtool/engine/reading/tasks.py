@@ -1,4 +1,4 @@
-"""What an executor runs: one task in, what the targets it touches are reduced to out.
+"""What an executor runs: one task in, the results for the targets that it reads out.
 
 Functions at module level over plain values: threads, processes and clusters can run them.
 Nothing is shared between tasks but a reused buffer for each thread.
@@ -17,7 +17,7 @@ from gradtool.core.locations import Source
 from gradtool.core.tensors import StoredChecksum
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
-from gradtool.engine.overlaps.groups import GroupTask, named_between, window_bounds
+from gradtool.engine.overlaps.groups import GroupTask, named_elements, window_bounds
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.plan import (
     GAP_BYTES,
@@ -32,10 +32,12 @@ from gradtool.engine.reading.reductions import Elements, Reduction, folded
 from gradtool.errors import CorruptFileError
 
 NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
-"""What is reduced: the elements that a tensor names, and those that it names first."""
+"""Which elements of a tensor a result is about: all that it names, those that no tensor before it
+names, and those that no tensor before it in its section names.
+"""
 
 Target = tuple[int, int]
-"""A tensor's position in the plan, and one of the above."""
+"""What a result is about: a tensor's position in the plan, and one of the above."""
 
 Part = TypeVar("Part")
 
@@ -45,7 +47,7 @@ _CHECKSUM_STEP = 1 << 20
 
 
 def run(task: Task, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    """What the elements that `task` reads are reduced to, once for each target among them."""
+    """The results of the elements that `task` reads, one for each target."""
     match task:
         case ReadTask():
             return _run_reads(task, reduction, backend)
@@ -59,29 +61,29 @@ def run(task: Task, reduction: Reduction[Part], backend: Backend) -> Results[Par
 
 
 def _run_reads(task: ReadTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    found: Results[Part] = []
+    results: Results[Part] = []
     with task.file.open() as source:
         for block in task.blocks:
             parts = reduction.of(_read_block(source, block, backend), backend)
             for piece, part in zip(block.pieces, parts, strict=True):
-                found.append(((piece.target, NAMED), part))
+                results.append(((piece.target, NAMED), part))
         source.check_unchanged()
-    return _merged(found, reduction)
+    return _merged(results, reduction)
 
 
 def _read_block(source: Source, block: Block, backend: Backend) -> Elements:
-    """The elements of all pieces, in this thread's buffer."""
+    """Read the elements of all pieces of a block into this thread's buffer."""
     itemsize = block.dtype.itemsize
     counts = [piece.nbytes // itemsize for piece in block.pieces]
     *starts, end = backend.offsets(counts, itemsize)
     raw = backend.buffer(end)
-    for run in _runs(block.pieces):
-        _read_run(source, block.pieces[run], starts[run], raw.data)
+    for near in _near_pieces(block.pieces):
+        _read_pieces(source, block.pieces[near], starts[near], raw.data)
     return _elements(raw, block, counts, [piece.first for piece in block.pieces])
 
 
 def _elements(raw: Bytes, block: Block, counts: list[int], firsts: list[int]) -> Elements:
-    """Elements of tensors in C order, or of one that has a layout."""
+    """The elements of a block, of tensors in C order or of one tensor with a layout."""
     layout = block.layout
     if layout is None:
         return Elements(raw, block.dtype, block.big_endian, counts, firsts)
@@ -93,8 +95,8 @@ def _elements(raw: Bytes, block: Block, counts: list[int], firsts: list[int]) ->
     return Elements(raw, block.dtype, block.big_endian, counts, firsts, positions)
 
 
-def _runs(pieces: Sequence[Piece]) -> Iterator[slice]:
-    """Pieces one after another that are worth one read."""
+def _near_pieces(pieces: Sequence[Piece]) -> Iterator[slice]:
+    """Consecutive pieces that lie so near each other in the file that one read is cheapest."""
     start = 0
     for index in range(1, len(pieces)):
         before, piece = pieces[index - 1], pieces[index]
@@ -104,17 +106,17 @@ def _runs(pieces: Sequence[Piece]) -> Iterator[slice]:
     yield slice(start, len(pieces))
 
 
-def _read_run(
+def _read_pieces(
     source: Source, pieces: Sequence[Piece], starts: Sequence[int], buffer: memoryview
 ) -> None:
-    """Read pieces to where they start in the buffer."""
+    """Read pieces of a file in one go, each to its start in the buffer."""
     first, last = pieces[0], pieces[-1]
     nbytes = last.offset + last.nbytes - first.offset
     out = buffer[starts[0] : starts[-1] + last.nbytes]
     if len(out) == nbytes == sum(piece.nbytes for piece in pieces):
         source.read_into(first.offset, out)
         return
-    # They lie closer or further apart there than here.
+    # The gaps between them are others in the file than in the buffer.
     span = BUFFERS.span.array(np.uint8, nbytes).data
     source.read_into(first.offset, span)
     for piece, start in zip(pieces, starts, strict=True):
@@ -136,75 +138,76 @@ def _run_stream(task: StreamTask, reduction: Reduction[Part], backend: Backend) 
 
 
 def _run_group(task: GroupTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    """Window by window: what each member names there, and what it is the first to name."""
-    found: Results[Part] = []
+    """The results, window by window, of what each member names and of what it is first to name."""
+    results: Results[Part] = []
     with task.file.open() as source:
         for start, stop in window_bounds(task.count):
             raw: Bytes | None = None
             claimed: dict[int, NDArray[np.bool_]] = {}
-            for index, at, positions in named_between(task.members, start, stop):
+            for index, offsets, positions in named_elements(task.members, start, stop):
                 if raw is None:
                     raw = _read_window(source, task, start, stop)
                 member = task.members[index]
-                named = _reduced(task, raw, at, positions, reduction, backend)
-                found.append(((member.target, NAMED), named))
+                named = _reduce(task, raw, offsets, positions, reduction, backend)
+                results.append(((member.target, NAMED), named))
                 for scope, role in zip(member.scopes, (UNIQUE, UNIQUE_IN_SECTION), strict=False):
-                    fresh = _claim(claimed, scope, at, stop - start)
-                    whole = len(fresh) == len(at)
-                    if not whole:
-                        unique = _reduced(task, raw, fresh, None, reduction, backend)
-                    found.append(((member.target, role), named if whole else unique))
+                    fresh = _claim(claimed, scope, offsets, stop - start)
+                    are_all_fresh = len(fresh) == len(offsets)
+                    if not are_all_fresh:
+                        unique = _reduce(task, raw, fresh, None, reduction, backend)
+                    results.append(((member.target, role), named if are_all_fresh else unique))
         source.check_unchanged()
-    return _merged(found, reduction)
+    return _merged(results, reduction)
 
 
 def _read_window(source: Source, task: GroupTask, start: int, stop: int) -> Bytes:
-    """The window's elements, a row of bytes each."""
+    """Read the window's elements, a row of bytes each."""
     item = task.dtype.itemsize
     raw = BUFFERS.span.array(np.uint8, (stop - start) * item)
     source.read_into(task.offset + start * item, raw.data)
     return raw.reshape(-1, item)
 
 
-def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, at: Int64, count: int) -> Int64:
-    """The elements that nobody in `scope` has claimed so far, each once; they are now."""
+def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, offsets: Int64, count: int) -> Int64:
+    """Claim elements in `scope`; those of them that were not claimed there before, each once."""
     if scope not in claimed:
         claimed[scope] = np.zeros(count, dtype=bool)
     taken = claimed[scope]
-    fresh: Int64 = at[~taken[at]]
+    fresh: Int64 = offsets[~taken[offsets]]
     taken[fresh] = True
     # Views that overlap themselves name an element several times in a row.
     repeats: NDArray[np.bool_] = np.diff(fresh, prepend=-1) == 0
     return fresh[~repeats]
 
 
-def _reduced(
+def _reduce(
     task: GroupTask,
     raw: Bytes,
-    at: Int64,
+    offsets: Int64,
     positions: Int64 | None,
     reduction: Reduction[Part],
     backend: Backend,
 ) -> Part:
-    """What the elements at places `at` are reduced to, which have `positions` in their tensor."""
-    if len(at) == 0:
+    """The result of a window's elements at `offsets`, which have `positions` in their tensor."""
+    if len(offsets) == 0:
         return reduction.merged(())
-    chosen = raw[at].reshape(-1)
-    of_chosen = None if positions is None else positions.__getitem__
-    elements = Elements(chosen, task.dtype, task.big_endian, [len(at)], [0], of_chosen)
+    chosen = raw[offsets].reshape(-1)
+    position_of = None if positions is None else positions.__getitem__
+    elements = Elements(chosen, task.dtype, task.big_endian, [len(offsets)], [0], position_of)
     (part,) = reduction.of(elements, backend)
     return part
 
 
-def _merged(found: Results[Part], reduction: Reduction[Part]) -> Results[Part]:
-    parts: dict[Target, list[Part]] = {}
-    for target, part in found:
-        parts.setdefault(target, []).append(part)
-    return [(target, reduction.merged(of_one)) for target, of_one in parts.items()]
+def _merged(results: Results[Part], reduction: Reduction[Part]) -> Results[Part]:
+    """One result for each target, in the order in which targets first occur."""
+    parts_of: dict[Target, list[Part]] = {}
+    for target, part in results:
+        parts_of.setdefault(target, []).append(part)
+    return [(target, reduction.merged(parts)) for target, parts in parts_of.items()]
 
 
 def _verify_stored(checksum: StoredChecksum) -> None:
-    """Read what a checksum covers, and compare."""
+    """Read the bytes under a checksum and verify it."""
     crc = 0
     with checksum.covers.file.open() as source:
         for offset in range(checksum.covers.offset, checksum.covers.end, _CHECKSUM_STEP):
@@ -217,7 +220,7 @@ def _verify_stored(checksum: StoredChecksum) -> None:
 
 
 def verify(checksum: StoredChecksum, crc32: int) -> None:
-    """CorruptFileError unless what a checksum covers has the checksum that it says."""
+    """CorruptFileError unless `crc32`, of the bytes under a checksum, is what the file says."""
     if not checksum.fits(crc32):
         raise CorruptFileError(
             checksum.covers.file.path,

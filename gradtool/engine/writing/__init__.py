@@ -1,1 +1,1 @@
-"""A catalogue and what becomes of its tensors give new files."""
+"""Rewriting the files of a catalogue with some of its tensors transformed."""

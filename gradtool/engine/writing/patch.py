@@ -1,4 +1,4 @@
-"""What an executor runs to rewrite a file: one task in, its bytes written, checksums out."""
+"""What an executor runs to rewrite a file: one task in, its bytes written, CRCs out."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 
 from gradtool.engine.backend import Backend, Bytes
-from gradtool.engine.overlaps.groups import named_between, window_bounds
+from gradtool.engine.overlaps.groups import named_elements, window_bounds
 from gradtool.engine.writing.patch_plan import NO_CHECKSUM, Change, PatchTask, Region, Segment
 from gradtool.storage.sink import Sink
 
@@ -17,7 +17,10 @@ _ALIGNMENT = 64
 
 
 class ChecksumPart(NamedTuple):
-    """The CRC-32 of `nbytes` bytes under a checksum, as they were and as they are."""
+    """Consecutive bytes under a checksum: their CRC-32 before the rewrite and after it.
+
+    `checksum` is the checksum's position among those of the file.
+    """
 
     checksum: int
     nbytes: int
@@ -26,19 +29,19 @@ class ChecksumPart(NamedTuple):
 
 
 def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[ChecksumPart]:
-    """Write the task's part of the new file; the checksums of what lies under checksums."""
+    """Write the task's part of the new file; the CRCs of its bytes under checksums."""
     start = task.segments[0].offset
-    buffers, alike = _placed(task.segments, backend)
+    buffers, changing = _buffers(task.segments, backend)
     with task.file.open() as source:
         source.read_vector(start, buffers)
         source.check_unchanged()
-    old = _checksums(task.segments, buffers)
-    for change, raw in alike.items():
+    old = _crcs(task.segments, buffers)
+    for change, raw in changing.items():
         _transform_all(raw, change, backend)
     for segment, buffer in zip(task.segments, buffers, strict=True):
         if segment.region is not None and segment.region.views is not None:
             _transform_views(np.frombuffer(buffer, np.uint8), segment.region, backend)
-    new = _checksums(task.segments, buffers)
+    new = _crcs(task.segments, buffers)
     sink.write_vector(start, buffers)
     return [
         ChecksumPart(checksum, nbytes, before, after)
@@ -46,49 +49,51 @@ def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[ChecksumPar
     ]
 
 
-def _placed(
+def _buffers(
     segments: Sequence[Segment], backend: Backend
 ) -> tuple[list[memoryview], dict[Change, Bytes]]:
-    """Room for each segment; and the rooms of all that changes alike, one after another."""
+    """A buffer for each segment, and those of all segments with the same change as one array."""
     sizes: dict[Change | None, int] = {}
     for segment in segments:
-        key = _change(segment)
-        sizes[key] = sizes.get(key, 0) + segment.nbytes
+        change = _change(segment)
+        sizes[change] = sizes.get(change, 0) + segment.nbytes
     starts, total = {}, 0
-    for key, nbytes in sizes.items():
-        starts[key] = total
+    for change, nbytes in sizes.items():
+        starts[change] = total
         total += nbytes + -nbytes % _ALIGNMENT
-    buffer = backend.buffer(total)
-    alike = {key: buffer[at : at + sizes[key]] for key, at in starts.items() if key is not None}
+    whole = backend.buffer(total)
+    changing = {
+        change: whole[start : start + sizes[change]]
+        for change, start in starts.items()
+        if change is not None
+    }
     buffers = []
     for segment in segments:
-        key = _change(segment)
-        at = starts[key]
-        buffers.append(buffer.data[at : at + segment.nbytes])
-        starts[key] = at + segment.nbytes
-    return buffers, alike
+        change = _change(segment)
+        start = starts[change]
+        buffers.append(whole.data[start : start + segment.nbytes])
+        starts[change] = start + segment.nbytes
+    return buffers, changing
 
 
 def _change(segment: Segment) -> Change | None:
-    """What becomes of all of its elements; None for what is copied, or changes in part."""
+    """The change of all elements of a segment; None if it is copied, or changes in part."""
     region = segment.region
     return None if region is None or region.views is not None else region.change
 
 
-def _checksums(
-    segments: Sequence[Segment], buffers: Sequence[memoryview]
-) -> list[tuple[int, int, int]]:
-    """(checksum, bytes, CRC-32) of what lies under each checksum, in order."""
-    found: list[tuple[int, int, int]] = []
+def _crcs(segments: Sequence[Segment], buffers: Sequence[memoryview]) -> list[tuple[int, int, int]]:
+    """(checksum, bytes, CRC-32) of the segments under each checksum, in order."""
+    crcs: list[tuple[int, int, int]] = []
     for segment, buffer in zip(segments, buffers, strict=True):
         if segment.checksum == NO_CHECKSUM:
             continue
-        if found and found[-1][0] == segment.checksum:
-            checksum, nbytes, crc32 = found[-1]
-            found[-1] = (checksum, nbytes + len(buffer), zlib.crc32(buffer, crc32))
+        if crcs and crcs[-1][0] == segment.checksum:
+            checksum, nbytes, crc32 = crcs[-1]
+            crcs[-1] = (checksum, nbytes + len(buffer), zlib.crc32(buffer, crc32))
         else:
-            found.append((segment.checksum, len(buffer), zlib.crc32(buffer)))
-    return found
+            crcs.append((segment.checksum, len(buffer), zlib.crc32(buffer)))
+    return crcs
 
 
 def _transform_all(raw: Bytes, change: Change, backend: Backend) -> None:
@@ -99,7 +104,7 @@ def _transform_all(raw: Bytes, change: Change, backend: Backend) -> None:
 
 
 def _transform_views(raw: Bytes, region: Region, backend: Backend) -> None:
-    """Change the elements that members of a group name, each of them once."""
+    """Transform the elements that the region's members name, each of them once."""
     if region.views is None:
         return
     dtype, big_endian, _ = region.change
@@ -107,8 +112,8 @@ def _transform_views(raw: Bytes, region: Region, backend: Backend) -> None:
     for start, stop in window_bounds(region.views.count):
         window = rows[start:stop]
         done = np.zeros(stop - start, dtype=bool)
-        for named in named_between(region.views.members, start, stop):
-            fresh = named.at[~done[named.at]]
+        for named in named_elements(region.views.members, start, stop):
+            fresh = named.offsets[~done[named.offsets]]
             done[fresh] = True
             elements = window[fresh]
             transform = region.transforms[named.member]

@@ -1,7 +1,7 @@
-"""How to rewrite a file in place of the old one: which bytes change, in which pieces.
+"""How a file is rewritten at the same size: which bytes change, in which tasks.
 
-The pieces of all tasks together are the file, each byte once: ranges whose elements all get
-the same transform, windows over views, and what lies between, which is copied.
+The segments of all tasks together are the file, each byte once: ranges whose elements all get
+the same transform, ranges that views name in part, and the bytes between, which are copied.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import Overlaps
 
 MOST_SEGMENTS: Final = 1000
-"""Pieces of one task: a system call takes 1,024 buffers."""
+"""Segments of one task: a system call takes 1,024 buffers."""
 
 NO_CHECKSUM: Final = -1
 
@@ -30,7 +30,7 @@ _BEYOND: Final = 1 << 63
 
 
 class Change(NamedTuple):
-    """What becomes of elements of one type."""
+    """The transform of elements, with their type and byte order."""
 
     dtype: DType
     big_endian: bool
@@ -39,9 +39,9 @@ class Change(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Region:
-    """A byte range of which every element changes alike or, with `views`, some elements do.
+    """A byte range in which all elements change alike or, with `views`, some elements change.
 
-    `views` has the members whose elements change, and `transforms` what becomes of each.
+    `views` has the members whose elements change, and `transforms` the transform of each.
     """
 
     offset: int
@@ -57,7 +57,10 @@ class Region:
 
 
 class Segment(NamedTuple):
-    """`nbytes` bytes at `offset`: copied, or changed as `region` says; under which checksum."""
+    """`nbytes` bytes at `offset`: copied, or changed as `region` says.
+
+    `checksum` is the position of the checksum over them, or NO_CHECKSUM.
+    """
 
     offset: int
     nbytes: int
@@ -79,30 +82,30 @@ def changed_regions(
 ) -> dict[Location, list[Region]]:
     """The regions that change, by file and in ascending order.
 
-    `specs` are all tensors of the checkpoint, of which the overlaps are known, and `transforms`
-    those of the ones that change, by name. Raises
-    UsageError where two names of one stored element would give it two transforms.
+    `specs` and `overlaps` are those of the whole checkpoint, `transforms` has those of the tensors
+    that change, by name. Raises UsageError where two tensors with different transforms name the
+    same element.
     """
     linked = [_distinct(specs, group, transforms) for group in overlaps.among(specs)]
     together = {index for group in linked for index in group.members}
-    found: dict[Location, list[Region]] = {}
+    regions_of: dict[Location, list[Region]] = {}
     for index, spec in enumerate(specs):
         transform = transforms.get(spec.name, IDENTITY)
         if index in together or transform == IDENTITY:
             continue
-        for region in _regions_of(specs, [index], transforms):
-            found.setdefault(region[0], []).append(region[1])
+        for file, region in _regions(specs, [index], transforms):
+            regions_of.setdefault(file, []).append(region)
     for group in linked:
         refuse_conflicts(specs, group.different, transforms)
         changed = [i for i in group.different if specs[i].name in transforms]
-        for region in _regions_of(specs, changed, transforms):
-            found.setdefault(region[0], []).append(region[1])
-    for regions in found.values():
+        for file, region in _regions(specs, changed, transforms):
+            regions_of.setdefault(file, []).append(region)
+    for regions in regions_of.values():
         regions.sort(key=attrgetter("offset"))
-    return {file: _merged(regions) for file, regions in found.items()}
+    return {file: _joined(regions) for file, regions in regions_of.items()}
 
 
-class _Group(NamedTuple):
+class _Linked(NamedTuple):
     """Tensors whose bytes overlap; `different` has one for each set of elements and transform."""
 
     members: list[int]
@@ -111,18 +114,18 @@ class _Group(NamedTuple):
 
 def _distinct(
     specs: Sequence[TensorSpec], group: list[int], transforms: Mapping[str, Transform]
-) -> _Group:
+) -> _Linked:
     first_with: dict[object, int] = {}
     for index in group:
         transform = transforms.get(specs[index].name, IDENTITY)
         first_with.setdefault((specs[index].elements, transform), index)
-    return _Group(group, list(first_with.values()))
+    return _Linked(group, list(first_with.values()))
 
 
-def _regions_of(
+def _regions(
     specs: Sequence[TensorSpec], changed: Sequence[int], transforms: Mapping[str, Transform]
 ) -> Iterator[tuple[Location, Region]]:
-    """The regions of tensors that are alone or overlap each other."""
+    """The regions of one tensor, or of tensors that overlap each other, each with its file."""
     if not changed:
         return
     spec = specs[changed[0]]
@@ -132,31 +135,31 @@ def _regions_of(
             yield extent.file, Region(extent.offset, extent.nbytes, change)
         return
     for task in group_tasks(specs, changed):
-        wanted = tuple(transforms[specs[member.target].name] for member in task.members)
-        yield task.file, Region(task.offset, task.nbytes, change, task, wanted)
+        of_members = tuple(transforms[specs[member.target].name] for member in task.members)
+        yield task.file, Region(task.offset, task.nbytes, change, task, of_members)
 
 
-def _merged(regions: Iterable[Region]) -> list[Region]:
-    """The same regions, joined where one goes on as the other does."""
-    found: list[Region] = []
+def _joined(regions: Iterable[Region]) -> list[Region]:
+    """The same regions; adjacent ones with the same change are one."""
+    joined: list[Region] = []
     for region in regions:
-        last = found[-1] if found else None
+        last = joined[-1] if joined else None
         if (
             last is not None
             and last.end == region.offset
             and last.change == region.change
             and last.views is region.views is None
         ):
-            found[-1] = Region(last.offset, last.nbytes + region.nbytes, last.change)
+            joined[-1] = Region(last.offset, last.nbytes + region.nbytes, last.change)
         else:
-            found.append(region)
-    return found
+            joined.append(region)
+    return joined
 
 
 def renewed_checksums(
     checksums: Iterable[StoredChecksum], regions: Sequence[Region]
 ) -> list[StoredChecksum]:
-    """Those of `checksums`, of one file and ascending, that are over bytes that change."""
+    """The checksums over bytes that change, given all those of one file in ascending order."""
     starts = [region.offset for region in regions]
     ends = [region.end for region in regions]
 
@@ -169,11 +172,11 @@ def renewed_checksums(
 def patch_tasks(
     file: Location, regions: Sequence[Region], checksums: Sequence[StoredChecksum]
 ) -> Iterator[PatchTask]:
-    """Every task that makes a file of the same size of `file`."""
+    """All tasks that write the new version of `file`, which has the same size."""
     task = PatchTask(file)
     for segment in _segments(file.size, regions, checksums):
-        full = task.nbytes + segment.nbytes > TASK_BYTES or len(task.segments) == MOST_SEGMENTS
-        if full and task.segments:
+        is_full = task.nbytes + segment.nbytes > TASK_BYTES or len(task.segments) == MOST_SEGMENTS
+        if is_full and task.segments:
             yield task
             task = PatchTask(file)
         task.segments.append(segment)
@@ -185,20 +188,20 @@ def patch_tasks(
 def _segments(
     size: int, regions: Sequence[Region], checksums: Sequence[StoredChecksum]
 ) -> Iterator[Segment]:
-    """The whole file: no segment is longer than a task or crosses a checksum's border.
+    """The segments of the whole file, none longer than a task or across a checksum's border.
 
-    No region does: what lies between two records is not theirs.
+    No region crosses such a border: the bytes between two records belong to no tensor.
     """
     checksum_at = _Checksums(checksums)
-    at = 0
+    copied_from = 0
     for region in regions:
-        yield from _copied(at, region.offset, checksum_at)
+        yield from _copied(copied_from, region.offset, checksum_at)
         step = TASK_BYTES - TASK_BYTES % region.change.dtype.itemsize
         for start in range(region.offset, region.end, step):
             nbytes = min(step, region.end - start)
             yield Segment(start, nbytes, checksum_at(start)[0], region)
-        at = region.end
-    yield from _copied(at, size, checksum_at)
+        copied_from = region.end
+    yield from _copied(copied_from, size, checksum_at)
 
 
 def _copied(start: int, end: int, checksum_at: _Checksums) -> Iterator[Segment]:
@@ -210,14 +213,14 @@ def _copied(start: int, end: int, checksum_at: _Checksums) -> Iterator[Segment]:
 
 
 class _Checksums:
-    """Which of several checksums covers a byte, for bytes in ascending order."""
+    """Finds the checksum over a byte, for bytes in ascending order."""
 
     def __init__(self, checksums: Sequence[StoredChecksum]) -> None:
         self._covers = [checksum.covers for checksum in checksums]
         self._next = 0
 
     def __call__(self, offset: int) -> tuple[int, int]:
-        """The checksum's position, or NO_CHECKSUM, and where that ends to be so."""
+        """The position of the checksum over byte `offset`, or NO_CHECKSUM, and where that ends."""
         while self._next < len(self._covers) and self._covers[self._next].end <= offset:
             self._next += 1
         if self._next == len(self._covers):

@@ -1,4 +1,4 @@
-"""Rewriting an archive of deflated arrays member by member: what has no fixed place for a patch."""
+"""Rewriting an archive of deflated arrays member by member: compressed bytes change length."""
 
 from __future__ import annotations
 
@@ -28,24 +28,23 @@ def repack(
 ) -> None:
     """Write to a new file the archive `file` with `specs` transformed.
 
-    An array's data, of which each has some, is what its member ends with; `specs` may lie in
-    other files too.
+    Each spec has elements, which are the end of its member; specs of other files are left out.
     """
     changed = {_member_end(spec): spec for spec in specs if _file_of(spec) == file}
 
     def pieces(entry: Entry) -> Iterator[memoryview]:
         spec = changed.get(entry.offset + entry.compressed_nbytes)
-        found = (
+        content = (
             inflate(file, entry, 0, max_bytes=_COPIED_NBYTES)
             if spec is None
             else _transformed(file, entry, spec, transforms[spec.name], runner.backend)
         )
         done = 0
-        for piece in found:
+        for piece in content:
             yield piece
             before, done = done, done + len(piece)
             share = entry.compressed_nbytes / entry.nbytes
-            runner.progress.by(int(done * share) - int(before * share))
+            runner.progress.advance(int(done * share) - int(before * share))
 
     repack_archive(file, sink, pieces)
 
@@ -55,7 +54,7 @@ def _file_of(spec: TensorSpec) -> object:
 
 
 def _member_end(spec: TensorSpec) -> int:
-    """The byte after a member, which tells it from all others."""
+    """The byte after the tensor's member, by which the member is recognised."""
     if not isinstance(spec.stream, Inflated):
         return spec.extents[0].end
     entry = spec.stream.entry
@@ -65,7 +64,7 @@ def _member_end(spec: TensorSpec) -> int:
 def _transformed(
     file: Location, entry: Entry, spec: TensorSpec, transform: Transform, backend: Backend
 ) -> Iterator[memoryview]:
-    """A member's header as it is, then its elements as they become."""
+    """The uncompressed bytes of a member: its header as it was, its elements transformed."""
     header = entry.nbytes - spec.nbytes
     with file.open() as source:
         yield memoryview(inflate_start(source, entry, header))

@@ -1,4 +1,4 @@
-"""A catalogue and what becomes of its tensors give new files, byte for byte but for those."""
+"""Rewriting files with some of their tensors transformed; all other bytes stay what they were."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ from gradtool.storage.sink import Sink
 
 @dataclass(frozen=True, slots=True)
 class Rewrite:
-    """What is to be done to the files of a checkpoint, decided before any of it is.
+    """How the files of a checkpoint are to be rewritten.
 
     Attributes:
-        checkpoint: the catalogue, whole.
-        transforms: what becomes of tensors, by name; the others stay as they are.
-        regions: their byte ranges, by file.
-        repacked: the archives in which some of them are deflated.
-        checksums: the checksums of each file.
+        checkpoint: the whole catalogue.
+        transforms: those of the tensors that change, by name.
+        regions: the byte ranges that change, by file.
+        repacked: the archives in which tensors that change are deflated.
+        checksums: all checksums of each file.
     """
 
     checkpoint: Checkpoint
@@ -49,16 +49,16 @@ class Rewrite:
 
     @property
     def changed(self) -> tuple[Location, ...]:
-        """The files that do not stay as they are."""
+        """The files that change."""
         files = self.checkpoint.files
         return tuple(file for file in files if file in self.regions or file in self.repacked)
 
 
 def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> Rewrite:
-    """How to do to the files what `plan` does to their tensors; nothing is written yet.
+    """How to rewrite the files so that their tensors change as in `plan`; nothing is written yet.
 
     Raises:
-        UsageError: an element has two names with different transforms.
+        UsageError: two tensors with different transforms name the same element.
         UnsupportedFormatError: a tensor that changes is no byte range, and no member to repack.
     """
     repacked: set[Location] = set()
@@ -89,7 +89,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> 
 def _refuse_skipped(
     checkpoint: Checkpoint, transforms: Mapping[str, Transform], overlaps: Overlaps
 ) -> None:
-    """Raise UsageError if a tensor that is skipped lies in the bytes of one that changes."""
+    """Raise UsageError if a skipped tensor shares bytes with one that changes."""
     skipped = [item for item in checkpoint.skipped if item.extents]
     changed = [spec for spec in checkpoint.tensors if skipped and spec.name in transforms]
     for linked in overlaps.among([*skipped, *changed]):
@@ -99,21 +99,21 @@ def _refuse_skipped(
 
 
 def rewrite_file(rewrite: Rewrite, file: Location, sink: Sink, runner: Runner) -> None:
-    """Write to a new file what becomes of `file`; a file that does not change is copied.
+    """Write the new version of `file` to `sink`; a file that does not change is copied.
 
     Raises:
-        CorruptFileError: a checksum over what changes does not fit what is stored.
+        CorruptFileError: a checksum over bytes that change does not fit the bytes in the file.
         FileChangedError: the file is not the one that was catalogued.
     """
     if file in rewrite.repacked:
-        found = (spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms)
-        specs = [spec for spec in found if spec.nbytes]
+        changed = (spec for spec in rewrite.checkpoint.tensors if spec.name in rewrite.transforms)
+        specs = [spec for spec in changed if spec.nbytes]
         repack(file, sink, specs, rewrite.transforms, runner)
         return
     sink.allocate(file.size)
     regions = rewrite.regions.get(file, ())
-    known = rewrite.checksums.get(file, ())
-    checksums = renewed_checksums(known, regions)
+    all_checksums = rewrite.checksums.get(file, ())
+    checksums = renewed_checksums(all_checksums, regions)
     renewal = _Renewal(checksums)
     run = partial(run_patch, sink=sink, backend=runner.backend)
     # Closed before the sink is, to which tasks write.
@@ -122,25 +122,25 @@ def rewrite_file(rewrite: Rewrite, file: Location, sink: Sink, runner: Runner) -
             renewal.add(parts)
     if not checksums:
         return
-    ids = [one for one in rewrite.checkpoint.serialization_ids if one.digits.file == file]
     renewal.write(sink)
-    for one in ids:
-        _renew_id(one, renewal.crc32_of, known, sink)
+    for serialization_id in rewrite.checkpoint.serialization_ids:
+        if serialization_id.digits.file == file:
+            _renew_id(serialization_id, renewal.crc32_of, all_checksums, sink)
 
 
 class _Renewal:
-    """New checksums, put together from those of parts in ascending order."""
+    """The new checksums of a file, put together from those of parts in ascending order."""
 
     def __init__(self, checksums: Sequence[StoredChecksum]) -> None:
         self._checksums = checksums
-        self._under_way = ChecksumPart(-1, 0, 0, 0)
+        self._last = ChecksumPart(-1, 0, 0, 0)
         self._places: list[tuple[int, int]] = []
         self.crc32_of: dict[str, int] = {}
 
     def add(self, parts: Iterable[ChecksumPart]) -> None:
-        """Note the next parts; CorruptFileError where an old checksum was wrong."""
+        """Add the next parts; CorruptFileError where an old checksum was wrong."""
         for part in parts:
-            whole, last = part, self._under_way
+            whole, last = part, self._last
             if part.checksum == last.checksum:
                 whole = ChecksumPart(
                     part.checksum,
@@ -148,7 +148,7 @@ class _Renewal:
                     combine_crc32(last.old, part.old, part.nbytes),
                     combine_crc32(last.new, part.new, part.nbytes),
                 )
-            self._under_way = whole
+            self._last = whole
             checksum = self._checksums[part.checksum]
             if whole.nbytes == checksum.covers.nbytes:
                 self._note(checksum, whole)
@@ -161,34 +161,34 @@ class _Renewal:
         self._places.extend((place, whole.new) for place in checksum.places)
 
     def write(self, sink: Sink) -> None:
-        """Put all of them where the old ones are."""
+        """Write the new checksums over the old ones."""
         for place, crc32 in self._places:
             _write_crc32(sink, place, crc32)
 
 
 def _renew_id(
-    found: SerializationId,
+    serialization_id: SerializationId,
     crc32_of: Mapping[str, int],
     checksums: Iterable[StoredChecksum],
     sink: Sink,
 ) -> None:
-    """Write the digits that follow from the new checksums, unless the old ones did not."""
-    digits = found.digits
-    record = next((checksum for checksum in checksums if _holds(checksum.covers, digits)), None)
+    """Write the id of the new checksums, unless the old id was not that of the old ones."""
+    digits = serialization_id.digits
+    record = next((checksum for checksum in checksums if _ends_with(checksum.covers, digits)), None)
     covers = record.covers if record else digits
     with digits.file.open() as source:
         old = source.read(covers.offset, covers.nbytes)
     if record is not None:
         verify(record, zlib.crc32(old))
-    if not old.endswith(serialization_digits(found.crc32_of.values())):
+    if not old.endswith(serialization_digits(serialization_id.crc32_of.values())):
         return
-    renewed = serialization_digits({**found.crc32_of, **crc32_of}.values())
+    renewed = serialization_digits({**serialization_id.crc32_of, **crc32_of}.values())
     sink.write(digits.offset, memoryview(renewed))
     for place in record.places if record and record.crc32 else ():
         _write_crc32(sink, place, zlib.crc32(old[: -digits.nbytes] + renewed))
 
 
-def _holds(covers: Extent, part: Extent) -> bool:
+def _ends_with(covers: Extent, part: Extent) -> bool:
     return covers.offset <= part.offset and part.end == covers.end
 
 

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, Future
 from typing import Any
 
 from gradtool.engine.numpy_backend.backend import NUMPY
-from gradtool.engine.progress import whole
+from gradtool.engine.progress import whole_progress
 from gradtool.engine.schedule import Runner
 
 
@@ -23,4 +23,4 @@ class AtOnce(Executor):
 
 def alone() -> Runner:
     """Who measures in the caller's own thread."""
-    return Runner(AtOnce(), 1, NUMPY, whole(None))
+    return Runner(AtOnce(), 1, NUMPY, whole_progress(None))
