@@ -115,7 +115,7 @@ assert [one.nan for one in found] == [0, 0, 1, 0]
 NUMPY.apply(raw, DTYPES["F32"], Transform(0.1, nonfinite="keep"))
 assert np.array_equal(room, raw)
 (worker,) = torch_foreach._workers.by_devices.values()
-print("largest group", worker._most)
+print("largest group", worker._most_numel)
 """
 
 

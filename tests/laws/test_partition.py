@@ -171,7 +171,7 @@ def test_cutting_tensors_over_files_changes_no_count(
 @pytest.mark.parametrize("p", [2.0, -1.0])
 @pytest.mark.parametrize("dtype", NUMPY_TYPES)
 def test_every_piece_of_a_long_tensor_is_counted(dtype: str, p: float, tmp_path: Path) -> None:
-    piece = numpy_kernels.PIECE
+    piece = numpy_kernels.CACHED_NUMEL
     array = np.ones(6 * piece + 5).astype(NUMPY_TYPES[dtype])
     array[piece : 2 * piece] = 0
     array[2 * piece : 4 * piece] = tiny_gradients(dtype, 2 * piece, RNG)

@@ -1,1 +1,1 @@
-"""The engine on the CPU."""
+"""The CPU backend, in NumPy."""

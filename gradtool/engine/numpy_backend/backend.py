@@ -1,4 +1,4 @@
-"""The CPU backend: NumPy, with nothing to start and nothing to ask for."""
+"""The CPU backend as a `Backend`: NumPy, which needs no device and no setup."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ from gradtool.engine.numpy_backend import transforms as numpy_transforms
 
 @dataclass(frozen=True, slots=True)
 class NumpyBackend:
-    """The functions of `numpy_kernels` and `numpy_transforms`, over arrays of the thread."""
+    """The functions of `numpy_kernels` and `numpy_transforms`, with each thread's own buffers."""
 
     name: ClassVar[str] = "numpy"
     limits: ClassVar[BatchLimits] = BatchLimits(TASK_BYTES, BLOCK_ELEMENTS, BLOCK_PIECES)
 
     def buffer(self, nbytes: int) -> Bytes:
-        """As `Backend` has it."""
+        """See `Backend`."""
         return BUFFERS.block.array(np.uint8, nbytes)
 
     def offsets(self, counts: Sequence[int], itemsize: int) -> list[int]:
-        """As `Backend` has it: one after another."""
+        """See `Backend`; segments follow each other without gaps."""
         return [count * itemsize for count in itertools.accumulate(counts, initial=0)]
 
     def stats(
@@ -43,19 +43,19 @@ class NumpyBackend:
         *,
         big_endian: bool = False,
     ) -> list[TensorStats]:
-        """As `Backend` has it."""
+        """See `Backend`."""
         return numpy_kernels.stats(raw, dtype, counts, norm_type, big_endian=big_endian)
 
     def nonfinite_positions(
         self, raw: NDArray[Any], dtype: DType, *, big_endian: bool = False
     ) -> NDArray[np.intp]:
-        """As `Backend` has it."""
+        """See `Backend`."""
         return numpy_kernels.nonfinite_positions(raw, dtype, big_endian=big_endian)
 
     def apply(
         self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
     ) -> None:
-        """As `Backend` has it."""
+        """See `Backend`."""
         numpy_transforms.apply(raw, dtype, transform, big_endian=big_endian)
 
 

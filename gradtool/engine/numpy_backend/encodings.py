@@ -1,8 +1,8 @@
 """How NumPy reads the stored bits of each measured dtype.
 
-The bits of an IEEE number without its sign bit order numbers by magnitude: their largest
-value is the largest magnitude, 0 is zero, and everything from the bits of infinity on is not
-finite. Integer kernels on them are the cheapest way to all three, for every width.
+Without their sign bits, IEEE numbers read as integers are in order of magnitude: the largest
+integer is the largest magnitude, 0 is zero, and from the bits of infinity on nothing is finite.
+Integer kernels are the cheapest way to find all three, for every width.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ Float64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
-    """One real IEEE type.
+    """How to read the bits of one real IEEE type.
 
     `word` is the unsigned integer of its width, `magnitude` the mask that drops the sign,
-    `infinity` the word of +Inf, `smallest_normal` that of the smallest number that is normal in
-    the dtype of origin, and `value(word)` the number that a word stands for. `decode(words)`
-    gives many of them, exactly: in a buffer that the next call overwrites, or in place.
+    `infinity` the word of +Inf, and `smallest_normal` that of the smallest number that is normal
+    in the dtype that is stored. `value(word)` is the number of a word. `decode(words)` gives the
+    exact numbers of many words: a view, or a buffer that the next call overwrites.
     """
 
     word: np.dtype[Any]
@@ -80,7 +80,7 @@ def _values(count: int) -> Float64:
 
 
 def _reader(word_format: str, value_format: str, shift: int = 0) -> Callable[[int], float]:
-    """A function from one word to its value: of a single number NumPy would make much ado."""
+    """A function from one word to its number; NumPy is slow at single numbers."""
     pack, unpack = struct.Struct(word_format).pack, struct.Struct(value_format).unpack
     return lambda word: float(unpack(pack(word << shift))[0])
 
@@ -133,9 +133,9 @@ _FP8: Final[dict[str, DTypeLike]] = {
 
 
 def real_words(raw: Array, dtype: DType, *, big_endian: bool) -> tuple[Array, Encoding]:
-    """Raw bytes of a real dtype as words in native byte order, and how to read them.
+    """Raw bytes of a real dtype as words in native byte order, and the encoding of the words.
 
-    fp8 kinds differ in what their top codes mean; a table widens each to float32, exactly.
+    The fp8 types differ in what their top codes mean; a table widens each to float32, exactly.
     """
     encoding = encoding_of(dtype)
     if dtype.name in _FP8:
@@ -145,13 +145,13 @@ def real_words(raw: Array, dtype: DType, *, big_endian: bool) -> tuple[Array, En
 
 
 def encoding_of(dtype: DType) -> Encoding:
-    """How to read a real dtype, of fp8 kinds what they are widened to."""
+    """The encoding of a real dtype's words; for fp8, of the float32 that it is widened to."""
     return _fp8_as_f32(dtype) if dtype.name in _FP8 else _ENCODINGS[dtype.name]
 
 
 @cache
-def sizes_of(part: DType) -> Encoding:
-    """How to read the magnitudes, in float64, of complex elements with parts of a real dtype."""
+def encoding_of_moduli(part: DType) -> Encoding:
+    """The encoding of the moduli, in float64, of complex elements whose parts are of `part`."""
     (smallest_normal,) = struct.unpack("Q", struct.pack("d", part.smallest_normal))
     return replace(F64, smallest_normal=smallest_normal)
 

@@ -24,17 +24,17 @@ from gradtool.engine.numpy_backend.encodings import (
     Array,
     Encoding,
     Float64,
+    encoding_of_moduli,
     real_words,
-    sizes_of,
 )
 
 ROW: Final = 4096
 
-PIECE: Final = 32 * ROW
-"""Elements of a long segment that are widened and added at a time: what a cache holds."""
+CACHED_NUMEL: Final = 32 * ROW
+"""Elements of a long segment that are widened and added at a time: so many fit into a cache."""
 
-FEW: Final = 400
-"""Elements that NumPy goes through without giving Python's lock away."""
+_PROBED_NUMEL: Final = 400
+"""Elements to look at first: so few that NumPy keeps Python's lock meanwhile."""
 
 
 def stats(
@@ -44,32 +44,33 @@ def stats(
 
     Args:
         raw: bytes (uint8) of all segments, aligned to the element size.
-        dtype: their type.
+        dtype: type of the elements.
         counts: elements in each segment, none of them 0.
         norm_type: p.
         big_endian: byte order of the elements.
 
     `first_nonfinite` counts from the start of its segment.
     """
-    # NaN, Inf and numbers too small to count are what the data may hold, not mistakes: they
-    # are told apart by their bits, and floating-point warnings about them would say nothing.
+    # NaN, Inf and numbers too small to count are no mistakes but what the data may hold: they
+    # are told apart by their bits, and floating-point warnings about them are of no use.
     with np.errstate(all="ignore"):
         if dtype.component is None:
             words, encoding = real_words(raw, dtype, big_endian=big_endian)
             return _segments(words, encoding, counts, norm_type)
         part = DTYPES[dtype.component]
-        sizes, beyond = _magnitudes(raw, part, big_endian=big_endian)
-        if beyond is None:
-            return _segments(sizes.view(F64.word), sizes_of(part), counts, norm_type)
+        moduli, is_halved = _moduli(raw, part, big_endian=big_endian)
+        if is_halved is None:
+            words, encoding = moduli.view(F64.word), encoding_of_moduli(part)
+            return _segments(words, encoding, counts, norm_type)
         bounds = np.cumsum([0, *counts])
         return [
-            _segment_beyond(sizes[start:end], beyond[start:end], norm_type)
+            _halved_segment(moduli[start:end], is_halved[start:end], norm_type)
             for start, end in itertools.pairwise(bounds.tolist())
         ]
 
 
 def nonfinite_positions(raw: Array, dtype: DType, *, big_endian: bool = False) -> Array:
-    """Positions of the NaN and Inf among the elements in `raw`."""
+    """Positions of the NaN and Inf among the elements in `raw`, ascending."""
     part = dtype if dtype.component is None else DTYPES[dtype.component]
     words, encoding = real_words(raw, part, big_endian=big_endian)
     bad = (words & encoding.magnitude) >= encoding.infinity
@@ -83,15 +84,16 @@ def _segments(
     np.bitwise_and(words, encoding.magnitude, out=magnitudes)
     if len(counts) > 1 and p == 2.0:
         return _many_squares(words, magnitudes, encoding, counts)
-    found, start = [], 0
+    segments, start = [], 0
     for count in counts:
         part = slice(start, start + count)
-        found.append(_segment(words[part], magnitudes[part], encoding, p))
+        segments.append(_segment(words[part], magnitudes[part], encoding, p))
         start += count
-    return found
+    return segments
 
 
 def _segment(words: Array, magnitudes: Array, encoding: Encoding, p: float) -> TensorStats:
+    """The statistics of one segment; `magnitudes` are its words without sign bits."""
     peak = int(magnitudes.max())
     if peak >= encoding.infinity:
         return _nonfinite_segment(words, magnitudes, encoding, p)
@@ -116,18 +118,18 @@ def _segment(words: Array, magnitudes: Array, encoding: Encoding, p: float) -> T
 
 
 def _count_small(magnitudes: Array, encoding: Encoding) -> tuple[int, int]:
-    """How many are 0, and how many others are below the smallest normal number."""
-    # Where there is none the smallest one tells, in half the time that counting takes. Where
-    # there are many the first few elements tell, in none.
+    """How many magnitudes are 0, and how many others are below the smallest normal number."""
+    # The minimum, which takes half the time of counting, shows where there are none. The first
+    # few elements show, in no time, where there are many.
     limit = encoding.smallest_normal
-    if int(magnitudes[:FEW].min()) >= limit and int(magnitudes.min()) >= limit:
+    if int(magnitudes[:_PROBED_NUMEL].min()) >= limit and int(magnitudes.min()) >= limit:
         return 0, 0
     zeros = len(magnitudes) - int(np.count_nonzero(magnitudes))
     return zeros, int(np.count_nonzero(_below_normal(magnitudes, encoding))) - zeros
 
 
 def _below_normal(magnitudes: Array, encoding: Encoding) -> NDArray[np.bool_]:
-    """Which are 0 or subnormal."""
+    """Which magnitudes are 0 or subnormal."""
     below = BUFFERS.below.array(np.bool_, len(magnitudes))
     np.less(magnitudes, encoding.smallest_normal, out=below)
     return below
@@ -136,14 +138,14 @@ def _below_normal(magnitudes: Array, encoding: Encoding) -> NDArray[np.bool_]:
 def _nonfinite_segment(
     words: Array, magnitudes: Array, encoding: Encoding, p: float
 ) -> TensorStats:
-    """The finite elements' statistics, with the others counted and the first one located."""
+    """The statistics of a segment that holds non-finite elements."""
     finite = magnitudes < encoding.infinity
-    others = TensorStats(p)
+    finite_stats = TensorStats(p)
     if finite.any():
-        others = _segment(words[finite], magnitudes[finite], encoding, p)
+        finite_stats = _segment(words[finite], magnitudes[finite], encoding, p)
     bad = encoding.decode(words[~finite])
     return replace(
-        others,
+        finite_stats,
         numel=len(words),
         nan=int(np.count_nonzero(np.isnan(bad))),
         posinf=int(np.count_nonzero(bad == math.inf)),
@@ -155,7 +157,7 @@ def _nonfinite_segment(
 def _many_squares(
     words: Array, magnitudes: Array, encoding: Encoding, counts: Sequence[int]
 ) -> list[TensorStats]:
-    """The common case of p = 2 over many small tensors, without a call for each of them."""
+    """The statistics of many small segments for p = 2, the common case: no calls for each."""
     ends = np.cumsum(counts, dtype=np.intp)
     starts = ends - counts
     largest = encoding.decode(np.maximum.reduceat(magnitudes, starts)).tolist()
@@ -177,13 +179,14 @@ def _many_squares(
             zeros = np.add.reduceat(magnitudes == 0, starts, dtype=narrow)
     columns = (sums.tolist(), largest, zeros.tolist(), (small - zeros).tolist())
     return [
-        TensorStats(2.0, count, power_sum, 1.0, peak, zeros=none, subnormals=few)
-        for count, power_sum, peak, none, few in zip(counts, *columns, strict=True)
+        TensorStats(2.0, count, power_sum, 1.0, peak, zeros=zeros, subnormals=subnormals)
+        for count, power_sum, peak, zeros, subnormals in zip(counts, *columns, strict=True)
     ]
 
 
 def _are_safe_to_square(peaks: list[float]) -> bool:
-    """Whether all are finite and need no scale; those between two that need none do not either."""
+    """Whether all peaks are finite and need no scale."""
+    # If the smallest and the largest need none, no other does.
     nonzero = [peak for peak in peaks if peak]
     extremes = (min(nonzero, default=1.0), max(peaks))
     return all(map(math.isfinite, peaks)) and {power_scale(x, 2.0) for x in extremes} == {1.0}
@@ -192,8 +195,8 @@ def _are_safe_to_square(peaks: list[float]) -> bool:
 def _power_sum(words: Array, encoding: Encoding, p: float, scale: float) -> float:
     """Sum of |v / scale|^p over finite values, for p < 0 over non-zero ones."""
     sums: list[float] = []
-    for start in range(0, len(words), PIECE):
-        values = encoding.decode(words[start : start + PIECE])
+    for start in range(0, len(words), CACHED_NUMEL):
+        values = encoding.decode(words[start : start + CACHED_NUMEL])
         # Terms that underflow are too small to count; for p < 0 a quotient may overflow, and
         # its power is then 0.
         sums += _row_sums(values if scale == 1.0 else values / scale, p)
@@ -201,15 +204,16 @@ def _power_sum(words: Array, encoding: Encoding, p: float, scale: float) -> floa
 
 
 def _row_sums(values: Float64, p: float) -> list[float]:
+    """The sum of |v|^p over each row of `ROW` values, and over what remains after them."""
     if p == 2.0:
-        return _rows_then_rest(values, lambda rows: np.vecdot(rows, rows))
+        return _reduce_rows(values, lambda rows: np.vecdot(rows, rows))
     powers = np.abs(values)
     if p != 1.0:
         np.power(powers, p, out=powers)
-    return _rows_then_rest(powers, lambda rows: rows.sum(axis=-1))
+    return _reduce_rows(powers, lambda rows: rows.sum(axis=-1))
 
 
-def _rows_then_rest(values: Float64, reduce: Any) -> list[float]:
+def _reduce_rows(values: Float64, reduce: Any) -> list[float]:
     whole = len(values) - len(values) % ROW
     sums: list[float] = reduce(values[:whole].reshape(-1, ROW)).tolist()
     if whole < len(values):
@@ -217,32 +221,33 @@ def _rows_then_rest(values: Float64, reduce: Any) -> list[float]:
     return sums
 
 
-def _magnitudes(
+def _moduli(
     raw: Array, part: DType, *, big_endian: bool
 ) -> tuple[Float64, NDArray[np.bool_] | None]:
-    """|z| of complex elements: NaN where either part is NaN, else infinite where either is.
+    """|z| of complex elements, and which of them are halved, or None.
 
-    C's `hypot` would call a NaN beside an Inf infinite. Second, which of them are finite and
-    beyond float64, as only complex128 can be, and given as their halves; None for none.
+    |z| is NaN where either part is NaN, else infinite where either is: C's `hypot` would call a
+    NaN beside an Inf infinite. Those that are finite but too large for float64, as only complex128
+    can be, are halved.
     """
     words, encoding = real_words(raw, part, big_endian=big_endian)
     parts = encoding.decode(words)
     real, imaginary = parts[::2], parts[1::2]
-    sizes = np.hypot(real, imaginary)
-    beyond: NDArray[np.bool_] = np.isinf(sizes) & np.isfinite(real) & np.isfinite(imaginary)
-    sizes[np.isnan(real) | np.isnan(imaginary)] = math.nan
-    if not beyond.any():
-        return sizes, None
-    sizes[beyond] = np.hypot(real[beyond] / 2.0, imaginary[beyond] / 2.0)
-    return sizes, beyond
+    moduli = np.hypot(real, imaginary)
+    too_large: NDArray[np.bool_] = np.isinf(moduli) & np.isfinite(real) & np.isfinite(imaginary)
+    moduli[np.isnan(real) | np.isnan(imaginary)] = math.nan
+    if not too_large.any():
+        return moduli, None
+    moduli[too_large] = np.hypot(real[too_large] / 2.0, imaginary[too_large] / 2.0)
+    return moduli, too_large
 
 
-def _segment_beyond(sizes: Float64, beyond: NDArray[np.bool_], p: float) -> TensorStats:
-    """A segment in which some magnitudes are given as halves."""
+def _halved_segment(moduli: Float64, is_halved: NDArray[np.bool_], p: float) -> TensorStats:
+    """The statistics of a segment in which some moduli are halved."""
     parts = [TensorStats(p)]
-    for values, divisor in ((sizes[~beyond], 1.0), (sizes[beyond], 0.5)):
+    for values, divisor in ((moduli[~is_halved], 1.0), (moduli[is_halved], 0.5)):
         if len(values):
             words = values.view(F64.word)
             parts.append(_segment(words, words & F64.magnitude, F64, p).divided(divisor))
-    bad = np.flatnonzero(~np.isfinite(sizes))
+    bad = np.flatnonzero(~np.isfinite(moduli))
     return replace(merge(parts, p), first_nonfinite=int(bad[0]) if len(bad) else None)

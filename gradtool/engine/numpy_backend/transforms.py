@@ -1,4 +1,4 @@
-"""The CPU backend's other half: elements scaled or clamped in place with NumPy.
+"""The transforms of the CPU backend: elements scaled or clamped in place with NumPy.
 
 Arithmetic is in float64, and each result is rounded into the stored type once, to nearest even.
 """
@@ -33,7 +33,7 @@ _VALUES: Final[dict[str, np.dtype[Any]]] = {
 }
 
 _TABLES: Final = 8
-"""Tables kept at a time: one is asked for by every block of a type, unless tensors differ."""
+"""Tables to keep: all blocks of a type use the same, unless tensors have different transforms."""
 
 
 def apply(raw: Array, dtype: DType, transform: Transform, *, big_endian: bool = False) -> None:
@@ -45,7 +45,7 @@ def apply(raw: Array, dtype: DType, transform: Transform, *, big_endian: bool = 
     parts = 1 if part is dtype else 2
     values = raw.view(_VALUES[part.name])
     swapped = part.itemsize > 1 and _ORDER[big_endian] != _NATIVE
-    # Arithmetic on NaN, Inf and subnormals is what is asked for, no mistake to warn about.
+    # Arithmetic on NaN, Inf and subnormals is wanted, and no mistake to warn about.
     with np.errstate(all="ignore"):
         if swapped:
             values.byteswap(inplace=True)
@@ -58,7 +58,7 @@ def apply(raw: Array, dtype: DType, transform: Transform, *, big_endian: bool = 
 
 
 def _apply_wide(values: Array, transform: Transform, parts: int) -> None:
-    """For float32 and float64: NumPy widens, computes and rounds a cache's fill at a time."""
+    """Transform float32 or float64: NumPy widens and rounds as much at a time as a cache holds."""
     bad = kept = None
     if transform.nonfinite in ("zero", "keep"):
         bad = _nonfinite(values, parts)
@@ -73,10 +73,10 @@ def _apply_wide(values: Array, transform: Transform, parts: int) -> None:
 
 
 def _apply_narrow(values: Array, part: DType, transform: Transform, parts: int) -> None:
-    """For half precision and fp8: few enough codes to look each one's result up."""
+    """Transform half precision or fp8: so few codes that results are looked up in a table."""
     words = values.view(f"u{part.itemsize}")
     if parts == 2 and transform.nonfinite in ("zero", "keep"):
-        # Here a finite part may belong to an element that is not.
+        # A finite part may belong to an element that is not finite.
         bad = _nonfinite(values.astype(np.float32), parts)
         kept = words[bad]
         words[...] = _table(part.name, transform)[words]
@@ -89,7 +89,7 @@ def _apply_narrow(values: Array, part: DType, transform: Transform, parts: int) 
 
 @lru_cache(maxsize=_TABLES)
 def _table(name: str, transform: Transform) -> Array:
-    """The result for each code of a narrow type."""
+    """The transformed code of each code of a narrow type."""
     itemsize = DTYPES[name].itemsize
     codes = np.arange(1 << 8 * itemsize, dtype=f"u{itemsize}")
     with np.errstate(all="ignore"):
@@ -97,26 +97,26 @@ def _table(name: str, transform: Transform) -> Array:
 
 
 def _results(words: Array, name: str, transform: Transform) -> Array:
-    """The codes that the elements of these codes become."""
+    """The codes of the transformed elements, given the codes of the elements."""
     before = words.view(_VALUES[name]).astype(np.float64)
     after = np.clip(before * transform.coef, -transform.bound, transform.bound)
-    found: Array = _rounded(after, name).view(words.dtype)
+    results: Array = _rounded(after, name).view(words.dtype)
     if transform.nonfinite != "scale":
         bad = ~np.isfinite(before)
-        found[bad] = 0 if transform.nonfinite == "zero" else words[bad]
-    return found
+        results[bad] = 0 if transform.nonfinite == "zero" else words[bad]
+    return results
 
 
 def _rounded(values: Float64, name: str) -> Array:
     """`values` in a narrow type, rounded once.
 
-    NumPy rounds float64 to float16 once. ml_dtypes goes by way of float32 and would round
-    twice, but for values that are rounded to odd on the way: Boldo and Melquiond, "Emulation of
-    FMA and correctly rounded sums: proved algorithms using rounding to odd", 2008.
+    NumPy rounds float64 to float16 once. ml_dtypes converts by way of float32 and would round
+    twice, unless that step rounds to odd: Boldo and Melquiond, "Emulation of FMA and correctly
+    rounded sums: proved algorithms using rounding to odd", 2008.
     """
     exact: Array = values if name == "F16" else _rounded_to_odd(values)
-    found: Array = exact.astype(_VALUES[name])
-    return found
+    rounded: Array = exact.astype(_VALUES[name])
+    return rounded
 
 
 def _rounded_to_odd(values: Float64) -> NDArray[np.float32]:

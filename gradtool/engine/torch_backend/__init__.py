@@ -1,1 +1,1 @@
-"""The engine on GPUs: torch, imported only here and only when it is to compute."""
+"""The GPU backend, in torch, which is imported only here and only when it is to compute."""

@@ -1,4 +1,4 @@
-"""Finding the devices that were asked for, and room on them."""
+"""Finding the devices that were asked for, and the memory to use on them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from gradtool.engine.torch_backend.workers import first_line
 from gradtool.errors import DeviceError, UsageError
 
 _CPU_MEMORY: Final = 64 << 20
-"""Bytes for each thread on a CPU, unless told otherwise: more than its caches hold anyway."""
+"""Default bytes for each thread on a CPU: more than its caches hold."""
 
 _FREE_SHARE: Final = 4
-"""Of the memory that is free one part in so many is taken, unless told otherwise."""
+"""By default one part in so many of a device's free memory is used."""
 
 
 def open_devices(names: Sequence[str], memory: int | None, threads: int) -> Backend:
-    """The backend on the devices of these names, which are started if they are not yet.
+    """Start the devices of these names; the backend that computes on them.
 
     Raises:
         DeviceError: torch has no CUDA, or does not see such a device, or cannot start it, or
@@ -31,21 +31,21 @@ def open_devices(names: Sequence[str], memory: int | None, threads: int) -> Back
     """
     workers = threads + 1  # the one that hands out the work computes now and then, too
     if list(names) == ["cpu"]:
-        found = TorchForeach(("cpu",), memory or workers * _CPU_MEMORY, workers)
+        backend = TorchForeach(("cpu",), memory or workers * _CPU_MEMORY, workers)
     else:
-        devices = _found(names)
-        free = min(_started(device) for device in devices)
-        found = TorchForeach(devices, memory or free // _FREE_SHARE, workers)
-    if fitting_numbers(found.memory, workers, len(found.devices)) < 2 * SPAN_NUMEL:
-        problem = f"{found.memory >> 20} MiB of device memory are too few for {threads} threads"
+        devices = _indexed(names)
+        free = min(_free_memory(device) for device in devices)
+        backend = TorchForeach(devices, memory or free // _FREE_SHARE, workers)
+    if fitting_numbers(backend.memory, workers, len(backend.devices)) < 2 * SPAN_NUMEL:
+        problem = f"{backend.memory >> 20} MiB of device memory are too few for {threads} threads"
         if memory is None:
             raise DeviceError(f"{problem}, a quarter of what is free", hint="give `device_memory`")
         raise UsageError(problem, hint="give more, or fewer `threads`")
-    return found
+    return backend
 
 
-def _found(names: Sequence[str]) -> tuple[str, ...]:
-    """The devices with their indices."""
+def _indexed(names: Sequence[str]) -> tuple[str, ...]:
+    """The same devices, each named with its index: `cuda:N`."""
     _refuse_without_cuda()
     try:
         devices = tuple(f"cuda:{_index(name)}" for name in names)
@@ -66,7 +66,7 @@ def _refuse_without_cuda() -> None:
             f"torch {torch.__version__} is a build for CPUs only",
             hint="pip install --force-reinstall torch (a build for CUDA), or `device='cpu'`",
         )
-    why = "".join(f": {str(one.message).partition(chr(10))[0]}" for one in caught[:1])
+    why = "".join(f": {str(warning.message).partition(chr(10))[0]}" for warning in caught[:1])
     raise DeviceError(
         f"torch {torch.__version__} finds no CUDA device{why}",
         hint="see nvidia-smi and CUDA_VISIBLE_DEVICES, or give `device='cpu'`",
@@ -83,8 +83,8 @@ def _index(name: str) -> int:
     return index
 
 
-def _started(device: str) -> int:
-    """Bytes that are free on a device, once it runs."""
+def _free_memory(device: str) -> int:
+    """Start a device; the bytes that are free on it."""
     try:
         torch.zeros(1, device=device)
         free, _ = torch.cuda.mem_get_info(device)

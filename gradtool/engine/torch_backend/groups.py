@@ -1,4 +1,4 @@
-"""What is on a device at a time: tensors in whole rows, and how to cut them into less."""
+"""Groups of elements that are on a device at a time, in whole rows, and how they are halved."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from gradtool.core.dtypes import DType
 from gradtool.engine.torch_backend.encodings import ROW, rows_of
 
 GROUP_NUMEL: Final = 8 << 20
-"""Elements of a group, the largest that is on a device for one thread, if there is room for it."""
+"""Elements of the largest group that one thread puts on a device, if its memory allows it."""
 
 SPAN_NUMEL: Final = 64 * ROW
-"""Elements that are measured as one, whatever they are grouped with: results do not depend on the
-memory that there is. Also the piece of a tensor that torch's foreach kernels give a block.
+"""Elements that are measured as one, however they are grouped, so that results do not depend on the
+memory of the device. torch's foreach kernels, too, give as much of a tensor to one block.
 """
 
 
 class Span(NamedTuple):
-    """Elements of one segment, from the start of a row on.
+    """`numel` elements of a segment, of which element `first` is the first and begins a row.
 
-    `numel` of them: from its element `first` on, which is element `start` among those of all.
+    `start` is the place of that element among those of all segments, their padding included.
     """
 
     segment: int
@@ -30,14 +30,14 @@ class Span(NamedTuple):
 
 
 class Group(NamedTuple):
-    """Spans in consecutive rows."""
+    """Spans in consecutive rows, which are computed with at once."""
 
     spans: list[Span]
     dtype: DType
 
     @classmethod
     def of(cls, counts: Sequence[int], dtype: DType) -> Self:
-        """Segments of so many elements each, none of them 0."""
+        """The group of all segments, given the elements of each, none of them 0."""
         spans = []
         start = 0
         for segment, count in enumerate(counts):
@@ -55,12 +55,12 @@ class Group(NamedTuple):
 
     @property
     def bytes(self) -> slice:
-        """Where the elements are in the bytes of all segments."""
+        """The slice that holds the elements in the bytes of all segments."""
         last, itemsize = self.spans[-1], self.dtype.itemsize
         return slice(self.spans[0].start * itemsize, (last.start + last.numel) * itemsize)
 
     def halves(self) -> tuple[Group, Group]:
-        """Two groups of what is more than a row."""
+        """The two halves of a group of more than one row."""
         if len(self.spans) > 1:
             middle = len(self.spans) // 2
             first, second = self.spans[:middle], self.spans[middle:]

@@ -1,10 +1,10 @@
-"""The GPU backend's statistics: of many tensors at once, on the device that they are on.
+"""The statistics of the GPU backend, of many segments at once, on the device that holds them.
 
-A group of tensors lies in one flat tensor, each from a new row of `ROW` elements on, with zeros
-after it. Sums of squares come from `torch._foreach_norm` over views of the tensors, everything
-else from reductions over the rows. What they find is fetched once, and put together by tensor
-on the CPU. A second look is taken only where the first one found NaN or Inf, or for a p or
-magnitudes of which the powers need more than that.
+All segments lie in one flat tensor, each from a new row of `ROW` elements on, with zeros after it.
+Sums of squares come from `torch._foreach_norm` over views of the segments, everything else from
+reductions over the rows. The results are fetched once, and put together by segment on the CPU. A
+second pass is made only where the first one finds NaN or Inf, or for a p or magnitudes whose powers
+need a scale.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from torch import Tensor
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.stats import TensorStats, merge, power_scale
-from gradtool.engine.numpy_backend.encodings import F64, Encoding, encoding_of, sizes_of
+from gradtool.engine.numpy_backend.encodings import F64, Encoding, encoding_of, encoding_of_moduli
 from gradtool.engine.torch_backend.encodings import (
     INTEGERS,
     ROW,
-    magnitudes,
+    moduli_of,
     padded,
     real_values,
     rows_of,
@@ -34,7 +34,7 @@ from gradtool.engine.torch_backend.encodings import (
 
 _NOWHERE: Final = 1 << 62
 
-Found = NDArray[Any]
+Column = NDArray[Any]
 """An int64 or float64 on the CPU for each row, view or segment."""
 
 
@@ -45,7 +45,7 @@ def stats(
 
     Args:
         raw: bytes (uint8) of all segments, each in whole rows of its own, with zeros at the end.
-        dtype: their type.
+        dtype: type of the elements.
         counts: elements in each segment, none of them 0.
         norm_type: p.
         big_endian: byte order of the elements.
@@ -55,46 +55,47 @@ def stats(
     values = real_values(raw, dtype, big_endian=big_endian)
     if dtype.component is None:
         wide = values.to(torch.float32) if values.itemsize == 1 else values
-        return _Group(wide, encoding_of(dtype), counts, norm_type).stats()
+        return _Segments(wide, encoding_of(dtype), counts, norm_type).stats()
     parts = values.view(-1, 2).to(torch.float64)
-    sizes, beyond = magnitudes(parts)
-    if dtype.itemsize == 16 and bool(beyond.any()):
-        sizes[beyond] = magnitudes(parts[beyond] / 2.0)[0]
-        return _stats_beyond(sizes, beyond, counts, norm_type)
-    return _Group(sizes, sizes_of(DTYPES[dtype.component]), counts, norm_type).stats()
+    moduli, too_large = moduli_of(parts)
+    if dtype.itemsize == 16 and bool(too_large.any()):
+        moduli[too_large] = moduli_of(parts[too_large] / 2.0)[0]
+        return _halved_stats(moduli, too_large, counts, norm_type)
+    encoding = encoding_of_moduli(DTYPES[dtype.component])
+    return _Segments(moduli, encoding, counts, norm_type).stats()
 
 
-def _stats_beyond(
-    sizes: Tensor, beyond: Tensor, counts: Sequence[int], p: float
+def _halved_stats(
+    moduli: Tensor, is_halved: Tensor, counts: Sequence[int], p: float
 ) -> list[TensorStats]:
-    """Segments in which some magnitudes are beyond float64, and given as their halves."""
-    found = []
+    """The statistics of segments in which some moduli are halved, as they are too large."""
+    merged = []
     start = 0
     for count in counts:
-        here, halved = sizes[start : start + count], beyond[start : start + count]
+        segment, halved = moduli[start : start + count], is_halved[start : start + count]
         parts = [TensorStats(p)]
-        for chosen, divisor in ((here[~halved], 1.0), (here[halved], 0.5)):
+        for chosen, divisor in ((segment[~halved], 1.0), (segment[halved], 0.5)):
             if len(chosen):
-                (one,) = _Group(padded(chosen), F64, [len(chosen)], p).stats()
-                parts.append(one.divided(divisor))
-        bad = (~here.isfinite()).nonzero()
-        merged = merge(parts, p)
-        found.append(replace(merged, first_nonfinite=int(bad[0]) if len(bad) else None))
+                (part,) = _Segments(padded(chosen), F64, [len(chosen)], p).stats()
+                parts.append(part.divided(divisor))
+        bad = (~segment.isfinite()).nonzero()
+        first = int(bad[0]) if len(bad) else None
+        merged.append(replace(merge(parts, p), first_nonfinite=first))
         start += rows_of(count) * ROW
-    return found
+    return merged
 
 
-class _Lost(NamedTuple):
-    """By segment: counts of what is not finite, and where the first of it is."""
+class _NonFinite(NamedTuple):
+    """The non-finite elements of each segment: their counts, and the position of the first."""
 
-    nan: Found
-    posinf: Found
-    neginf: Found
+    nan: Column
+    posinf: Column
+    neginf: Column
     first: list[int | None]
 
 
-class _Group:
-    """Segments of one real type, in rows; `stats` overwrites what is not finite."""
+class _Segments:
+    """Segments of one real type, in rows; `stats` overwrites non-finite elements."""
 
     def __init__(self, values: Tensor, encoding: Encoding, counts: Sequence[int], p: float) -> None:
         self._values = values
@@ -116,44 +117,45 @@ class _Group:
             self._least(),
             self._norms(),
         )
-        none = np.zeros_like(self._counts)
-        lost = _Lost(none, none, none, [None] * len(none))
+        zero_counts = np.zeros_like(self._counts)
+        bad = _NonFinite(zero_counts, zero_counts, zero_counts, [None] * len(zero_counts))
         if peaks.max() >= self._encoding.infinity:
-            lost = self._take_nonfinite()
+            bad = self._remove_nonfinite()
             peaks, roots = _fetched(self._peaks(), self._norms())
         max_abs = self._numbers(np.maximum, peaks)
         min_abs = self._numbers(np.minimum, least) if len(least) else [math.inf] * len(max_abs)
         zeros = self._joined(np.add, zero) - self._rows * ROW + self._counts
-        scales = [power_scale(one, self._p) for one in (max_abs if self._p > 0.0 else min_abs)]
-        nonzero = self._counts - zeros - lost.nan - lost.posinf - lost.neginf
+        scales = [power_scale(peak, self._p) for peak in (max_abs if self._p > 0.0 else min_abs)]
+        nonzero = self._counts - zeros - bad.nan - bad.posinf - bad.neginf
         columns = (
             self._counts.tolist(),
             self._power_sums(roots, scales, nonzero),
             scales,
             max_abs,
             min_abs,
-            lost.nan.tolist(),
-            lost.posinf.tolist(),
-            lost.neginf.tolist(),
+            bad.nan.tolist(),
+            bad.posinf.tolist(),
+            bad.neginf.tolist(),
             zeros.tolist(),
             self._joined(np.add, small - zero).tolist(),
-            lost.first,
+            bad.first,
         )
-        return [TensorStats(self._p, *one) for one in zip(*columns, strict=True)]
+        return [TensorStats(self._p, *row) for row in zip(*columns, strict=True)]
 
-    def _joined(self, reduce: np.ufunc, of_rows: Found) -> Found:
-        """What was found of rows, reduced to one for each segment."""
-        joined: Found = reduce.reduceat(of_rows, self._starts)
+    def _joined(self, reduce: np.ufunc, of_rows: Column) -> Column:
+        """The results of each segment, reduced from those of its rows."""
+        joined: Column = reduce.reduceat(of_rows, self._starts)
         return joined
 
-    def _numbers(self, reduce: np.ufunc, words: Found) -> list[float]:
+    def _numbers(self, reduce: np.ufunc, words: Column) -> list[float]:
+        """As `_joined`, of words, as the numbers that they stand for."""
         return [self._encoding.value(word) for word in self._joined(reduce, words).tolist()]
 
     def _peaks(self) -> Tensor:
         return self._magnitudes.amax(dim=1)
 
     def _least(self) -> Tensor:
-        """The smallest magnitude but 0 of each row, infinity for none; sought for p < 0 only."""
+        """The smallest magnitude but 0 of each row, infinity for none; empty unless p < 0."""
         if self._p >= 0.0:
             return self._magnitudes.new_empty(0)
         infinity = self._encoding.infinity
@@ -162,8 +164,8 @@ class _Group:
     def _norms(self) -> Tensor:
         return norms(self._values, self._views, self._p)
 
-    def _take_nonfinite(self) -> _Lost:
-        """What is not finite, of which zeros take the place."""
+    def _remove_nonfinite(self) -> _NonFinite:
+        """Count and locate the non-finite elements, and put zeros in their places."""
         infinity = self._encoding.infinity
         bad = self._magnitudes >= infinity
         columns = torch.arange(ROW, dtype=torch.int32, device=bad.device)
@@ -178,7 +180,7 @@ class _Group:
         places = np.where(first < ROW, first + np.arange(len(first)) * ROW, _NOWHERE)
         firsts = self._joined(np.minimum, places)
         starts = self._starts * ROW
-        return _Lost(
+        return _NonFinite(
             self._joined(np.add, nan),
             self._joined(np.add, posinf),
             self._joined(np.add, neginf),
@@ -188,8 +190,8 @@ class _Group:
             ],
         )
 
-    def _power_sums(self, roots: Found, scales: list[float], nonzero: Found) -> list[float]:
-        """The sum of (|g| / scale)^p over each segment's finite elements, for p < 0 but 0."""
+    def _power_sums(self, roots: Column, scales: list[float], nonzero: Column) -> list[float]:
+        """The sum of (|g| / scale)^p over each segment's finite elements, for p < 0 without 0."""
         p = self._p
         if p == 0.0:
             return [float(count) for count in nonzero.tolist()]
@@ -202,7 +204,7 @@ class _Group:
             sums = _sums(np.where(np.repeat(is_plain, views), roots, 0.0) ** p, views)
         if all(is_plain):
             return sums
-        # What becomes of a segment must not depend on those that it is grouped with.
+        # The results of a segment must not depend on those that it is grouped with.
         scaled = self._scaled_sums(scales)
         return [sums[i] if plain else scaled[i] for i, plain in enumerate(is_plain)]
 
@@ -213,7 +215,7 @@ class _Group:
         return _sums(sums, list(map(len, views)))
 
     def _powers(self, scales: list[float]) -> Tensor:
-        """(|g| / scale)^p of each element, 0 for zeros, that nothing is added by them for p < 0."""
+        """(|g| / scale)^p of each element; 0 for zeros, which add nothing for p < 0 either."""
         divisors = torch.tensor(np.repeat(scales, self._rows), device=self._values.device)
         powers = self._values.to(torch.float64).view(-1, ROW).abs().div_(divisors[:, None])
         if self._p != 1.0:
@@ -224,9 +226,9 @@ class _Group:
 
 
 def norms(values: Tensor, views: list[list[int]], p: float) -> Tensor:
-    """The norm of each view, for a p of which torch takes it in one pass; else of none.
+    """The norm of each view, or nothing for a p for which torch needs more than one pass.
 
-    `views` are as `view_rows` gives them, of all rows of `values`.
+    `views` has all rows of `values`, as `view_rows` gives them.
     """
     if p not in (1.0, 2.0):
         return values.new_empty(0, dtype=torch.float64)
@@ -235,9 +237,10 @@ def norms(values: Tensor, views: list[list[int]], p: float) -> Tensor:
 
 
 def view_rows(rows: list[int], device: torch.device, most_on_cpu: int) -> list[list[int]]:
-    """Into views of how many rows to cut segments of so many rows: on a GPU into one each.
+    """The rows of each view that a segment is cut into, given the rows of each segment.
 
-    On a CPU torch adds one element after another, and loses digits by it.
+    On a GPU a segment is one view. A CPU gets few rows at a time, as torch adds one element after
+    another there and loses digits by it.
     """
     if device.type != "cpu":
         return [[count] for count in rows]
@@ -246,24 +249,25 @@ def view_rows(rows: list[int], device: torch.device, most_on_cpu: int) -> list[l
 
 
 def _count(chosen: Tensor) -> Tensor:
-    """How many of each row; torch would count in numbers of 64 bits, made of each bit first."""
+    """How many are chosen in each row; by default torch would make 64-bit numbers of all first."""
     return chosen.sum(dim=1, dtype=torch.int32)
 
 
-def _fetched(*columns: Tensor) -> list[Found]:
-    """Numbers of 64 bits, or integers of less, brought to the CPU together."""
-    # One copy and one wait for all of them, the bits of floats travelling as integers.
+def _fetched(*columns: Tensor) -> list[Column]:
+    """Columns of float64 or of integers, copied to the CPU together."""
+    # One copy and one wait for all of them: the bits of floats travel as integers.
     words = [
-        one.view(torch.int64) if one.is_floating_point() else one.to(torch.int64) for one in columns
+        column.view(torch.int64) if column.is_floating_point() else column.to(torch.int64)
+        for column in columns
     ]
-    on_cpu = torch.split(torch.cat(words).cpu(), [len(one) for one in columns])
+    on_cpu = torch.split(torch.cat(words).cpu(), [len(column) for column in columns])
     return [
         word.view(column.dtype).numpy() if column.is_floating_point() else word.numpy()
         for word, column in zip(on_cpu, columns, strict=True)
     ]
 
 
-def _sums(values: Found, parts: list[int]) -> list[float]:
-    """The sums of so many values each, exact before they are rounded."""
-    left = iter(values.tolist())
-    return [math.fsum(itertools.islice(left, count)) for count in parts]
+def _sums(values: Column, counts: list[int]) -> list[float]:
+    """The sums of so many consecutive values each, every sum rounded once."""
+    remaining = iter(values.tolist())
+    return [math.fsum(itertools.islice(remaining, count)) for count in counts]

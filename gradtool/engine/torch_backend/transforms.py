@@ -1,4 +1,4 @@
-"""The GPU backend's other half: elements scaled or clamped on the device that they are on.
+"""The transforms of the GPU backend: elements scaled or clamped on the device that holds them.
 
 Arithmetic is in float64, and each result is rounded into the stored type once, to nearest even.
 """
@@ -33,17 +33,17 @@ def transformed(
         wide.mul_(transform.coef)
     if transform.bound < math.inf:
         wide.clamp_(-transform.bound, transform.bound)
-    codes = INTEGERS[values.itemsize]
-    found = _rounded(wide, values.dtype).view(codes)
+    code_type = INTEGERS[values.itemsize]
+    codes = _rounded(wide, values.dtype).view(code_type)
     if bad is not None:
-        kept = 0 if transform.nonfinite == "zero" else values.view(codes)
-        found = torch.where(bad, kept, found)
-    found = found.view(torch.uint8)
-    return swapped(found, values.itemsize) if big_endian else found
+        kept = 0 if transform.nonfinite == "zero" else values.view(code_type)
+        codes = torch.where(bad, kept, codes)
+    result = codes.view(torch.uint8)
+    return swapped(result, values.itemsize) if big_endian else result
 
 
 def _looked_up(raw: Tensor, dtype: DType, transform: Transform) -> Tensor:
-    """Of fp8: there are so few codes that the CPU finds what becomes of each."""
+    """The transformed bytes of fp8: so few codes that the CPU makes a table of the results."""
     codes = np.arange(1 << 8, dtype=np.uint8)
     numpy_transforms.apply(codes, dtype, transform)
     return torch.from_numpy(codes).to(raw.device).index_select(0, raw.to(torch.int32))
@@ -60,9 +60,9 @@ def _nonfinite(wide: Tensor, dtype: DType) -> Tensor:
 def _rounded(wide: Tensor, kind: torch.dtype) -> Tensor:
     """float64 in another type, rounded once.
 
-    torch goes to the narrow ones by way of float32 and would round twice, but for values that
-    are rounded to odd on the way: Boldo and Melquiond, "Emulation of FMA and correctly rounded
-    sums: proved algorithms using rounding to odd", 2008.
+    torch converts to narrow types by way of float32 and would round twice, unless that step rounds
+    to odd: Boldo and Melquiond, "Emulation of FMA and correctly rounded sums: proved algorithms
+    using rounding to odd", 2008.
     """
     if kind.itemsize >= 4:
         return wide.to(kind)

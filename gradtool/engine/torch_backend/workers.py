@@ -1,4 +1,4 @@
-"""A thread's way to a device: a buffer to read into, a stream, and groups that fit there."""
+"""One thread's work on a device: a buffer to read into, a stream, and groups that fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gradtool.engine.torch_backend.groups import GROUP_NUMEL, Group
 from gradtool.errors import DeviceError
 
 SHORTAGE_S: Final = 0.05
-"""Seconds until another try: other threads, and others who use the device, give memory back."""
+"""Seconds before another try: other threads and other users of the device free memory meanwhile."""
 
 ENOUGH_FITTED: Final = 16
 """Groups that have to fit, one after another, before larger ones are tried again."""
@@ -25,25 +25,25 @@ Result = TypeVar("Result")
 
 
 class DeviceWorker:
-    """One thread's way to a device and back."""
+    """What one thread uses to copy bytes to a device and to compute there."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._is_pinned = device.type != "cpu"
-        self._room = self._new_room(0)
-        self._most = GROUP_NUMEL
+        self._buffer = self._new_buffer(0)
+        self._most_numel = GROUP_NUMEL
         self._fitted = 0
 
     def buffer(self, nbytes: int) -> Bytes:
-        """Memory of the host that the device copies from and to without help."""
-        if len(self._room) < nbytes:
-            self._room = self._new_room(0)  # gives the smaller one back first
+        """A buffer on the host, pinned where possible: the device copies that fastest."""
+        if len(self._buffer) < nbytes:
+            self._buffer = self._new_buffer(0)  # frees the smaller one first
             # torch pins memory in powers of two anyway.
-            self._room = self._new_room(1 << (nbytes - 1).bit_length())
-        found: Bytes = self._room.numpy()[:nbytes]
-        return found
+            self._buffer = self._new_buffer(1 << (nbytes - 1).bit_length())
+        buffer: Bytes = self._buffer.numpy()[:nbytes]
+        return buffer
 
-    def _new_room(self, nbytes: int) -> Tensor:
+    def _new_buffer(self, nbytes: int) -> Tensor:
         if self._is_pinned and nbytes:
             try:
                 return torch.empty(nbytes, dtype=torch.uint8, device="cpu", pin_memory=True)
@@ -55,8 +55,8 @@ class DeviceWorker:
         return torch.empty(nbytes, dtype=torch.uint8, device="cpu")
 
     def staged(self, raw: Bytes, nbytes: int) -> Tensor:
-        """A copy of `raw` on the device, with zeros after it to make `nbytes`."""
-        # torch warns of arrays that it could not write to; a copy does not outlive this call.
+        """A copy of `raw` on the device, with zeros after it up to `nbytes` bytes."""
+        # torch warns of arrays that are not writeable; a copy of one does not outlive this call.
         is_kept = raw.flags.writeable
         source = torch.from_numpy(raw if is_kept else raw.copy())
         staged = torch.empty(nbytes, dtype=torch.uint8, device=self._device)
@@ -67,12 +67,12 @@ class DeviceWorker:
     def in_groups(
         self, whole: Group, most: int, work: Callable[[Group], Result]
     ) -> list[tuple[Group, Result]]:
-        """What `work` makes of the whole group, or of halves of it and of halves of those.
+        """The groups that `whole` is cut into, each with the result of `work`.
 
-        So far that each has at most `most` elements, and none needs more memory than there is.
-        Groups that come later are no larger either, until many have fitted.
+        A group is halved until it has at most `most` elements and there is memory for it. Later
+        groups are cut to that size as well, until many have fitted.
         """
-        found: list[tuple[Group, Result]] = []
+        results: list[tuple[Group, Result]] = []
         waiting = [whole]
         is_short = False
         with _stream_of_its_own(self._device):
@@ -81,34 +81,34 @@ class DeviceWorker:
                     time.sleep(SHORTAGE_S)
                     is_short = False
                 group = waiting.pop()
-                if group.numel > max(min(self._most, most), ROW):
+                if group.numel > max(min(self._most_numel, most), ROW):
                     waiting.extend(reversed(group.halves()))
                     continue
                 try:
-                    found.append((group, work(group)))
+                    results.append((group, work(group)))
                 except RuntimeError as error:
                     if not _is_out_of_memory(error) or group.numel == ROW:
                         _raise_failure(self._device, error)
-                    self._most, self._fitted = group.numel // 2, 0
+                    self._most_numel, self._fitted = group.numel // 2, 0
                     waiting.append(group)
-                    # It holds what there was memory for: nothing waits before it is gone.
+                    # The error holds memory: wait only once it is gone.
                     is_short = True
                 else:
                     self._note_fitting()
-        return found
+        return results
 
     def _note_fitting(self) -> None:
         self._fitted += 1
         if self._fitted == ENOUGH_FITTED:
-            self._most, self._fitted = min(2 * self._most, GROUP_NUMEL), 0
+            self._most_numel, self._fitted = min(2 * self._most_numel, GROUP_NUMEL), 0
 
 
 @contextmanager
 def _stream_of_its_own(device: torch.device) -> Iterator[None]:
-    """Work on the device, in a stream that nobody else uses meanwhile.
+    """Have the device work on a stream that no other thread uses meanwhile.
 
-    All of it has to be done at the end. The next one takes the stream over: torch keeps memory
-    that was freed for the stream that had it.
+    Its work has to be done at the end. Streams are used again, since torch keeps freed memory for
+    the stream that had it.
     """
     module = torch.get_device_module(device)
     is_cpu = device.type == "cpu"
@@ -132,7 +132,7 @@ _OUT_OF_MEMORY: Final = (
     "CUDA error: out of memory",
     "HIP error: out of memory",
 )
-"""What torch says of memory of the CPU, and of what its own allocator has no part in."""
+"""Words of torch's errors when memory runs out on the CPU, or outside of its own allocator."""
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:
@@ -142,7 +142,7 @@ def _is_out_of_memory(error: RuntimeError) -> bool:
 
 
 def _raise_failure(device: torch.device, error: RuntimeError) -> NoReturn:
-    """DeviceError for what a device may do; the error itself for what it would not do alone."""
+    """Raise DeviceError if memory ran out or the device failed; else the error, which is a bug."""
     if _is_out_of_memory(error):
         problem, hint = f"has no memory left, not for {ROW} elements", "free some of it"
     elif str(error).startswith(("CUDA error", "HIP error")):
@@ -154,5 +154,5 @@ def _raise_failure(device: torch.device, error: RuntimeError) -> NoReturn:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error of torch says, without its advice to developers."""
+    """The first line of an error of torch: what follows is advice to developers."""
     return str(error).partition("\n")[0]
