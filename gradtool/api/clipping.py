@@ -40,7 +40,7 @@ from gradtool.request import (
     working,
 )
 from gradtool.storage.copying import Companions
-from gradtool.storage.files import require_room
+from gradtool.storage.files import require_space
 from gradtool.storage.target import Target, target_at, target_in_place
 from gradtool.storage.workspace import Workspace, writing
 
@@ -144,7 +144,7 @@ def _clip(
         companions = Companions(target.source, checkpoint.files, follow_links=follow_links)
     sizes = _sizes(checkpoint.files, companions)
     if target is not None and not (dry_run or target.is_source):
-        require_room(target.shown, target.parent, sizes)
+        require_space(target.shown, target.parent, sizes)
     with working(measuring) as executor:
         nbytes = sum(spec.nbytes for spec in to_clip.tensors)
         shares = [nbytes] if dry_run else [nbytes, checkpoint.nbytes, nbytes]
@@ -217,7 +217,7 @@ def _write(
     checkpoint, files = rewrite.checkpoint, files_to_write(rewrite, companions)
     building, checking = stages
     with Workspace(target.path, target.shown, target.parent) as workspace, writing(target.shown):
-        workspace.require_room(_sizes(files, companions))
+        workspace.require_space(_sizes(files, companions))
         runner = measuring.runner(checkpoint, executor, building)
         built = build(rewrite, companions, workspace, runner)
         index = [os.path.basename(checkpoint.path)] if _is_index(checkpoint.path) else []

@@ -1,1 +1,1 @@
-"""Bytes in, bytes out: files opened once, checked, read in bounded pieces."""
+"""Bytes in, bytes out: files opened and checked, read in bounded pieces, replaced as a whole."""

@@ -1,4 +1,4 @@
-"""What lies beside the files that are written anew, copied along to the new directory."""
+"""Copying all that a directory holds beside the files that are written anew."""
 
 from __future__ import annotations
 
@@ -13,33 +13,33 @@ from gradtool.errors import FileAccessError, FileChangedError, UsageError
 from gradtool.storage.directories import opened
 from gradtool.storage.files import traits_of
 from gradtool.storage.leftovers import is_workspace
-from gradtool.storage.links import Named, is_special, named_by, real_path
+from gradtool.storage.links import CopySource, is_special, link_target, real_path
 from gradtool.storage.sink import PIECE_NBYTES, create_sink
 
 _DEEPEST: Final = 64
 """Levels of directories; two descriptors are open for each."""
 
-_READ: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+_READ_FLAGS: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Companions:
-    """All that a directory holds but what is written anew, and how it is copied.
+    """All that a directory holds beside the files that are written anew, to be copied along.
 
-    Whoever made the directory may have put links in it that lead out of it, and may change it at
-    any moment, while another, with more rights, has it copied. So:
+    The directory may be another user's, who put links in it that lead out of it, and who changes it
+    at any moment while somebody with more rights copies it. So:
 
-    - The files of the checkpoint, tensors and index, may be links to anywhere: they are what was
-      asked for, and are read in any case. So is what else is a link to one of them.
-    - A link becomes a file where what it names is a regular file in the directory, or in the
-      `blobs` of the Hugging Face cache of which the directory is a snapshot.
+    - The files of the checkpoint, tensors and index, may be links to anywhere: they were asked for,
+      and are read in any case. Other links to them are followed too.
+    - A link becomes a file if its target is a regular file in the directory, or in the `blobs` of
+      the Hugging Face cache of which the directory is a snapshot.
     - A link to a regular file elsewhere is refused; with `follow_links` it becomes a file.
     - A link to a directory, to anything in /proc or /sys, to a device, pipe or socket is refused.
-    - A link to nothing stays one where what it would name lies in the directory: editors leave
-      such, and the copy of it names nothing but what lies in the copy. Any other is refused: it
-      would lead out of the copy once somebody makes what it names.
+    - A link to nothing stays a link if its target would lie in the directory: editors leave such
+      links, and the copied one stays within the copy. Any other is refused: it would lead out of
+      the copy once somebody creates its target.
 
-    All is opened in the directory that it lies in, and never through a link. What is opened must
-    be what was looked at.
+    Every entry is opened in its own directory, and never through a link. The entry that is opened
+    must be the one that was looked at.
     """
 
     def __init__(
@@ -53,11 +53,11 @@ class Companions:
         self.follow_links = follow_links
 
     def sizes(self, written: Collection[Location]) -> list[int]:
-        """Bytes of each file to copy where those `written` are written anew.
+        """The size of each file to copy, while the files `written` are written anew.
 
         Raises:
-            UsageError: a link that is refused.
-            FileAccessError: what cannot be read, or is neither file, directory nor link.
+            UsageError: a link is refused.
+            FileAccessError: an entry cannot be read, or is neither file, directory nor link.
         """
         with self._opened() as root:
             walk = _Walk(self, root, written, None)
@@ -65,16 +65,16 @@ class Companions:
         return walk.sizes
 
     def copy(self, new: int, written: Mapping[str, Location]) -> None:
-        """Copy to the open directory `new`, in which `written` are by name; raises as `sizes`.
+        """Copy to the open directory `new`, which has the files `written`; raises as `sizes`.
 
-        Files keep owner, permissions, times and extended attributes. Other names of a written
-        file are names of the new one.
+        Files keep owner, permissions, times and extended attributes. Other names of a file that is
+        written anew become names of the new file.
         """
         with self._opened() as root:
             _Walk(self, root, written.values(), new).copy("", root, new)
 
     def finish(self, new: int) -> None:
-        """Give `new` what the directory is in all but content, and have it on disk."""
+        """Give `new` owner, permissions and attributes of the directory, and sync it to disk."""
         with self._opened() as root:
             traits_of(root).give(new)
         os.fsync(new)
@@ -91,41 +91,41 @@ class Companions:
 
 
 class _Walk:
-    """A walk over the tree that looks at everything and, given where to, copies it."""
+    """A walk over the tree that checks all entries and, unless `new` is None, copies them."""
 
     def __init__(
-        self, rest: Companions, root: int, written: Collection[Location], new: int | None
+        self, companions: Companions, root: int, written: Collection[Location], new: int | None
     ) -> None:
-        self._rest = rest
+        self._companions = companions
         self._root = root
         self._new = new
-        self._read = {file.identity for file in rest.checkpoint.values()}
+        self._checkpoint = {file.identity for file in companions.checkpoint.values()}
         self._written = {file.identity: _name_of(file) for file in written}
         self.sizes: list[int] = []
 
     def copy(self, path: str, old: int, new: int | None) -> None:
-        """Copy to `new` what the open directory `old` holds, which is at `path` in the tree."""
+        """Copy to `new` all entries of the open directory `old`, which is at `path` in the tree."""
         if path.count(os.sep) >= _DEEPEST:
             problem = f"cannot be copied along: nests more than {_DEEPEST} directories deep"
             raise FileAccessError(self._shown(path), problem)
         with reading(self._shown(path)):
             names = sorted(os.listdir(old))
-        anew = set(self._written.values())
+        written = set(self._written.values())
         for name in names:
-            if path or not (name in anew or is_workspace(name)):
+            if path or not (name in written or is_workspace(name)):
                 self._copy_entry(os.path.join(path, name), name, old, new)
 
     def _copy_entry(self, path: str, name: str, old: int, new: int | None) -> None:
         with reading(self._shown(path)):
             status = os.stat(name, dir_fd=old, follow_symlinks=False)
-        if path in self._rest.checkpoint:
-            self._copy_read(path, self._rest.checkpoint[path], new)
+        if path in self._companions.checkpoint:
+            self._copy_unchanged(path, self._companions.checkpoint[path], new)
         elif stat.S_ISLNK(status.st_mode):
             self._copy_link(path, name, old, new)
         elif stat.S_ISDIR(status.st_mode):
             self._copy_directory(path, name, old, status, new)
         else:
-            self._copy_file(path, Named(old, name, status, is_near=True), status, new)
+            self._copy_file(path, CopySource(old, name, status, is_inside=True), status, new)
 
     def _copy_directory(
         self, path: str, name: str, old: int, status: os.stat_result, new: int | None
@@ -133,7 +133,7 @@ class _Walk:
         with ExitStack() as stack:
             with reading(self._shown(path)):
                 inner = stack.enter_context(opened(name, dir_fd=old))
-            self._refuse_another(path, inner, status)
+            self._refuse_replaced(path, inner, status)
             if new is None:
                 self.copy(path, inner, None)
                 return
@@ -148,21 +148,21 @@ class _Walk:
         with ExitStack() as stack:
             with reading(shown):
                 text, real = os.readlink(name, dir_fd=old), real_path(shown)
-                named = named_by(real, self._rest.path, self._root, stack)
-            if named.status is not None:
-                self._refuse_link(path, text, real, named, named.status)
-                self._copy_file(path, named, named.status, new)
-            elif not named.is_near:
+                target = link_target(real, self._companions.path, self._root, stack)
+            if target.status is not None:
+                self._refuse_link(path, text, real, target, target.status)
+                self._copy_file(path, target, target.status, new)
+            elif not target.is_inside:
                 raise UsageError(f"{shown}: a link to {real}, where nothing is", hint="remove it")
             elif new is not None:
                 os.symlink(os.path.relpath(real, os.path.dirname(shown)), name, dir_fd=new)
 
     def _refuse_link(
-        self, path: str, text: str, real: str, named: Named, status: os.stat_result
+        self, path: str, text: str, real: str, target: CopySource, status: os.stat_result
     ) -> None:
-        """UsageError for a link that is not followed."""
+        """Raise UsageError for a link that is not followed."""
         shown, hint = self._shown(path), "remove it"
-        if (status.st_dev, status.st_ino) in self._read:
+        if (status.st_dev, status.st_ino) in self._checkpoint:
             return
         if stat.S_ISDIR(status.st_mode):
             kind = "a directory"
@@ -170,33 +170,35 @@ class _Walk:
             kind = "which is no regular file"
         elif is_special(os.path.join(os.path.dirname(shown), text), real, status.st_dev):
             kind = "which is no file on a disk"
-        elif named.is_near or self._rest.follow_links:
+        elif target.is_inside or self._companions.follow_links:
             return
         else:
-            kind = f"outside of {self._rest.path}"
+            kind = f"outside of {self._companions.path}"
             hint = "`follow_links=True` copies it as a file"
         raise UsageError(f"{shown}: a link to {real}, {kind}", hint=hint)
 
-    def _copy_file(self, path: str, named: Named, status: os.stat_result, new: int | None) -> None:
-        """Copy what was looked at to `path`, or give the new file that is made of it that name."""
+    def _copy_file(
+        self, path: str, source: CopySource, status: os.stat_result, new: int | None
+    ) -> None:
+        """Copy a file to `path`; if it is written anew, give the new file this name as well."""
         key = status.st_dev, status.st_ino
         if key in self._written:
             if new is not None:
-                copied, name = self._written[key], os.path.basename(path)
-                os.link(copied, name, src_dir_fd=self._new, dst_dir_fd=new, follow_symlinks=False)
+                written, name = self._written[key], os.path.basename(path)
+                os.link(written, name, src_dir_fd=self._new, dst_dir_fd=new, follow_symlinks=False)
         elif stat.S_ISREG(status.st_mode):
             self.sizes.append(status.st_size)
             with reading(self._shown(path)):
-                descriptor = os.open(named.name, _READ, dir_fd=named.directory)
+                descriptor = os.open(source.name, _READ_FLAGS, dir_fd=source.directory)
             try:
-                self._refuse_another(path, descriptor, status)
+                self._refuse_replaced(path, descriptor, status)
                 self._copy_content(path, descriptor, status.st_size, new)
             finally:
                 os.close(descriptor)
         else:
             raise FileAccessError(self._shown(path), "cannot be copied along: no regular file")
 
-    def _copy_read(self, path: str, file: Location, new: int | None) -> None:
+    def _copy_unchanged(self, path: str, file: Location, new: int | None) -> None:
         """Copy a file of the checkpoint that does not change; it may be a link to anywhere."""
         self.sizes.append(file.size)
         with file.open() as source:
@@ -204,7 +206,7 @@ class _Walk:
             source.check_unchanged()
 
     def _copy_content(self, path: str, old: int, nbytes: int, new: int | None) -> None:
-        """Copy what there was when it was looked at: logs may grow, and without end."""
+        """Copy `nbytes` bytes, the size when the file was looked at: logs may grow without end."""
         if new is None:
             return
         with create_sink(os.path.basename(path), dir_fd=new) as sink:
@@ -217,23 +219,25 @@ class _Walk:
             traits_of(old).give(sink.descriptor)
             sink.sync()
 
-    def _pieces(self, path: str, old: int, left: int) -> Iterator[memoryview]:
+    def _pieces(self, path: str, old: int, nbytes: int) -> Iterator[memoryview]:
+        """At most `nbytes` bytes of an open file, in pieces; fewer if it ends before."""
         buffer = memoryview(bytearray(PIECE_NBYTES))
-        while left:
+        while nbytes:
             with reading(self._shown(path)):
-                nbytes = os.readv(old, [buffer[:left]])
-            if nbytes == 0:
+                count = os.readv(old, [buffer[:nbytes]])
+            if count == 0:
                 return
-            yield buffer[:nbytes]
-            left -= nbytes
+            yield buffer[:count]
+            nbytes -= count
 
-    def _refuse_another(self, path: str, descriptor: int, looked_at: os.stat_result) -> None:
-        if not os.path.samestat(os.fstat(descriptor), looked_at):
+    def _refuse_replaced(self, path: str, descriptor: int, status: os.stat_result) -> None:
+        """Raise FileChangedError unless what was opened has the `status` that was looked at."""
+        if not os.path.samestat(os.fstat(descriptor), status):
             problem = "cannot be copied along: it was replaced meanwhile"
             raise FileChangedError(self._shown(path), problem, hint="run again")
 
     def _shown(self, path: str) -> str:
-        return os.path.join(self._rest.path, path)
+        return os.path.join(self._companions.path, path)
 
 
 def _name_of(file: Location) -> str:
@@ -242,7 +246,7 @@ def _name_of(file: Location) -> str:
 
 @contextmanager
 def reading(path: str) -> Iterator[None]:
-    """What the system refuses inside is a FileAccessError about `path`."""
+    """Turn an OSError that is raised inside into a FileAccessError about `path`."""
     try:
         yield
     except OSError as error:

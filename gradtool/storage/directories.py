@@ -1,7 +1,7 @@
-"""Directories held open: what is done in one is done there, whatever its path comes to mean.
+"""Open directories: work in one stays in it, whatever its path comes to name meanwhile.
 
-A path is looked up anew by each system call, and whoever may write in a directory on it may put
-a link in between. A descriptor stays what it was opened as.
+Each system call looks up a path anew, and whoever may write in a directory on it may put a link
+there in between. A descriptor keeps naming what was opened.
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
-_ITSELF: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FLAGS: Final = os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_directory(name: str, *, dir_fd: int | None = None) -> int:
-    """A directory to list and to work in; OSError for anything else, a link to one included."""
-    return os.open(name, os.O_RDONLY | _ITSELF, dir_fd=dir_fd)
+    """Open a directory to list it and work in it; OSError for anything else, even a link to one."""
+    return os.open(name, os.O_RDONLY | _FLAGS, dir_fd=dir_fd)
 
 
 @contextmanager
 def opened(name: str, *, dir_fd: int | None = None) -> Iterator[int]:
-    """The same for as long as the context lasts."""
+    """As `open_directory`, until the end of the context."""
     descriptor = open_directory(name, dir_fd=dir_fd)
     try:
         yield descriptor
@@ -31,23 +31,23 @@ def opened(name: str, *, dir_fd: int | None = None) -> Iterator[int]:
 
 
 def open_parent(path: str) -> int:
-    """A directory to put something in, which may be one that may be written and not read.
+    """Open a directory to create entries in it, even if it may be written but not read.
 
-    Linux opens such a one as a place to work in. Elsewhere it is a PermissionError.
+    Only Linux opens such a directory; elsewhere it is a PermissionError.
     """
     try:
         return open_directory(path)
     except PermissionError:
         if not hasattr(os, "O_PATH"):
             raise
-        return os.open(path, os.O_PATH | _ITSELF)
+        return os.open(path, os.O_PATH | _FLAGS)
 
 
 def sync_names(directory: int) -> None:
-    """Have the disk hold the names in an open directory.
+    """Sync the entries of an open directory to disk.
 
-    A directory that may not be read cannot be synced by itself. There all that the system holds
-    is synced, for which sync(2) waits on Linux, where alone such a one was opened.
+    A directory that may not be read cannot be synced alone: everything is synced. On Linux, where
+    alone such a directory can be open, sync(2) waits for that.
     """
     if hasattr(os, "O_PATH") and fcntl.fcntl(directory, fcntl.F_GETFL) & os.O_PATH:
         os.sync()
@@ -56,7 +56,7 @@ def sync_names(directory: int) -> None:
 
 
 def status_in(directory: int, name: str) -> os.stat_result | None:
-    """What has that name in an open directory, if anything; a link is itself."""
+    """The status of an entry of an open directory, of a link itself; None where there is none."""
     try:
         return os.stat(name, dir_fd=directory, follow_symlinks=False)
     except FileNotFoundError:
@@ -64,7 +64,7 @@ def status_in(directory: int, name: str) -> os.stat_result | None:
 
 
 def is_at(path: str, directory: int) -> bool:
-    """Whether a path, which no link is to end, names an open directory."""
+    """Whether a path names an open directory, and no link to it."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(directory))
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Files as the disk has them: owners, permissions, attributes, and whether there is room."""
+"""What belongs to files beside their content: owners, permissions, attributes, and disk space."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from gradtool.storage.directories import status_in
 
 _RESERVE_NBYTES: Final = 1 << 20
 _RESERVE_SHARE: Final = 128
-"""What is left of a disk: a megabyte, and for what file systems note about data a share of it."""
+"""Space to leave free: a megabyte, and a share of the data for what file systems note about it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Traits:
-    """What a file or directory is in all but content.
+    """What a file or directory has beside its name and content.
 
     Attributes:
         owner: number of the user.
         group: number of the group.
         mode: permissions.
-        attributes: extended ones by name, None for one whose value may not be read.
+        attributes: extended attributes by name; None for one whose value may not be read.
     """
 
     owner: int
@@ -35,17 +35,17 @@ class Traits:
     attributes: Mapping[str, bytes | None]
 
     def give(self, descriptor: int) -> None:
-        """Make them those of what is open, as far as allowed."""
+        """Give them to an open file or directory, as far as the system allows it."""
         mode = self.mode
         try:
             os.fchown(descriptor, self.owner, self.group)
         except OSError:
-            # Not to run with the rights of an owner or group that it no longer has.
+            # A program must not run with the rights of an owner or group that it no longer has.
             mode &= ~(stat.S_ISUID | stat.S_ISGID)
             with contextlib.suppress(OSError):
                 os.fchown(descriptor, -1, self.group)
         for name in {**self.attributes, **_attributes(descriptor)}:
-            # Some are the system's own to give, and some it gives to any new file.
+            # Some only the system may give, and some it gives to any new file.
             with contextlib.suppress(OSError):
                 value = self.attributes.get(name)
                 if value is not None:
@@ -56,17 +56,17 @@ class Traits:
 
 
 def traits_of(descriptor: int) -> Traits:
-    """What is open is like."""
+    """The traits of an open file or directory."""
     return _traits(os.fstat(descriptor), _attributes(descriptor))
 
 
 def traits_in(directory: int, name: str) -> Traits | None:
-    """What the regular file so named in an open directory is like; None for all else."""
+    """The traits of the regular file `name` in an open directory; None if there is none."""
     status = status_in(directory, name)
     if status is None or not stat.S_ISREG(status.st_mode):
         return None
     flags = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    # A file that may be written and not read has attributes too.
+    # A file that may be written but not read has attributes too.
     for access in (os.O_RDONLY, os.O_WRONLY):
         with contextlib.suppress(PermissionError):
             descriptor = os.open(name, access | flags, dir_fd=directory)
@@ -82,22 +82,22 @@ def _traits(status: os.stat_result, attributes: Mapping[str, bytes | None]) -> T
 
 
 def _attributes(descriptor: int) -> dict[str, bytes | None]:
-    """Extended attributes; Python knows them on Linux only."""
-    found: dict[str, bytes | None] = {}
+    """The extended attributes of an open file or directory; Python has them on Linux only."""
+    attributes: dict[str, bytes | None] = {}
     if hasattr(os, "listxattr"):
         with contextlib.suppress(OSError):
             for name in os.listxattr(descriptor):
-                found[name] = None
+                attributes[name] = None
                 with contextlib.suppress(OSError):
-                    found[name] = os.getxattr(descriptor, name)
-    return found
+                    attributes[name] = os.getxattr(descriptor, name)
+    return attributes
 
 
-def require_room(shown: str, directory: int, sizes: Collection[int]) -> None:
-    """FileAccessError unless files of those sizes fit in an open directory, with something left.
+def require_space(shown: str, directory: int, sizes: Collection[int]) -> None:
+    """FileAccessError unless the disk of an open directory has space for files of these sizes.
 
-    What they are to replace takes its space until they are there. Others may take the space
-    meanwhile: that shows when it is allocated.
+    The files that they replace keep their space until then. Others may take the space meanwhile,
+    which shows when it is allocated.
     """
     try:
         status = os.statvfs(directory)
@@ -111,5 +111,5 @@ def require_room(shown: str, directory: int, sizes: Collection[int]) -> None:
     free = (status.f_bfree if os.geteuid() == 0 else status.f_bavail) * block
     if needed + reserve > free:
         full = os.strerror(errno.ENOSPC)
-        room = f"{needed:,} bytes and a reserve of {reserve:,} are needed, {free:,} are free"
-        raise FileAccessError(shown, f"cannot be written: {full}: {room}")
+        space = f"{needed:,} bytes and a reserve of {reserve:,} are needed, {free:,} are free"
+        raise FileAccessError(shown, f"cannot be written: {full}: {space}")

@@ -1,4 +1,4 @@
-"""JSON in files: documents, and the header of a file as a stream of its members."""
+"""JSON in files: whole documents, and headers that are read member by member."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PLAIN: Final = re.compile(
 
 
 def parse_object(document: bytes | str, path: str, what: str) -> dict[str, Any]:
-    """The JSON object in `document`; CorruptFileError for anything else, ambiguous, or a bomb."""
+    """The JSON object in `document`; CorruptFileError if it is none, or ambiguous, or too large."""
     text = document if isinstance(document, str) else _decoded(document, path, what)
     try:
         parsed = json_text.parse(text)
@@ -46,19 +46,19 @@ def read_members(
 ) -> Iterator[tuple[str, str | dict[str, str] | None]]:
     """The members of a JSON object whose values are objects themselves, one after another.
 
-    One value is cut out at a time, and only if it is short and flat: a header of a hundred
-    megabytes costs what its caller keeps of it.
+    One value is cut out at a time, and only if it is short and flat, so that a header of a hundred
+    megabytes takes no more memory than its text and what its caller keeps.
 
     Args:
         data: the document, in UTF-8.
-        path: the file's, for errors.
+        path: the file's path, for errors.
         what: what the document is, for errors.
         texts: the key of a map of strings, which may be long, and may be null.
         wanted: whether an entry of that map is to be kept.
 
     Yields:
-        Key and text of the value, which is the caller's to parse; the map itself; None for a value
-        that is neither short nor flat, and then nothing more.
+        Key and value: the text of an object, which the caller parses, or the map itself. A value
+        that is not short and flat is None, and the last one.
 
     Raises:
         CorruptFileError: no JSON, or not of that form. Keys that repeat are the caller's to find.
@@ -74,77 +74,80 @@ def read_members(
 def _members(
     text: str, texts: str, wanted: Callable[[str], bool]
 ) -> Iterator[tuple[str, str | dict[str, str] | None]]:
-    at = _after(text, 0, "{")
-    more = not text.startswith("}", _skip_space(text, at))
+    position = _after(text, 0, "{")
+    more = not text.startswith("}", _skip_space(text, position))
     while more:
-        plain = _PLAIN.match(text, at)
+        plain = _PLAIN.match(text, position)
         if plain is not None and plain[1] != texts:
             yield plain[1], plain[2]
-            at = plain.end()
+            position = plain.end()
             continue
-        key, at = _string(text, at)
-        at = _skip_space(text, _after(text, at, ":"))
+        key, position = _string(text, position)
+        position = _skip_space(text, _after(text, position, ":"))
         value: str | dict[str, str] | None
-        value, end = _texts(text, at, wanted) if key == texts else _object(text, at)
+        value, end = _texts(text, position, wanted) if key == texts else _object(text, position)
         yield key, value
         if end < 0:
             return
-        at = _skip_space(text, end)
-        more = text.startswith(",", at)
-        at += more
-    end = _after(text, at, "}")
+        position = _skip_space(text, end)
+        more = text.startswith(",", position)
+        position += more
+    end = _after(text, position, "}")
     if _skip_space(text, end) < len(text):
         raise ValueError(f"something follows its end at character {end}")
 
 
-def _object(text: str, at: int) -> tuple[str | None, int]:
-    """The text of the short, flat object at `at`, and its end; None and -1 for anything else."""
-    end = text.find("}", at, at + _MEMBER_CHARS) + 1
-    if not text.startswith("{", at) or not end:
+def _object(text: str, start: int) -> tuple[str | None, int]:
+    """The text of the short, flat object at `start`, and its end; None and -1 for anything else."""
+    end = text.find("}", start, start + _MEMBER_CHARS) + 1
+    if not text.startswith("{", start) or not end:
         return None, -1
-    return text[at:end], end
+    return text[start:end], end
 
 
-def _texts(text: str, at: int, wanted: Callable[[str], bool]) -> tuple[dict[str, str] | None, int]:
-    """The wanted entries of the map of strings at `at`, and its end; None for a null."""
-    if text.startswith("null", at):
-        return None, at + 4
-    at = _after(text, at, "{")
-    found: dict[str, str] = {}
-    more = not text.startswith("}", _skip_space(text, at))
+def _texts(
+    text: str, position: int, wanted: Callable[[str], bool]
+) -> tuple[dict[str, str] | None, int]:
+    """The wanted entries of the map of strings at `position`, and its end; None for a null."""
+    if text.startswith("null", position):
+        return None, position + 4
+    position = _after(text, position, "{")
+    entries: dict[str, str] = {}
+    more = not text.startswith("}", _skip_space(text, position))
     while more:
-        key, at = _string(text, at)
-        at = _skip_space(text, _after(text, at, ":"))
-        if not text.startswith('"', at):
-            raise ValueError(f"no map of strings: there is none at character {at}")
-        value, at = _string(text, at)
+        key, position = _string(text, position)
+        position = _skip_space(text, _after(text, position, ":"))
+        if not text.startswith('"', position):
+            raise ValueError(f"no map of strings: there is none at character {position}")
+        value, position = _string(text, position)
         if wanted(key):
-            if key in found:
+            if key in entries:
                 raise ValueError(f"duplicate key {key!r:.80}")
-            found[key] = value
-        at = _skip_space(text, at)
-        more = text.startswith(",", at)
-        at += more
-    return found, _after(text, at, "}")
+            entries[key] = value
+        position = _skip_space(text, position)
+        more = text.startswith(",", position)
+        position += more
+    return entries, _after(text, position, "}")
 
 
-def _string(text: str, at: int) -> tuple[str, int]:
+def _string(text: str, position: int) -> tuple[str, int]:
+    """The string that comes next, spaces aside, and its end."""
     value: str
-    start = _after(text, at, '"') - 1
+    start = _after(text, position, '"') - 1
     value, end = _STRINGS.raw_decode(text, start)
     if not json_text.is_unicode(value):
-        raise ValueError(f"a string that is no valid Unicode at character {at}")
+        raise ValueError(f"a string that is no valid Unicode at character {position}")
     return value, end
 
 
-def _after(text: str, at: int, mark: str) -> int:
-    """The position after `mark`, which comes next."""
-    at = _skip_space(text, at)
-    if not text.startswith(mark, at):
-        raise ValueError(f"{mark!r} expected at character {at}")
-    return at + 1
+def _after(text: str, position: int, mark: str) -> int:
+    """The position after `mark`, which has to come next, spaces aside."""
+    position = _skip_space(text, position)
+    if not text.startswith(mark, position):
+        raise ValueError(f"{mark!r} expected at character {position}")
+    return position + 1
 
 
-def _skip_space(text: str, at: int) -> int:
-    match = _SPACE.match(text, at)
-    return match.end() if match else at
+def _skip_space(text: str, position: int) -> int:
+    match = _SPACE.match(text, position)
+    return match.end() if match else position

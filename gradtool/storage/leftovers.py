@@ -1,9 +1,8 @@
-"""What a gradtool that was killed has left behind, and only that: recognised and cleared.
+"""Workspaces left behind by gradtools that were killed: recognised and cleared, and nothing else.
 
-Anyone who may write in a directory may put there what looks like a leftover, change it at any
-moment, and wait for somebody with more rights to clear it. So every step is taken in a directory
-that is open, nothing is followed through a link, and whatever gradtool would not have made is
-left alone.
+Anyone who may write in a directory may create there what looks like a leftover, change it at any
+moment, and wait for somebody with more rights to clear it. So every step is taken in an open
+directory, no link is followed, and whatever gradtool would not have made is left alone.
 """
 
 from __future__ import annotations
@@ -18,11 +17,11 @@ from enum import Enum
 from typing import Final
 
 from gradtool.storage.directories import opened, status_in
-from gradtool.storage.lock import HELD_FILE, acquire
+from gradtool.storage.lock import LOCK_FLAGS, acquire
 
 LOCK: Final = "lock"
 BUILT: Final = "built"
-"""What there is in a workspace: the file that is locked, and the directory with the work."""
+"""The entries of a workspace: the file that is locked, and the directory to build in."""
 
 _NAME: Final = re.compile(r"\.gradtool-[0-9a-f]{16}\.tmp")
 _MOST_NAMES: Final = 10_000
@@ -31,45 +30,44 @@ _DEEPEST: Final = 100
 
 
 def is_workspace(name: str) -> bool:
-    """Whether a directory entry so named is a workspace, of this process or of one that died."""
+    """Whether `name` is the name of a workspace, of a living process or of a dead one."""
     return _NAME.fullmatch(name) is not None
 
 
 def workspace_names(target: str) -> Iterator[str]:
-    """What the workspace of a target of that name may be called, the first first.
+    """The names that the workspace of a target may have, in the order in which they are tried.
 
-    Every process tries them in this order and takes the first at which nothing foreign is, so
-    that two of one target meet there, and who plants something at some of them stops nobody.
+    Every process takes the first name that nothing foreign has, so that two processes with the
+    same target meet there, and entries that somebody plants at some of the names stop nobody.
     """
     import hashlib  # noqa: PLC0415 - which complains on stderr where memory is short
 
     for attempt in range(_MOST_NAMES):
         # Hashed, because a name may be as long as names can be; and none has a slash.
-        told = os.fsencode(target) + (b"/%d" % attempt if attempt else b"")
-        yield f".gradtool-{hashlib.blake2b(told, digest_size=8).hexdigest()}.tmp"
+        key = os.fsencode(target) + (b"/%d" % attempt if attempt else b"")
+        yield f".gradtool-{hashlib.blake2b(key, digest_size=8).hexdigest()}.tmp"
 
 
-class Found(Enum):
-    """What was at a workspace's name, once all was cleared that may be."""
+class NameState(Enum):
+    """What has the name of a workspace once a leftover of that name is cleared."""
 
-    NOTHING = 1
+    FREE = 1
     BUSY = 2
     FOREIGN = 3
 
 
 def clear_all(parent: int) -> None:
-    """Clear the leftovers in an open directory, which may be one that may not be listed."""
+    """Clear the leftovers in an open directory, if it may be listed."""
     with contextlib.suppress(OSError):
         for name in filter(is_workspace, os.listdir(parent)):
             clear(name, parent)
 
 
-def clear(name: str, parent: int) -> Found:
-    """Remove the leftover so named in the open directory `parent`, if it is one of this user's.
+def clear(name: str, parent: int) -> NameState:
+    """Remove the entry `name` of the open directory `parent` if it is a leftover of this user's.
 
-    BUSY is a workspace in which somebody works, or may: where a file system knows no locks,
-    nobody can tell. FOREIGN is all that no gradtool of this user has made, and what cannot be
-    removed.
+    BUSY is a workspace in use, or one that may be: on a file system without locks nobody can tell.
+    FOREIGN is anything that no gradtool of this user has made, or that cannot be removed.
     """
     for _ in range(_MOST_LOOKS):
         try:
@@ -77,49 +75,49 @@ def clear(name: str, parent: int) -> Found:
                 return _clear(name, parent, directory)
         except FileNotFoundError:  # somebody else has cleared it, or is about to
             if status_in(parent, name) is None:
-                return Found.NOTHING
+                return NameState.FREE
         except OSError:
             break
-    return Found.FOREIGN
+    return NameState.FOREIGN
 
 
-def _clear(name: str, parent: int, directory: int) -> Found:
+def _clear(name: str, parent: int, directory: int) -> NameState:
     if os.fstat(directory).st_uid != os.geteuid():
-        return Found.FOREIGN
-    if _removed(name, parent):  # killed before there was a file to lock
-        return Found.NOTHING
+        return NameState.FOREIGN
+    if _remove_empty(name, parent):  # killed before there was a file to lock
+        return NameState.FREE
     if not set(os.listdir(directory)) <= {LOCK, BUILT}:
-        return Found.FOREIGN
-    lock = os.open(LOCK, HELD_FILE, dir_fd=directory)
+        return NameState.FOREIGN
+    lock = os.open(LOCK, LOCK_FLAGS, dir_fd=directory)
     try:
         if not _is_own_lock(os.fstat(lock)):
-            return Found.FOREIGN
+            return NameState.FOREIGN
         if not acquire(lock, required=True):
-            return Found.BUSY
+            return NameState.BUSY
         if not is_lock_of(lock, directory):
             raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), LOCK)
         remove(name, parent, directory)
     finally:
         os.close(lock)
-    return Found.NOTHING
+    return NameState.FREE
 
 
 def _is_own_lock(status: os.stat_result) -> bool:
-    """Whether it is what gradtool makes: an empty file of this user, under no other name."""
+    """Whether a file is a lock that gradtool makes: empty, of this user, with one name only."""
     is_empty_file = stat.S_ISREG(status.st_mode) and status.st_size == 0
     return is_empty_file and status.st_nlink <= 1 and status.st_uid == os.geteuid()
 
 
 def is_lock_of(lock: int, directory: int) -> bool:
-    """Whether an open file is still the one by which an open workspace is locked."""
+    """Whether an open file is still the lock of an open workspace."""
     status = status_in(directory, LOCK)
     return status is not None and os.path.samestat(status, os.fstat(lock))
 
 
 def remove(name: str, parent: int, directory: int) -> None:
-    """Remove an open workspace and all in it; OSError where it stays.
+    """Remove an open workspace and all in it; OSError where that fails.
 
-    The lock last, so that until then it is known as one.
+    The lock goes last, so that the workspace is recognised until then.
     """
     if status_in(directory, BUILT) is not None:
         _remove_directory(BUILT, directory, _DEEPEST)
@@ -130,13 +128,13 @@ def remove(name: str, parent: int, directory: int) -> None:
 
 
 def _remove_directory(name: str, parent: int, levels: int) -> None:
-    """Remove a directory, whatever modes it and those in it have.
+    """Remove a directory and all in it, whatever permissions directories have.
 
-    OSError if it is a link, if something is mounted on it, or if it has more levels than that.
+    OSError if it is a link, if something is mounted on it, or if it nests deeper than `levels`.
     """
     if levels == 0:
         raise OSError(errno.ELOOP, "directories nest too deeply")
-    if _removed(name, parent):
+    if _remove_empty(name, parent):
         return
     with opened(name, dir_fd=parent) as directory:
         mode = os.fstat(directory).st_mode
@@ -150,10 +148,10 @@ def _remove_directory(name: str, parent: int, levels: int) -> None:
     os.rmdir(name, dir_fd=parent)
 
 
-def _removed(name: str, parent: int) -> bool:
-    """Remove an empty directory; False for one that is not, which may then be looked into.
+def _remove_empty(name: str, parent: int) -> bool:
+    """Remove an empty directory; False for one with entries, which may then be removed.
 
-    OSError for what is no directory and, before anything in it was touched, for a mount point.
+    OSError for anything but a directory and, before anything in it is touched, for a mount point.
     """
     try:
         os.rmdir(name, dir_fd=parent)

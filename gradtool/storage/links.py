@@ -1,4 +1,4 @@
-"""Symbolic links: whose they may be on the way to an output, and what is never read through one."""
+"""Symbolic links: which ones an output may be written through, and what is copied through them."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _SPECIAL: Final = ("/proc", "/sys")
 
 
 def target_path(shown: str) -> str:
-    """The real path of an output: a symbolic link stays one, and what it names is written.
+    """The real path of an output: a symbolic link stays one, and its target is written.
 
-    FileAccessError for what can be no path, and where the link is another user's in a directory
-    such as /tmp, where anyone may put one and nobody may take away another's: whoever runs
-    gradtool would write what that user wants to have written. Linux follows none of these
-    either (`protected_symlinks`).
+    FileAccessError for an impossible path, and for a link on it that another user put into a
+    directory such as /tmp, where anyone may create entries and nobody may remove another's: that
+    user would choose what is overwritten. Linux does not follow such links either
+    (`protected_symlinks`).
     """
 
     def refuse_planted(path: str, link: os.stat_result) -> None:
@@ -41,33 +41,33 @@ def target_path(shown: str) -> str:
         raise FileAccessError(shown, f"cannot be written: {reason}") from error
 
 
-def real_path(path: str, meet: Callable[[str, os.stat_result], None] | None = None) -> str:
-    """What a path comes to when each link on it is followed; what is not there is kept as it is.
+def real_path(path: str, on_link: Callable[[str, os.stat_result], None] | None = None) -> str:
+    """The path with all links on it followed; parts that do not exist are kept.
 
-    `meet` is told of each link before it is followed. OSError where there are more than the
-    system follows: `os.path.realpath` calls itself for each, and whoever plants a thousand of
-    them, each naming the next, has that fail in a way of its own.
+    `on_link` is called with each link before it is followed. OSError where there are more links
+    than the system follows: `os.path.realpath` recurses for each, so that a chain of a thousand,
+    which anyone may plant, makes it fail with another error.
     """
-    at, left, links = os.sep, _parts(os.path.join(os.getcwd(), path)), 0
-    while left:
-        part = left.pop()
+    resolved, remaining, links = os.sep, _parts(os.path.join(os.getcwd(), path)), 0
+    while remaining:
+        part = remaining.pop()
         if part == os.pardir:
-            at = os.path.dirname(at)
+            resolved = os.path.dirname(resolved)
             continue
-        entry = os.path.join(at, part)
+        entry = os.path.join(resolved, part)
         status = _status(entry)
         if status is None or not stat.S_ISLNK(status.st_mode):
-            at = entry
+            resolved = entry
             continue
         links += 1
         if links > _MOST_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
-        if meet is not None:
-            meet(entry, status)
-        named = os.readlink(entry)
-        at = os.sep if os.path.isabs(named) else at
-        left += _parts(named)
-    return at
+        if on_link is not None:
+            on_link(entry, status)
+        target = os.readlink(entry)
+        resolved = os.sep if os.path.isabs(target) else resolved
+        remaining += _parts(target)
+    return resolved
 
 
 def _parts(path: str) -> list[str]:
@@ -76,58 +76,62 @@ def _parts(path: str) -> list[str]:
 
 
 def _status(path: str) -> os.stat_result | None:
-    """What is there itself; None for what is not, or may not be looked at."""
+    """The status of a path, of a link itself; None if nothing is there, or it may not be read."""
     try:
         return os.lstat(path)
     except OSError:
         return None
 
 
-class Named(NamedTuple):
-    """What a link names: where it is opened, by which name, and its status when it was looked at.
+class CopySource(NamedTuple):
+    """Something to copy: where it is opened, and its status when it was looked at.
 
-    `directory` is an open one, or None for a path; `status` None where nothing is. `is_near` is
-    whether it lies in the tree that is copied, or where that keeps its files.
+    `name` is opened in the open `directory`, or is a path where that is None. `status` is None
+    where nothing exists. `is_inside` says whether it lies in the tree that is copied, or in the
+    blobs of the Hugging Face cache that the tree belongs to.
     """
 
     directory: int | None
     name: str
     status: os.stat_result | None
-    is_near: bool
+    is_inside: bool
 
 
-def named_by(real: str, root: str, root_fd: int, stack: ExitStack) -> Named:
-    """What is at the real path `real`: in the tree at `root`, in its cache's blobs, or elsewhere.
+def link_target(real: str, root: str, root_fd: int, stack: ExitStack) -> CopySource:
+    """The target of a link, whose real path is `real`, for a copy of the tree at `root`.
 
-    What lies near is opened from the tree's root on, which is open, with no link on the way.
+    A target inside is opened from the tree's open root on, with no link on the way.
     """
     if os.path.commonpath([real, root]) == root:
         *way, name = os.path.relpath(real, root).split(os.sep)
-        return _near(way, name, root_fd, stack) or Named(None, name, None, is_near=True)
-    near = None
+        missing = CopySource(None, name, None, is_inside=True)
+        return _target_inside(way, name, root_fd, stack) or missing
+    inside = None
     blobs, blob = os.path.split(real)
     snapshots = os.path.dirname(root)
     cache = os.path.dirname(snapshots)
     if os.path.basename(snapshots) == "snapshots" and blobs == os.path.join(cache, "blobs"):
-        near = _near([os.pardir, os.pardir, "blobs"], blob, root_fd, stack)
-    return near or Named(None, real, _status(real), is_near=False)
+        inside = _target_inside([os.pardir, os.pardir, "blobs"], blob, root_fd, stack)
+    return inside or CopySource(None, real, _status(real), is_inside=False)
 
 
-def _near(way: list[str], name: str, directory: int, stack: ExitStack) -> Named | None:
-    """What is so named at the end of the way; None where nothing is."""
+def _target_inside(
+    way: list[str], name: str, directory: int, stack: ExitStack
+) -> CopySource | None:
+    """The entry `name` of the directory to which `way` leads; None where nothing is."""
     try:
         for part in way:
             directory = stack.enter_context(opened(part, dir_fd=directory))
         status = status_in(directory, name)
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return None if status is None else Named(directory, name, status, is_near=True)
+    return None if status is None else CopySource(directory, name, status, is_inside=True)
 
 
 def is_special(named: str, real: str, device: int) -> bool:
-    """Whether a file is the kernel's own word on something, such as the memory of a process.
+    """Whether a file is made up by the kernel, such as the memory of a process.
 
-    `named` is what a link to it says, and `real` what that leads to.
+    `named` is the path that a link names, `real` the real path, `device` the file's device.
     """
     for top in _SPECIAL:
         if any(os.path.commonpath([os.path.normpath(path), top]) == top for path in (named, real)):

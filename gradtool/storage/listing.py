@@ -1,4 +1,4 @@
-"""What lies beside each other in a directory: looked at and opened by name."""
+"""The entries of a directory, looked at and opened by name."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from gradtool.storage.reader import open_source
 
 
 class Listing:
-    """A directory on this machine; nothing in it is looked at before it is asked for.
+    """A directory on this machine, whose entries are not looked at before they are asked for.
 
-    Readers of layouts ask it and never the system, so that what lists elsewhere can take its place.
+    Readers of layouts never ask the system itself, so that directories elsewhere can be listed too.
     """
 
     def __init__(self, path: str) -> None:
@@ -22,7 +22,7 @@ class Listing:
 
     @cached_property
     def names(self) -> tuple[str, ...]:
-        """Everything in it, layer 9 before layer 10; FileAccessError where it cannot be listed."""
+        """All entries, layer 9 before layer 10; FileAccessError where it cannot be listed."""
         try:
             names = os.listdir(self.path)
         except OSError as error:
@@ -30,42 +30,42 @@ class Listing:
         return tuple(sorted(names, key=lambda name: (natural_key(name), name)))
 
     def at(self, name: str) -> str:
-        """The path of what is so named."""
+        """The path of the entry `name`."""
         return os.path.join(self.path, name)
 
     def exists(self, name: str) -> bool:
-        """Whether there is something of that name, or at the end of a link of that name."""
+        """Whether the entry exists; a link exists if its target does."""
         return os.path.exists(self.at(name))
 
     def is_directory(self, name: str) -> bool:
-        """Whether it is a directory, or a link to one."""
+        """Whether the entry is a directory, or a link to one."""
         return os.path.isdir(self.at(name))
 
     def is_file(self, name: str) -> bool:
-        """Whether it is a regular file, or a link to one."""
+        """Whether the entry is a regular file, or a link to one."""
         return os.path.isfile(self.at(name))
 
     def identity(self, name: str) -> tuple[int, int]:
         """Equal for two names of one file; FileAccessError where it may not be looked at."""
         path = self.at(name)
         try:
-            # A dangling link is a thing of its own, which opening it will name.
+            # A dangling link counts as an entry of its own; opening it says what is wrong.
             status = os.stat(path) if os.path.exists(path) else os.lstat(path)
         except OSError as error:
             raise FileAccessError(path, f"cannot be looked at: {error.strerror}") from error
         return status.st_dev, status.st_ino
 
     def open(self, name: str) -> Source:
-        """That file, opened for reading; raises as `open_source`."""
+        """Open the file `name` for reading; raises as `open_source`."""
         return open_source(self.at(name))
 
 
 def listing_of(path: str) -> Listing | None:
-    """The listing of a directory; None for what is none."""
+    """The listing of a directory; None for anything else."""
     return Listing(path) if os.path.isdir(path) else None
 
 
 def listing_around(path: str) -> tuple[Listing, str]:
-    """The directory that a file lies in, and its name there."""
+    """The listing of the directory that a file lies in, and the file's name there."""
     directory, name = os.path.split(path)
     return Listing(directory), name

@@ -10,21 +10,21 @@ import time
 from collections.abc import Iterator
 from typing import Final
 
-HELD_FILE: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+LOCK_FLAGS: Final = os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """How to open a file to lock it: for writing, or network file systems lock on one host only."""
 
 _PATIENCE_S: Final = 1.0
 _PAUSE_S: Final = 0.005
-"""How long, and how often, others are given way who are making or clearing a workspace."""
+"""How long to wait for another process that makes or clears a workspace, and how often to look."""
 
 _UNLOCKABLE: Final = (errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL)
 
 
 def acquire(descriptor: int, *, required: bool) -> bool:
-    """Take the lock of what is open, without waiting; False where others have it.
+    """Lock an open file or directory, without waiting; False where another process holds it.
 
-    Where the file system knows no locks, it is taken unless one is `required`: nobody could
-    tell a leftover from what somebody is working in. It is held until the descriptor is closed.
+    A file system without locks gives False if a lock is `required`, as nobody could tell a leftover
+    from a workspace in use; else True. The lock is held until the descriptor is closed.
     """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -39,10 +39,10 @@ def acquire(descriptor: int, *, required: bool) -> bool:
 
 @contextlib.contextmanager
 def alone_in(directory: int) -> Iterator[None]:
-    """Have no other gradtool of this host look while a workspace is made or cleared.
+    """Lock an open directory against other gradtools while a workspace is made or cleared in it.
 
-    As far as that is possible: whoever holds the open directory's lock for long is not waited
-    for, and one that may not be read has none.
+    As far as possible: a lock that another process holds for long is not waited for, and a
+    directory that may not be read has none.
     """
     deadline = time.monotonic() + _PATIENCE_S
     with contextlib.suppress(OSError):

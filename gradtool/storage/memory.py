@@ -14,12 +14,12 @@ from gradtool.errors import UsageError
 from gradtool.storage.reader import OpenLocation
 
 MEMORY_PATH: Final = "memory"
-"""How it is called where files have a path."""
+"""What is shown in place of a file's path."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:
-    """The memory of the process with that number, which no other can read."""
+    """The memory of the process with number `pid`, which no other process can read."""
 
     pid: int
     path: ClassVar[str] = MEMORY_PATH
@@ -27,7 +27,7 @@ class ProcessMemory:
     identity: ClassVar[None] = None
 
     def open(self) -> Source:
-        """The memory, to be read; UsageError in another process."""
+        """Open it for reading; UsageError in another process."""
         if self.pid != os.getpid():
             problem = "gradients in memory can be read by the process that has them only"
             raise UsageError(problem, hint="use threads, or write them with dump_gradients")
@@ -43,7 +43,7 @@ _memory_of = cache(ProcessMemory)
 
 
 class _OpenMemory(OpenLocation):
-    """Memory whose owner keeps what is read alive, and unchanged, which nobody can check."""
+    """Open memory; its owner keeps arrays alive and unchanged meanwhile: nothing can check that."""
 
     def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
         buffer = buffers[0]

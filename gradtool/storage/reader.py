@@ -19,10 +19,10 @@ from gradtool.errors import CorruptFileError, FileAccessError, FileChangedError
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file as it was when its headers were read; readers compare before they trust it.
+    """A file as it was when its headers were read; each later opening compares.
 
-    Hosts that mount one file system give it device numbers of their own: `device` tells files
-    apart on one host, and is not compared.
+    Hosts that mount one file system give it different device numbers: `device` tells files apart on
+    one host only, and is not compared.
     """
 
     path: str
@@ -34,11 +34,11 @@ class LocalFile:
 
     @property
     def identity(self) -> tuple[int, int]:
-        """Equal for all names of the file on this host."""
+        """See `Location`."""
         return self.device, self.inode
 
     def open(self) -> Source:
-        """The file, opened again in any thread or process; FileChangedError if it is another."""
+        """Open the file again, in any thread or process; FileChangedError if it changed."""
         source = open_source(self.path)
         if source.file != self:
             source.close()
@@ -47,19 +47,19 @@ class LocalFile:
 
 
 class OpenLocation:
-    """A `Source`, of which is left to say how some bytes are read at once."""
+    """A `Source`, but for one read of some bytes, which a derived class adds."""
 
     def __init__(self, file: Location) -> None:
         self._file = file
 
     @property
     def path(self) -> str:
-        """As `Source` has it, like all that follows."""
+        """See `Source`, as for all other methods."""
         return self._file.path
 
     @property
     def file(self) -> Location:
-        """The location."""
+        """See `Source`."""
         return self._file
 
     def __enter__(self) -> Self:
@@ -74,13 +74,10 @@ class OpenLocation:
         self.close()
 
     def close(self) -> None:
-        """Give back what was opened."""
+        """See `Source`."""
 
     def read(self, offset: int, nbytes: int) -> bytes:
-        """`nbytes` bytes from `offset`; CorruptFileError where the file does not hold them.
-
-        The result is allocated whole: for headers, whose size the caller has bounded.
-        """
+        """See `Source`."""
         if offset < 0 or nbytes < 0 or offset + nbytes > self.file.size:
             raise CorruptFileError(
                 self.path,
@@ -92,13 +89,13 @@ class OpenLocation:
         return bytes(data)
 
     def read_into(self, offset: int, buffer: memoryview) -> None:
-        """Fill `buffer` from `offset`; FileChangedError where the bytes are gone."""
+        """See `Source`."""
         done = 0
         while done < len(buffer):
             done += self._read_some(offset + done, [buffer[done:]])
 
     def read_vector(self, offset: int, buffers: Sequence[memoryview]) -> None:
-        """Fill `buffers`, at most 1,024 of them, one after another; else as `read_into`."""
+        """See `Source`."""
         read = self._read_some(offset, buffers)
         for buffer in buffers:
             filled = min(read, len(buffer))
@@ -107,14 +104,14 @@ class OpenLocation:
             offset += len(buffer)
 
     def check_unchanged(self) -> None:
-        """FileChangedError unless size, times and identity are what they were at the start."""
+        """See `Source`."""
 
     def fileno(self) -> int:
-        """The descriptor of a file, for what is no reading: permissions and attributes."""
+        """See `Source`."""
         raise FileAccessError(self.path, "is no file of this machine")
 
     def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
-        """Fill what comes at once, at least one byte; the number of bytes."""
+        """Read at least one byte into `buffers`, in order; the number of bytes read."""
         raise NotImplementedError
 
 
@@ -151,7 +148,7 @@ _CHANGED_HINT: Final = "run again once nothing writes to it"
 
 
 def open_source(path: str) -> Source:
-    """Open a regular file for reading; a FIFO, device or directory is refused unread."""
+    """Open a regular file for reading; FileAccessError for anything else, which is not read."""
     try:
         # O_NONBLOCK: opening a FIFO would otherwise wait for a writer for ever.
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)

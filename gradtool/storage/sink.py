@@ -15,7 +15,7 @@ Linux caches a write in pages as large as the call, and on virtual machines, whi
 for such pages, calls of 8 MiB took up to four times as long.
 """
 
-_ITSELF: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_WRITE_FLAGS: Final = os.O_WRONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 class Sink:
@@ -25,10 +25,9 @@ class Sink:
         self.descriptor = descriptor
 
     def allocate(self, nbytes: int) -> None:
-        """Give it that size and its space, so that a full disk shows before any work in it.
+        """Set the file's size and reserve its space, so that a full disk shows before any work.
 
-        Writers in parallel are several times faster on space that is there than on a growing
-        file.
+        Parallel writes into reserved space are several times faster than into a growing file.
         """
         if hasattr(os, "posix_fallocate") and nbytes:
             try:
@@ -57,43 +56,44 @@ class Sink:
                 offset += len(buffer)
 
     def stream(self) -> BinaryIO:
-        """The same open file for those who write by a position of their own."""
+        """The file as a Python file, which has a position and is closed by itself."""
         return os.fdopen(os.dup(self.descriptor), "wb")
 
     def sync(self) -> None:
-        """Have the disk hold what was written."""
+        """Sync the file to disk."""
         os.fsync(self.descriptor)
 
 
 def _batches(buffers: Iterable[memoryview]) -> Iterator[Sequence[memoryview]]:
-    """The same bytes in the same order, in what is written by one call each."""
+    """The same bytes in the same order, in batches that one call writes each."""
     batch: list[memoryview] = []
-    room = PIECE_NBYTES
+    missing = PIECE_NBYTES
     for buffer in buffers:
         start = 0
         while start < len(buffer):
-            part = buffer[start : start + room]
+            part = buffer[start : start + missing]
             batch.append(part)
             start += len(part)
-            room -= len(part)
-            if room == 0:
+            missing -= len(part)
+            if missing == 0:
                 yield batch
-                batch, room = [], PIECE_NBYTES
+                batch, missing = [], PIECE_NBYTES
     if batch:
         yield batch
 
 
 @contextmanager
 def create_sink(name: str, *, dir_fd: int | None = None) -> Iterator[Sink]:
-    """A new file, where nothing was: not even a link, which would not be followed."""
-    with _sink(os.open(name, _ITSELF | os.O_CREAT | os.O_EXCL, 0o666, dir_fd=dir_fd)) as sink:
+    """Create a file and open it for writing; OSError if anything has its name, even a link."""
+    flags = _WRITE_FLAGS | os.O_CREAT | os.O_EXCL
+    with _sink(os.open(name, flags, 0o666, dir_fd=dir_fd)) as sink:
         yield sink
 
 
 @contextmanager
 def open_sink(name: str, *, dir_fd: int | None = None) -> Iterator[Sink]:
-    """An existing file, and not what a link names, open for writing."""
-    with _sink(os.open(name, _ITSELF, dir_fd=dir_fd)) as sink:
+    """Open an existing file for writing; OSError for a link."""
+    with _sink(os.open(name, _WRITE_FLAGS, dir_fd=dir_fd)) as sink:
         yield sink
 
 

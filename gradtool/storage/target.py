@@ -20,7 +20,7 @@ class Target:
         path: its real path, so that a symbolic link stays one and what it names is replaced.
         source: the real path of the file, or directory of files, that is clipped.
         overwrite: whether what is at `path` may be replaced.
-        parent: the directory of `path`, held open since it was found fit.
+        parent: the directory of `path`, open since it was checked.
     """
 
     shown: str
@@ -31,20 +31,20 @@ class Target:
 
     @property
     def is_directory(self) -> bool:
-        """Whether all files of a directory are written, to a new one."""
+        """Whether a whole directory is written."""
         return os.path.isdir(self.source)
 
     @property
     def is_source(self) -> bool:
-        """Whether it takes the place of what is clipped."""
+        """Whether the file that is clipped is replaced by the result."""
         return self.path == self.source
 
     def close(self) -> None:
-        """Give the directory back."""
+        """Close the open directory."""
         os.close(self.parent)
 
     def notes(self) -> tuple[str, ...]:
-        """What will be lost that the user may not expect."""
+        """Notes on effects that the user may not expect."""
         replaced = not self.is_directory and os.path.isfile(self.path)
         if replaced and os.stat(self.path).st_nlink > 1:
             return (f"{self.shown} has other names (hard links), which keep the old content",)
@@ -52,9 +52,9 @@ class Target:
 
 
 def target_in_place(path: str, source: str) -> Target:
-    """`path` itself, whose file or directory of files is `source`.
+    """The target for clipping `path` in place; `source` is its file, or its directory of files.
 
-    UsageError for more than one file.
+    UsageError for a directory.
     """
     if os.path.isdir(source):
         raise UsageError(
@@ -65,11 +65,11 @@ def target_in_place(path: str, source: str) -> Target:
 
 
 def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
-    """`out`, for what is clipped of `path`, whose file or directory of files is `source`.
+    """The target `out` for clipping `path`; `source` is its file, or its directory of files.
 
     Raises:
-        UsageError: it is there and may not be replaced, or is `source` or in it.
-        FileAccessError: its directory is missing or cannot be written.
+        UsageError: `out` exists and may not be replaced, or is `source` or lies in it.
+        FileAccessError: the directory of `out` is missing or cannot be written.
     """
     try:
         source = real_path(source)
@@ -90,7 +90,7 @@ def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
 
 
 def _refuse_taken(path: str, source: str, out: str, real: str) -> None:
-    """Raise UsageError for an `out` that is there and stays even if asked to be replaced."""
+    """Raise UsageError for an existing `out` that is not replaced even with `force`."""
     directory = os.path.isdir(source)
     if os.path.exists(source) and os.path.samefile(real, source):
         hint = "give a new directory" if directory else "`in_place=True` replaces it"
@@ -105,9 +105,10 @@ def _refuse_taken(path: str, source: str, out: str, real: str) -> None:
 
 
 def _parent_of(shown: str, path: str) -> int:
-    """The directory to write in, open: that it can be is known before there is anything to write.
+    """Open the directory to write in, so that errors show before any work is done.
 
-    Hours may pass until then, in which its path may come to mean another.
+    It stays open: hours may pass before it is written to, in which its path may come to name
+    another directory.
     """
     parent = os.path.dirname(path)
     if not os.path.isdir(parent):

@@ -1,13 +1,11 @@
 """Files and directories that appear whole or not at all.
 
-What is to appear at a target is built in a workspace: a directory beside it with a locked file
-in it, so that one rename puts it in place. Whoever is killed on the way leaves a workspace that
-is not locked any more, and the next run clears it. Two processes that write one target meet at
-its lock.
+A target is built in a workspace, a directory beside it that has a locked file, so that one rename
+puts it in place. A process that is killed leaves a workspace that is not locked any more, which
+the next run clears. Two processes that write the same target meet at the lock.
 
-All is done in directories that are open: that of the target, the workspace, and the one in it
-where things are built. Whatever others make of the paths meanwhile, nothing is written, changed
-or removed anywhere else.
+All is done in open directories: that of the target, the workspace, and the one in it to build in.
+Whatever others do to the paths meanwhile, nothing is written, changed or removed anywhere else.
 """
 
 from __future__ import annotations
@@ -22,11 +20,11 @@ from typing import Final, Self
 
 from gradtool.errors import FileAccessError, InputError, TargetBusyError, UsageError
 from gradtool.storage.directories import is_at, open_directory, open_parent, status_in, sync_names
-from gradtool.storage.files import require_room, traits_in
+from gradtool.storage.files import require_space, traits_in
 from gradtool.storage.leftovers import (
     BUILT,
     LOCK,
-    Found,
+    NameState,
     clear,
     clear_all,
     is_lock_of,
@@ -34,13 +32,13 @@ from gradtool.storage.leftovers import (
     workspace_names,
 )
 from gradtool.storage.links import target_path
-from gradtool.storage.lock import HELD_FILE, acquire, alone_in
+from gradtool.storage.lock import LOCK_FLAGS, acquire, alone_in
 from gradtool.storage.sink import Sink, create_sink
 
 _LOG: Final = logging.getLogger("gradtool")
 
 _open: list[Workspace] = []
-"""Those of this process."""
+"""The workspaces that this process has open."""
 
 
 def abandon_all() -> None:
@@ -50,26 +48,26 @@ def abandon_all() -> None:
 
 
 class Workspace:
-    """A private directory beside `target`, the real path of a file or directory to be.
+    """A private directory to build a file or directory in, beside its real path `target`.
 
-    A context manager: it is gone when left, with everything in it that was not put in place.
-    `parent` is the directory of `target`, if it is open already. Entering raises TargetBusyError
-    where another process builds the same target, and FileAccessError where the directory cannot
-    be written.
+    A context manager, which removes the directory and everything in it that was not put in place.
+    `parent` is the directory of `target`, if it is open already; `shown` is the target in errors.
+    Entering raises TargetBusyError where another process builds the same target, and
+    FileAccessError where the directory of the target cannot be written.
     """
 
     def __init__(self, target: str, shown: str, parent: int | None = None) -> None:
         self._parent_path, self._target = os.path.split(target)
         self._shown = shown
-        self._given = parent
+        self._given_parent = parent
         self._name = next(workspace_names(self._target))
         self._descriptors: list[int] = []
         self._made: dict[str, int] = {}
-        self._parent = self._itself = self._built = self._lock = -1
+        self._parent = self._root = self._built = self._lock = -1
 
     @property
     def path(self) -> str:
-        """Where it is or, unless something foreign is there, will be: for words and for reading."""
+        """Its path, for errors and for reading; before entering, the first that it will try."""
         return os.path.join(self._parent_path, self._name)
 
     @property
@@ -79,10 +77,9 @@ class Workspace:
 
     @contextlib.contextmanager
     def readable(self, name: str) -> Iterator[str]:
-        """The path at which what is built under a name is read.
+        """The path at which what was built under `name` can be read.
 
-        What cannot be read because others have moved the workspace is a FileAccessError that
-        says so.
+        FileAccessError if reading fails because others have moved the workspace.
         """
         try:
             yield os.path.join(self.path, BUILT, name)
@@ -94,16 +91,16 @@ class Workspace:
         _open.append(self)
         try:
             with writing(self._shown):
-                if self._given is None:
+                if self._given_parent is None:
                     self._parent = self._held(open_parent(self._parent_path or os.curdir))
                 else:
-                    self._parent = self._held(os.dup(self._given))
+                    self._parent = self._held(os.dup(self._given_parent))
                 self._refuse_other_parent()
                 with alone_in(self._parent):
                     clear_all(self._parent)
                     self._claim()
-                os.mkdir(BUILT, dir_fd=self._itself)
-                self._built = self._held(open_directory(BUILT, dir_fd=self._itself))
+                os.mkdir(BUILT, dir_fd=self._root)
+                self._built = self._held(open_directory(BUILT, dir_fd=self._root))
         except BaseException:
             self.abandon()
             raise
@@ -117,14 +114,14 @@ class Workspace:
     ) -> None:
         try:
             with contextlib.suppress(OSError):
-                remove(self._name, self._parent, self._itself)
+                remove(self._name, self._parent, self._root)
         finally:
             self.abandon()
 
     def abandon(self) -> None:
-        """Remove what is there, unless it is another process's; at any moment, even in a handler.
+        """Remove the workspace, unless another process has it; at any moment, even in a handler.
 
-        Whoever interrupted the work may have done so before the lock was known to be held.
+        An interrupt may come before this object knows that it holds the lock.
         """
         if self._lock >= 0:
             lock, self._lock = self._lock, -1
@@ -135,31 +132,31 @@ class Workspace:
         while self._descriptors:
             os.close(self._descriptors.pop())
 
-    def require_room(self, sizes: Collection[int]) -> None:
-        """FileAccessError unless there is room for files of those sizes."""
-        require_room(self._shown, self._parent, sizes)
+    def require_space(self, sizes: Collection[int]) -> None:
+        """FileAccessError unless the disk has space for files of these sizes."""
+        require_space(self._shown, self._parent, sizes)
 
     def make_directory(self, name: str) -> int:
-        """A new directory in here, open for as long as the workspace is."""
+        """Make a directory to build in, which stays open as long as the workspace."""
         os.mkdir(name, dir_fd=self._built)
         self._made[name] = self._held(open_directory(name, dir_fd=self._built))
         return self._made[name]
 
     def finish(self, sink: Sink) -> None:
-        """Give a new file all but the content of the one that it replaces; have it on disk."""
-        # Of what is there itself, and not of what a link names that was put there meanwhile.
+        """Give a new file owner, permissions and attributes of the one it replaces, and sync it."""
+        # Of the target itself: a link that was put there meanwhile is not followed.
         replaced = traits_in(self._parent, self._target)
         if replaced is not None:
             replaced.give(sink.descriptor)
         sink.sync()
 
     def commit(self, name: str, *, overwrite: bool) -> tuple[str, ...]:
-        """Put what was built under a name, synced, in the place of the target.
+        """Move what was built under `name`, and synced, to the target.
 
-        Returns what there is to be said of it: once it is there, nothing fails any more.
+        Returns notes for the user: once the target is in place, nothing fails any more.
 
         Raises:
-            UsageError: something is there by now and may not be overwritten.
+            UsageError: the target exists by now and may not be overwritten.
             FileAccessError: the directory of the target was replaced meanwhile.
         """
         with writing(self._shown):
@@ -186,7 +183,7 @@ class Workspace:
 
     def _refuse_moved(self) -> None:
         self._refuse_other_parent()
-        if not is_at(self.path, self._itself):
+        if not is_at(self.path, self._root):
             raise self._replaced(self.path)
 
     def _replaced(self, what: str) -> FileAccessError:
@@ -194,40 +191,40 @@ class Workspace:
         return FileAccessError(self._shown, problem, hint="run again")
 
     def _claim(self) -> None:
-        """Make the directory at the first name where nothing foreign is, and lock a file in it."""
+        """Make the directory, under the first name that nothing foreign has, and lock it."""
         for name in workspace_names(self._target):
-            self._name = name  # first: whoever interrupts has to know it
-            if self._is_claimed():
+            self._name = name  # first: `abandon`, in an interrupt, has to know it
+            if self._try_claim():
                 return
         problem = f"cannot be written: {self.path} is in the way, and so are others like it"
         raise FileAccessError(self._shown, problem, hint="remove them")
 
-    def _is_claimed(self) -> bool:
-        """Claim the name; False where something foreign is there."""
+    def _try_claim(self) -> bool:
+        """Claim the name; False where something foreign has it."""
         while True:
             try:
                 os.mkdir(self._name, 0o700, dir_fd=self._parent)
             except FileExistsError:
-                found = clear(self._name, self._parent)
-                if found is Found.BUSY:
+                state = clear(self._name, self._parent)
+                if state is NameState.BUSY:
                     raise self._busy() from None
-                if found is Found.FOREIGN:
+                if state is NameState.FOREIGN:
                     return False
             else:
-                with contextlib.suppress(FileNotFoundError):  # taken for a leftover: once more
-                    if self._is_locked():
+                with contextlib.suppress(FileNotFoundError):  # taken for a leftover: try again
+                    if self._try_lock():
                         return True
 
-    def _is_locked(self) -> bool:
-        """Lock what was just made; False where somebody takes it for a leftover at that moment."""
-        self._itself = self._held(open_directory(self._name, dir_fd=self._parent))
-        flags = HELD_FILE | os.O_CREAT | os.O_EXCL
-        self._lock = os.open(LOCK, flags, 0o600, dir_fd=self._itself)
-        # Numbers are not this process's own on some network file systems, and yet the same.
-        if os.fstat(self._lock).st_uid != os.fstat(self._itself).st_uid:
-            os.unlink(LOCK, dir_fd=self._itself)
+    def _try_lock(self) -> bool:
+        """Lock the new directory; False where another process takes it for a leftover meanwhile."""
+        self._root = self._held(open_directory(self._name, dir_fd=self._parent))
+        flags = LOCK_FLAGS | os.O_CREAT | os.O_EXCL
+        self._lock = os.open(LOCK, flags, 0o600, dir_fd=self._root)
+        # Some network file systems show another user's number, but the same for both.
+        if os.fstat(self._lock).st_uid != os.fstat(self._root).st_uid:
+            os.unlink(LOCK, dir_fd=self._root)
             raise self._replaced(self.path)
-        if acquire(self._lock, required=False) and is_lock_of(self._lock, self._itself):
+        if acquire(self._lock, required=False) and is_lock_of(self._lock, self._root):
             return True
         os.close(self._lock)
         self._lock = -1
@@ -242,7 +239,7 @@ class Workspace:
 
     @contextlib.contextmanager
     def _movable(self, name: str) -> Iterator[None]:
-        """A directory that may not be written may not change its parent either: now it may."""
+        """Make a built directory writable while it is moved, as a change of parent needs that."""
         made = self._made.get(name)
         mode = stat.S_IRWXU if made is None else stat.S_IMODE(os.fstat(made).st_mode)
         if made is None or mode & stat.S_IWUSR:
@@ -255,10 +252,10 @@ class Workspace:
 
 
 def write_file(shown: str, data: bytes) -> None:
-    """Have the file `shown` hold `data` or, whatever goes wrong, what it held before.
+    """Write `data` to the file `shown`, which keeps its content if anything goes wrong.
 
-    A symbolic link stays one, and what it names is replaced. What there is to be said of a file
-    that is written goes to the log `gradtool`.
+    A symbolic link stays one, and its target is replaced. Notes on a file that was written go to
+    the log `gradtool`.
     """
     target = target_path(shown)
     with Workspace(target, shown) as workspace, writing(shown):
@@ -269,14 +266,14 @@ def write_file(shown: str, data: bytes) -> None:
 
 
 def warn(notes: tuple[str, ...]) -> None:
-    """Log what a caller has nowhere to return."""
+    """Log notes of a caller that cannot return them."""
     for note in notes:
         _LOG.warning("%s", note)
 
 
 @contextlib.contextmanager
 def writing(path: str) -> Iterator[None]:
-    """What the system refuses inside is a FileAccessError about `path`."""
+    """Turn an OSError that is raised inside into a FileAccessError about `path`."""
     try:
         yield
     except OSError as error:
@@ -285,5 +282,5 @@ def writing(path: str) -> Iterator[None]:
 
 
 def exists_error(shown: str) -> UsageError:
-    """The error for a target that is there already."""
+    """The error for a target that exists."""
     return UsageError(f"{shown} exists", hint="`force=True` overwrites it")

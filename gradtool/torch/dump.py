@@ -217,7 +217,7 @@ def _write(shown: str, dump: _Dump) -> None:
     header, offsets = _header(order, dump.metadata)
     target = _target(shown)
     with Workspace(target, shown) as workspace, writing(shown):
-        workspace.require_room(offsets[-1:])
+        workspace.require_space(offsets[-1:])
         with create_sink(_BUILT, dir_fd=workspace.directory) as sink:
             sink.allocate(offsets[-1])
             sink.write(0, memoryview(header))

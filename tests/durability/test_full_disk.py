@@ -28,7 +28,7 @@ from nobody import IS_ROOT, as_nobody
 import gradtool
 from gradtool.errors import FileAccessError
 from gradtool.storage.directories import opened
-from gradtool.storage.files import require_room
+from gradtool.storage.files import require_space
 
 MODES = ["new file", "forced", "in place", "directory", "deflated", "deflated in place"]
 ELEMENTS = 1 << 18
@@ -260,7 +260,7 @@ def test_who_is_not_root_is_told_of_no_room_that_is_kept_for_root(tmp_path: Path
 
     def free(folder: int) -> int:
         with pytest.raises(FileAccessError) as caught:
-            require_room("out", folder, [1 << 60])
+            require_space("out", folder, [1 << 60])
         found = re.search(r"needed, ([\d,]+) are free", str(caught.value))
         assert found
         return int(found[1].replace(",", ""))

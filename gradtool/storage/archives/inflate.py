@@ -1,7 +1,7 @@
 """Members of archives, deflated ones above all, as streams in bounded memory.
 
-A megabyte of deflate can hold a gigabyte: what an archive claims is never allocated whole, and
-never exceeded.
+A megabyte of deflate can hold a gigabyte: the size that an archive claims is never allocated at
+once, and never exceeded.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ class Inflated:
 
     @property
     def nbytes(self) -> int:
-        """How many they are."""
+        """See `Stream`."""
         return self.entry.nbytes - self.skip
 
     def pieces(self, max_bytes: int) -> Iterator[memoryview]:
-        """As `core.tensors.Stream` has it; raises as `inflate`."""
+        """See `Stream`; raises as `inflate`."""
         return inflate(self.file, self.entry, self.skip, max_bytes=max_bytes)
 
 
@@ -44,11 +44,11 @@ def inflate(file: Location, entry: Entry, skip: int, *, max_bytes: int) -> Itera
     """The bytes of an entry of `file`, deflated or stored, without the first `skip` of them.
 
     Yields pieces of `max_bytes`, only the last one shorter, all in one buffer: a piece is valid
-    until the next is asked for. The last one comes after the stream was found to be what the
-    archive says, in length and CRC-32, and the file to be unchanged.
+    until the next is asked for. The last piece comes only once the stream's length and CRC-32 are
+    what the archive says, and the file is unchanged.
 
     Raises:
-        CorruptFileError: the stream is damaged, or is not what the archive says.
+        CorruptFileError: the stream is damaged, or not of the length or CRC-32 in the archive.
         FileChangedError: the file is not the one that was catalogued, or changed meanwhile.
     """
     buffer = memoryview(bytearray(min(max_bytes, max(entry.nbytes - skip, 0))))
@@ -72,23 +72,23 @@ def inflate(file: Location, entry: Entry, skip: int, *, max_bytes: int) -> Itera
 def inflate_start(source: Source, entry: Entry, nbytes: int) -> bytes:
     """The first `nbytes` bytes of an entry, or fewer where it holds no more.
 
-    Reads little more than it takes, and checks nothing of the rest.
+    Reads little more than it needs, and checks neither length nor CRC-32.
     """
     if entry.method == STORED:
         return source.read(entry.offset, min(nbytes, entry.nbytes))
     decoder = zlib.decompressobj(_RAW)
-    found = b""
+    data = b""
     position, end = entry.offset, entry.offset + entry.compressed_nbytes
-    while len(found) < nbytes and position < end and not decoder.eof:
+    while len(data) < nbytes and position < end and not decoder.eof:
         # Before its first byte a block may have half a kilobyte of code tables.
         compressed = source.read(position, min(_START_NBYTES, end - position))
         position += len(compressed)
-        found += _decompress(decoder, compressed, nbytes - len(found), source, entry)
-    return found
+        data += _decompress(decoder, compressed, nbytes - len(data), source, entry)
+    return data
 
 
 def _checked_pieces(source: Source, entry: Entry) -> Iterator[bytes]:
-    """The whole entry in small pieces, never more than it claims; an error unless all is well."""
+    """The bytes of an entry, and at their end an error unless length, CRC-32 and file are right."""
     crc32 = 0
     for piece in (_stored if entry.method == STORED else _inflated)(source, entry):
         crc32 = zlib.crc32(piece, crc32)

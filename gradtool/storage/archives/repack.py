@@ -1,7 +1,7 @@
 """A zip archive written anew: same members, names, order, dates and attributes.
 
-Compressed bytes change length with what they hold, so that the directory has to be made anew;
-the standard library's writer makes it.
+Compressed bytes change length with their content, so that the central directory has to be made
+anew; the standard library's writer makes it.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ _ZIP64_NBYTES = 28
 def repack_archive(
     file: Location, sink: Sink, pieces: Callable[[Entry], Iterator[memoryview]]
 ) -> None:
-    """Write to an empty file the members of `file`, each with what `pieces` gives for it.
+    """Write to an empty file the members of `file`, each with the content that `pieces` gives.
 
-    Stored members stay stored, and the directory keeps its order; names that are no ASCII become
-    UTF-8. CorruptFileError where Python finds no sense in the archive.
+    Stored members stay stored, and the directory keeps its order; names that are not ASCII become
+    UTF-8. CorruptFileError where the standard library cannot read the archive.
     """
     with file.open() as source:
         entries = read_directory(source)
@@ -42,21 +42,22 @@ def repack_archive(
             for entry in entries:
                 member = members[entry.header_offset]
                 attributes = member.external_attr
-                # As NumPy does: how long a member gets is not known when its header is written.
+                # As NumPy does: a member's length is not known when its header is written.
                 with new.open(member, "w", force_zip64=True) as packed:
                     for piece in pieces(entry):
                         packed.write(piece)
-                member.external_attr = attributes  # which opening sets where there are none
+                member.external_attr = attributes  # `open` sets some where there are none
             new.filelist[:] = [members[info.header_offset] for info in listed]
         source.check_unchanged()
 
 
 def _stream(source: Source) -> BinaryIO:
-    """The same open file for one who reads by a position of their own."""
+    """The source as a Python file, which has a position and is closed by itself."""
     return os.fdopen(os.dup(source.fileno()), "rb")
 
 
 def _like(old: zipfile.ZipInfo, path: str) -> zipfile.ZipInfo:
+    """A new member with the name, date and attributes of an old one; sizes are left out."""
     new = zipfile.ZipInfo(old.filename, old.date_time)
     new.compress_type = old.compress_type
     new.create_system = old.create_system
@@ -71,7 +72,7 @@ def _like(old: zipfile.ZipInfo, path: str) -> zipfile.ZipInfo:
 
 
 def _without_sizes(extra: bytes) -> bytes:
-    """Extra fields but the zip64 one, which the writer makes anew."""
+    """The extra fields without the zip64 one, which the writer makes anew."""
     fields = extra_fields(extra) or ()
     return b"".join(
         struct.pack("<2H", kind, len(content)) + content

@@ -1,7 +1,7 @@
 """Zip directories, read so that they can be understood in one way only.
 
-A zip file says everything twice, in its central directory and in a header before each entry,
-and readers differ in which they believe: what one of them sees, another misses. Here both must
+A zip file says everything twice, in its central directory and in a local header before each entry,
+and readers differ in which they believe: one sees entries that another misses. Here the two must
 agree, entries may neither overlap nor repeat, and together they account for every byte of the
 file. Layout: PKWARE's APPNOTE.TXT, sections 4.3 to 4.5.
 """
@@ -86,10 +86,9 @@ def read_directory(source: Source) -> tuple[Entry, ...]:
 
 
 class _Window:
-    """Reads of a file in ascending order, most of them answered by the one before.
+    """Reads of a file in ascending order, most of them from the page that was read last.
 
-    A page is read at a time: a data descriptor comes with the local header after it, and
-    small entries by the dozen.
+    A page holds a data descriptor and the local header after it, and dozens of small entries.
     """
 
     def __init__(self, source: Source) -> None:
@@ -99,16 +98,16 @@ class _Window:
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """`nbytes` bytes from `offset`, which the file must hold."""
-        at = offset - self._start
-        if at < 0 or at + nbytes > len(self._bytes):
-            left = self.source.file.size - offset
-            self._bytes = self.source.read(offset, max(nbytes, min(left, _PAGE)))
-            self._start, at = offset, 0
-        return self._bytes[at : at + nbytes]
+        start = offset - self._start
+        if start < 0 or start + nbytes > len(self._bytes):
+            remaining = self.source.file.size - offset
+            self._bytes = self.source.read(offset, max(nbytes, min(remaining, _PAGE)))
+            self._start, start = offset, 0
+        return self._bytes[start : start + nbytes]
 
 
 def _refuse_duplicates(source: Source, records: list[Record]) -> None:
-    """Refuse names of which readers would pick one each, as they decode them or leave them raw."""
+    """Refuse two entries of one name, decoded or raw: readers differ in which of them they take."""
     seen: dict[str | bytes, str] = {}
     for record in records:
         for key in (record.name, record.raw_name):
@@ -159,9 +158,12 @@ def _read_entry(window: _Window, record: Record, limit: int) -> Entry:
     )
 
 
-def _compare(window: _Window, record: Record, here: tuple[object, ...]) -> None:
-    """Refuse a local header that disagrees; with a descriptor, CRC and sizes may be 0 in it."""
-    there = (
+def _compare(window: _Window, record: Record, local: tuple[object, ...]) -> None:
+    """Refuse a local header that differs from the record of the central directory.
+
+    Where there is a data descriptor, the header's CRC and sizes may be 0.
+    """
+    central = (
         b"PK\3\4",
         record.flags,
         record.method,
@@ -171,31 +173,31 @@ def _compare(window: _Window, record: Record, here: tuple[object, ...]) -> None:
         record.compressed_nbytes,
     )
     deferred = record.flags & _HAS_DESCRIPTOR
-    if here == there or (deferred and here == (*there[:4], 0, 0, 0)):
+    if local == central or (deferred and local == (*central[:4], 0, 0, 0)):
         return
     names = ("signature", "flags", "method", "name", "CRC", "size", "compressed size")
     optional = names[4:] if deferred else ()
-    for what, one, other in zip(names, here, there, strict=True):
-        if one != other and not (one == 0 and what in optional):
-            problem = _disagreement(what, one, other)
+    for name, value, expected in zip(names, local, central, strict=True):
+        if value != expected and not (value == 0 and name in optional):
+            problem = _disagreement(name, value, expected)
             raise corrupt(window.source, problem, record.header_offset, record.name)
 
 
 def _find_descriptor_crc(window: _Window, record: Record, start: int, nbytes: int) -> int:
-    """Where the CRC is in the data descriptor that takes the `nbytes` from `start` on."""
+    """Where the CRC is in the data descriptor, which takes `nbytes` bytes from `start` on."""
     layout = _DESCRIPTORS.get(nbytes)
     if layout is None or not record.flags & _HAS_DESCRIPTOR:
         raise corrupt(
             window.source, f"no entry accounts for the {nbytes} bytes after it", start, record.name
         )
     *signature, crc32, compressed_nbytes, size = layout.unpack(window.read(start, nbytes))
-    here = (crc32, compressed_nbytes, size)
-    there = (record.crc32, record.compressed_nbytes, record.nbytes)
-    if signature not in ([], [b"PK\7\10"]) or here != there:
-        problem = _disagreement("data descriptor", here, there)
+    values = (crc32, compressed_nbytes, size)
+    expected = (record.crc32, record.compressed_nbytes, record.nbytes)
+    if signature not in ([], [b"PK\7\10"]) or values != expected:
+        problem = _disagreement("data descriptor", values, expected)
         raise corrupt(window.source, problem, start, record.name)
     return start + 4 * len(signature)
 
 
-def _disagreement(what: str, here: object, there: object) -> str:
-    return f"ambiguous archive: {what} {here!r} here, {there!r} in the central directory"
+def _disagreement(field: str, value: object, expected: object) -> str:
+    return f"ambiguous archive: {field} {value!r} here, {expected!r} in the central directory"

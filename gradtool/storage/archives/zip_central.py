@@ -35,7 +35,7 @@ _METHODS: Final = {9: "deflate64", 12: "bzip2", 14: "lzma", 93: "zstandard", 95:
 
 
 class Record(NamedTuple):
-    """What the central directory says of an entry; `place` is where in the file it says so."""
+    """What the central directory says of an entry; `place` is where in the file the record is."""
 
     raw_name: bytes
     name: str
@@ -49,23 +49,23 @@ class Record(NamedTuple):
 
 
 def read_central_directory(source: Source) -> tuple[int, list[Record]]:
-    """Where the central directory starts, and what it lists, in its own order."""
+    """Where the central directory starts, and its records in their own order."""
     start, nbytes, count = _locate(source)
     directory = source.read(start, nbytes)
-    records, at = [], 0
+    records, position = [], 0
     for _ in range(count):
-        if at + _CENTRAL.size > nbytes:
-            raise corrupt(source, "the central directory is cut off", start + at)
-        record, at = _parse_record(source, start, directory, at)
+        if position + _CENTRAL.size > nbytes:
+            raise corrupt(source, "the central directory is cut off", start + position)
+        record, position = _parse_record(source, start, directory, position)
         records.append(record)
-    if at != nbytes:
-        problem = f"no entry accounts for {nbytes - at} bytes of the central directory"
-        raise corrupt(source, problem, start + at)
+    if position != nbytes:
+        problem = f"no entry accounts for {nbytes - position} bytes of the central directory"
+        raise corrupt(source, problem, start + position)
     return start, records
 
 
 def _locate(source: Source) -> tuple[int, int, int]:
-    """Where the central directory starts, its bytes, and how many entries it promises."""
+    """Where the central directory starts, how many bytes it has, and how many entries it claims."""
     end = _find_end(source)
     claims = list(_END.unpack(source.read(end, _END.size))[1:-1])
     locator = end - _LOCATOR64.size
@@ -90,20 +90,20 @@ def _find_end(source: Source) -> int:
     """Where the end-of-central-directory record is: the one whose comment ends the file."""
     start = max(0, source.file.size - _END.size - 0xFFFF)
     tail = source.read(start, source.file.size - start)
-    found = [
+    ends = [
         match.start()
         for match in re.finditer(rb"PK\x05\x06(?=.{18})", tail, re.DOTALL)
         if match.start() + _END.size + _END.unpack_from(tail, match.start())[-1] == len(tail)
     ]
-    if not found:
+    if not ends:
         problem = "no end-of-central-directory record: truncated or never finished"
         raise corrupt(source, problem, source.file.size)
-    # Many readers take whatever looks like the last one, wherever its comment ends, and were it
-    # to begin within another.
-    if tail.find(b"PK\5\6", found[0] + 1) >= 0:
+    # Many readers take the last one that looks like it, wherever its comment ends, and even if it
+    # begins within another.
+    if tail.find(b"PK\5\6", ends[0] + 1) >= 0:
         problem = "ambiguous archive: two end-of-central-directory records"
-        raise corrupt(source, problem, start + found[0])
-    return start + found[0]
+        raise corrupt(source, problem, start + ends[0])
+    return start + ends[0]
 
 
 def _read_end64(source: Source, locator: int, claims: list[int]) -> tuple[int, list[int]]:
@@ -123,31 +123,35 @@ def _read_end64(source: Source, locator: int, claims: list[int]) -> tuple[int, l
     return end, claims64
 
 
-def _parse_record(source: Source, start: int, directory: bytes, at: int) -> tuple[Record, int]:
-    """The record at `directory[at:]`, and where the next one begins."""
-    signature, flags, method, crc32, *numbers, offset = _CENTRAL.unpack_from(directory, at)
+def _parse_record(
+    source: Source, start: int, directory: bytes, position: int
+) -> tuple[Record, int]:
+    """The record at `position` in the directory, and the position of the next one.
+
+    The directory starts at byte `start` of the file.
+    """
+    signature, flags, method, crc32, *numbers, offset = _CENTRAL.unpack_from(directory, position)
     compressed_nbytes, nbytes, name_nbytes, extra_nbytes, comment_nbytes, disk, attributes = numbers
-    name_end = at + _CENTRAL.size + name_nbytes
+    place = start + position
+    name_end = position + _CENTRAL.size + name_nbytes
     extra_end = name_end + extra_nbytes
     if signature != b"PK\1\2" or extra_end + comment_nbytes > len(directory):
-        raise corrupt(source, "the central directory is damaged", start + at)
+        raise corrupt(source, "the central directory is damaged", place)
     raw_name = directory[name_end - name_nbytes : name_end]
-    name = _decode_name(source, raw_name, flags, start + at)
+    name = _decode_name(source, raw_name, flags, place)
     extra = directory[name_end:extra_end]
     if extra:
-        _check_extra(source, extra, start + at, name)
+        _check_extra(source, extra, place, name)
     sizes = widened(extra, nbytes, compressed_nbytes, offset)
     if sizes is None:
-        raise corrupt(source, "no valid zip64 field for its sizes", start + at, name)
+        raise corrupt(source, "no valid zip64 field for its sizes", place, name)
     nbytes, compressed_nbytes, offset = sizes
     if disk:
-        raise corrupt(source, "lies on another disk of a multi-disk archive", start + at, name)
+        raise corrupt(source, "lies on another disk of a multi-disk archive", place, name)
     if nbytes and (name.endswith("/") or attributes & _DOS_DIRECTORY):
         # torch's reader leaves a directory's bytes unread, and its memory as it was.
-        raise corrupt(source, f"said to be a directory, and holds {nbytes} bytes", start + at, name)
-    record = Record(
-        raw_name, name, flags, method, crc32, compressed_nbytes, nbytes, offset, start + at
-    )
+        raise corrupt(source, f"said to be a directory, and holds {nbytes} bytes", place, name)
+    record = Record(raw_name, name, flags, method, crc32, compressed_nbytes, nbytes, offset, place)
     if flags & _REFUSED_FLAGS or method != STORED or compressed_nbytes != nbytes:
         _refuse_undecodable(source, record)
     return record, extra_end + comment_nbytes
@@ -158,12 +162,12 @@ def _check_extra(source: Source, extra: bytes, place: int, name: str) -> None:
     if fields is None:
         raise corrupt(source, "its extra fields are cut off", place, name)
     if any(kind == _UNICODE_PATH for kind, _ in fields):
-        # Newer Pythons take the name from there, and other readers do not.
+        # Newer Pythons take the name from that field, and other readers do not.
         raise corrupt(source, "ambiguous archive: a second name in its extra field", place, name)
 
 
 def _decode_name(source: Source, raw_name: bytes, flags: int, place: int) -> str:
-    """An entry's name; those that point out of a directory, or show as others, are refused."""
+    """An entry's name, decoded; CorruptFileError for one that could lead out of a directory."""
     try:
         name = raw_name.decode("utf-8" if flags & _UTF8 or raw_name.isascii() else "cp437")
     except UnicodeDecodeError as error:
@@ -182,16 +186,16 @@ def extra_fields(extra: bytes) -> list[tuple[int, bytes]] | None:
 
     Up to three bytes may be left over, as readers allow.
     """
-    fields, at = [], 0
-    while at + _EXTRA.size <= len(extra):
-        kind, nbytes = _EXTRA.unpack_from(extra, at)
-        at += _EXTRA.size + nbytes
-        fields.append((kind, extra[at - nbytes : at]))
-    return fields if at <= len(extra) else None
+    fields, end = [], 0
+    while end + _EXTRA.size <= len(extra):
+        kind, nbytes = _EXTRA.unpack_from(extra, end)
+        end += _EXTRA.size + nbytes
+        fields.append((kind, extra[end - nbytes : end]))
+    return fields if end <= len(extra) else None
 
 
 def widened(extra: bytes, *values: int) -> tuple[int, ...] | None:
-    """`values`, saturated ones replaced from the zip64 field of `extra`; None where it lacks."""
+    """`values`, with saturated ones taken from the zip64 field of `extra`; None if that is bad."""
     if _IN_ZIP64_FIELD not in values:
         return values
     missing = values.count(_IN_ZIP64_FIELD)
@@ -203,7 +207,7 @@ def widened(extra: bytes, *values: int) -> tuple[int, ...] | None:
 
 
 def _refuse_undecodable(source: Source, record: Record) -> None:
-    """Refuse entries that need a key or a decompressor that is not there."""
+    """Refuse entries that need a key or another decompressor, or whose sizes contradict it."""
     for flag, meaning in _FLAG_MEANINGS.items():
         if record.flags & flag:
             problem = f"flag 0x{flag:x} says that it is {meaning}"
@@ -222,5 +226,5 @@ def _refuse_undecodable(source: Source, record: Record) -> None:
 
 
 def corrupt(source: Source, problem: str, byte: int, name: str | None = None) -> CorruptFileError:
-    """The error for what lies at `byte`, in the entry `name` if it is known."""
+    """The error for a problem at `byte`, in the entry `name` if that is known."""
     return CorruptFileError(source.path, problem, tensor=name, byte=byte)
