@@ -21,7 +21,7 @@ from zip_parts import Member, archive
 import gradtool
 from gradtool.core.element_types import storage_type, torch_type
 from gradtool.errors import UnsupportedFormatError
-from gradtool.formats.pickles.calls import named as global_of
+from gradtool.formats.pickles.calls import global_of
 from gradtool.formats.pickles.contents import TENSOR_PROPERTIES
 from gradtool.formats.pickles.globals import HANDLERS
 from gradtool.formats.pickles.unpickle import unpickle

@@ -33,7 +33,7 @@ from gradtool.formats.pickles.stand_ins import (
     TextBytes,
     Unmeasured,
 )
-from gradtool.formats.pickles.walk import Found
+from gradtool.formats.pickles.walk import NamedLeaf
 
 _MAX_DIMENSIONS: Final = 64
 _MAX_REPEATED_NUMEL: Final = 1 << 20
@@ -61,7 +61,7 @@ class SpecBuilder:
     _names: set[str] = field(default_factory=set)
     _storages: dict[str, tuple[str, object, str, Extent]] = field(default_factory=dict)
 
-    def add(self, found: Found) -> None:
+    def add(self, found: NamedLeaf) -> None:
         """List one more tensor, as measured or as skipped.
 
         Raises:
@@ -91,7 +91,7 @@ class SpecBuilder:
                 # Under the foreign name: a gradient that was lost is no integer.
                 self._skip(found, dtype_name, META)
 
-    def _add_tensor(self, found: Found, tensor: TensorRef) -> None:
+    def _add_tensor(self, found: NamedLeaf, tensor: TensorRef) -> None:
         element, shape, strides, extent = self._place(found, tensor)
         if element.dtype is None:
             self._skip(found, element.name, element.reason)
@@ -113,7 +113,7 @@ class SpecBuilder:
         )
 
     def _place(
-        self, found: Found, tensor: TensorRef
+        self, found: NamedLeaf, tensor: TensorRef
     ) -> tuple[ElementType, tuple[int, ...], tuple[int, ...], Extent]:
         """Type, shape and strides of a tensor, and the bytes from its first element to its last."""
         element = self._element_type(found, tensor)
@@ -133,7 +133,7 @@ class SpecBuilder:
             raise CorruptFileError(self.path, problem, tensor=found.name)
         return element, shape, strides, Extent(stored.file, stored.offset + start, nbytes)
 
-    def _is_swapped(self, found: Found, tensor: TensorRef, element: ElementType) -> bool:
+    def _is_swapped(self, found: NamedLeaf, tensor: TensorRef, element: ElementType) -> bool:
         """Whether the elements are big-endian, once torch has swapped what it swaps.
 
         It swaps storages, each by the size of its own elements: those of an untyped one are bytes.
@@ -146,7 +146,7 @@ class SpecBuilder:
             raise UnsupportedFormatError(self.path, problem, tensor=found.name)
         return True
 
-    def _element_type(self, found: Found, tensor: TensorRef) -> ElementType:
+    def _element_type(self, found: NamedLeaf, tensor: TensorRef) -> ElementType:
         class_name = tensor.storage.class_name
         element = torch_type(tensor.dtype) if tensor.dtype else storage_type(class_name)
         if element is None:
@@ -154,7 +154,7 @@ class SpecBuilder:
             raise UnsupportedFormatError(self.path, problem, tensor=found.name)
         return element
 
-    def _stored(self, found: Found, storage: Storage, read_as: ElementType) -> Extent:
+    def _stored(self, found: NamedLeaf, storage: Storage, read_as: ElementType) -> Extent:
         """The record of a storage, which must hold what each mention of it claims."""
         known = self._storages.get(storage.key)
         if known and known[:3] == (storage.class_name, storage.numel, read_as.name):
@@ -180,7 +180,7 @@ class SpecBuilder:
         self._storages[storage.key] = (storage.class_name, numel, read_as.name, record)
         return record
 
-    def _integers(self, found: Found, claims: tuple[object, ...], what: str) -> tuple[int, ...]:
+    def _integers(self, found: NamedLeaf, claims: tuple[object, ...], what: str) -> tuple[int, ...]:
         numbers = [claim for claim in claims if type(claim) is int and 0 <= claim < _LIMIT]
         if len(numbers) != len(claims):
             problem = f"{what}: a number is negative, beyond 2^63 or no integer"
@@ -188,7 +188,7 @@ class SpecBuilder:
         return tuple(numbers)
 
     def _refuse_repeats(
-        self, found: Found, shape: Sequence[int], strides: Sequence[int], nbytes: int
+        self, found: NamedLeaf, shape: Sequence[int], strides: Sequence[int], nbytes: int
     ) -> None:
         numel = math.prod(shape)
         if numel <= _MAX_REPEATED_NUMEL:
@@ -197,7 +197,7 @@ class SpecBuilder:
             problem = f"repeats {nbytes} bytes of its storage to make {numel} elements"
             raise UnsupportedFormatError(self.path, problem, tensor=found.name)
 
-    def _add_array(self, found: Found, array: ArrayRef) -> None:
+    def _add_array(self, found: NamedLeaf, array: ArrayRef) -> None:
         match array.state:
             case (int(), tuple() as shape, ArrayType() as dtype, fortran, data) if (
                 len(shape) <= _MAX_DIMENSIONS
@@ -230,7 +230,7 @@ class SpecBuilder:
             )
         )
 
-    def _is_big_endian(self, found: Found, dtype: ArrayType) -> bool:
+    def _is_big_endian(self, found: NamedLeaf, dtype: ArrayType) -> bool:
         """The byte order that a type's state says: (version, order, subarray, names, fields, …)."""
         match dtype.state:
             case None:
@@ -242,7 +242,7 @@ class SpecBuilder:
         problem = f"NumPy type {dtype.description!r:.80} with a state that is not its own"
         raise UnsupportedFormatError(self.path, problem, tensor=found.name)
 
-    def _array_data(self, found: Found, data: object, needs: int) -> Extent | Inline:
+    def _array_data(self, found: NamedLeaf, data: object, needs: int) -> Extent | Inline:
         """Where an array's bytes are: in the pickle as they are, or only as encoded text."""
         if isinstance(data, Bytes):
             place: Extent | Inline = Extent(
@@ -264,6 +264,6 @@ class SpecBuilder:
         return place if needs else Extent(self.pickle.file, self.pickle.offset, 0)
 
     def _skip(
-        self, found: Found, dtype_name: str, reason: str, extents: tuple[Extent, ...] = ()
+        self, found: NamedLeaf, dtype_name: str, reason: str, extents: tuple[Extent, ...] = ()
     ) -> None:
         self.skipped.append(Skipped(found.name, dtype_name, reason, found.section, extents))

@@ -116,7 +116,7 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
         record_of=lambda key: archive.extent(f"data/{key}"),
         big_endian=_is_big_endian(archive),
     )
-    for found in walked.found:
+    for found in walked.leaves:
         builder.add(found)
     refuse_hidden(tree.unpickled.made, walked.reached, source.path, tree.record.name, pickle.offset)
     return Checkpoint(

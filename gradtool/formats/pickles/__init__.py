@@ -1,1 +1,1 @@
-"""An inert interpreter of pickles: what they describe, as plain values and stand-ins."""
+"""An inert interpreter of pickles: it gives plain values, and stand-ins for all other objects."""

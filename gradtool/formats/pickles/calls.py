@@ -1,4 +1,4 @@
-"""What naming, calling and making something stands for, in a pickle of torch's."""
+"""The stand-ins for globals, for the results of calls, and for storages that torch names."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _RENAMED_MODULES: Final = {
     "UserList": "collections",
     "UserString": "collections",
 }
-# Types of tensors and storages: torch lets a file call them, over numbers in the pickle itself.
+# Types of tensors and storages: torch lets a file call them with numbers from the pickle itself.
 _MAKES_ELEMENTS: Final = re.compile(r"torch\.(?:cuda\.|sparse\.|storage\.)*\w*(?:Tensor|Storage)")
 
 
@@ -36,12 +36,12 @@ def _refuse(*_: object) -> NoReturn:
 _REFUSED: Final = Handler(_refuse, 0, 1 << 30, is_class=True)
 
 
-def named(module: object, qualname: object) -> Name:
-    """The global `module.qualname`, with what calling it does.
+def global_of(module: object, qualname: object) -> Name:
+    """The global `module.qualname`, with the handler of its calls.
 
     Raises:
         MalformedPickleError: one of the two is no text.
-        UnsupportedPickleError: joining them again and again could cost any amount of time.
+        UnsupportedPickleError: they are so long that joining them often could take any time.
     """
     if type(module) is not str or type(qualname) is not str:
         raise MalformedPickleError("a global whose name is no text")
@@ -57,14 +57,14 @@ def named(module: object, qualname: object) -> Name:
 
 
 def call(function: object, args: object, spend: Spend) -> object:
-    """What `function(*args)` stands for; `spend` pays for what is copied.
+    """The stand-in for `function(*args)`; `spend` pays for what is copied.
 
-    Calling what an unknown call gave makes an `Opaque` of both: protocols 2 and 3 write
+    Calling the result of an unknown call makes an `Opaque` of both: protocols 2 and 3 write
     `functools.partial(cls.__new__, cls, x=1)()` for a class that is made with keywords.
 
     Raises:
         MalformedPickleError: `function` can not be called, or takes other arguments.
-        UnsupportedPickleError: it would make a tensor of what stands in the pickle.
+        UnsupportedPickleError: it would make a tensor of numbers in the pickle itself.
     """
     if type(function) is Opaque:
         return Opaque(function.name, (function, args))
@@ -82,11 +82,11 @@ def call(function: object, args: object, spend: Spend) -> object:
     return handler.function(*args)
 
 
-def make(cls: object, args: object, spend: Spend) -> object:
-    """What `cls.__new__(cls, *args)` stands for.
+def make_object(cls: object, args: object, spend: Spend) -> object:
+    """The stand-in for `cls.__new__(cls, *args)`.
 
-    Raises MalformedPickleError as `call`, and for what is no class, or ignores its arguments in
-    `__new__`: no pickler writes either.
+    Raises as `call`, and MalformedPickleError for arguments to a function, or to a class whose
+    `__new__` ignores them: no pickler writes either.
     """
     if type(cls) is Name and cls.handler is not None and args != () and not cls.handler.is_class:
         raise MalformedPickleError(f"makes {cls.name} with arguments and without calling it")
@@ -94,7 +94,7 @@ def make(cls: object, args: object, spend: Spend) -> object:
 
 
 def call_with_keywords(function: object, args: object, keywords: object, spend: Spend) -> object:
-    """What `function(*args, **keywords)` stands for; only unknown classes take keywords."""
+    """The stand-in for `function(*args, **keywords)`; only unknown classes take keywords."""
     if type(keywords) is not dict:
         raise MalformedPickleError("keyword arguments that are no dict")
     made = call(function, args, spend)
@@ -105,7 +105,7 @@ def call_with_keywords(function: object, args: object, keywords: object, spend: 
     return made
 
 
-def storage(persistent_id: object) -> Storage:
+def storage_of(persistent_id: object) -> Storage:
     """The storage that a persistent id of torch.save names.
 
     The id is ('storage', class, key, location, numel) and, from older writers, a sixth

@@ -1,6 +1,6 @@
-"""Python's own containers, as pickles make them: by a call, out of another one.
+"""Handlers of Python's own containers, which pickles make by calls, from another container or none.
 
-What is made is a copy, as in Python, so that what is put into the one later is not in the other.
+The result is a copy, as in Python: items that are added to one of the two are not in the other.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _TEXT_ENCODINGS: Final = frozenset({"ascii", "latin-1", "latin1", "utf-8"})
 
 
 def _mapping(entries: object = None, *, spend: Spend) -> object:
-    """A dict of another's entries, or of a list of pairs, as Python 2 wrote OrderedDict."""
+    """A dict of the entries of another, or of a list of pairs, as Python 2 wrote OrderedDict."""
     made = Attributed()
     if isinstance(entries, dict):
         spend(_ITEM_COST * len(entries))
@@ -74,7 +74,7 @@ def _bytes(data: object = None, encoding: object = "latin1") -> object:
         return Bytes(0, 0)
     if type(data) is not str:
         return data
-    # First the type: a nested tuple may take for ever to hash, and to spell.
+    # The type first: a nested tuple may take for ever to hash, or to show.
     if type(encoding) is not str:
         raise MalformedPickleError(f"bytes as text in {describe(encoding)}")
     if encoding not in _TEXT_ENCODINGS:

@@ -1,4 +1,4 @@
-"""What APPEND, SETITEM and BUILD put into lists, dicts and objects, and what they may not."""
+"""Filling lists, dicts and objects as APPEND, SETITEM and BUILD do, and refusing what is unsafe."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ TENSOR_PROPERTIES: Final = frozenset(
         *("output_nr", "real", "requires_grad", "retains_grad", "shape", "volatile"),
     }
 )
-"""What `torch.Tensor` computes, of torch 2.13; setting some of it, `data` say, sets elements."""
+"""What `torch.Tensor` of torch 2.13 computes; to set some of it, such as `data`, sets elements."""
 
 _SCALARS: Final = frozenset({float, bool, type(None)})  # with few values of one hash
 _TENSORS: Final = (TensorRef, SparseRef, Unmeasured, MetaRef)
@@ -60,7 +60,7 @@ def set_state(target: object, state: object) -> None:
 
     Raises:
         MalformedPickleError: it can have none, or has them already.
-        UnsupportedPickleError: it is a tensor, and they would replace what it is.
+        UnsupportedPickleError: it is a tensor, and one of them would replace its elements.
     """
     if not isinstance(target, _WITH_STATE):
         raise MalformedPickleError(f"sets attributes of {describe(target)}")
@@ -74,7 +74,7 @@ def set_state(target: object, state: object) -> None:
 
 
 def _check_attributes(state: object) -> None:
-    """Refuse attributes that are no dict or pair of dicts, or that tensors have by themselves."""
+    """Refuse attributes that are no dict or pair of dicts, or that torch computes for tensors."""
     parts = state if isinstance(state, tuple) and len(state) == 2 else (state,)
     for attributes in parts:
         if attributes is not None and not isinstance(attributes, dict):
@@ -85,7 +85,7 @@ def _check_attributes(state: object) -> None:
 
 
 def items_of(target: object) -> list[object]:
-    """Where APPEND puts what it is given: a list, or an object of a type derived from it."""
+    """The list that APPEND adds to: `target`, or the items of an object of a subclass of list."""
     if type(target) is list:
         return target
     if type(target) is not Opaque:
@@ -96,7 +96,7 @@ def items_of(target: object) -> list[object]:
 
 
 def set_items(target: object, items: list[object]) -> None:
-    """Put alternating keys and values into a dict, or an object of a type derived from it."""
+    """Put alternating keys and values into a dict, or into an object of a subclass of dict."""
     if type(target) is Opaque:
         if target.entries is None:
             target.entries = {}
@@ -108,18 +108,18 @@ def set_items(target: object, items: list[object]) -> None:
     for key, value in zip(items[::2], items[1::2], strict=True):
         plain = key if type(key) is str else _key(key)
         if plain in target:
-            said = describe(key) if isinstance(plain, StandIn) else f"{plain!r:.80}"
-            raise MalformedPickleError(f"dictionary key {said} appears twice")
+            shown = describe(key) if isinstance(plain, StandIn) else f"{plain!r:.80}"
+            raise MalformedPickleError(f"dictionary key {shown} appears twice")
         target[plain] = value
 
 
 def _refuse_storages(key: object) -> None:
-    """Refuse storages in a key: unlike tensors, they may be seen from elsewhere in part only."""
-    waiting, looked_at = [key], 0
+    """Refuse a key with a storage in it, of which tensors elsewhere may show a part only."""
+    waiting, visited = [key], 0
     while waiting:
         value = waiting.pop()
-        looked_at += 1
-        if type(value) is Storage or looked_at > _MAX_KEY_PARTS:
+        visited += 1
+        if type(value) is Storage or visited > _MAX_KEY_PARTS:
             what = "a storage" if type(value) is Storage else f"more than {_MAX_KEY_PARTS} parts"
             raise UnsupportedPickleError(f"a dictionary key with {what} in it")
         if isinstance(value, tuple | Unordered):
@@ -127,11 +127,11 @@ def _refuse_storages(key: object) -> None:
 
 
 def _key(key: object) -> object:
-    """`key` as something whose hash no file can choose.
+    """`key`, wrapped in a `Key` if a file could choose its hash.
 
     Raises:
-        MalformedPickleError: it is of a type that no dictionary takes.
-        UnsupportedPickleError: it holds a storage, or too much to tell.
+        MalformedPickleError: it is of a type that no dictionary takes as a key.
+        UnsupportedPickleError: it holds a storage, or too many parts to look through.
     """
     if type(key) in _SCALARS:
         return key

@@ -1,8 +1,8 @@
-"""The globals that calling means something for, and what: pure functions over stand-ins.
+"""The globals that may be called, and the handlers of their calls: pure functions over stand-ins.
 
 An allow-list. Calling any other name makes an `Opaque`; nothing here imports or calls what comes
 from the file. Signatures are those of torch/_utils.py, torch/_tensor.py and numpy/_core
-(numpy/core before 2.0); what is swallowed holds no elements, or `Machine.made` tells of it.
+(numpy/core before 2.0); an argument that is dropped has no elements, or `Machine.made` holds them.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ def _refuse_hooks(hooks: object) -> None:
 
 
 def _refuse_attributes(*parts: object) -> None:
-    """Refuse attributes of what a tensor is made of, which it does not get."""
+    """Refuse to make a tensor of parts with attributes, which the tensor would lose."""
     for part in parts:
         if isinstance(part, TensorRef | SparseRef | Unmeasured) and part.state is not None:
             raise UnsupportedPickleError("a tensor out of one whose attributes it would lose")
 
 
 def _is_negated(metadata: object) -> bool:
-    """Whether a tensor's metadata say that the values are the negative of what is stored."""
+    """Whether a tensor's metadata say that its elements are stored times -1."""
     if not metadata:
         return False
     if not isinstance(metadata, dict) or not metadata.keys() <= _SIGN_BITS:
@@ -118,7 +118,7 @@ def _nested_tensor(buffer: object, *parts: object) -> Unmeasured:
 
 
 def _moved_tensor(data: object, dtype: object, device: object, *_: object) -> object:
-    """A tensor that was saved from a device of another kind, and is loaded as `dtype`."""
+    """A tensor of a device of another kind, which torch saved as a copy on the CPU or in NumPy."""
     if isinstance(device, Opaque) and device.name == "torch.device" and device.args:
         device = device.args[0]
     if type(device) is not str:

@@ -1,8 +1,8 @@
 """The state of an inert pickle interpreter: a stack with marks, a memo, and a budget.
 
-A pickle of a few megabytes can ask for a hundred times its size in empty lists alone. What each
-opcode makes is therefore paid for, in about the bytes that Python takes for it, out of a budget
-that grows with the pickle. Checkpoints need up to 15 times their pickles.
+A pickle of a few megabytes can ask for a hundred times its size in empty lists alone. Opcodes
+therefore pay for what they make, in about the bytes that Python takes for it, out of a budget that
+grows with the pickle. Checkpoints need up to 15 times the bytes of their pickles.
 """
 
 from __future__ import annotations
@@ -25,27 +25,27 @@ from gradtool.formats.pickles.stand_ins import (
 )
 
 OBJECT_COST: Final = 112
-"""Of a stand-in, with the names in it."""
+"""Bytes of a stand-in, with the names in it."""
 CONTAINER_COST: Final = 80
-"""Of a list, dict or set without items."""
+"""Bytes of a list, dict or set without items."""
 TUPLE_COST: Final = 64
-"""Of a tuple of a few items."""
+"""Bytes of a tuple of a few items."""
 ITEM_COST: Final = 9
-"""Of a place in a list or tuple, some of which are kept free."""
+"""Bytes of an item's place in a list or tuple, with its share of the places kept free."""
 ENTRY_COST: Final = 64
-"""Of an entry in a dict."""
+"""Bytes of an entry in a dict."""
 
 _BUDGET_PER_BYTE: Final = 20
 _FREE_BUDGET: Final = 24 << 20
 
-Elements = TensorRef | SparseRef | Unmeasured | MetaRef | ArrayRef | Storage
-"""What holds elements, or would."""
+ElementHolder = TensorRef | SparseRef | Unmeasured | MetaRef | ArrayRef | Storage
+"""A stand-in for an object that holds elements, or describes some, as a meta tensor does."""
 
 
 class Memo:
-    """The values to refer back to, under numbers of the pickle's choice.
+    """Values that the pickle refers back to, under indices that it chooses.
 
-    Picklers count from 0, which a list holds in a tenth of the memory of a dict.
+    Picklers count from 0: a list takes a tenth of the memory of a dict. Other indices go to a dict.
     """
 
     __slots__ = ("_counted", "_others")
@@ -75,14 +75,14 @@ class Memo:
 
 
 class Machine:
-    """The state of one run.
+    """The state of the interpreter for one pickle.
 
     Attributes:
         data: the pickle.
-        stack: what lies above the last MARK.
-        marks: the stacks below it.
+        stack: the values above the last MARK.
+        marks: the stacks below that MARK and the earlier ones.
+        memo: the values that the pickle refers back to.
         made: everything with elements that was made, wherever the pickle then puts it.
-        storages: those that were named, by key.
     """
 
     __slots__ = (
@@ -102,7 +102,7 @@ class Machine:
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
         self.memo = Memo()
-        self.made: list[Elements] = []
+        self.made: list[ElementHolder] = []
         self._storages: dict[str, Storage] = {}
         self._spellings: dict[bytes, str] = {}
         self._limit = self._budget = _BUDGET_PER_BYTE * len(data) + _FREE_BUDGET
@@ -113,21 +113,21 @@ class Machine:
         return MappingProxyType(self._storages)
 
     def above_mark(self) -> list[object]:
-        """Everything above the last MARK, which is taken away with it."""
+        """Take the last MARK and all values above it off the stack; those values."""
         if not self.marks:
             raise MalformedPickleError("finds no MARK")
         items, self.stack = self.stack, self.marks.pop()
         return items
 
     def end_of(self, start: int, nbytes: int) -> int:
-        """The byte after an operand of `nbytes` bytes, which the pickle must hold."""
-        left = len(self.data) - start
-        if nbytes > left:
-            raise MalformedPickleError(f"promises {nbytes} bytes, {left} are left")
+        """The end of an operand of `nbytes` bytes from `start` on, which the pickle must hold."""
+        remaining = len(self.data) - start
+        if nbytes > remaining:
+            raise MalformedPickleError(f"promises {nbytes} bytes, {remaining} are left")
         return start + nbytes
 
     def spend(self, cost: int) -> None:
-        """Pay for what takes about `cost` bytes; UnsupportedPickleError where all is spent."""
+        """Take about `cost` bytes from the budget; UnsupportedPickleError if it is exceeded."""
         self._budget -= cost
         if self._budget < 0:
             allowed = f"{byte_size(self._limit)} of memory"
@@ -137,35 +137,36 @@ class Machine:
             )
 
     def keep(self, value: object) -> object:
-        """`value`, noted if it holds elements."""
-        if isinstance(value, Elements):
+        """`value`, which is noted in `made` if it holds elements."""
+        if isinstance(value, ElementHolder):
             self.made.append(value)
         return value
 
-    def first_mention(self, named: Storage) -> Storage:
-        """The storage with that key as it was named first, which is how torch reads it.
+    def first_mention(self, storage: Storage) -> Storage:
+        """The storage of the same key that was mentioned first, which is the one that torch reads.
 
-        Raises MalformedPickleError where it was of another type or size: torch would read the
+        Raises MalformedPickleError where that one has another type or size: torch would read the
         elements of the one as those of the other.
         """
-        first = self._storages.setdefault(named.key, named)
-        if first is named:
-            record = named.key.encode("utf-8", "surrogatepass").lower()
-            spelled = self._spellings.setdefault(record, named.key)
-            if spelled != named.key:
+        first = self._storages.setdefault(storage.key, storage)
+        if first is storage:
+            record = storage.key.encode("utf-8", "surrogatepass").lower()
+            spelled = self._spellings.setdefault(record, storage.key)
+            if spelled != storage.key:
                 raise MalformedPickleError(
-                    f"storages {spelled!r:.80} and {named.key!r:.80} are one record to torch, "
+                    f"storages {spelled!r:.80} and {storage.key!r:.80} are one record to torch, "
                     "which tells no case apart"
                 )
-            self.made.append(named)
-        elif _claims(first) != _claims(named):
+            self.made.append(storage)
+        elif _claims(first) != _claims(storage):
             raise MalformedPickleError(
-                f"storage {named.key!r:.80} is a {named.class_name:.80} of {named.numel} elements "
-                f"here, and was a {first.class_name:.80} of {first.numel} before"
+                f"storage {storage.key!r:.80} is a {storage.class_name:.80} of {storage.numel} "
+                f"elements here, and was a {first.class_name:.80} of {first.numel} before"
             )
         return first
 
 
 def _claims(storage: Storage) -> tuple[str, int]:
+    """The type and the number of elements that a storage claims to have."""
     element = storage_type(storage.class_name)
     return element.name if element else storage.class_name, storage.numel

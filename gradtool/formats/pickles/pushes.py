@@ -1,4 +1,4 @@
-"""The pickle opcodes that push what stands in the pickle after them: numbers, texts, bytes."""
+"""The pickle opcodes that push a value of their own, or one that follows them in the pickle."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ u64: Final = struct.Struct("<Q").unpack_from
 f64: Final = struct.Struct(">d").unpack_from
 
 
-def u8(data: bytes, at: int) -> tuple[int]:
-    """One unsigned byte, in the form that `struct` gives the wider numbers in."""
-    return (data[at],)
+def u8(data: bytes, position: int) -> tuple[int]:
+    """One unsigned byte, as a tuple, which `struct` gives for wider numbers."""
+    return (data[position],)
 
 
-# An operation is called with the position after its opcode; it returns the next opcode's.
+# An operation is called with the position after its opcode, and returns that of the next opcode.
 Operation = Callable[[Machine, int], int]
 ReadLength = Callable[[bytes, int], tuple[int]]
 
@@ -31,20 +31,20 @@ ReadLength = Callable[[bytes, int], tuple[int]]
 def push(value: object) -> Operation:
     """An opcode that pushes a constant."""
 
-    def operate(vm: Machine, at: int) -> int:
+    def operate(vm: Machine, position: int) -> int:
         vm.stack.append(value)
-        return at
+        return position
 
     return operate
 
 
 def push_new(make: Callable[[], object]) -> Operation:
-    """An opcode that pushes an empty container of its own."""
+    """An opcode that pushes a new, empty container."""
 
-    def operate(vm: Machine, at: int) -> int:
+    def operate(vm: Machine, position: int) -> int:
         vm.spend(CONTAINER_COST)
         vm.stack.append(make())
-        return at
+        return position
 
     return operate
 
@@ -52,9 +52,9 @@ def push_new(make: Callable[[], object]) -> Operation:
 def push_number(unpack: Callable[[bytes, int], tuple[object, ...]], width: int) -> Operation:
     """An opcode that pushes a number of `width` bytes."""
 
-    def operate(vm: Machine, at: int) -> int:
-        vm.stack.append(unpack(vm.data, at)[0])
-        return at + width
+    def operate(vm: Machine, position: int) -> int:
+        vm.stack.append(unpack(vm.data, position)[0])
+        return position + width
 
     return operate
 
@@ -62,10 +62,10 @@ def push_number(unpack: Callable[[bytes, int], tuple[object, ...]], width: int) 
 def push_text(length: ReadLength, width: int) -> Operation:
     """An opcode that pushes text, after a length of `width` bytes."""
 
-    def operate(vm: Machine, at: int) -> int:
-        at += width
-        end = vm.end_of(at, length(vm.data, at - width)[0])
-        text = str(vm.data[at:end], "utf-8", "surrogatepass")
+    def operate(vm: Machine, position: int) -> int:
+        position += width
+        end = vm.end_of(position, length(vm.data, position - width)[0])
+        text = str(vm.data[position:end], "utf-8", "surrogatepass")
         vm.spend(sys.getsizeof(text) + 2 * ITEM_COST)  # and what allocation rounds up
         vm.stack.append(text)
         return end
@@ -74,13 +74,13 @@ def push_text(length: ReadLength, width: int) -> Operation:
 
 
 def push_bytes(length: ReadLength, width: int) -> Operation:
-    """An opcode that pushes bytes, after a length of `width` bytes; they stay where they are."""
+    """An opcode that pushes bytes, after a length of `width` bytes; they are not copied."""
 
-    def operate(vm: Machine, at: int) -> int:
-        at += width
-        end = vm.end_of(at, length(vm.data, at - width)[0])
+    def operate(vm: Machine, position: int) -> int:
+        position += width
+        end = vm.end_of(position, length(vm.data, position - width)[0])
         vm.spend(OBJECT_COST)
-        vm.stack.append(Bytes(at, end - at))
+        vm.stack.append(Bytes(position, end - position))
         return end
 
     return operate
@@ -89,12 +89,12 @@ def push_bytes(length: ReadLength, width: int) -> Operation:
 def push_long(length: ReadLength, width: int) -> Operation:
     """An opcode that pushes a long integer, after a length of `width` bytes."""
 
-    def operate(vm: Machine, at: int) -> int:
-        at += width
-        end = vm.end_of(at, length(vm.data, at - width)[0])
-        if end - at > _MAX_LONG_NBYTES:
-            raise UnsupportedPickleError(f"an integer of {end - at} bytes")
-        vm.stack.append(int.from_bytes(vm.data[at:end], "little", signed=True))
+    def operate(vm: Machine, position: int) -> int:
+        position += width
+        end = vm.end_of(position, length(vm.data, position - width)[0])
+        if end - position > _MAX_LONG_NBYTES:
+            raise UnsupportedPickleError(f"an integer of {end - position} bytes")
+        vm.stack.append(int.from_bytes(vm.data[position:end], "little", signed=True))
         return end
 
     return operate

@@ -1,4 +1,4 @@
-"""What the inert pickle interpreter builds instead of the objects that a pickle names.
+"""The stand-ins that the inert pickle interpreter builds for the objects that a pickle names.
 
 None of these does anything. Those without a value of their own compare and hash by identity,
 so that no file can choose their hashes.
@@ -16,15 +16,15 @@ class MalformedPickleError(Exception):
 
 
 class UnsupportedPickleError(Exception):
-    """The pickle is well formed and uses what no checkpoint needs."""
+    """The pickle is well formed, but uses something that no checkpoint needs."""
 
 
 Spend = Callable[[int], None]
-"""Pays for memory, in bytes; raises UnsupportedPickleError where the pickle may have no more."""
+"""Pays for memory, in bytes; raises UnsupportedPickleError where the budget is exceeded."""
 
 
 class Handler(NamedTuple):
-    """What calling a global does, and how many arguments it takes at least and at most.
+    """What calling a global does, and the fewest and the most arguments that it takes.
 
     `is_class` says that `__new__` takes the same arguments, and `copies` that the function takes
     `spend` too, because its result is as large as an argument.
@@ -38,7 +38,7 @@ class Handler(NamedTuple):
 
 
 class StandIn:
-    """Base of everything that stands for an object that was not built."""
+    """Base of all stand-ins for objects."""
 
     __slots__ = ()
 
@@ -47,8 +47,8 @@ class StandIn:
 class Name(StandIn):
     """A global that the pickle refers to, `module.qualname`; never imported.
 
-    `handler` is what calling it does, None where a call only makes an `Opaque`. Mentions of one
-    global are one key of a dict, as the object would be.
+    `handler` is what calling it does, None where a call makes an `Opaque`. All mentions of one
+    global are the same key of a dict, as the object would be.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Name(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Bytes(StandIn):
-    """A bytes object of the pickle: `nbytes` bytes from byte `start` of it, not copied."""
+    """A bytes object, not copied: `nbytes` bytes of the pickle from its byte `start` on."""
 
     start: int
     nbytes: int
@@ -78,7 +78,7 @@ class TextBytes(StandIn):
 
 
 class Unordered(list[object]):
-    """A set, as the list of its items: hashing them would be work that a file controls."""
+    """A set, as the list of its items: a file could make hashing them take any time."""
 
     __slots__ = ()
 
@@ -99,15 +99,15 @@ class Attributed(dict[object, object]):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Opaque(StandIn):
-    """An object of a type that gradtool does not know: what it would have been made from.
+    """An object of a type that gradtool does not know, by what it would be made from.
 
     Attributes:
         name: the qualified name of the type or function.
-        args: what it would have been called with.
+        args: the arguments of the call that would make it.
         state: its attributes, as pickled: a dict, a pair of dicts, or anything.
-        keywords: what it would have been called with by name.
-        items: what a subclass of list holds.
-        entries: what a subclass of dict holds.
+        keywords: the keyword arguments of the call.
+        items: the items of an object of a subclass of list.
+        entries: the entries of an object of a subclass of dict.
     """
 
     name: str
@@ -120,9 +120,9 @@ class Opaque(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Key(StandIn):
-    """A dictionary key whose own hash a file could choose, or make expensive: any `value`.
+    """A dictionary key, `value`, whose own hash a file could choose or make expensive.
 
-    The same object is the same key, as in any dict.
+    Only the same object is the same key.
     """
 
     value: object
@@ -136,7 +136,7 @@ class Key(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Storage(StandIn):
-    """A torch storage: its class's name, the key of its record, its elements (as claimed)."""
+    """A torch storage: the name of its class, the key of its record, its claimed elements."""
 
     class_name: str
     key: str
@@ -148,7 +148,7 @@ class TensorRef(StandIn):
     """A strided tensor over a storage; offset and strides in elements, all as claimed.
 
     `dtype` is the qualified name of its type where the storage does not give it. `negated`
-    says that the values are the negative of what is stored.
+    says that the stored elements are the values times -1.
     """
 
     storage: Storage
@@ -162,7 +162,7 @@ class TensorRef(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class SparseRef(StandIn):
-    """A sparse tensor: values that are stored densely, each for another place, and the places."""
+    """A sparse tensor: its values, which are stored densely, and the indices of their places."""
 
     values: object
     indices: dict[str, object]
@@ -171,9 +171,9 @@ class SparseRef(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class Unmeasured(StandIn):
-    """A tensor whose elements are no plain function of those that are stored, and why.
+    """A tensor that cannot be measured by its stored elements, and the reason.
 
-    `values` is what is stored, and `parts` what belongs to it: indices, scales, sizes.
+    `values` are the stored elements, and `parts` what belongs to them: indices, scales, sizes.
     """
 
     values: TensorRef
@@ -184,7 +184,7 @@ class Unmeasured(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class MetaRef(StandIn):
-    """A tensor of torch's meta device: a type and a shape without data."""
+    """A tensor of torch's meta device, which has a type and a shape but no data."""
 
     dtype: str
     state: object = None
@@ -194,7 +194,7 @@ class MetaRef(StandIn):
 class ArrayType(StandIn):
     """A NumPy dtype: what `numpy.dtype` was called with (`f8`, say) and its state tuple.
 
-    `copied` says that it was asked for as a copy: NumPy's own types take no state.
+    `copied` says that a copy was asked for; NumPy's own types, which are no copies, take no state.
     """
 
     description: str
@@ -211,7 +211,7 @@ class ArrayRef(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class ArrayScalar(StandIn):
-    """A NumPy number, which is no more of a tensor than a Python one."""
+    """A NumPy number, which is no tensor, as a Python number is none."""
 
     dtype: ArrayType
 
@@ -242,7 +242,7 @@ _WORDS: Final[dict[type, str]] = {
 
 
 def describe(value: object) -> str:
-    """What `value` is, in a few words: contents may be as large and deep as the file likes."""
+    """What `value` is, in a few words, without its content, which may be of any size and depth."""
     if isinstance(value, Name | Opaque):
         return value.name
     return _WORDS[type(value)]

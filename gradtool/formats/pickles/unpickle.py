@@ -1,9 +1,9 @@
 """An inert interpreter of the few pickle opcodes that checkpoints use.
 
-It is no `pickle.Unpickler` with some doors locked: that one allocates what a file asks for
-before it looks, and sets attributes on whatever it is handed. Here nothing is imported, called
-or copied; unknown objects become stand-ins, every opcode costs time in proportion to its own
-bytes, and memory is paid for out of a budget, so that only a walk over the result can be expensive.
+It is no restricted `pickle.Unpickler`: that allocates what a file asks for before it checks, and
+sets attributes of any object. Here nothing is imported, called or copied; unknown objects become
+stand-ins, every opcode takes time in proportion to its own bytes, and memory is paid for out of a
+budget, so that only a walk over the result can be expensive.
 
 Opcodes: pickletools.py of CPython, protocols 2 to 5, without those that only protocols 0 and 1
 write (INST, PERSID, text numbers), extension registries and out-of-band buffers.
@@ -18,7 +18,7 @@ from typing import Final, NamedTuple, NoReturn
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.pickles import opcodes as op
 from gradtool.formats.pickles import pushes as put
-from gradtool.formats.pickles.machine import Elements, Machine
+from gradtool.formats.pickles.machine import ElementHolder, Machine
 from gradtool.formats.pickles.stand_ins import (
     MalformedPickleError,
     Unordered,
@@ -27,45 +27,46 @@ from gradtool.formats.pickles.stand_ins import (
 
 
 class Unpickled(NamedTuple):
-    """What a pickle describes.
+    """The result of interpreting a pickle.
 
     Attributes:
-        root: the object, in plain containers, scalars and stand-ins.
-        made: everything with elements that was made on the way, in the root or not.
-        storages: the keys of the storages that are named.
+        root: the pickled object, in plain containers, scalars and stand-ins.
+        made: everything with elements that the pickle makes, in the root or not.
+        storages: the keys of the storages that the pickle names.
     """
 
     root: object
-    made: Sequence[Elements]
+    made: Sequence[ElementHolder]
     storages: Collection[str]
 
 
 def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int = 0) -> Unpickled:
-    """What the pickle `data` describes.
+    """Interpret the pickle `data`.
 
-    `path`, `record` and `offset` (of the pickle's first byte in the file) go into errors.
+    `path`, `record` and `offset` (of the pickle's first byte in the file) are for errors.
 
     Raises:
         CorruptFileError: truncated, contradicting itself or the pickle language.
         UnsupportedFormatError: an opcode, protocol or key that no checkpoint needs.
     """
     machine = Machine(data)
-    at = 0
+    position = 0
     try:
         if data[:1] != b"\x80":
             raise MalformedPickleError("does not begin with a pickle protocol")
-        while at >= 0:
-            at = _DISPATCH[data[at]](machine, at + 1)
+        while position >= 0:
+            position = _DISPATCH[data[position]](machine, position + 1)
     except MalformedPickleError as error:
-        problem = f"pickle opcode {_opcode_name(data, at)}: {error}"
-        raise CorruptFileError(path, problem, tensor=record, byte=offset + at) from error
+        problem, byte = f"pickle opcode {_opcode_name(data, position)}: {error}", offset + position
+        raise CorruptFileError(path, problem, tensor=record, byte=byte) from error
     except UnsupportedPickleError as error:
-        problem = f"pickle opcode {_opcode_name(data, at)}: {error}"
-        raise UnsupportedFormatError(path, problem, tensor=record, byte=offset + at) from error
+        problem, byte = f"pickle opcode {_opcode_name(data, position)}: {error}", offset + position
+        raise UnsupportedFormatError(path, problem, tensor=record, byte=byte) from error
     except (IndexError, struct.error, UnicodeDecodeError) as error:
-        why = _WHY_FAILED[type(error)] if at < len(data) else "missing: the pickle is truncated"
-        problem = f"pickle opcode {_opcode_name(data, at)}: {why}"
-        raise CorruptFileError(path, problem, tensor=record, byte=offset + at) from error
+        is_cut = position >= len(data)
+        why = "missing: the pickle is truncated" if is_cut else _WHY_FAILED[type(error)]
+        problem, byte = f"pickle opcode {_opcode_name(data, position)}: {why}", offset + position
+        raise CorruptFileError(path, problem, tensor=record, byte=byte) from error
     return Unpickled(machine.stack[0], machine.made, machine.storages.keys())
 
 
@@ -76,8 +77,8 @@ _WHY_FAILED: Final[dict[type, str]] = {
 }
 
 
-def _refuse(vm: Machine, at: int) -> NoReturn:
-    if vm.data[at - 1] in _FOREIGN:
+def _refuse(vm: Machine, position: int) -> NoReturn:
+    if vm.data[position - 1] in _FOREIGN:
         raise UnsupportedPickleError("not allowed: no checkpoint needs it")
     raise MalformedPickleError("no such opcode")
 
@@ -157,8 +158,8 @@ _FOREIGN: Final[dict[int, str]] = {
 _DISPATCH: Final = [_OPERATIONS[code][1] if code in _OPERATIONS else _refuse for code in range(256)]
 
 
-def _opcode_name(data: bytes, at: int) -> str:
-    if at >= len(data):
+def _opcode_name(data: bytes, position: int) -> str:
+    if position >= len(data):
         return "STOP"
-    code = data[at]
+    code = data[position]
     return _OPERATIONS[code][0] if code in _OPERATIONS else _FOREIGN.get(code, f"0x{code:02x}")

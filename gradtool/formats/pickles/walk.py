@@ -34,10 +34,10 @@ from gradtool.formats.pickles.stand_ins import (
 
 _MAX_DEPTH: Final = 200
 # A walk may cost, in items, containers and characters of names, this many times the pickle's
-# bytes; an object that many names lead to is walked for each, and could be led to by any number.
+# bytes: an object is walked once for each name that leads to it, of which there may be any number.
 _EXPANSION: Final = 4
 _FREE_COST: Final = 1 << 20
-_COST_OF_NODE: Final = 16
+_NODE_COST: Final = 16
 _MAX_PLAIN_ITEMS: Final = 8
 _MAX_KEY_ITEMS: Final = 16
 _MAX_KEY_CHARS: Final = 256
@@ -51,8 +51,8 @@ _WITH_ELEMENTS: Final = (*get_args(Leaf), SparseRef)
 _WALKED: Final = (*_BRANCHES, *get_args(Leaf))
 
 
-class Found(NamedTuple):
-    """Something that holds elements, or would: its name, its section and what is known of it."""
+class NamedLeaf(NamedTuple):
+    """A stand-in that holds elements, or describes some, with its name and section."""
 
     name: str
     section: str
@@ -61,21 +61,21 @@ class Found(NamedTuple):
 
 @dataclass(slots=True)
 class Walk:
-    """What a walk over an unpickled object finds, in the order of the pickle.
+    """A walk over an unpickled object, and what it finds, in the order of the pickle.
 
     Attributes:
-        path: the file's, for errors and for the name of a tensor that has none.
+        path: the file's path, for errors and for the name of a tensor that has none.
         budget: what the walk may still cost.
-        found: everything that holds elements.
-        reached: the identities of those, and of what belongs to them.
-        section_kinds: what the recognised top-level keys hold, where anything was found there.
+        leaves: everything that holds elements.
+        reached: the identities (`id`) of those, and of their parts.
+        section_kinds: the kinds of the recognised top-level keys that lead to a leaf.
         shards: how many DTensors were found, of which a file holds one rank's part.
         sparse: how many sparse tensors were found that name each index once.
     """
 
     path: str
     budget: int
-    found: list[Found] = field(default_factory=list)
+    leaves: list[NamedLeaf] = field(default_factory=list)
     reached: set[int] = field(default_factory=set)
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
     shards: int = 0
@@ -92,26 +92,26 @@ class Walk:
             self.visit(root, "")
             return
         self._open.add(id(root))
-        several = len({SECTION_KINDS[key] for key in top if key in SECTION_KINDS}) > 1
+        several_kinds = len({SECTION_KINDS[key] for key in top if key in SECTION_KINDS}) > 1
         for key, value in self._children(root):
             kind = SECTION_KINDS.get(key)
             if is_optimizer and key in _OPTIMIZER_KEYS:
                 kind = "optimizer"
             # A section holds tensors; a lone parameter may well be called `weights`.
-            is_section = kind and (several or isinstance(value, _BRANCHES))
+            is_section = kind and (several_kinds or isinstance(value, _BRANCHES))
             self._section = key if is_section else ""
-            before = len(self.found)
+            before = len(self.leaves)
             self.visit(value, key)
-            if kind and self._section and len(self.found) > before:
+            if kind and self._section and len(self.leaves) > before:
                 self.section_kinds[key] = kind
 
     def visit(self, value: object, name: str) -> None:
         """Find the tensors in `value`, which `name` leads to."""
-        self._spend(_COST_OF_NODE + len(name))
+        self._spend(_NODE_COST + len(name))
         if isinstance(value, _WITH_ELEMENTS):
             self._note(value, name)
         if id(value) in self._open:
-            return  # a cycle: all it leads to has been named by a shorter way
+            return  # a cycle: all it leads to has a shorter name already
         if len(self._open) == _MAX_DEPTH:
             raise self._refusal(f"nests too deeply: more than {_MAX_DEPTH} levels", name)
         self._open.add(id(value))
@@ -122,12 +122,12 @@ class Walk:
     def _note(self, value: Leaf | SparseRef, name: str) -> None:
         self.reached.add(id(value))
         if isinstance(value, Leaf) and _objects(value) is None:
-            self.found.append(Found(name or self._stem(), self._section, value))
+            self.leaves.append(NamedLeaf(name or self._stem(), self._section, value))
         if isinstance(value, Unmeasured):
             self.reached.update(map(id, (value.values, *value.parts)))
 
     def _children(self, value: object) -> Iterator[tuple[str, object]]:
-        """What in `value` may hold tensors, each with the part that it adds to a name."""
+        """The parts of `value` that may hold tensors, each with what it adds to a name."""
         match value:
             case dict():
                 yield from self._entries(value)
@@ -152,7 +152,7 @@ class Walk:
                     yield "", local
 
     def _parts(self, value: Opaque) -> Iterator[tuple[str, object]]:
-        # What is empty is not asked: files can hold little but millions of empty objects.
+        # Empty parts are left out early: files may hold millions of empty objects.
         if value.state:
             for key, attribute in self._attributes(value.state):
                 yield "" if key in _MODULE_TABLES else key, attribute
@@ -168,7 +168,7 @@ class Walk:
                 yield f"args.{part}", argument
 
     def _attributes(self, state: object) -> Iterator[tuple[str, object]]:
-        """The attributes in what `__getstate__` gave: a dict, a pair of dicts, or anything."""
+        """The attributes in a pickled state: a dict, a pair of dicts, or anything."""
         match state:
             case dict():
                 yield from self._entries(state)
@@ -183,7 +183,7 @@ class Walk:
         for position, (key, value) in enumerate(mapping.items()):
             # An empty container costs nothing: a module has a dozen, one for each kind of hook.
             if value and isinstance(value, _WALKED) and not _is_plain(value):
-                yield _text(key, position), value
+                yield _name_part(key, position), value
 
     def _numbered(self, items: Sequence[object]) -> Iterator[tuple[str, object]]:
         self._spend(len(items))
@@ -192,7 +192,7 @@ class Walk:
                 yield str(position), item
 
     def notes(self) -> tuple[str, ...]:
-        """What was taken for granted, one sentence each."""
+        """Notes on what is measured in place of whole tensors."""
         notes = []
         if self.shards:
             shards = counted(self.shards, "DTensor is", "DTensors are")
@@ -215,7 +215,7 @@ class Walk:
 
 
 def walk(root: object, path: str, pickle_nbytes: int) -> Walk:
-    """All tensors in `root`, the object that a pickle of `pickle_nbytes` bytes described.
+    """All tensors in `root`, the object of a pickle of `pickle_nbytes` bytes.
 
     Raises:
         UnsupportedFormatError: nested too deeply, or far larger than what describes it.
@@ -232,8 +232,8 @@ def _is_plain(value: object) -> bool:
     return not any(isinstance(item, _WALKED) for item in value)
 
 
-def _text(key: object, position: int) -> str:
-    """The part of a name that a key is: short, and without surrogates, which no output takes."""
+def _name_part(key: object, position: int) -> str:
+    """The part of a name for a key: short, and without surrogates, which no output takes."""
     if isinstance(key, str):
         return key if key.isascii() else key.encode("utf-8", "backslashreplace").decode()
     if isinstance(key, Key):
@@ -252,7 +252,7 @@ def _is_small_tuple(value: object) -> bool:
 
 
 def _size(item: object) -> int:
-    """About as many characters as `item` takes in a name; too many for what has no place there."""
+    """About how many characters `item` takes in a name; too many for an item of another type."""
     if isinstance(item, str):
         return len(item)
     if isinstance(item, int):
