@@ -50,7 +50,7 @@ class DType:
 
     @property
     def norm_dtype(self) -> DType | None:
-        """The type in which torch returns the norm of such a tensor; None where it has none."""
+        """The type in which torch returns the norm of a tensor of this type; None for no norm."""
         native = DTYPES[self.component] if self.component else self
         return native if native.precision else None
 

@@ -9,7 +9,7 @@ from typing import Protocol, Self
 
 
 class Location(Protocol):
-    """A file, or other bytes, as it was when its headers were read: any process can open it.
+    """A file, or other bytes, as it was when its headers were read: a value for any process.
 
     Two locations are equal if they hold the same bytes, whichever host looked at them.
     """
@@ -27,7 +27,7 @@ class Location(Protocol):
         """Equal for all names of one file on this host; None for anything but a file of it."""
 
     def open(self) -> Source:
-        """Open it for reading; FileChangedError where it holds other bytes by now."""
+        """Open it for reading; FileChangedError if it has changed."""
 
 
 class Source(Protocol):

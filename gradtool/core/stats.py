@@ -17,10 +17,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 SAFE_EXPONENT = 400
-"""Largest binary exponent of |g|^p at which no sum of 2^60 powers overflows and none underflows."""
+"""Binary exponent of |g|^p up to which no sum of 2^60 powers overflows and no power underflows."""
 
 LARGEST_EXACT_POWER = 512
-"""Up to this |p| a power of two is scale enough; beyond it the scale is the peak magnitude."""
+"""Largest |p| for which the scale is a power of two; beyond it only the peak itself will do."""
 
 _SMALLEST_NORMAL = 2.0**-1022
 
@@ -244,7 +244,7 @@ def _expansion(terms: list[float]) -> list[float]:
 
 
 def _factor(scale: float, top: float, p: float) -> float:
-    """The factor from a sum of (|g| / scale)^p to one of (|g| / top)^p; either scale may be 0."""
+    """The factor that turns sums of (|g| / scale)^p into sums of (|g| / top)^p; scales may be 0."""
     if scale == top:
         return 1.0
     return _power(scale / top, p) if top else 0.0

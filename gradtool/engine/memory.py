@@ -22,7 +22,7 @@ TORCH: Final = (768 << 20, 128 << 20)
 """The same for torch on a CPU."""
 
 _SPARE: Final = 32 << 20
-"""Bytes: where less is left, any failure is taken for one of memory."""
+"""Bytes: where fewer are left, any failure is taken for a shortage of memory."""
 
 _NO_THREAD: Final = "can't start new thread"
 _ZLIB_NO_MEMORY: Final = "Error -4 "  # Z_MEM_ERROR

@@ -33,7 +33,7 @@ class Progress:
         self._report(share * self._done // max(todo, 1))
 
     def finish(self) -> None:
-        """Note that the part is done: with less work than announced, if tensors share bytes."""
+        """Note that the part is done, even after fewer bytes: shared ones are read once."""
         self.begin(0)
         self._report(self._share or 0)
 

@@ -30,7 +30,7 @@ SizedTask = TypeVar("SizedTask", bound=Sized)
 
 @dataclass(frozen=True, slots=True)
 class Runner:
-    """What the tasks of a plan are run with.
+    """What the tasks of a plan are run with: an executor, a backend, a progress.
 
     Attributes:
         executor: runs the tasks, in threads, processes or elsewhere.

@@ -72,6 +72,7 @@ class Threads(Executor):
             thread.join()
 
     def _start(self) -> None:
+        """Start one more thread; if that fails, settle for those that there are."""
         thread = threading.Thread(target=self._serve, name=f"gradtool_{len(self._threads)}")
         try:
             if not has_memory(_THREAD_NBYTES):
@@ -88,6 +89,7 @@ class Threads(Executor):
                 return
 
     def _next(self) -> _Task | None:
+        """Wait for the next task and take it; None after shutdown."""
         with self._changed:
             self._idle += 1
             while not (self._tasks or self._closed):

@@ -64,7 +64,7 @@ def status_in(directory: int, name: str) -> os.stat_result | None:
 
 
 def is_at(path: str, directory: int) -> bool:
-    """Whether a path names an open directory, and no link to it."""
+    """Whether a path, itself no link, names an open directory."""
     try:
         return os.path.samestat(os.lstat(path), os.fstat(directory))
     except (FileNotFoundError, NotADirectoryError):

@@ -46,7 +46,7 @@ class Listing:
         return os.path.isfile(self.at(name))
 
     def identity(self, name: str) -> tuple[int, int]:
-        """Equal for two names of one file; FileAccessError where it may not be looked at."""
+        """Equal for all names of one file; FileAccessError if it may not be looked at."""
         path = self.at(name)
         try:
             # A dangling link counts as an entry of its own; opening it says what is wrong.

@@ -19,7 +19,7 @@ from gradtool.errors import CorruptFileError, FileAccessError, FileChangedError
 
 @dataclass(frozen=True, slots=True)
 class LocalFile:
-    """A file as it was when its headers were read; each later opening compares.
+    """A file as it was when its headers were read, and as it has to be when it is opened again.
 
     Hosts that mount one file system give it different device numbers: `device` tells files apart on
     one host only, and is not compared.
@@ -47,7 +47,7 @@ class LocalFile:
 
 
 class OpenLocation:
-    """A `Source`, but for one read of some bytes, which a derived class adds."""
+    """What all sources share; a derived class adds `_read_some`."""
 
     def __init__(self, file: Location) -> None:
         self._file = file

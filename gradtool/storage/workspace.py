@@ -174,6 +174,7 @@ class Workspace:
         return ()
 
     def _held(self, descriptor: int) -> int:
+        """`descriptor`, which is closed with the workspace."""
         self._descriptors.append(descriptor)
         return descriptor
 

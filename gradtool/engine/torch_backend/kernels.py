@@ -148,7 +148,7 @@ class _Segments:
         return joined
 
     def _numbers(self, reduce: np.ufunc, words: Column) -> list[float]:
-        """As `_joined`, of words, as the numbers that they stand for."""
+        """As `_joined`, for words; the results as numbers."""
         return [self._encoding.value(word) for word in self._joined(reduce, words).tolist()]
 
     def _peaks(self) -> Tensor:

@@ -47,7 +47,7 @@ class Built:
                 raise FileChangedError(file.path, "is not what was written", hint="run again")
 
     def finish(self, workspace: Workspace) -> None:
-        """Give all files owner, permissions and extended attributes of those that they renew."""
+        """Give all files owner, permissions and attributes of the files that they stand for."""
         for name, file in self.written.items():
             with open_sink(name, dir_fd=self.directory) as sink:
                 if self.companions is None:

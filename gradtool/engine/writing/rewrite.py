@@ -154,6 +154,7 @@ class _Renewal:
                 self._note(checksum, whole)
 
     def _note(self, checksum: StoredChecksum, whole: ChecksumPart) -> None:
+        """Verify the old checksum, and note the new one unless the file has none to renew."""
         verify(checksum, whole.old)
         if whole.old != checksum.crc32:
             return

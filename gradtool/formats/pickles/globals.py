@@ -148,6 +148,7 @@ def _wrapper(subclass: object, *_: object) -> Opaque:
 
 
 def _from_type(function: object, _type: object, args: object, state: object) -> object:
+    """A tensor of a subclass: the result of `function(*args)`, with attributes."""
     if type(function) is not Name or type(args) is not tuple:
         problem = f"rebuilds a tensor by {describe(function)} of {describe(args)}"
         raise MalformedPickleError(problem)

@@ -19,7 +19,7 @@ f64: Final = struct.Struct(">d").unpack_from
 
 
 def u8(data: bytes, position: int) -> tuple[int]:
-    """One unsigned byte, as a tuple, which `struct` gives for wider numbers."""
+    """One unsigned byte, in a tuple, as `struct` returns wider numbers."""
     return (data[position],)
 
 

@@ -211,7 +211,7 @@ class ArrayRef(StandIn):
 
 @dataclass(slots=True, eq=False, repr=False)
 class ArrayScalar(StandIn):
-    """A NumPy number, which is no tensor, as a Python number is none."""
+    """A NumPy number: no tensor, as little as a Python number."""
 
     dtype: ArrayType
 
