@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from fuzz.mutants import KINDS, chosen_seed, mutant
-from fuzz.seeds import seeds
+from fuzz.files.seeds import seeds
+from fuzz.mutations.mutants import KINDS, chosen_seed, mutant
 from fuzz.smaller import verdicts_of
 from fuzz.tally import kind_of
 
@@ -75,7 +75,7 @@ def test_a_mutant_follows_from_its_number() -> None:
 
     script = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[1])\n"
-        "from fuzz.mutants import chosen_seed, mutant\n"
+        "from fuzz.mutations.mutants import chosen_seed, mutant\n"
         "made = (mutant(chosen_seed(number), number).content for number in range(200))\n"
         "print(hashlib.sha256(b''.join(made)).hexdigest())"
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from fuzz.readers import READERS
+from fuzz.judging.readers import READERS
 
 CORPUS = Path(__file__).parent / "corpus"
 

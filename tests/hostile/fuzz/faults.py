@@ -21,9 +21,9 @@ if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from fuzz import workers
-from fuzz.judge import Refusal
-from fuzz.loaders import silence
-from fuzz.seeds import seeds
+from fuzz.files.seeds import seeds
+from fuzz.judging.judge import Refusal
+from fuzz.judging.loaders import silence
 from fuzz.tally import FAILURES, kind_of, say
 from fuzz.workers import judged
 from gradtool.core.measurement import Measurement

@@ -45,7 +45,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("reader", help="a key of readers.READERS")
+    parser.add_argument("reader", help="a key of judging.readers.READERS")
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=1)
     found = Path(tempfile.gettempdir()) / "gradtool-found"
@@ -58,7 +58,7 @@ def _search(options: argparse.Namespace, corpus: Path, found: Path) -> None:
     import atheris  # noqa: PLC0415 - a merge does without
 
     with atheris.instrument_imports(include=["gradtool"]):
-        from fuzz.readers import READERS  # noqa: PLC0415 - it is what is instrumented
+        from fuzz.judging.readers import READERS  # noqa: PLC0415 - it is what is instrumented
     os.chdir(found)
     arguments = [f"-runs={options.runs}", f"-seed={options.seed}", str(found), str(corpus)]
     atheris.Setup([sys.argv[0], *_LIMITS, *arguments], READERS[options.reader])
@@ -83,7 +83,7 @@ def _merge(reader: str, corpus: Path, found: Path) -> None:
 
 def _steps(reader: str, content: bytes) -> Steps:
     """The steps that a reader takes over some bytes."""
-    from fuzz.readers import READERS  # noqa: PLC0415 - not before a search instruments it
+    from fuzz.judging.readers import READERS  # noqa: PLC0415 - not before a search instruments it
 
     steps: Steps = set()
     before: dict[int, int] = {}

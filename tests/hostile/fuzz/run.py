@@ -4,7 +4,7 @@
     python tests/hostile/fuzz/run.py --replay torch/views 1234 --changes 0,2
 
 Exit status 1 where gradtool and a loader disagree, where one refuses for a reason that
-`reasons.py` does not list, or where gradtool crashes.
+`judging/reasons.py` does not list, or where gradtool crashes.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ if any(os.environ.get(key) != value for key, value in _ENVIRONMENT.items()):
     os.execve(sys.executable, command, {**os.environ, **_ENVIRONMENT})  # noqa: S606 - itself
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from fuzz.loaders import silence  # noqa: E402 - after the path is set
-from fuzz.mutants import mutant  # noqa: E402
-from fuzz.seeds import seeds  # noqa: E402
+from fuzz.files.seeds import seeds  # noqa: E402
+from fuzz.judging.loaders import silence  # noqa: E402 - after the path is set
+from fuzz.mutations.mutants import mutant  # noqa: E402
 from fuzz.smaller import verdicts_of  # noqa: E402
 from fuzz.tally import FAILURES, Tally, kind_of, say  # noqa: E402
 from fuzz.workers import judged  # noqa: E402

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 
-from fuzz.judge import LOADERS, Verdict, judge, measured
-from fuzz.mutants import MOST_CHANGES, Mutant, mutant
-from fuzz.seeds import Seed
+from fuzz.files.seeds import Seed
+from fuzz.judging.judge import LOADERS, Verdict, judge, measured
+from fuzz.mutations.mutants import MOST_CHANGES, Mutant, mutant
 from fuzz.workers import write
 
 Fails = Callable[[Verdict], bool]

@@ -9,9 +9,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Final
 
-from fuzz.judge import LOADERS, Verdict
-from fuzz.mutants import chosen_seed
-from fuzz.reasons import classified
+from fuzz.judging.judge import LOADERS, Verdict
+from fuzz.judging.reasons import classified
+from fuzz.mutations.mutants import chosen_seed
 from fuzz.smaller import smallest
 from fuzz.workers import Judged
 

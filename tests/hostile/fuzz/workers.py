@@ -17,8 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fuzz.judge import LOADERS, Refusal, Verdict, judge, measured
-from fuzz.mutants import chosen_seed, mutant
+from fuzz.judging.judge import LOADERS, Refusal, Verdict, judge, measured
+from fuzz.mutations.mutants import chosen_seed, mutant
 
 CPU_S: Final = 20
 """What one file may take, in seconds of the processor."""

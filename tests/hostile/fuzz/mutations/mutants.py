@@ -12,23 +12,23 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
-from fuzz.numpy_files import (
+from fuzz.files.numpy_files import (
     ARCHIVE_MUTATIONS,
     ARRAY_MUTATIONS,
     NpyFile,
     spoil_array,
     spoil_member,
 )
-from fuzz.object_mutations import OBJECT_MUTATIONS
-from fuzz.opcode_mutations import OPCODE_MUTATIONS
-from fuzz.polyglots import also_legacy_torch, opcodes_in_header
-from fuzz.record_mutations import RECORD_MUTATIONS, spoil_record
-from fuzz.safetensors_files import SAFETENSORS_MUTATIONS, SafetensorsFile, spoil
-from fuzz.seeds import Seed, seeds
-from fuzz.tensor_mutations import TENSOR_MUTATIONS
-from fuzz.torch_files import TorchFile
-from fuzz.zip_mutations import ZIP_MUTATIONS
-from fuzz.zips import Archive, build, parse
+from fuzz.files.safetensors_files import SAFETENSORS_MUTATIONS, SafetensorsFile, spoil
+from fuzz.files.seeds import Seed, seeds
+from fuzz.files.torch_files import TorchFile
+from fuzz.files.zips import Archive, build, parse
+from fuzz.mutations.archives import ZIP_MUTATIONS
+from fuzz.mutations.objects import OBJECT_MUTATIONS
+from fuzz.mutations.opcodes import OPCODE_MUTATIONS
+from fuzz.mutations.polyglots import also_legacy_torch, opcodes_in_header
+from fuzz.mutations.records import RECORD_MUTATIONS, spoil_record
+from fuzz.mutations.tensors import TENSOR_MUTATIONS
 
 MOST_CHANGES: Final = 5
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fuzz.poison import numbers, spoiled
-from fuzz.zips import Archive, Member
+from fuzz.files.poison import numbers, spoiled
+from fuzz.files.zips import Archive, Member
 
 _CODES: Final = (
     "f4",

@@ -8,10 +8,10 @@ from typing import Final
 
 from torch._weights_only_unpickler import _get_allowed_globals
 
-from fuzz.fragments import fragment, in_wrapper, plain_tensor, state, wrapped
-from fuzz.pickles import Node, call, constant, listed, name, nodes, plain, sequence
-from fuzz.tensor_mutations import Mutation
-from fuzz.torch_files import TorchFile, no_hooks, replace
+from fuzz.files.pickles import Node, call, constant, listed, name, nodes, plain, sequence
+from fuzz.files.torch_files import TorchFile, no_hooks, replace
+from fuzz.mutations.fragments import fragment, in_wrapper, plain_tensor, state, wrapped
+from fuzz.mutations.tensors import Mutation
 
 
 @cache

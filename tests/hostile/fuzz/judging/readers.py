@@ -12,8 +12,8 @@ from contextlib import suppress
 from functools import cache
 from typing import Final
 
-from fuzz.at_once import alone
-from fuzz.zips import DEFLATED, UTF8, Archive, Member, build
+from fuzz.files.zips import DEFLATED, UTF8, Archive, Member, build
+from fuzz.judging.at_once import alone
 from gradtool.engine.reading.measure import measure
 from gradtool.errors import GradtoolError
 from gradtool.formats import open_checkpoint

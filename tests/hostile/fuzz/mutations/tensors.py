@@ -7,9 +7,9 @@ import random
 from collections.abc import Callable
 from typing import Any, Final
 
-from fuzz.fragments import CLASSES, DTYPES, hooks
-from fuzz.pickles import call, literal, name, plain, sequence
-from fuzz.torch_files import REBUILDS, SIZES, TorchFile
+from fuzz.files.pickles import call, literal, name, plain, sequence
+from fuzz.files.torch_files import REBUILDS, SIZES, TorchFile
+from fuzz.mutations.fragments import CLASSES, DTYPES, hooks
 
 Mutation = Callable[[TorchFile, random.Random], None]
 

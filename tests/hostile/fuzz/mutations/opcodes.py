@@ -8,8 +8,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from fuzz.poison import number
-from fuzz.torch_files import TorchFile
+from fuzz.files.poison import number
+from fuzz.files.torch_files import TorchFile
 
 Spans = list[bytes]
 

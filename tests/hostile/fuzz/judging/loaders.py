@@ -16,8 +16,8 @@ import numpy as np
 import safetensors
 import torch
 
-from fuzz.figures import figures_of
-from fuzz.values import FLOATING, Seen, UnreadableTensorError, Walk, escaped
+from fuzz.judging.figures import figures_of
+from fuzz.judging.values import FLOATING, Seen, UnreadableTensorError, Walk, escaped
 
 _NUMPY_NAMES: Final = {
     "b1": "BOOL", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "u1": "U8", "u2": "U16",

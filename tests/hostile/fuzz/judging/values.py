@@ -18,7 +18,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 
-from fuzz.figures import Figures, figures_of
+from fuzz.judging.figures import Figures, figures_of
 
 TORCH_NAMES: Final = {
     torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",

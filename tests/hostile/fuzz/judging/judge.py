@@ -6,16 +6,16 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple
 
-from fuzz.at_once import alone
-from fuzz.figures import Figures, agrees
-from fuzz.loaders import (
+from fuzz.judging.at_once import alone
+from fuzz.judging.figures import Figures, agrees
+from fuzz.judging.loaders import (
     Loaded,
     load_numpy,
     load_safetensors,
     load_torch,
     load_torch_mapped,
 )
-from fuzz.values import Seen
+from fuzz.judging.values import Seen
 from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.tensors import Skipped, hides_magnitude
 from gradtool.engine.reading.measure import measure

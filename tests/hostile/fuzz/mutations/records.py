@@ -6,12 +6,12 @@ import random
 from dataclasses import replace
 from typing import Final
 
-from fuzz.numpy_files import new_array
-from fuzz.pickles import literal, plain
-from fuzz.poison import numbers, spoiled
-from fuzz.tensor_mutations import Mutation
-from fuzz.torch_files import TorchFile
-from fuzz.zips import DEFLATED, STORED, UTF8, Member
+from fuzz.files.numpy_files import new_array
+from fuzz.files.pickles import literal, plain
+from fuzz.files.poison import numbers, spoiled
+from fuzz.files.torch_files import TorchFile
+from fuzz.files.zips import DEFLATED, STORED, UTF8, Member
+from fuzz.mutations.tensors import Mutation
 
 
 def spoil_record(file: TorchFile, rng: random.Random) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from fuzz.poison import spoiled
+from fuzz.files.poison import spoiled
 
 
 class Pairs(list[tuple[str, Any]]):

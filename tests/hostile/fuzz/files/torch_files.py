@@ -7,9 +7,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Final
 
-from fuzz.pickles import Node, call, constant, emit, is_call, name, nodes, parse, plain, sequence
-from fuzz.zips import Archive, Member, build
-from fuzz.zips import parse as parse_zip
+from fuzz.files.pickles import (
+    Node,
+    call,
+    constant,
+    emit,
+    is_call,
+    name,
+    nodes,
+    parse,
+    plain,
+    sequence,
+)
+from fuzz.files.zips import Archive, Member, build
+from fuzz.files.zips import parse as parse_zip
 
 REBUILDS: Final = ("torch._utils._rebuild_tensor_v2", "torch._utils._rebuild_tensor_v3")
 

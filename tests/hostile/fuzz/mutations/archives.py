@@ -8,8 +8,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-from fuzz.poison import spoiled
-from fuzz.zips import DEFERRED, DEFLATED, STORED, UTF8, Archive, Member, build
+from fuzz.files.poison import spoiled
+from fuzz.files.zips import DEFERRED, DEFLATED, STORED, UTF8, Archive, Member, build
 
 Mutation = Callable[[Archive, random.Random], None]
 _MAX32: Final = 0xFFFFFFFF

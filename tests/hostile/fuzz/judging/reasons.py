@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final, NamedTuple
 
-from fuzz.judge import Verdict
+from fuzz.judging.judge import Verdict
 
 
 class Reason(NamedTuple):

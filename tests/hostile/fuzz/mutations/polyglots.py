@@ -6,10 +6,10 @@ import random
 import struct
 from typing import Final
 
-from fuzz.pickles import emit, mapping, plain
-from fuzz.poison import numbers
-from fuzz.safetensors_files import Pairs, SafetensorsFile
-from fuzz.torch_files import stored, tensor_over
+from fuzz.files.pickles import emit, mapping, plain
+from fuzz.files.poison import numbers
+from fuzz.files.safetensors_files import Pairs, SafetensorsFile
+from fuzz.files.torch_files import stored, tensor_over
 
 _MAGIC: Final = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19."
 """The pickle that torch's files began with before 1.6."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from typing import Final
 
-from fuzz.pickles import Node, call, constant, is_call, listed, literal, name, plain, sequence
-from fuzz.poison import number, numbers
-from fuzz.torch_files import (
+from fuzz.files.pickles import Node, call, constant, is_call, listed, literal, name, plain, sequence
+from fuzz.files.poison import number, numbers
+from fuzz.files.torch_files import (
     ITEMSIZES,
     REBUILDS,
     SIZES,

@@ -1,0 +1,1 @@
+"""Files as their writers leave them, in parts that can be changed and put together again."""

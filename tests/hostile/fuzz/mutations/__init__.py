@@ -1,0 +1,1 @@
+"""What is changed about the parts of a file, and which changes make a mutant."""
