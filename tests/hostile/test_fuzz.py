@@ -70,13 +70,16 @@ def test_what_real_writers_leave_is_agreed_upon_as_it_is_and_put_together_again(
 
 def test_a_mutant_follows_from_its_number() -> None:
     def digest() -> str:
-        made = (mutant(chosen_seed(number), number).content for number in range(200))
+        made = [mutant(chosen_seed(number), number).content for number in range(200)]
+        made += [seed.content for seed in seeds().values()]
         return hashlib.sha256(b"".join(made)).hexdigest()
 
     script = (
         "import hashlib, sys; sys.path.insert(0, sys.argv[1])\n"
+        "from fuzz.files.seeds import seeds\n"
         "from fuzz.mutations.mutants import chosen_seed, mutant\n"
-        "made = (mutant(chosen_seed(number), number).content for number in range(200))\n"
+        "made = [mutant(chosen_seed(number), number).content for number in range(200)]\n"
+        "made += [seed.content for seed in seeds().values()]\n"
         "print(hashlib.sha256(b''.join(made)).hexdigest())"
     )
     elsewhere = subprocess.run(

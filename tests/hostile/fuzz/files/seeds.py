@@ -180,8 +180,9 @@ def _npy_seeds() -> Iterator[Seed]:
         "bf16": _array("bf16"), "fortran": np.asfortranarray(_array("f4")),
         "scalar": np.float32(2.5), "empty": np.zeros((0, 3), "f4"), "text": np.array(["ab", "c"]),
         "bytes": np.array([b"ab"]), "dates": np.array(["2024-01-01"], "M8[D]"),
-        "record": np.zeros(2, [("x", "f4"), ("y", "i4")]), "longdouble": np.ones(2, np.longdouble),
-        "many": np.ones((1,) * 20, "f4"),
+        "record": np.zeros(2, [("x", "f4"), ("y", "i4")]),
+        # Zeros, since in others some bytes are whatever was in memory.
+        "longdouble": np.zeros(2, np.longdouble), "many": np.ones((1,) * 20, "f4"),
     }  # fmt: skip
     for name, array in arrays.items():
         yield Seed("npy", f"npy/{name}", npy(np.asanyarray(array)))
