@@ -31,19 +31,18 @@ BACKENDS = [
 ]
 
 
-class InUse:
-    """What `dumps.measured` and the functions below compute with."""
-
-    backend: Backend = NUMPY
-
-
 def stats_of(
-    segments: Sequence[NDArray[Any]], dtype: DType, p: float, *, big_endian: bool = False
+    backend: Backend,
+    segments: Sequence[NDArray[Any]],
+    dtype: DType,
+    p: float,
+    *,
+    big_endian: bool = False,
 ) -> list[TensorStats]:
     """The statistics of segments, given as bytes, in one call."""
     counts = [len(raw) // dtype.itemsize for raw in segments]
-    *starts, end = InUse.backend.offsets(counts, dtype.itemsize)
+    *starts, end = backend.offsets(counts, dtype.itemsize)
     placed = np.full(end, 0xFF, np.uint8)  # NaN, if anybody counted what is between
     for start, raw in zip(starts, segments, strict=True):
         placed[start : start + len(raw)] = raw
-    return InUse.backend.stats(placed, dtype, counts, p, big_endian=big_endian)
+    return backend.stats(placed, dtype, counts, p, big_endian=big_endian)

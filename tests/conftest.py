@@ -17,10 +17,10 @@ sys.path.insert(0, str(Path(__file__).parent / "conformance"))
 sys.path.insert(0, str(Path(__file__).parent / "hostile"))
 sys.path.insert(0, str(Path(__file__).parent))
 
-from backends import BACKENDS, InUse
+from backends import BACKENDS
 from nobody import IS_ROOT
 
-from gradtool.engine.numpy_backend.backend import NUMPY
+from gradtool.engine.backend import Backend
 
 settings.register_profile(
     "gradtool", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
@@ -60,11 +60,7 @@ def anyones(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module", params=BACKENDS)
-def each_backend() -> None:
-    """Each engine in turn, for tests that compute with `backends.InUse`."""
-
-
-def pytest_runtest_setup(item: pytest.Function) -> None:
-    """Set the engine of each test: a fixture of a module lasts beyond the tests that ask for it."""
-    asked = item.callspec.params if hasattr(item, "callspec") else {}
-    InUse.backend = asked.get("each_backend", NUMPY)
+def backend(request: pytest.FixtureRequest) -> Backend:
+    """Each engine in turn."""
+    engine: Backend = request.param
+    return engine

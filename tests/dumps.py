@@ -14,13 +14,14 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
-from backends import InUse
 from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
 from gradtool.core.tensors import Checkpoint, TensorSpec
+from gradtool.engine.backend import Backend
+from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.progress import Observer, whole_progress
 from gradtool.engine.reading.measure import measure
 from gradtool.engine.schedule import Runner
@@ -121,13 +122,15 @@ def measured(
     norm_type: float = 2.0,
     executor: Executor | None = None,
     progress: Observer | None = None,
+    *,
+    backend: Backend = NUMPY,
     **options: Any,
 ) -> Measurement:
-    """The measurement of a catalogue made by hand, by the engine in use."""
+    """The measurement of a catalogue made by hand."""
     files = tuple(dict.fromkeys(extent.file for spec in specs for extent in spec.extents))
     checkpoint = Checkpoint("by hand", "raw", files, tuple(specs))
     with nullcontext(executor) if executor is not None else ThreadPoolExecutor(2) as workers:
-        runner = Runner(workers, WINDOW, InUse.backend, whole_progress(progress))
+        runner = Runner(workers, WINDOW, backend, whole_progress(progress))
         return measure(checkpoint, runner, norm_type=norm_type, **options)
 
 

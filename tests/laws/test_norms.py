@@ -18,8 +18,7 @@ from oracle import close, exact_norm
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
-
-pytestmark = pytest.mark.usefixtures("each_backend")
+from gradtool.engine.backend import Backend
 
 POWERS = [2.0, 1.0, 3.0, 0.5, 0.1, 64.0, -1.0, -2.0, -64.0, math.inf, -math.inf, 0.0]
 BEYOND = [0.01, 1e-6, 300.0, 450.0, 500.0, 1000.0, 1e6, -700.0]
@@ -59,9 +58,11 @@ def total(measurement: Measurement) -> Any:
 
 @pytest.mark.parametrize("p", POWERS + BEYOND)
 @given(drawn=words())
-def test_a_norm_is_the_exact_one(p: float, drawn: tuple[str, Any], scratch: Path) -> None:
+def test_a_norm_is_the_exact_one(
+    backend: Backend, p: float, drawn: tuple[str, Any], scratch: Path
+) -> None:
     dtype, array = drawn
-    stats = total(measured(stored(scratch, dtype, [array]), p))
+    stats = total(measured(stored(scratch, dtype, [array]), p, backend=backend))
     finite = [m for m in magnitudes(array) if math.isfinite(m)]
     if dtype == "C128" and any(math.isinf(m) for m in magnitudes(array)):
         return  # some |z| of finite parts exceed float64; the law for those is below
@@ -72,9 +73,11 @@ def test_a_norm_is_the_exact_one(p: float, drawn: tuple[str, Any], scratch: Path
 
 
 @given(drawn=words(), p=st.sampled_from(POWERS))
-def test_counts_are_those_of_a_plain_loop(drawn: tuple[str, Any], p: float, scratch: Path) -> None:
+def test_counts_are_those_of_a_plain_loop(
+    backend: Backend, drawn: tuple[str, Any], p: float, scratch: Path
+) -> None:
     dtype, array = drawn
-    stats = measured(stored(scratch, dtype, [array]), p).tensors[0].stats
+    stats = measured(stored(scratch, dtype, [array]), p, backend=backend).tensors[0].stats
     parts = [complex(g) for g in array]
     nan = [math.isnan(z.real) or math.isnan(z.imag) for z in parts]
     infinite = [
@@ -95,13 +98,13 @@ def test_counts_are_those_of_a_plain_loop(drawn: tuple[str, Any], p: float, scra
 
 @given(drawn=words())
 def test_the_largest_magnitude_is_a_finite_elements_own(
-    drawn: tuple[str, Any], scratch: Path
+    backend: Backend, drawn: tuple[str, Any], scratch: Path
 ) -> None:
     dtype, array = drawn
     finite = [m for m in magnitudes(array) if math.isfinite(m)]
     if dtype == "C128":
         finite = [m for m, z in zip(magnitudes(array), array, strict=True) if np.isfinite(z)]
-    found = total(measured(stored(scratch, dtype, [array]))).max_abs
+    found = total(measured(stored(scratch, dtype, [array]), backend=backend)).max_abs
     assert close(found, max(finite, default=0.0), 1e-15)
 
 
@@ -109,7 +112,7 @@ def test_the_largest_magnitude_is_a_finite_elements_own(
 @pytest.mark.parametrize("p", [2.0, 1.0, -2.0, math.inf, 0.0])
 @pytest.mark.parametrize("dtype", [*NUMPY_TYPES, *COMPONENTS])
 def test_subnormals_are_told_from_zeros_and_from_normal_numbers(
-    dtype: str, p: float, *, big_endian: bool
+    backend: Backend, dtype: str, p: float, *, big_endian: bool
 ) -> None:
     part = COMPONENTS.get(dtype, dtype)
     parts = tiny_numbers(part, 6000, np.random.default_rng(0), nonfinite=True)
@@ -120,10 +123,10 @@ def test_subnormals_are_told_from_zeros_and_from_normal_numbers(
     stored_as = parts.byteswap() if big_endian else parts
     ends = np.cumsum(counts)[:-1] * DTYPES[dtype].itemsize
     segments = np.split(stored_as.view(np.uint8), ends)
-    together = stats_of(segments, DTYPES[dtype], p, big_endian=big_endian)
+    together = stats_of(backend, segments, DTYPES[dtype], p, big_endian=big_endian)
     start = 0
     for count, raw, stats in zip(counts, segments, together, strict=True):
-        (alone,) = stats_of([raw], DTYPES[dtype], p, big_endian=big_endian)
+        (alone,) = stats_of(backend, [raw], DTYPES[dtype], p, big_endian=big_endian)
         segment = sizes[start : start + count]
         assert stats.subnormals == alone.subnormals == subnormals(dtype, segment)
         assert stats.zeros == alone.zeros == segment.count(0.0)
@@ -131,10 +134,10 @@ def test_subnormals_are_told_from_zeros_and_from_normal_numbers(
     assert 0 < stats.subnormals < stats.numel - stats.zeros - stats.nonfinite
 
 
-def test_a_loss_scale_makes_no_number_subnormal(tmp_path: Path) -> None:
+def test_a_loss_scale_makes_no_number_subnormal(backend: Backend, tmp_path: Path) -> None:
     specs = stored(tmp_path, "F32", [np.array([1.0, 1e-40, 0.0], np.float32)])
     for loss_scale in (1.0, 2.0**-30, 2.0**140):
-        assert total(measured(specs, loss_scale=loss_scale)).subnormals == 1
+        assert total(measured(specs, loss_scale=loss_scale, backend=backend)).subnormals == 1
 
 
 # Sums that lucky rounding hides from random data: constants, values near 1, powers far apart.
@@ -149,22 +152,26 @@ AWKWARD = {
 
 @pytest.mark.parametrize("case", AWKWARD)
 @pytest.mark.parametrize("dtype", ["F64", "F32", "F16", "BF16"])
-def test_long_sums_do_not_drift(case: str, dtype: str, tmp_path: Path) -> None:
+def test_long_sums_do_not_drift(backend: Backend, case: str, dtype: str, tmp_path: Path) -> None:
     with np.errstate(over="ignore"):
         array = AWKWARD[case].astype(NUMPY_TYPES[dtype])
     array = array[np.isfinite(array.astype(np.float64))]
     exact = array.astype(np.float64)
-    stats = total(measured(stored(tmp_path, dtype, [array])))
+    stats = total(measured(stored(tmp_path, dtype, [array]), backend=backend))
     assert close(stats.norm, math.sqrt(math.fsum(x * x for x in exact.tolist())), 1e-13)
-    stats = total(measured(stored(tmp_path, dtype, [array]), 1.0))
+    stats = total(measured(stored(tmp_path, dtype, [array]), 1.0, backend=backend))
     assert close(stats.norm, math.fsum(exact.tolist()), 1e-13)
 
 
 @pytest.mark.parametrize("p", [0.1, -0.1, 0.3])
-def test_equal_elements_do_not_drift_for_small_p_either(p: float, tmp_path: Path) -> None:
+def test_equal_elements_do_not_drift_for_small_p_either(
+    backend: Backend, p: float, tmp_path: Path
+) -> None:
     # The root makes an error of the sum 1 / p times larger, and equal terms all err one way.
     for value in np.linspace(0.11, 1.9, 9).astype(np.float32):
-        found = total(measured(stored(tmp_path, "F32", [np.full(1 << 16, value)]), p)).norm
+        found = total(
+            measured(stored(tmp_path, "F32", [np.full(1 << 16, value)]), p, backend=backend)
+        ).norm
         with localcontext(prec=40):
             true = float(Decimal(float(value)) * Decimal(1 << 16) ** (1 / Decimal(p)))
         assert close(found, true)
@@ -184,30 +191,42 @@ OVERFLOWS = [
 
 @pytest.mark.parametrize(("dtype", "values", "norm"), OVERFLOWS)
 def test_squares_neither_overflow_nor_underflow(
-    dtype: str, values: list[float], norm: float, tmp_path: Path
+    backend: Backend, dtype: str, values: list[float], norm: float, tmp_path: Path
 ) -> None:
     array = np.array(values).astype(NUMPY_TYPES[dtype])
-    assert close(total(measured(stored(tmp_path, dtype, [array]))).norm, norm, 1e-15)
+    assert close(
+        total(measured(stored(tmp_path, dtype, [array]), backend=backend)).norm, norm, 1e-15
+    )
 
 
-def test_a_norm_beyond_float64_is_infinite_and_its_elements_still_finite(tmp_path: Path) -> None:
-    real = total(measured(stored(tmp_path, "F64", [np.full(4, 1.7e308)])))
+def test_a_norm_beyond_float64_is_infinite_and_its_elements_still_finite(
+    backend: Backend, tmp_path: Path
+) -> None:
+    real = total(measured(stored(tmp_path, "F64", [np.full(4, 1.7e308)]), backend=backend))
     assert (real.norm, real.finite_norm, real.nonfinite) == (math.inf, math.inf, 0)
-    both = total(measured(stored(tmp_path, "C128", [np.array([1.5e308 + 1.5e308j])])))
+    both = total(
+        measured(stored(tmp_path, "C128", [np.array([1.5e308 + 1.5e308j])]), backend=backend)
+    )
     assert (both.norm, both.nonfinite) == (math.inf, 0)
 
 
-def test_elements_beyond_float64_spoil_no_figure_of_the_others(tmp_path: Path) -> None:
+def test_elements_beyond_float64_spoil_no_figure_of_the_others(
+    backend: Backend, tmp_path: Path
+) -> None:
     huge = 1.5e308 + 1.5e308j
     array = np.array([huge, 5e-324, 0.0, complex(math.nan, math.inf), huge])
     for p, norm in ((0.0, 4.0), (-math.inf, 0.0)):
-        stats = measured(stored(tmp_path, "C128", [array[[0, 1, 2, 4, 3]]]), p).tensors[0].stats
+        stats = (
+            measured(stored(tmp_path, "C128", [array[[0, 1, 2, 4, 3]]]), p, backend=backend)
+            .tensors[0]
+            .stats
+        )
         assert (stats.zeros, stats.nan, stats.posinf, stats.first_nonfinite) == (1, 1, 0, 4)
         assert stats.subnormals == 1
         assert stats.norm == norm or p < 0.0
     pair = stored(tmp_path, "C128", [np.full(4, huge), np.array([1e308 + 0j])])
     true = exact_norm([math.hypot(0.75, 0.75) * 2.0] * 4 + [1.0], -2.0)
-    assert close(total(measured(pair, -2.0)).norm / 1e308, true)
+    assert close(total(measured(pair, -2.0, backend=backend)).norm / 1e308, true)
 
 
 RULES = [
@@ -233,10 +252,16 @@ RULES = [
 @pytest.mark.parametrize(("values", "p", "norm", "finite_norm"), RULES)
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32", "F64", "C64"])
 def test_nonfinite_elements_are_counted_and_the_norm_follows_ieee(
-    dtype: str, values: list[float], p: float, norm: float, finite_norm: float, tmp_path: Path
+    backend: Backend,
+    dtype: str,
+    values: list[float],
+    p: float,
+    norm: float,
+    finite_norm: float,
+    tmp_path: Path,
 ) -> None:
     array = np.array(values).astype(NUMPY_TYPES[dtype])
-    stats = total(measured(stored(tmp_path, dtype, [array]), p))
+    stats = total(measured(stored(tmp_path, dtype, [array]), p, backend=backend))
     assert stats.norm == pytest.approx(norm, rel=1e-15, nan_ok=True)
     assert stats.finite_norm == pytest.approx(finite_norm, rel=1e-15)
 
@@ -247,11 +272,11 @@ def test_nonfinite_elements_are_counted_and_the_norm_follows_ieee(
     p=st.sampled_from([2.0, 1.0, 3.0, 0.5, -1.0, math.inf, -math.inf]),
 )
 def test_dividing_by_a_loss_scale_divides_the_norm(
-    values: list[float], exponent: int, p: float, scratch: Path
+    backend: Backend, values: list[float], exponent: int, p: float, scratch: Path
 ) -> None:
     specs = stored(scratch, "F32", [np.array(values, np.float32)])
-    plain = total(measured(specs, p))
-    scaled = total(measured(specs, p, loss_scale=2.0**exponent))
+    plain = total(measured(specs, p, backend=backend))
+    scaled = total(measured(specs, p, loss_scale=2.0**exponent, backend=backend))
     assert close(scaled.norm, plain.norm / 2.0**exponent, 1e-15)
     assert scaled.max_abs == plain.max_abs / 2.0**exponent
 
@@ -269,10 +294,10 @@ def test_dividing_by_a_loss_scale_divides_the_norm(
     ],
 )
 def test_the_native_norm_is_the_norm_of_rounded_norms_rounded(
-    dtype: str, arrays: list[list[float]], native: float | None, tmp_path: Path
+    backend: Backend, dtype: str, arrays: list[list[float]], native: float | None, tmp_path: Path
 ) -> None:
     specs = stored(tmp_path, dtype, [np.array(a).astype(NUMPY_TYPES[dtype]) for a in arrays])
-    found = measured(specs).total
+    found = measured(specs, backend=backend).total
     assert found is not None
     if native is None:
         assert found.native_norm is None
@@ -280,18 +305,20 @@ def test_the_native_norm_is_the_norm_of_rounded_norms_rounded(
         assert found.native_norm == pytest.approx(native, rel=0, nan_ok=True)
 
 
-def test_the_native_norm_needs_a_norm_in_every_dtype(tmp_path: Path) -> None:
+def test_the_native_norm_needs_a_norm_in_every_dtype(backend: Backend, tmp_path: Path) -> None:
     specs = stored(tmp_path, "F32", [np.ones(4, np.float32)])
     specs += stored(tmp_path, "F8_E5M2", [np.ones(4).astype(NUMPY_TYPES["F8_E5M2"])])
-    found = measured(specs).total
+    found = measured(specs, backend=backend).total
     assert found is not None
     assert (found.native_norm, found.native_dtype) == (None, None)
 
 
 @pytest.mark.parametrize("p", [-2.0, -math.inf])
-def test_an_empty_tensor_adds_nothing_to_the_native_norm_either(p: float, tmp_path: Path) -> None:
+def test_an_empty_tensor_adds_nothing_to_the_native_norm_either(
+    backend: Backend, p: float, tmp_path: Path
+) -> None:
     specs = stored(tmp_path, "F32", [np.array([3.0, 4.0], np.float32), np.zeros(0, np.float32)])
-    found = measured(specs, p).total
+    found = measured(specs, p, backend=backend).total
     assert found is not None
     assert found.native_norm == pytest.approx(found.norm, rel=1e-7)
 
@@ -309,14 +336,20 @@ def test_an_empty_tensor_adds_nothing_to_the_native_norm_either(p: float, tmp_pa
     ],
 )
 def test_an_extreme_loss_scale_costs_no_digits(
-    values: list[float], p: float, loss_scale: float, norm: float, tmp_path: Path
+    backend: Backend, values: list[float], p: float, loss_scale: float, norm: float, tmp_path: Path
 ) -> None:
-    found = total(measured(stored(tmp_path, "F64", [np.array(values)]), p, loss_scale=loss_scale))
+    found = total(
+        measured(
+            stored(tmp_path, "F64", [np.array(values)]), p, loss_scale=loss_scale, backend=backend
+        )
+    )
     assert found.norm == pytest.approx(norm, rel=1e-12)
 
 
 @pytest.mark.parametrize("value", [5.0, 5e-324, 1.7e308])
 @pytest.mark.parametrize("p", [1e-20, 1e-9, 2.0, 1e9, -1e9, math.inf, -math.inf])
-def test_a_single_element_is_its_own_norm(value: float, p: float, tmp_path: Path) -> None:
+def test_a_single_element_is_its_own_norm(
+    backend: Backend, value: float, p: float, tmp_path: Path
+) -> None:
     array = np.array([0.0] * (p > 0) + [value])
-    assert total(measured(stored(tmp_path, "F64", [array]), p)).norm == value
+    assert total(measured(stored(tmp_path, "F64", [array]), p, backend=backend)).norm == value

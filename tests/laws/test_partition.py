@@ -36,6 +36,7 @@ from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
 from gradtool.core.stats import TensorStats, merge, power_scale
 from gradtool.core.strides import contiguous_strides
+from gradtool.engine.backend import Backend
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.reading import reductions
 
@@ -60,26 +61,24 @@ def some_gradients() -> list[np.ndarray]:
     return arrays
 
 
-@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("p", [2.0, 3.0, -1.0, math.inf])
-def test_the_number_of_threads_changes_no_bit(p: float, tmp_path: Path) -> None:
+def test_the_number_of_threads_changes_no_bit(backend: Backend, p: float, tmp_path: Path) -> None:
     specs = stored(tmp_path, "F32", some_gradients())
     results = []
     for threads in (1, 2, 5):
         with ThreadPoolExecutor(threads) as executor:
-            results.append(figures(measured(specs, p, executor)))
+            results.append(figures(measured(specs, p, executor, backend=backend)))
     assert results[0] == results[1] == results[2]
 
 
-@pytest.mark.usefixtures("each_backend")
-def test_worker_processes_find_the_same(tmp_path: Path) -> None:
+def test_worker_processes_find_the_same(backend: Backend, tmp_path: Path) -> None:
     specs = stored(tmp_path, "F32", some_gradients())
     view = replace(specs[3], name="view", shape=(100, 3), strides=(7, 2))
     view = replace(view, extents=(Extent(specs[3].extents[0].file, 0, 4 * (99 * 7 + 2 * 2 + 1)),))
     # Not forked: threads of OpenMP, which torch may have started, do not survive that.
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as processes:
-        assert figures(measured([*specs, view], 2.0, processes)) == figures(
-            measured([*specs, view])
+        assert figures(measured([*specs, view], 2.0, processes, backend=backend)) == figures(
+            measured([*specs, view], backend=backend)
         )
 
 
@@ -102,7 +101,6 @@ def test_the_threads_of_a_blas_change_no_bit(tmp_path: Path) -> None:
     assert len(found) == 1
 
 
-@pytest.mark.usefixtures("each_backend")
 @given(
     parts=st.integers(1, 5),
     sizes=st.lists(st.integers(0, 300), min_size=1, max_size=8),
@@ -112,7 +110,14 @@ def test_the_threads_of_a_blas_change_no_bit(tmp_path: Path) -> None:
     seed=st.integers(0, 99),
 )
 def test_cutting_tensors_over_files_changes_no_norm(
-    parts: int, sizes: list[int], p: float, dtype: str, spread: int, seed: int, scratch: Path
+    backend: Backend,
+    parts: int,
+    sizes: list[int],
+    p: float,
+    dtype: str,
+    spread: int,
+    seed: int,
+    scratch: Path,
 ) -> None:
     rng = np.random.default_rng(seed)
     with np.errstate(over="ignore"):
@@ -123,8 +128,8 @@ def test_cutting_tensors_over_files_changes_no_norm(
             for n in sizes
         ]
     values = [float(x) for a in arrays for x in a if math.isfinite(float(x))]
-    sharded = measured(stored(scratch, dtype, arrays, parts), p).total
-    reverse = measured(stored(scratch, dtype, arrays[::-1]), p).total
+    sharded = measured(stored(scratch, dtype, arrays, parts), p, backend=backend).total
+    reverse = measured(stored(scratch, dtype, arrays[::-1]), p, backend=backend).total
     assert sharded is not None
     assert reverse is not None
     assert close(sharded.stats.finite_norm, exact_norm(values, p))
@@ -146,7 +151,6 @@ def tiny_gradients(dtype: str, count: int, rng: np.random.Generator, **how: Any)
     return tiny_numbers(dtype, count, rng, **how)
 
 
-@pytest.mark.usefixtures("each_backend")
 @given(
     parts=st.integers(1, 5),
     sizes=st.lists(st.integers(1, 300), min_size=1, max_size=8),
@@ -156,28 +160,37 @@ def tiny_gradients(dtype: str, count: int, rng: np.random.Generator, **how: Any)
     seed=st.integers(0, 99),
 )
 def test_cutting_tensors_over_files_changes_no_count(
-    parts: int, sizes: list[int], p: float, dtype: str, seed: int, *, nonfinite: bool, scratch: Path
+    backend: Backend,
+    parts: int,
+    sizes: list[int],
+    p: float,
+    dtype: str,
+    seed: int,
+    *,
+    nonfinite: bool,
+    scratch: Path,
 ) -> None:
     rng = np.random.default_rng(seed)
     arrays = [tiny_gradients(dtype, size, rng, nonfinite=nonfinite) for size in sizes]
     known = [small_counts(dtype, array) for array in arrays]
-    found = measured(stored(scratch, dtype, arrays, parts), p)
+    found = measured(stored(scratch, dtype, arrays, parts), p, backend=backend)
     assert [(t.stats.zeros, t.stats.subnormals) for t in found.tensors] == known
     assert found.total is not None
     assert found.total.stats.subnormals == sum(subnormals for _, subnormals in known)
 
 
-@pytest.mark.usefixtures("each_backend")
 @pytest.mark.parametrize("p", [2.0, -1.0])
 @pytest.mark.parametrize("dtype", NUMPY_TYPES)
-def test_every_piece_of_a_long_tensor_is_counted(dtype: str, p: float, tmp_path: Path) -> None:
+def test_every_piece_of_a_long_tensor_is_counted(
+    backend: Backend, dtype: str, p: float, tmp_path: Path
+) -> None:
     piece = numpy_kernels.CACHED_NUMEL
     array = np.ones(6 * piece + 5).astype(NUMPY_TYPES[dtype])
     array[piece : 2 * piece] = 0
     array[2 * piece : 4 * piece] = tiny_gradients(dtype, 2 * piece, RNG)
     array[-7:] = tiny_gradients(dtype, 7, RNG, nonfinite=True)
     for parts in (1, 3):
-        (tensor,) = measured(stored(tmp_path, dtype, [array], parts), p).tensors
+        (tensor,) = measured(stored(tmp_path, dtype, [array], parts), p, backend=backend).tensors
         assert (tensor.stats.zeros, tensor.stats.subnormals) == small_counts(dtype, array)
     np.savez_compressed(tmp_path / "x.npz", array)
     if array.dtype.type.__module__ == "numpy":  # the others npz knows by their size only
@@ -185,8 +198,9 @@ def test_every_piece_of_a_long_tensor_is_counted(dtype: str, p: float, tmp_path:
         assert (tensor.stats.zeros, tensor.stats.subnormals) == small_counts(dtype, array)
 
 
-@pytest.mark.usefixtures("each_backend")
-def test_subnormals_that_views_share_count_once_in_the_total(tmp_path: Path) -> None:
+def test_subnormals_that_views_share_count_once_in_the_total(
+    backend: Backend, tmp_path: Path
+) -> None:
     array = tiny_numbers("F32", 40, RNG)
     (whole,) = stored(tmp_path, "F32", [array])
     (extent,) = whole.extents
@@ -194,7 +208,7 @@ def test_subnormals_that_views_share_count_once_in_the_total(tmp_path: Path) -> 
     wide = replace(
         whole, name="wide", shape=(3, 5), strides=(0, 1), extents=(replace(extent, nbytes=20),)
     )
-    found = measured([part, wide, whole])
+    found = measured([part, wide, whole], backend=backend)
     of_whole = small_counts("F32", array)[1]
     of_part = small_counts("F32", array[::2])[1]
     of_wide = 3 * small_counts("F32", array[:5])[1]
@@ -203,15 +217,15 @@ def test_subnormals_that_views_share_count_once_in_the_total(tmp_path: Path) -> 
     assert found.total.stats.subnormals == of_whole
 
 
-@pytest.mark.usefixtures("each_backend")
 def test_an_index_counts_from_the_start_of_the_tensor_in_whichever_part_it_lies(
+    backend: Backend,
     tmp_path: Path,
 ) -> None:
     array = np.ones((300, 1000), np.float32)
     array[271, 828] = math.nan
     array[299, 0] = math.inf
     for parts in (1, 3, 7):
-        (tensor,) = measured(stored(tmp_path, "F32", [array], parts)).tensors
+        (tensor,) = measured(stored(tmp_path, "F32", [array], parts), backend=backend).tensors
         assert tensor.first_nonfinite == (271, 828)
 
 

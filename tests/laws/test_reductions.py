@@ -9,9 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pytest
 import torch
-from backends import SMALL_MEMORY
 from dumps import WINDOW, stored
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +17,6 @@ from hypothesis import strategies as st
 from gradtool.core.strides import contiguous_strides
 from gradtool.core.tensors import Checkpoint
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
-from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.overlaps.sharing import find_overlaps, find_sharing
 from gradtool.engine.progress import whole_progress
 from gradtool.engine.reading.measure import reduce_tasks
@@ -27,10 +24,8 @@ from gradtool.engine.reading.plan import plan
 from gradtool.engine.reading.reductions import Elements
 from gradtool.engine.reading.tasks import NAMED
 from gradtool.engine.schedule import Runner
-from gradtool.engine.torch_backend.backend import TorchForeach
 from gradtool.formats import open_checkpoint
 
-ENGINES = [NUMPY, TorchForeach(("cpu",), SMALL_MEMORY, 3)]
 Seen = list[tuple[int, float]]
 
 
@@ -75,7 +70,6 @@ def in_c_order(tensor: torch.Tensor) -> Seen:
     return list(zip(positions.reshape(-1).tolist(), once.reshape(-1).tolist(), strict=True))
 
 
-@pytest.mark.parametrize("backend", ENGINES, ids=lambda backend: backend.name)
 @given(
     shapes=st.lists(st.lists(st.integers(0, 40), max_size=3).map(tuple), min_size=1, max_size=9),
     parts=st.integers(1, 3),
@@ -95,7 +89,6 @@ def test_in_tensors_one_after_another(
     assert seen(checkpoint, backend) == expected
 
 
-@pytest.mark.parametrize("backend", ENGINES, ids=lambda backend: backend.name)
 @given(numels=st.lists(st.sampled_from([1, 7, 200, 600]), max_size=20), seed=st.integers(0, 99))
 def test_in_some_tensors_among_others(
     backend: Backend, numels: list[int], seed: int, scratch: Path
@@ -113,7 +106,6 @@ def test_in_some_tensors_among_others(
     assert seen(checkpoint, backend) == expected
 
 
-@pytest.mark.parametrize("backend", ENGINES, ids=lambda backend: backend.name)
 def test_in_views_of_every_kind_and_in_streams(backend: Backend, tmp_path: Path) -> None:
     base = torch.arange(5000, dtype=torch.float32)
     views = {

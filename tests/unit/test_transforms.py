@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from backends import InUse
 from dumps import COMPONENTS, codes_type, decoded, encoded, magnitudes, transformed
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +17,7 @@ from numpy.typing import NDArray
 
 from gradtool.core.clipping import IDENTITY, Transform
 from gradtool.core.dtypes import DTYPES
-
-pytestmark = pytest.mark.usefixtures("each_backend")
+from gradtool.engine.backend import Backend
 
 FP8 = ("F8_E5M2", "F8_E4M3", "F8_E5M2FNUZ", "F8_E4M3FNUZ")
 NARROW = ("F16", "BF16", *FP8)
@@ -30,12 +28,17 @@ COEFS = (0.5, 0.75, 1 / 3, 0.1, 0.999999, 1 - 2**-53, 0.0, 2**-9, 2**-20, 3e-5, 
 
 
 def applied(
-    codes: NDArray[Any], dtype: str, transform: Transform, *, big_endian: bool = False
+    backend: Backend,
+    codes: NDArray[Any],
+    dtype: str,
+    transform: Transform,
+    *,
+    big_endian: bool = False,
 ) -> NDArray[Any]:
     """The codes after `apply`, which is given them in either byte order."""
     swaps = big_endian != (sys.byteorder == "big")
     raw = (codes.byteswap() if swaps else codes.copy()).view(np.uint8)
-    InUse.backend.apply(raw, DTYPES[dtype], transform, big_endian=big_endian)
+    backend.apply(raw, DTYPES[dtype], transform, big_endian=big_endian)
     found = raw.view(codes.dtype)
     return found.byteswap() if swaps else found
 
@@ -78,15 +81,17 @@ def test_the_oracle_rounds_as_exact_fractions_do(dtype: str, coef: float) -> Non
 @pytest.mark.parametrize("coef", COEFS)
 @pytest.mark.parametrize("dtype", NARROW)
 def test_every_code_of_a_narrow_type_is_scaled_and_rounded_once(
-    dtype: str, coef: float, nonfinite: Any
+    backend: Backend, dtype: str, coef: float, nonfinite: Any
 ) -> None:
     codes = every_code(dtype)
-    found = applied(codes, dtype, Transform(coef, nonfinite=nonfinite))
+    found = applied(backend, codes, dtype, Transform(coef, nonfinite=nonfinite))
     np.testing.assert_array_equal(found, transformed(codes, dtype, coef))
 
 
 @pytest.mark.parametrize("dtype", ["F16", "BF16"])
-def test_what_float32_would_round_onto_a_tie_goes_the_right_way(dtype: str) -> None:
+def test_what_float32_would_round_onto_a_tie_goes_the_right_way(
+    backend: Backend, dtype: str
+) -> None:
     # Just above half-way between two neighbours, nearer to it than float32 can tell.
     known = magnitudes(dtype)
     low, high = known[5000], known[5001]
@@ -98,13 +103,13 @@ def test_what_float32_would_round_onto_a_tie_goes_the_right_way(dtype: str) -> N
     assert product > (low + high) / 2
     assert np.float32(product) == (low + high) / 2
     codes = np.full(10, len(known) - 1, codes_type(dtype))
-    assert applied(codes, dtype, Transform(coef)).tolist() == [5001] * 10
+    assert applied(backend, codes, dtype, Transform(coef)).tolist() == [5001] * 10
 
 
 @pytest.mark.parametrize("coef", COEFS)
-def test_float32_is_scaled_and_rounded_once(coef: float) -> None:
+def test_float32_is_scaled_and_rounded_once(backend: Backend, coef: float) -> None:
     codes = wide_codes("F32")
-    found = applied(codes, "F32", Transform(coef, nonfinite="keep"))
+    found = applied(backend, codes, "F32", Transform(coef, nonfinite="keep"))
     values = [struct.unpack("<f", struct.pack("<I", code))[0] for code in codes.tolist()]
     expected = [
         struct.unpack("<I", struct.pack("<f", value * coef))[0] if math.isfinite(value) else code
@@ -114,9 +119,9 @@ def test_float32_is_scaled_and_rounded_once(coef: float) -> None:
 
 
 @pytest.mark.parametrize("coef", COEFS)
-def test_float64_is_multiplied_as_python_does(coef: float) -> None:
+def test_float64_is_multiplied_as_python_does(backend: Backend, coef: float) -> None:
     codes = wide_codes("F64")
-    found = applied(codes, "F64", Transform(coef, nonfinite="keep"))
+    found = applied(backend, codes, "F64", Transform(coef, nonfinite="keep"))
     values = [struct.unpack("<d", struct.pack("<Q", code))[0] for code in codes.tolist()]
     expected = [
         struct.unpack("<Q", struct.pack("<d", value * coef))[0] if math.isfinite(value) else code
@@ -127,20 +132,24 @@ def test_float64_is_multiplied_as_python_does(coef: float) -> None:
 
 @pytest.mark.parametrize("coef", [0.5, 1 / 3, 1e-30])
 @pytest.mark.parametrize("dtype", COMPLEX)
-def test_both_parts_of_a_complex_element_are_scaled(dtype: str, coef: float) -> None:
+def test_both_parts_of_a_complex_element_are_scaled(
+    backend: Backend, dtype: str, coef: float
+) -> None:
     codes = wide_codes(dtype)
-    found = applied(codes, dtype, Transform(coef, nonfinite="keep"))
+    found = applied(backend, codes, dtype, Transform(coef, nonfinite="keep"))
     np.testing.assert_array_equal(found, transformed(codes, dtype, coef))
 
 
 @pytest.mark.parametrize("nonfinite", ["keep", "zero"])
 @pytest.mark.parametrize("dtype", COMPLEX)
-def test_a_complex_element_is_nonfinite_if_either_part_is(dtype: str, nonfinite: Any) -> None:
+def test_a_complex_element_is_nonfinite_if_either_part_is(
+    backend: Backend, dtype: str, nonfinite: Any
+) -> None:
     part = COMPONENTS[dtype]
     real = {"F16": np.float16, "F32": np.float32, "F64": np.float64}[part]
     cases = [(1, math.nan), (math.inf, 3), (4, -math.inf), (math.nan, math.inf), (4, 8)]
     codes = np.array(cases, real).reshape(-1).view(codes_type(dtype))
-    found = applied(codes, dtype, Transform(0.5, nonfinite=nonfinite))
+    found = applied(backend, codes, dtype, Transform(0.5, nonfinite=nonfinite))
     kept = codes[:8].tolist() if nonfinite == "keep" else [0] * 8
     assert found[:8].tolist() == kept
     assert found[8:].view(real).tolist() == [2.0, 4.0]
@@ -148,9 +157,11 @@ def test_a_complex_element_is_nonfinite_if_either_part_is(dtype: str, nonfinite:
 
 @pytest.mark.parametrize("bound", [0.0, 0.1, 1.0, 100.0, 2**-7])
 @pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
-def test_clamping_moves_what_lies_outside_and_nothing_else(dtype: str, bound: float) -> None:
+def test_clamping_moves_what_lies_outside_and_nothing_else(
+    backend: Backend, dtype: str, bound: float
+) -> None:
     codes = wide_codes(dtype) if dtype in WIDE else every_code(dtype)
-    found = applied(codes, dtype, Transform(bound=bound, nonfinite="keep"))
+    found = applied(backend, codes, dtype, Transform(bound=bound, nonfinite="keep"))
     before, after = decoded(codes, dtype), decoded(found, dtype)
     bad, inside = np.isnan(before), np.abs(before) <= bound
     assert found[bad].tolist() == codes[bad].tolist()
@@ -163,9 +174,9 @@ def test_clamping_moves_what_lies_outside_and_nothing_else(dtype: str, bound: fl
 
 
 @pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
-def test_zeroing_leaves_a_plain_zero_for_nan_and_inf(dtype: str) -> None:
+def test_zeroing_leaves_a_plain_zero_for_nan_and_inf(backend: Backend, dtype: str) -> None:
     codes = wide_codes(dtype) if dtype in WIDE else every_code(dtype)
-    found = applied(codes, dtype, Transform(0.5, nonfinite="zero"))
+    found = applied(backend, codes, dtype, Transform(0.5, nonfinite="zero"))
     bad = np.isnan(decoded(codes, dtype))
     assert bad.any()
     assert set(found[bad].tolist()) == {0}
@@ -174,35 +185,41 @@ def test_zeroing_leaves_a_plain_zero_for_nan_and_inf(dtype: str) -> None:
 
 @pytest.mark.parametrize("nonfinite", ["absent", "keep", "zero"])
 @pytest.mark.parametrize("dtype", ["F16", "BF16", *WIDE, *COMPLEX])
-def test_byte_order_changes_nothing_but_the_order_of_bytes(dtype: str, nonfinite: Any) -> None:
+def test_byte_order_changes_nothing_but_the_order_of_bytes(
+    backend: Backend, dtype: str, nonfinite: Any
+) -> None:
     part = COMPONENTS.get(dtype, dtype)
     codes = every_code(dtype) if dtype in NARROW else wide_codes(dtype)
     if nonfinite == "absent":
         codes = np.where(np.isnan(decoded(codes, part)), 7, codes).astype(codes.dtype)
     transform = Transform(1 / 3, nonfinite=nonfinite)
     np.testing.assert_array_equal(
-        applied(codes, dtype, transform, big_endian=True),
-        applied(codes, dtype, transform, big_endian=False),
+        applied(backend, codes, dtype, transform, big_endian=True),
+        applied(backend, codes, dtype, transform, big_endian=False),
     )
 
 
 @pytest.mark.parametrize("nonfinite", ["absent", "keep", "zero"])
 @pytest.mark.parametrize("dtype", [*NARROW, "C32"])
-def test_long_blocks_come_out_as_short_ones_do(dtype: str, nonfinite: Any) -> None:
+def test_long_blocks_come_out_as_short_ones_do(
+    backend: Backend, dtype: str, nonfinite: Any
+) -> None:
     part = COMPONENTS.get(dtype, dtype)
     rng = np.random.default_rng(11)
     codes = rng.integers(0, 1 << DTYPES[part].bits, 140_000).astype(codes_type(dtype))
     transform = Transform(0.3, nonfinite=nonfinite)
-    whole = applied(codes, dtype, transform)
-    pieces = [applied(codes[at : at + 100], dtype, transform) for at in range(0, len(codes), 100)]
+    whole = applied(backend, codes, dtype, transform)
+    pieces = [
+        applied(backend, codes[at : at + 100], dtype, transform) for at in range(0, len(codes), 100)
+    ]
     np.testing.assert_array_equal(whole, np.concatenate(pieces))
 
 
 @pytest.mark.parametrize("dtype", [*NARROW, *WIDE])
-def test_the_identity_leaves_every_bit(dtype: str) -> None:
+def test_the_identity_leaves_every_bit(backend: Backend, dtype: str) -> None:
     codes = wide_codes(dtype) if dtype in WIDE else every_code(dtype)
-    np.testing.assert_array_equal(applied(codes, dtype, IDENTITY), codes)
-    kept = applied(codes, dtype, Transform(nonfinite="keep"))
+    np.testing.assert_array_equal(applied(backend, codes, dtype, IDENTITY), codes)
+    kept = applied(backend, codes, dtype, Transform(nonfinite="keep"))
     np.testing.assert_array_equal(kept, codes)
 
 
@@ -211,10 +228,10 @@ def test_the_identity_leaves_every_bit(dtype: str) -> None:
     coef=st.floats(0, 1),
 )
 def test_any_float32_by_any_coefficient_is_the_nearest_to_the_product(
-    values: list[float], coef: float
+    backend: Backend, values: list[float], coef: float
 ) -> None:
     codes = np.array(values, np.float32).view(np.uint32)
-    found = applied(codes, "F32", Transform(coef)).view(np.float32)
+    found = applied(backend, codes, "F32", Transform(coef)).view(np.float32)
     for value, result in zip(values, found.tolist(), strict=True):
         product = Fraction(value * coef)
         near = np.float32(result)
