@@ -15,6 +15,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.color import ColorSystem
 from rich.style import Style
 
+from gradtool.report.escaping import visible
 from gradtool.report.grid import Grid, Mood
 
 GAP: Final = "  "
@@ -115,6 +116,8 @@ def paragraph(text: str, width: int | None, indent: str) -> list[str]:
     """`text` in lines of at most `width` columns, those after the first one indented."""
     if width is None or cell_len(text) <= width:
         return [text]
-    return textwrap.wrap(
+    lines = textwrap.wrap(
         text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
+    # A word that is no command to a runner where it stands may be one where a line begins.
+    return [*map(visible, lines)]

@@ -12,7 +12,7 @@ from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.report.check.rows import Row, most_important_first
 from gradtool.report.check.words import conclusion, in_force, selection, status_words
 from gradtool.report.escaping import brief
-from gradtool.report.inspect.markdown import code, escaped
+from gradtool.report.inspect.markdown import code, escaped, listed
 from gradtool.report.model import Style
 
 Item = TypeVar("Item")
@@ -107,7 +107,7 @@ def _notes(outcome: CheckOutcome) -> Iterator[str]:
 
 def _note(note: tuple[str | None, str]) -> str:
     path, text = note
-    return f"- {_text(text)}" if path is None else f"- {_name(path)}: {_text(text)}"
+    return listed(brief(text)) if path is None else f"- {_name(path)}: {_text(text)}"
 
 
 def _judged_by(outcome: CheckOutcome) -> Iterator[str]:

@@ -11,7 +11,7 @@ from gradtool.core.judging.policy import InForce, Override, Policy
 from gradtool.core.judging.rule import Thresholds, family, spelled
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.escaping import brief, visible
-from gradtool.shortening import fitted, shortened
+from gradtool.shortening import LONGEST_NAME, fitted, shortened
 
 
 def subject(finding: Finding, verdict: Verdict | None) -> Iterator[str]:
@@ -95,7 +95,7 @@ def in_force(policy: Policy) -> Iterator[tuple[str, str]]:
     if policy.config is not None:
         yield "config", brief(policy.config)
     for name, codes in groupby(policy.rules, family):
-        yield name, ", ".join(_rule(policy.rules[code]) for code in codes)
+        yield name, ", ".join(brief(_rule(policy.rules[code]), LONGEST_NAME) for code in codes)
     for override in policy.overrides:
         yield "override", brief(exception(override))
 

@@ -22,6 +22,7 @@ from gradtool.report.words import (
 )
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&@])")
+_BEGINS_A_BLOCK = re.compile(r"^(\d+(?=[.)])|(?=[-+]))")
 # What stands between backticks as it is; tables have their own mind about pipes there.
 _FIT_FOR_BACKTICKS = re.compile(r"[^`|\s]([^`|]*[^`|\s])?")
 
@@ -37,6 +38,11 @@ def escaped(text: str) -> str:
     GitHub still makes links of addresses and mentions: for names there is `code`.
     """
     return _SPECIAL.sub(r"\\\1", text)
+
+
+def listed(text: str) -> str:
+    """An item of a list that shows `text`, and in which no other list or rule begins."""
+    return "- " + _BEGINS_A_BLOCK.sub(r"\1\\", escaped(text.lstrip()))
 
 
 def code(text: str) -> str:
@@ -71,7 +77,7 @@ def _remarks(report: InspectReport, style: Style) -> Iterator[str]:
     measurement = report.measurement
     for line in skipped_summary(measurement.skipped, show_all=style.show_all):
         yield f"- skipped {code(line)}"
-    yield from (f"- {escaped(brief(note))}" for note in measurement.notes)
+    yield from (listed(brief(note)) for note in measurement.notes)
 
 
 def _grids(report: InspectReport, style: Style) -> Iterator[Grid]:
