@@ -3,33 +3,28 @@
 import csv
 import html
 import io
-import json
 import math
 import re
-import sys
 import unicodedata
 from collections.abc import Iterator
 from dataclasses import replace
-from importlib.resources import files
 from pathlib import Path
 from typing import Any, get_args
 
-import jsonschema
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from rich.cells import cell_len
+from reports.parsers import recovered, strict_json, validator
+from reports.samples import Figures, measurement_of, report_of, tensor
 from safetensors.numpy import save_file
 
 import gradtool
 from gradtool.cli.inspect import Order
 from gradtool.cli.options.table import Backend
 from gradtool.core.brackets import brackets
-from gradtool.core.dtypes import DTYPES
-from gradtool.core.measurement import Measurement, TensorMeasurement, summarize
-from gradtool.core.stats import TensorStats
-from gradtool.core.tensors import Skipped, TensorSpec
+from gradtool.core.measurement import Measurement, TensorMeasurement
+from gradtool.core.tensors import Skipped
 from gradtool.engine.choice import BACKENDS
 from gradtool.report import REPORTERS, clip_reporter, reporter
 from gradtool.report.escaping import recoverable, visible
@@ -38,60 +33,12 @@ from gradtool.report.inspect.markdown import code
 from gradtool.report.model import DEFAULT_ROWS, InspectReport, Style
 from gradtool.shortening import LONGEST_LINE
 
-EVIL = 'a|b,"c"\x1b[31m\u202egnp.\ud800[bold]`_*<i>\n\\|中'
-
-
-def schema(name: str) -> Any:
-    return json.loads((files("gradtool.report") / "schemas" / name).read_text("utf-8"))
-
-
-SCHEMA = schema("inspect-1.schema.json")
-CLIP_SCHEMA = schema("clip-1.schema.json")
-
-
-def tensor(name: str, *, nan: int = 0, alias_of: str | None = None) -> TensorMeasurement:
-    spec = TensorSpec(name, DTYPES["F32"], (2, 5))
-    stats = TensorStats(2.0, 10, 10.0, nan=nan, max_abs=1.5, first_nonfinite=7 if nan else None)
-    return TensorMeasurement(
-        spec,
-        alias_of,
-        stats,
-        unique=stats,
-        unique_in_section=stats,
-        norm=stats.norm,
-        native_norm=spec.dtype.round(stats.norm),
-    )
-
-
-def report_of(*tensors: TensorMeasurement, skipped: tuple[Skipped, ...] = ()) -> InspectReport:
-    total = summarize("", None, tensors, skipped, 2.0)
-    measurement = Measurement(
-        path="dump.safetensors",
-        format="safetensors",
-        files=("dump.safetensors",),
-        nbytes=1234,
-        norm_type=2.0,
-        backend="numpy",
-        loss_scale=1.0,
-        tensors=tensors,
-        sections=(total,),
-        total=total,
-        skipped=skipped,
-        notes=("a note",),
-        elapsed_s=0.25,
-    )
-    return report_on(measurement, order="file", group_by="1", max_norm=1.0)
+SCHEMA = validator("inspect-1")
+CLIP_SCHEMA = validator("clip-1")
 
 
 def render(name: str, *reports: InspectReport, **style: Any) -> str:
     return reporter(name)(reports, Style(**style))
-
-
-def strict_json(text: str) -> Any:
-    def refuse(constant: str) -> None:
-        raise AssertionError(constant)
-
-    return json.loads(text, parse_constant=refuse)
 
 
 def ungrouped(report: InspectReport) -> InspectReport:
@@ -118,7 +65,7 @@ def test_json_of_a_real_dump_obeys_the_schema(dump: str, norm_type: float) -> No
     max_norm = math.inf if norm_type > 0.0 else None
     report = report_on(measurement, group_by="layers.#", max_norm=max_norm, eps=0.0)
     result = strict_json(render("json", report))
-    jsonschema.Draft202012Validator(SCHEMA).validate(result)
+    SCHEMA.validate(result)
     assert result["gradtool"] == gradtool.__version__
     (written,) = result["reports"]
     assert {entry["name"] for entry in written["tensors"]} | {"step"} == {
@@ -129,13 +76,12 @@ def test_json_of_a_real_dump_obeys_the_schema(dump: str, norm_type: float) -> No
 
 def test_the_schema_refuses_what_reports_never_hold(dump: str) -> None:
     measurement = gradtool.measure(dump)
-    validator = jsonschema.Draft202012Validator(SCHEMA)
     result = strict_json(render("json", report_on(measurement)))
-    assert validator.is_valid(result)
+    assert SCHEMA.is_valid(result)
     for key, wrong in (("norm_type", "NaN"), ("bytes", -1), ("total", {}), ("tensors", [{}])):
         report = {**result["reports"][0], key: wrong}
-        assert not validator.is_valid({**result, "reports": [report]}), key
-    assert validator.is_valid({**result, "added": 1}), "fields may be added"
+        assert not SCHEMA.is_valid({**result, "reports": [report]}), key
+    assert SCHEMA.is_valid({**result, "added": 1}), "fields may be added"
 
 
 def test_json_counts_what_is_below_normal_and_the_other_reports_do_not(tmp_path: Path) -> None:
@@ -143,8 +89,7 @@ def test_json_counts_what_is_below_normal_and_the_other_reports_do_not(tmp_path:
     save_file({"a.w": np.float16([2.0**-24, -1e-5, 0, 1]), "b.w": np.float32([1e-39, 1])}, path)
     report = report_on(gradtool.measure(path), group_by="1")
     result = strict_json(render("json", report))
-    validator = jsonschema.Draft202012Validator(SCHEMA)
-    assert validator.is_valid(result)
+    assert SCHEMA.is_valid(result)
     (written,) = result["reports"]
     assert [entry["subnormals"] for entry in written["tensors"]] == [2, 1]
     assert {entry["name"]: entry["subnormals"] for entry in written["groups"]} == {"a": 2, "b": 1}
@@ -152,23 +97,10 @@ def test_json_counts_what_is_below_normal_and_the_other_reports_do_not(tmp_path:
     assert written["total"]["subnormals"] == 3
     for part in (written["total"], written["tensors"][0]):
         del part["subnormals"]
-        assert not validator.is_valid(result)
+        assert not SCHEMA.is_valid(result)
         part["subnormals"] = 1
     for name in set(REPORTERS) - {"json"}:
         assert "subnormal" not in render(name, report)
-
-
-def test_json_says_nonfinite_numbers_in_strings() -> None:
-    result = strict_json(render("json", report_of(tensor("a"), tensor("b", nan=3))))
-    first, second = result["reports"][0]["tensors"]
-    assert (first["norm"], second["norm"]) == (math.sqrt(10.0), "NaN")
-    assert second["first_nonfinite"] == [1, 2]
-    assert result["reports"][0]["clip"]["clip_coef"] == "NaN"
-
-
-def test_json_keeps_every_name_exactly() -> None:
-    result = strict_json(render("json", report_of(tensor(EVIL))))
-    assert result["reports"][0]["tensors"][0]["name"] == EVIL
 
 
 def test_json_without_one_total_has_null_there(dump: str) -> None:
@@ -178,39 +110,10 @@ def test_json_without_one_total_has_null_there(dump: str) -> None:
     )
     report = report_on(parts, max_norm=1.0)
     result = strict_json(render("json", report))
-    jsonschema.Draft202012Validator(SCHEMA).validate(result)
+    SCHEMA.validate(result)
     assert result["reports"][0]["total"] is None
     assert result["reports"][0]["clip"]["clip_coef"] is None
     assert "choose one with --section" in render("table", report)
-
-
-def test_csv_is_read_back_by_a_csv_reader() -> None:
-    report = report_of(tensor('quote " and, comma'), tensor("b", nan=3, alias_of="a"))
-    text = render("csv", report, report)
-    assert text.count("\r\n") == 5
-    rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert [row["name"] for row in rows] == ['quote " and, comma', "b"] * 2
-    assert float(rows[0]["norm"]) == math.sqrt(10.0)
-    assert (rows[1]["norm"], rows[1]["first_nonfinite"]) == ("NaN", "[1, 2]")
-    assert (rows[1]["shape"], rows[1]["alias_of"]) == ("2x5", "a")
-    assert rows[0]["path"] == "dump.safetensors"
-
-
-def test_markdown_rows_have_as_many_cells_as_their_header() -> None:
-    lines = render("markdown", report_of(tensor("a|b"), tensor("`c`|\\|", nan=1))).splitlines()
-    tables = [line for line in lines if line.startswith("|")]
-    assert tables
-    widths: list[int] = []
-    for line, following in zip(tables, [*tables[1:], ""], strict=True):
-        cells = len(re.findall(r"(?<!\\)\|", line))
-        if re.match(r"\| :?---", following):
-            widths.append(cells)
-        assert cells == widths[-1]
-
-
-def test_markdown_says_names_literally() -> None:
-    text = render("markdown", ungrouped(report_of(tensor("__init__<img>@someone", nan=1))))
-    assert text.count("`__init__<img>@someone`") == text.count("__init__") == 2
 
 
 SPAN = re.compile(r"`([^`]*)`|<code>(.*?)</code>")
@@ -228,7 +131,7 @@ def test_markdown_code_shows_exactly_its_text_in_one_cell(text: str) -> None:
         assert not set(shown[2]) & set("<>`*_:@.[]\\")
 
 
-@pytest.mark.parametrize("name", ["https://example.com", "www.a.org", "GH-12", ":warning:"])
+@pytest.mark.parametrize("name", ["https://example.com", "www.a.org", "GH-12", ":warning:", "@me"])
 def test_github_makes_no_links_of_names(name: str) -> None:
     skipped = (Skipped(name, "I64", "integer"),)
     report = report_of(tensor(name, nan=1), tensor("b", alias_of=name), skipped=skipped)
@@ -246,6 +149,16 @@ def test_what_clipping_would_do_to_nonfinite_gradients_is_said_of_torch() -> Non
     assert "clip_coef NaN: clipping by it would make every element NaN in torch" in text
 
 
+def test_csv_has_one_header_and_spells_shapes_and_indices() -> None:
+    report = report_of(tensor("a"), tensor("b", nan=3))
+    text = render("csv", report, report)
+    assert text.count("\r\n") == 5
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [row["name"] for row in rows] == ["a", "b"] * 2
+    assert [row["shape"] for row in rows] == ["2x5"] * 4
+    assert [row["first_nonfinite"] for row in rows] == ["", "[1, 2]"] * 2
+
+
 FORMULAS = [
     "=1+1", "+1", "-1", "@A1", "\t=1", "\r=1", "\n=1", " =1", "  @A1", "-", "=", "a,=1", "\u200b=1",
     "\uff1d1", "\uff0d1", "\uff0b1", "\uff20A1", "\u22121", "\ufe631", "\u207c1", "layers.0.w",
@@ -255,20 +168,13 @@ PARTS = [*"=+-@\uff1d\uff0d;'\"\\ ,\t", "1", "x3b", "w"]
 formulas = st.sampled_from(FORMULAS) | st.lists(st.sampled_from(PARTS), min_size=1).map("".join)
 
 
-@given(st.text(alphabet=st.characters()) | formulas)
-def test_names_in_csv_can_be_read_back(name: str) -> None:
-    (row,) = csv.DictReader(io.StringIO(render("csv", report_of(tensor(name))), newline=""))
-    assert row["name"].isprintable()
-    escaped = row["name"].removeprefix("'")
-    back = escaped.encode("latin-1", "backslashreplace").decode("unicode_escape")
-    assert back == name
-
-
 @given(formulas)
-def test_no_text_in_csv_is_computed_by_a_spreadsheet(text: str) -> None:
+def test_no_text_in_csv_is_computed_by_a_spreadsheet_nor_lost(text: str) -> None:
     report = report_of(tensor(text, alias_of=text))
     measurement = replace(report.measurement, path=text)
     written = render("csv", InspectReport(measurement, report.rows))
+    (row,) = csv.DictReader(io.StringIO(written, newline=""))
+    assert [recovered(row[column]) for column in ("path", "name", "alias_of")] == [text] * 3
     # A spreadsheet that expects other separators sees other cells.
     for separator in (",", ";"):
         for row in csv.reader(io.StringIO(written, newline=""), delimiter=separator):
@@ -278,26 +184,10 @@ def test_no_text_in_csv_is_computed_by_a_spreadsheet(text: str) -> None:
                 assert separator == ";" or cell.isprintable()
 
 
-def test_figures_in_csv_have_no_quote_before_them() -> None:
-    stats = replace(tensor("w").stats, norm_type=-math.inf)
-    one = replace(tensor("-w"), norm=-math.inf, native_norm=-1.5, stats=stats)
-    (row,) = csv.DictReader(io.StringIO(render("csv", report_of(one)), newline=""))
-    assert (row["norm"], row["native_norm"], row["name"]) == ("-inf", "-1.5", "'-w")
-
-
 @pytest.mark.parametrize("name", ["layers.0.w", "w=1", "a-b", "a;b", "x'y", "", "中", "model.w@0"])
 def test_names_of_no_formula_are_as_they_are_in_csv(name: str) -> None:
     (row,) = csv.DictReader(io.StringIO(render("csv", report_of(tensor(name))), newline=""))
     assert row["name"] == name
-
-
-@pytest.mark.parametrize("name", ["table", "markdown", "csv"])
-def test_no_report_acts_on_a_terminal(name: str) -> None:
-    report = report_of(tensor(EVIL, nan=2), skipped=(Skipped(EVIL, EVIL, EVIL),))
-    text = render(name, report, show_all=True)
-    assert all(char.isprintable() or char in "\r\n" for char in text)
-    assert "\\x1b" in html.unescape(text).replace("\\\\", "\\")
-    text.encode()
 
 
 COMMANDS = st.lists(
@@ -402,47 +292,37 @@ def test_a_file_that_is_sorted_by_name_makes_no_border_between_layers() -> None:
         assert rows.count(around) == len(first_run) - 2
 
 
-@pytest.mark.parametrize("width", [64, 80, 120, 200])
-@pytest.mark.parametrize(
-    "name", ["a" * 300, "model.layers.17." + "w" * 90, "中" * 70], ids=["long", "layer", "wide"]
-)
-def test_long_names_never_cost_a_figure(width: int, name: str) -> None:
-    report = ungrouped(report_of(tensor(name), tensor("b", nan=12345)))
-    lines = render("table", report, width=width).splitlines()
-    assert all(cell_len(line) <= width for line in lines)
-    assert sum(line.split()[-4:] == ["2x5", "3.1623", "1.5000", "-"] for line in lines) == 1
-    assert any("17." in line for line in lines) == ("17." in name)
+def test_a_long_name_keeps_the_number_of_its_layer() -> None:
+    report = ungrouped(report_of(tensor("model.layers.17." + "w" * 90)))
+    for width in (64, 80, 120):
+        assert "17." in render("table", report, width=width)
 
 
-@pytest.mark.parametrize("letter", ["n", "\x1b", "\U000e0001", "`", "中"])
-@pytest.mark.parametrize("kind", ["table", "markdown"])
-def test_endless_words_are_cut_where_people_read_them(kind: str, letter: str) -> None:
-    word = f"<{letter * 5_000}>"
-    long = tensor(word, nan=2)
-    spec = replace(long.spec, shape=(0, *[10**15] * 60), section=word)
-    wide = replace(tensor(f"a{word}", alias_of=word), spec=replace(spec, name=f"a{word}"))
-    report = report_of(tensor(f"b{word}"), long, wide, skipped=(Skipped(word, word, word),) * 3)
-    measurement = replace(report.measurement, path=word, notes=(word,))
-    sections = [replace(measurement.sections[0], name=name) for name in (word, "b")]
-    for total in (measurement.total, None):
-        shown = replace(measurement, sections=tuple(sections), total=total)
-        text = render(kind, replace(report, measurement=shown), show_all=True)
-        # In Markdown up to ten characters stand for one, and a row has up to three names.
-        longest = LONGEST_LINE * (35 if kind == "markdown" else 2.5)
-        assert max(map(len, text.splitlines())) <= longest
-        assert html.unescape(text).count("<") > 5
+@pytest.mark.parametrize("name", ["table", "markdown"])
+def test_a_shape_of_many_sizes_is_cut_where_people_read_it(name: str) -> None:
+    one = tensor("w")
+    wide = replace(one, spec=replace(one.spec, shape=(0, *[10**15] * 60)))
+    lines = render(name, report_of(wide), show_all=True).splitlines()
+    assert max(map(len, lines)) < 1.1 * LONGEST_LINE
+    assert any("0x1000" in line for line in lines)
 
 
 def test_without_a_width_names_are_whole() -> None:
     assert "n" * 500 in render("table", ungrouped(report_of(tensor("n" * 500))))
 
 
-def test_people_are_shown_a_screen_of_rows_unless_they_ask_for_all() -> None:
-    report = ungrouped(report_of(*(tensor(f"t{at}") for at in range(DEFAULT_ROWS + 3))))
-    assert f"t{DEFAULT_ROWS}" not in render("table", report)
-    assert "… 3 more (--all shows them)" in render("table", report)
-    assert f"t{DEFAULT_ROWS + 2}" in render("table", report, show_all=True)
-    assert "t0" not in render("table", report, quiet=True)
+def test_quiet_shows_no_rows() -> None:
+    report = ungrouped(report_of(tensor("layer")))
+    assert "layer" in render("table", report)
+    assert "layer" not in render("table", report, quiet=True)
+
+
+@pytest.mark.parametrize("name", REPORTERS)
+def test_what_top_leaves_out_is_listed_by_no_format(name: str) -> None:
+    tensors = [tensor(f"name{at}", Figures(power_sum=float(at))) for at in range(9)]
+    text = render(name, report_on(measurement_of(*tensors), order="norm", top=2))
+    assert [f"name{at}" in text for at in range(9)] == [False] * 7 + [True] * 2
+    assert (name in ("json", "csv")) or "7 more" in text
 
 
 def test_overflow_in_the_native_dtype_is_said_in_words(tmp_path: Path) -> None:
@@ -464,13 +344,6 @@ def test_weights_and_moments_are_never_called_gradients(tmp_path: Path) -> None:
         assert "1 weight and 1 optimizer state in F16" in text
         assert "gradient" not in text
         assert "|g|" not in text
-
-
-def test_colour_is_there_only_when_asked_for() -> None:
-    report = report_of(tensor("a", nan=1))
-    plain, coloured = render("table", report), render("table", report, colour=True)
-    assert "\x1b" not in plain
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain
 
 
 @given(files_of_tensors(), st.sampled_from(sorted(ORDERS)))
@@ -496,8 +369,8 @@ def clipped(path: str, **options: Any) -> gradtool.ClipOutcome:
 
 def clip_json(outcome: gradtool.ClipOutcome) -> Any:
     result = strict_json(clip_reporter("json")(outcome, Style()))
-    jsonschema.Draft202012Validator(CLIP_SCHEMA).validate(result)
-    assert set(result) == set(CLIP_SCHEMA["properties"]), "a field that the schema lacks"
+    CLIP_SCHEMA.validate(result)
+    assert set(result) == set(CLIP_SCHEMA.schema["properties"]), "a field that the schema lacks"
     return result
 
 
@@ -581,7 +454,6 @@ def test_clip_json_of_what_is_clipped_in_place(finite: str) -> None:
 
 
 def test_the_schema_of_clip_refuses_what_reports_never_hold(finite: str) -> None:
-    validator = jsonschema.Draft202012Validator(CLIP_SCHEMA)
     result = clip_json(clipped(finite, max_norm=1.0))
     for key, wrong in (
         ("clip_coef", 1.5), ("clip_coef", "NaN"), ("max_norm", None), ("max_norm", "NaN"),
@@ -589,10 +461,10 @@ def test_the_schema_of_clip_refuses_what_reports_never_hold(finite: str) -> None
         ("nonfinite", "drop"), ("tensors", -1), ("norm_before", -1.0), ("eps", "Infinity"),
         ("path", 1), ("notes", None),
     ):  # fmt: skip
-        assert not validator.is_valid({**result, key: wrong}), (key, wrong)
+        assert not CLIP_SCHEMA.is_valid({**result, key: wrong}), (key, wrong)
     for key in result:
-        assert not validator.is_valid({k: v for k, v in result.items() if k != key}), key
-    assert validator.is_valid({**result, "added": 1}), "fields may be added"
+        assert not CLIP_SCHEMA.is_valid({k: v for k, v in result.items() if k != key}), key
+    assert CLIP_SCHEMA.is_valid({**result, "added": 1}), "fields may be added"
 
 
 def test_the_table_of_a_clip_says_what_was_done(finite: str) -> None:
@@ -614,52 +486,3 @@ def test_tensors_clipped_on_their_own_have_a_row_each_the_largest_first(finite: 
     assert "norm before" in clip_table(outcome)
     assert "norm before" not in clip_table(outcome, quiet=True)
     assert "L2 norm" in clip_table(outcome, quiet=True)
-
-
-def test_no_more_rows_than_a_screen_unless_all_are_wanted(tmp_path: Path) -> None:
-    path = str(tmp_path / "many.safetensors")
-    save_file({f"t{at}": np.float32([at + 1]) for at in range(DEFAULT_ROWS + 3)}, path)
-    outcome = clipped(path, clip_value=0.5)
-    assert "… 3 more (--all shows them)" in clip_table(outcome)
-    assert re.search("^t0 ", clip_table(outcome), re.MULTILINE) is None
-    assert re.search("^t0 ", clip_table(outcome, show_all=True), re.MULTILINE)
-
-
-@pytest.mark.skipif(
-    sys.getfilesystemencoding() != "utf-8", reason="this locale names files in ASCII only"
-)
-def test_no_report_of_a_clip_acts_on_a_terminal(tmp_path: Path) -> None:
-    path, evil = str(tmp_path / "\x1b[2J\u202e.safetensors"), EVIL.replace("\ud800", "")
-    save_file({evil: np.float32([3, np.nan]), f"{evil} step": np.array([7])}, path)
-    outcome = clipped(path, max_norm=1.0, per_tensor=True, nonfinite="zero")
-    text = clip_table(outcome, show_all=True)
-    assert all(char.isprintable() or char == "\n" for char in text)
-    assert text.count("\\x1b[31m") == 2
-    assert f"written       {visible(path)}.out\n" in text
-
-
-def test_long_names_never_cost_a_figure_of_a_clip(tmp_path: Path) -> None:
-    path = str(tmp_path / "grads.safetensors")
-    save_file({"n" * 300: np.float32([3, 4])}, path)
-    outcome = clipped(path, max_norm=2.5, eps=0.0, per_tensor=True)
-    lines = clip_table(outcome, width=60).splitlines()
-    rows = [line for line in lines if line.startswith("n") and "…" in line]
-    assert [row.split()[-3:] for row in rows] == [["2", "5.0000", "2.5000"]]
-    assert cell_len(rows[0]) <= 60
-
-
-def test_endless_names_are_cut_in_the_table_of_a_clip(tmp_path: Path) -> None:
-    path = str(tmp_path / "grads.safetensors")
-    save_file({"n" * 5_000: np.float32([3, 4]), "i" * 5_000: np.array([7])}, path)
-    outcome = clipped(path, max_norm=2.5, eps=0.0, per_tensor=True)
-    outcome = replace(outcome, notes=("m" * 5_000,), output="o" * 5_000)
-    text = clip_table(outcome)
-    assert max(map(len, text.splitlines())) < LONGEST_LINE + 60
-    assert all(f"{letter}…{letter}" in text for letter in "nimo")
-
-
-def test_colour_of_a_clip_is_there_only_when_asked_for(dump: str) -> None:
-    outcome = clipped(dump, max_norm=1.0, per_tensor=True, nonfinite="keep")
-    plain, coloured = clip_table(outcome), clip_table(outcome, colour=True)
-    assert "\x1b" not in plain
-    assert re.sub(r"\x1b\[[0-9;]*m", "", coloured) == plain != coloured

@@ -1,0 +1,287 @@
+"""What each command's reporters are held to: a sample of what they are given, and its figures.
+
+A sample has a word such as `qpath1q` in every place that takes a text from a file or a user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any, ClassVar
+
+from gradtool import report
+from gradtool.core.clip.outcome import ClipOutcome
+from gradtool.core.judging.policy import Override
+from gradtool.core.judging.verdict import CheckOutcome
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.tensors import Skipped
+from gradtool.report.inspect.arrangement import report_on
+from gradtool.report.model import InspectReport, Style
+from reports.samples import (
+    PLAIN,
+    Figures,
+    clip_of,
+    finding,
+    measurement_of,
+    outcome_of,
+    policy_of,
+    tensor,
+    unreadable,
+)
+
+WORD = re.compile(r"q([a-z]+)\d+q")
+"""A word of a sample, and the role that it has."""
+
+Three = tuple[Figures, Figures, Figures]
+SOME = (PLAIN, Figures(3.0, 1.25, nan=12345), Figures(2.0, 0.75, posinf=2, neginf=1))
+"""Figures of a tensor of finite elements, of one with NaN and of one with infinities."""
+
+SKIPPED = (
+    Skipped("qskipped1q", "qdtype1q-type", "qreason1q"),
+    Skipped("qskipped2q", "qdtype1q-type", "qreason1q"),
+)
+
+
+class Command:
+    """A command.
+
+    Attributes:
+        table: its reporters, by format.
+        left_out: roles of words that a format does not show.
+        beside_others: roles of words on one line with others: of a long one one end is shown.
+        cut: roles of words that a format for programs cuts where they are long.
+        figure_places: where other numbers are than the format's class says, as patterns.
+        digits: how many of a norm, where they are others.
+    """
+
+    table: ClassVar[Mapping[str, str]]
+    left_out: ClassVar[Mapping[str, set[str]]] = {}
+    beside_others: ClassVar[set[str]] = set()
+    cut: ClassVar[Mapping[str, set[str]]] = {}
+    figure_places: ClassVar[Mapping[str, str]] = {}
+    digits: ClassVar[Mapping[str, int]] = {}
+
+    def render(self, name: str, made: Any, style: Style) -> str:
+        """The report in the format so named."""
+        raise NotImplementedError
+
+    def sample(self, figures: Three = SOME) -> Any:
+        """What is reported, with a word in every place for a text."""
+        raise NotImplementedError
+
+    def of_many(self, names: Sequence[str]) -> Any:
+        """A report on as many tensors."""
+        raise NotImplementedError
+
+    def figures(self, made: Any) -> dict[str, float | None]:
+        """All numbers that a format may promise, by place."""
+        raise NotImplementedError
+
+
+class Inspect(Command):
+    table = report.REPORTERS
+    left_out: ClassVar = {"csv": {"skipped", "dtype", "reason", "note", "group"}}
+    beside_others: ClassVar = {"alias", "dtype", "reason"}
+
+    def render(self, name: str, made: Sequence[InspectReport], style: Style) -> str:
+        return report.reporter(name)(made, style)
+
+    def sample(self, figures: Three = SOME) -> Sequence[InspectReport]:
+        whole = measurement_of(
+            tensor("qtensor1q", figures[0], section="qsection1q"),
+            tensor("qtensor2q", figures[1], section="qsection1q"),
+            tensor("qalias1q", figures[0], section="qsection1q", alias_of="qtensor1q"),
+            tensor("qtensor3q", figures[2], section="other"),
+            path="qpath1q.pt",
+            skipped=SKIPPED,
+            notes=("qnote1q",),
+            in_model_order=True,  # or names would move lines
+        )
+        group = replace(whole.sections[0], name="qgroup1q")
+        # Where sections hold different things there is no total, and diagnoses name the section.
+        mixed = measurement_of(
+            tensor("qtensor4q", Figures(1e10, 6e4), section="qsection2q", dtype="F16"),
+            tensor("qtensor5q", section="model"),
+            path="qpath2q.pt",
+            in_model_order=True,
+        )
+        grads, model = mixed.sections
+        mixed = replace(mixed, total=None, sections=(grads, replace(model, kind="weights")))
+        first = replace(report_on(whole, order="file", max_norm=1.0), groups=(group,))
+        return first, report_on(mixed, order="file", max_norm=1.0)
+
+    def of_many(self, names: Sequence[str]) -> Sequence[InspectReport]:
+        return (report_on(measurement_of(*map(tensor, names)), order="file"),)
+
+    def figures(self, made: Sequence[InspectReport]) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        for number, one in enumerate(made):
+            measurement = one.measurement
+            for at, row in enumerate(one.rows):
+                found |= _of_tensor(f"tensors/{number}/{at}", row)
+            for at, section in enumerate(measurement.sections):
+                found |= _of_summary(f"sections/{number}/{at}", section)
+            for at, group in enumerate(one.groups):
+                found |= _of_summary(f"groups/{number}/{at}", group)
+            if measurement.total is not None:
+                found |= _of_summary(f"total/{number}", measurement.total)
+            if one.clip is not None:
+                found[f"clip/{number}/clip_coef"] = one.clip.clip_coef
+        return found
+
+
+class Clip(Command):
+    table = report.CLIP_REPORTERS
+    left_out: ClassVar = {
+        "json": {"tensor", "alias", "skipped", "dtype", "reason"},
+    }
+    beside_others: ClassVar = {"dtype", "reason"}
+    figure_places: ClassVar = {"json": "(?!tensors/)", "table": "tensors/"}
+
+    def render(self, name: str, made: ClipOutcome, style: Style) -> str:
+        return report.clip_reporter(name)(made, style)
+
+    def sample(self, figures: Three = SOME) -> ClipOutcome:
+        before, after = (self._measured(some) for some in (figures, (PLAIN,) * 3))
+        return clip_of(before, after, output="qoutput1q", note="qnote1q")
+
+    def _measured(self, figures: Three) -> Measurement:
+        return measurement_of(
+            tensor("qtensor1q", figures[0]),
+            tensor("qtensor2q", figures[1]),
+            tensor("qalias1q", figures[0], alias_of="qtensor1q"),
+            tensor("qtensor3q", figures[2]),
+            path="qpath1q.pt",
+            skipped=SKIPPED,
+        )
+
+    def of_many(self, names: Sequence[str]) -> ClipOutcome:
+        measured = measurement_of(*map(tensor, names))
+        return clip_of(measured, measured, "out", "a note")
+
+    def figures(self, made: ClipOutcome) -> dict[str, float | None]:
+        """Rows of a table are those of the largest tensors first."""
+        after = {one.name: one for one in made.after.tensors} if made.after else {}
+        rows = sorted(made.before.tensors, key=lambda one: -one.finite_norm)
+        found: dict[str, float | None] = {
+            key: getattr(made, key)
+            for key in ("norm_before", "norm_after", "finite_norm_before", "finite_norm_after")
+        }
+        for at, row in enumerate(rows):
+            found[f"tensors/0/{at}/finite_norm"] = row.finite_norm
+            found[f"tensors/0/{at}/finite_norm_after"] = after[row.name].finite_norm
+        return found
+
+
+class Check(Command):
+    table = report.CHECK_REPORTERS
+    left_out: ClassVar = {
+        "github": {
+            "healthy",
+            "remark",
+            "baseline",
+            "include",
+            "exclude",
+            "section",
+            "config",
+            "pattern",
+            "glob",
+        },
+    }
+    beside_others: ClassVar = {"include"}
+    cut: ClassVar = {"junit": {"include", "exclude", "section"}}
+    figure_places: ClassVar = {"json": "(?!verdict/)", "markdown": "verdict/"}
+    digits: ClassVar = {"markdown": 12}
+
+    def render(self, name: str, made: CheckOutcome, style: Style) -> str:
+        return report.check_reporter(name)(made, style)
+
+    def sample(self, figures: Three = SOME) -> CheckOutcome:
+        dumps = [
+            ("qpath1q.pt", [
+                finding("GT101", "qtensor1q", message="qmessage1q", value=figures[1].max_abs),
+                finding("GT205", "qtensor2q", "warning", "qmessage2q", value=figures[2].power_sum),
+            ]),
+            ("qhealthy1q.pt", []),
+        ]  # fmt: skip
+        policy = policy_of(GT007_names=["qglob1q"])
+        override = Override(("qpattern1q",), frozenset(["GT204", "GT205", "GT206"]))
+        made = outcome_of(
+            dumps,
+            together=(finding("GT103", None, message="qmessage3q"),),
+            policy=replace(policy, config="qconfig1q", overrides=(override,)),
+            notes=("qnote1q",),
+            figures=figures[0],
+        )
+        broken = unreadable("qpath3q.pt", "qmessage4q", "qtensor3q", "qfile1q")
+        remarked = replace(made.verdicts[1], notes=("qremark1q",))
+        return replace(
+            made,
+            verdicts=(made.verdicts[0], remarked, broken),
+            baseline="qbaseline1q",
+            include=("qinclude1q", "qinclude2q"),
+            exclude=("qexclude1q",),
+            section="qsection1q",
+        )
+
+    def of_many(self, names: Sequence[str]) -> CheckOutcome:
+        return outcome_of([("a.pt", [finding("GT101", name) for name in names])])
+
+    def figures(self, made: CheckOutcome) -> dict[str, float | None]:
+        """Rows of a table of verdicts are those of the dumps that failed first."""
+        found: dict[str, float | None] = {}
+        for at, verdict in enumerate(made.verdicts):
+            if verdict.summary is not None:
+                found |= _of_summary(f"dumps/{at}/total", verdict.summary)
+            for number, one in enumerate(verdict.findings):
+                found[f"dumps/{at}/findings/{number}/value"] = one.value
+                found[f"dumps/{at}/findings/{number}/limit"] = one.limit
+        for row, verdict in enumerate(sorted(made.verdicts, key=lambda one: not one.failed)):
+            if verdict.summary is not None:
+                found[f"verdict/0/{row}/norm"] = verdict.summary.norm
+        return found
+
+
+COMMANDS: dict[str, Command] = {"inspect": Inspect(), "clip": Clip(), "check": Check()}
+
+
+def _of_tensor(place: str, row: TensorMeasurement) -> dict[str, float | None]:
+    names = ("norm", "finite_norm", "native_norm")
+    return {f"{place}/{name}": getattr(row, name) for name in names} | _of_stats(place, row.stats)
+
+
+def _of_summary(place: str, summary: Summary) -> dict[str, float | None]:
+    names = ("norm", "finite_norm", "native_norm", "tensors")
+    found = {f"{place}/{name}": getattr(summary, name) for name in names}
+    return found | _of_stats(place, summary.stats)
+
+
+def _of_stats(place: str, stats: Any) -> dict[str, float | None]:
+    names = ("numel", "max_abs", "nan", "posinf", "neginf", "zeros")
+    return {f"{place}/{name}": getattr(stats, name) for name in names}
+
+
+def words_in(made: object) -> list[str]:
+    """The words of a sample."""
+    return sorted({found[0] for found in WORD.finditer(repr(made))})
+
+
+def role(word: str) -> str:
+    """What a word stands for: `path`, say."""
+    return word.strip("q0123456789")
+
+
+def retold(made: Any, texts: Mapping[str, str]) -> Any:
+    """The same with other texts for words, wherever they stand."""
+    if isinstance(made, str):
+        return WORD.sub(lambda found: texts.get(found[0], found[0]), made)
+    if is_dataclass(made) and not isinstance(made, type):
+        values = {one.name: getattr(made, one.name) for one in fields(made) if one.init}
+        changed = {name: new for name, old in values.items() if (new := retold(old, texts)) != old}
+        return replace(made, **changed) if changed else made
+    if isinstance(made, dict):
+        return {retold(key, texts): retold(value, texts) for key, value in made.items()}
+    if isinstance(made, list | tuple | frozenset):
+        return type(made)(retold(one, texts) for one in made)
+    return made
