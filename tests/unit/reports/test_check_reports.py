@@ -38,7 +38,7 @@ from gradtool.rules import RULES
 from gradtool.rules.evidence import DumpRule
 from gradtool.shortening import LONGEST_LINE
 
-SAMPLES = Path(__file__).parents[2] / "sample_ckpts"
+SAMPLES = Path(__file__).parents[3] / "sample_ckpts"
 VALIDATOR = validator("check-1")
 
 
