@@ -45,6 +45,6 @@ def _spelt(rule: Rule) -> Rule:
     return replace(
         rule,
         explanation=spelt(rule.explanation),
-        threshold=spelt(rule.threshold),
+        rationale=spelt(rule.rationale),
         remedy=spelt(rule.remedy),
     )

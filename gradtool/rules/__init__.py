@@ -1,4 +1,4 @@
-"""What `check` looks for: every rule, by families."""
+"""Every rule of `check`, by family."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ RULES: Final[dict[str, Rule]] = {
 
 
 def find_rule(text: str) -> Rule:
-    """The rule with that code or name, in any case; UsageError naming the nearest one."""
-    names = {rule.name: rule for rule in RULES.values()}
-    found = RULES.get(text.upper()) or names.get(text.lower())
-    if found is None:
-        nearest = nearest_of(text, [*RULES, *names])
+    """The rule with that code or name, in any case; UsageError, naming the nearest, for none."""
+    by_name = {rule.name: rule for rule in RULES.values()}
+    rule = RULES.get(text.upper()) or by_name.get(text.lower())
+    if rule is None:
+        nearest = nearest_of(text, [*RULES, *by_name])
         raise UsageError(f"there is no rule {text!r}", hint=f"did you mean {nearest}?")
-    return found
+    return rule
 
 
 def nearest_of(text: str, valid: list[str]) -> str:
-    """Which of the valid words was most likely meant."""
+    """The one of the `valid` words that is most like `text`."""
     folded = {word.casefold(): word for word in reversed(valid)}
     return folded[get_close_matches(text.casefold(), folded, n=1, cutoff=0.0)[0]]

@@ -1,4 +1,4 @@
-"""GT3xx: gradients that stand out among their own."""
+"""GT3xx: gradients that are out of proportion to the others of the dump."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from gradtool.core.figures import counted, precise, share, significant
-from gradtool.core.judging.rule import LARGEST, Parameter, Thresholds
+from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter, Thresholds
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
 from gradtool.rules.siblings import has_log, place_of
 
 NEGLIGIBLE = 1e-5
-"""Norms below that part of the total are not compared: gradients that are 0 but for rounding,
-such as those of a key's bias, differ by any factor from one step to the next.
+"""Norms below this share of the total norm are not compared: gradients that are 0 but for
+rounding, such as those of a key's bias, differ by any factor from one step to the next.
 """
 
 _LEAST_SIBLINGS = 3
@@ -28,24 +28,28 @@ def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     if not comparable or len(evidence.gradients) < _LEAST_TENSORS:
         return
     for tensor, thresholds in limits.each(evidence.gradients):
-        # An expanded tensor names its elements again and again; the total counts them once.
+        # An expanded tensor repeats its elements; the total counts each once.
         norm = tensor.norm if tensor.unique is None else tensor.unique.norm
-        most, found = limit(thresholds, "max_share"), (norm / total) ** p
-        if most is not None and found > most:
-            percent = share(round(found * 1e6), 1_000_000)
-            what = "squared total norm" if p == 2.0 else f"total norm to the power of {p:g}"
+        max_share, actual = limit(thresholds, "max_share"), (norm / total) ** p
+        if max_share is not None and actual > max_share:
+            percent = share(round(actual * 1e6), 1_000_000)
+            whole = "squared total norm" if p == 2.0 else f"total norm to the power of {p:g}"
             others = counted(len(evidence.gradients) - 1, "other tensor")
             yield Problem(
-                f"makes up {percent} of the {what}, all {others} the rest",
+                f"makes up {percent} of the {whole}, all {others} the rest",
                 tensor.name,
-                value=found,
-                limit=most,
+                value=actual,
+                limit=max_share,
             )
 
 
 @dataclass(frozen=True, slots=True)
 class _Outlier:
-    """A tensor far from its kind: `z` robust standard deviations above it, or below."""
+    """A tensor whose norm is far from the median of its kind.
+
+    `z` is how far in robust standard deviations, above 0 for a larger norm, `distance` the absolute
+    difference of the logarithms, and `limit` the largest z that was allowed.
+    """
 
     tensor: TensorMeasurement
     z: float
@@ -54,13 +58,13 @@ class _Outlier:
 
 
 def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    """One finding for each layer: what scales a layer scales all that is in it."""
+    """One problem for each layer, since what scales a layer scales all tensors in it."""
     layers: dict[str, list[_Outlier]] = {}
     for tensor, thresholds in limits.each(evidence.gradients):
         if (outlier := _outlier(tensor, thresholds, evidence)) is not None:
             layers.setdefault(place_of(tensor.name).layer, []).append(outlier)
     for layer, outliers in layers.items():
-        worst = max(outliers, key=lambda one: (abs(one.z), one.tensor.name))
+        worst = max(outliers, key=lambda outlier: (abs(outlier.z), outlier.tensor.name))
         times = _times(worst.distance)
         where = "above" if worst.z > 0 else "below"
         inside = counted(evidence.layers[layer], "tensor")
@@ -68,7 +72,7 @@ def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         yield Problem(
             f"its norm, {precise(worst.tensor.norm)}, is {times} times {where} the median of its "
             f"kind over the layers (robust z {worst.z:.1f}); {standing_out}"
-            f"{_next_to(worst, evidence, layers)}",
+            f"{_sound_neighbours(worst, evidence, layers)}",
             worst.tensor.name,
             value=abs(worst.z),
             limit=worst.limit,
@@ -76,7 +80,7 @@ def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 
 def _times(distance: float) -> str:
-    """E to the power of a distance, which may be more than a float holds."""
+    """The text of e to the power of `distance`, which may be more than a float holds."""
     if distance < _LARGEST_EXPONENT:
         return significant(math.exp(distance), 3)
     return f"1e{distance / math.log(10.0):.0f}"
@@ -86,24 +90,25 @@ def _outlier(
     tensor: TensorMeasurement, thresholds: Thresholds, evidence: Evidence
 ) -> _Outlier | None:
     kind = evidence.kinds[tensor.name]
-    largest, least_spread = limit(thresholds, "max_z"), limit(thresholds, "min_spread")
-    if largest is None or least_spread is None or not has_log(tensor):
+    max_z, min_spread = limit(thresholds, "max_z"), limit(thresholds, "min_spread")
+    if max_z is None or min_spread is None or not has_log(tensor):
         return None
-    if kind.compared < _LEAST_SIBLINGS:
+    if kind.comparable < _LEAST_SIBLINGS:
         return None
-    least = NEGLIGIBLE * evidence.summary.finite_norm
-    if least > 0.0 and kind.middle < math.log(least):
+    negligible = NEGLIGIBLE * evidence.summary.finite_norm
+    if negligible > 0.0 and kind.median < math.log(negligible):
         return None
-    distance = math.log(tensor.norm) - kind.middle
-    z = distance / max(kind.spread, least_spread)
-    return _Outlier(tensor, z, abs(distance), largest) if abs(z) > largest else None
+    distance = math.log(tensor.norm) - kind.median
+    z = distance / max(kind.spread, min_spread)
+    return _Outlier(tensor, z, abs(distance), max_z) if abs(z) > max_z else None
 
 
-def _next_to(worst: _Outlier, evidence: Evidence, outlying: Collection[str]) -> str:
-    """The layers next to the outlier's that do not stand out: the edge is where to look.
+def _sound_neighbours(worst: _Outlier, evidence: Evidence, outlying: Collection[str]) -> str:
+    """Names the layers before and after the outlier's that do not stand out, as there may be.
 
-    What enlarges activations leaves the gradients before it as they were and, where a
-    normalization divides by them, makes those behind it small.
+    The fault lies at such an edge. A layer whose activations are too large leaves the gradients of
+    layers before it as they were, and makes those behind it small where a normalization divides by
+    its activations.
     """
     place = place_of(worst.tensor.name)
     number = place.number or 0  # it has siblings, and so a number
@@ -115,8 +120,8 @@ def _next_to(worst: _Outlier, evidence: Evidence, outlying: Collection[str]) -> 
     if worst.z < 0 and is_sound(before):
         return f"; {before!r} before it is sound, and may give out too much"
     sound = [repr(name) for name in (before, after) if is_sound(name)]
-    is_are = "is" if len(sound) == 1 else "are"
-    return f"; next to it, {' and '.join(sound)} {is_are} sound" if sound else ""
+    verb = "is" if len(sound) == 1 else "are"
+    return f"; next to it, {' and '.join(sound)} {verb} sound" if sound else ""
 
 
 RULES = (
@@ -131,7 +136,7 @@ RULES = (
             "Clipping by the total norm then scales everything by what that one tensor does, and "
             "the others hardly move."
         ),
-        threshold=(
+        rationale=(
             "max_share is 0.95; in healthy runs of a small transformer it was up to 0.73. Dumps "
             "of fewer than 8 tensors are not judged, nor norms without powers to add."
         ),
@@ -158,7 +163,7 @@ RULES = (
             "median absolute deviation, which a single outlier does not move. Left out are kinds "
             "of fewer than 3, and those whose median is below 1e-5 of the total norm."
         ),
-        threshold=(
+        rationale=(
             "max_z is 4 and min_spread 1, so that a tensor is e^4 = 55 times from the median at "
             "least. Healthy layers of a small transformer reach 2.1, a layer behind one scaled "
             "by 1e4 at least 8.7."
@@ -171,7 +176,7 @@ RULES = (
                 1.0,
                 "least standard deviation of the logarithms",
                 low=1e-6,
-                high=LARGEST,
+                high=LARGEST_FLOAT,
             ),
         ),
     ),

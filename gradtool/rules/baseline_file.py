@@ -1,4 +1,4 @@
-"""Baselines as text files that live in git: sorted, one tensor a line, the same for the same dump.
+"""Baselines as files made for git: sorted, one tensor a line, the same text for the same dumps.
 
 {"schema": "gradtool.baseline/1", "norm_type": 2.0, ..., "tensors": {
  "embed.weight": {"dtype": "F32", "shape": [96, 32], "norm": [0.31, 0.36], "zeros": 0.0},
@@ -23,8 +23,8 @@ from gradtool.errors import (
 )
 from gradtool.storage.json import parse_object
 
-_LARGEST: Final = 1 << 28
-"""Bytes: the lines of a million tensors are half as much."""
+_MAX_NBYTES: Final = 1 << 28
+"""A larger file is no baseline: the lines of a million tensors take half of it."""
 
 _FIELDS: Final = {"schema", "norm_type", "dumps", "total", "tensors"}
 _TENSOR_FIELDS: Final = {"dtype", "shape", "norm", "zeros"}
@@ -60,14 +60,14 @@ def _range(norm: NormRange) -> list[float]:
 
 
 def read_baseline(path: str) -> Baseline:
-    """The baseline in a file; InputError for one that is missing, cut, or of another version."""
+    """The baseline in a file; InputError if it is missing, cut, or of another version."""
     try:
         with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
+            data = file.read(_MAX_NBYTES + 1)
     except (OSError, ValueError) as error:
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise FileAccessError(path, f"cannot be read: {reason}") from error
-    if len(data) > _LARGEST:
+    if len(data) > _MAX_NBYTES:
         raise CorruptFileError(path, "is too large for a baseline")
     fields = parse_object(data, path, "the baseline")
     schema = fields.get("schema")
@@ -81,7 +81,7 @@ def read_baseline(path: str) -> Baseline:
         odd = min(fields.keys() ^ _FIELDS)
         raise _broken(path, f"{odd!r} is missing, or not known")
     dumps, tensors = fields["dumps"], fields["tensors"]
-    if not isinstance(dumps, list) or not dumps or not all(isinstance(one, str) for one in dumps):
+    if not isinstance(dumps, list) or not dumps or not all(isinstance(dump, str) for dump in dumps):
         raise _broken(path, "'dumps' is no list of paths")
     if not isinstance(tensors, dict) or not tensors:
         raise _broken(path, "'tensors' is no table of tensors")
@@ -101,7 +101,7 @@ def _read_tensor(path: str, name: str, entry: Mapping[str, Any]) -> BaselineTens
     dtype, shape, zeros = entry["dtype"], entry["shape"], entry["zeros"]
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise _broken(path, f"there is no dtype {dtype!r}", name)
-    if not isinstance(shape, list) or not all(type(n) is int and n >= 0 for n in shape):
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
         raise _broken(path, "its shape is no list of sizes", name)
     if not _is_norm(zeros) or zeros > 1.0:
         raise _broken(path, "its zeros are no share", name)
@@ -110,12 +110,12 @@ def _read_tensor(path: str, name: str, entry: Mapping[str, Any]) -> BaselineTens
 
 
 def _read_range(path: str, name: str | None, value: object) -> NormRange:
-    """The norms of the tensor so named, or the total ones."""
-    what = "'total'" if name is None else "its norm"
+    """The range of the norm of tensor `name`, or of the total norm if that is None."""
+    field = "'total'" if name is None else "its norm"
     if not isinstance(value, list) or len(value) != 2 or not all(map(_is_norm, value)):
-        raise _broken(path, f"{what} is no pair of finite numbers of at least 0", name)
+        raise _broken(path, f"{field} is no pair of finite numbers of at least 0", name)
     if value[0] > value[1]:
-        raise _broken(path, f"{what} begins with the larger number", name)
+        raise _broken(path, f"{field} begins with the larger number", name)
     return NormRange(float(value[0]), float(value[1]))
 
 

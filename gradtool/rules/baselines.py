@@ -1,4 +1,4 @@
-"""Healthy dumps give a baseline."""
+"""Making a baseline of healthy dumps."""
 
 from __future__ import annotations
 
@@ -13,17 +13,20 @@ from gradtool.rules.evidence import Evidence
 
 
 def baseline_of(path: str, evidence: Sequence[Evidence]) -> Baseline:
-    """The baseline of some healthy dumps of one model, to be written to `path`."""
-    found: dict[str, list[TensorMeasurement]] = {}
+    """The baseline of some healthy dumps of one model, to be written to `path`.
+
+    Raises UsageError for dumps whose tensors differ in name, dtype or shape.
+    """
+    by_name: dict[str, list[TensorMeasurement]] = {}
     for dump in evidence:
         for tensor in dump.named_gradients:
-            alike = found.setdefault(tensor.name, [])
-            if alike and _kind(alike[0]) != _kind(tensor):
-                here, was = _kind(tensor), _kind(alike[0])
-                problem = f"{tensor.name!r} is {here}, in another dump {was}"
+            earlier = by_name.setdefault(tensor.name, [])
+            if earlier and _type_and_shape(earlier[0]) != _type_and_shape(tensor):
+                new, old = _type_and_shape(tensor), _type_and_shape(earlier[0])
+                problem = f"{tensor.name!r} is {new}, in another dump {old}"
                 raise UsageError(f"{dump.measurement.path}: {problem}: no model is both")
-            alike.append(tensor)
-    _refuse_gaps(found, evidence)
+            earlier.append(tensor)
+    _refuse_gaps(by_name, evidence)
     return Baseline(
         path=path,
         norm_type=evidence[0].measurement.norm_type,
@@ -34,22 +37,26 @@ def baseline_of(path: str, evidence: Sequence[Evidence]) -> Baseline:
                 dtype=tensors[0].spec.dtype.name,
                 shape=tensors[0].spec.shape,
                 norm=NormRange.of(tensor.norm for tensor in tensors),
-                zeros=rounded(max(one.stats.zeros / (one.stats.numel or 1) for one in tensors)),
+                zeros=rounded(max(map(_zero_share, tensors))),
             )
             for name, tensors in sorted(
-                found.items(), key=lambda item: (natural_key(item[0]), item[0])
+                by_name.items(), key=lambda item: (natural_key(item[0]), item[0])
             )
         },
     )
 
 
-def _refuse_gaps(found: Mapping[str, Sequence[object]], evidence: Sequence[Evidence]) -> None:
+def _zero_share(tensor: TensorMeasurement) -> float:
+    return tensor.stats.zeros / (tensor.stats.numel or 1)
+
+
+def _refuse_gaps(by_name: Mapping[str, Sequence[object]], evidence: Sequence[Evidence]) -> None:
     """UsageError where a dump lacks a tensor: it would not agree with its own baseline."""
-    for name, tensors in found.items():
+    for name, tensors in by_name.items():
         if len(tensors) == len(evidence):
             continue
         for dump in evidence:
-            if not any(one.name == name for one in dump.named_gradients):
+            if not any(tensor.name == name for tensor in dump.named_gradients):
                 path = dump.measurement.path
                 raise UsageError(
                     f"{path}: lacks {name!r}, which another dump has",
@@ -57,5 +64,5 @@ def _refuse_gaps(found: Mapping[str, Sequence[object]], evidence: Sequence[Evide
                 )
 
 
-def _kind(tensor: TensorMeasurement) -> str:
+def _type_and_shape(tensor: TensorMeasurement) -> str:
     return f"{tensor.spec.dtype.name} {dimensions(tensor.spec.shape)}"

@@ -1,4 +1,4 @@
-"""Configuration files: `gradtool.toml`, and `[tool.gradtool.check]` in `pyproject.toml`."""
+"""Reading configuration files: `gradtool.toml`, or `[tool.gradtool.check]` in `pyproject.toml`."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from gradtool.errors import UsageError
-from gradtool.rules.settings import Settings, read_settings, shown
+from gradtool.rules.settings import Settings, brief_repr, read_settings
 
 OWN: Final = "gradtool.toml"
 SHARED: Final = "pyproject.toml"
-_LARGEST: Final = 1 << 20
+_MAX_NBYTES: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """A configuration and the file that it was read from, if there is one."""
+    """The settings of a configuration file, and its path; no settings and None without one."""
 
     path: str | None = None
     settings: Settings = field(default_factory=Settings)
 
 
 def find_config(start: str) -> Config:
-    """The configuration that counts in the directory `start`.
+    """The configuration of the directory `start`, or of the nearest one above that has any.
 
-    That of the nearest directory, from `start` upwards, with a `gradtool.toml` or with a
-    `pyproject.toml` that has a table for it. UsageError for one that is wrong.
+    A directory has one in a `gradtool.toml`, or else in a `pyproject.toml` with `[tool.gradtool]`.
+    UsageError for one that is wrong.
     """
     try:
         directory = os.path.abspath(start)
@@ -49,7 +49,7 @@ def find_config(start: str) -> Config:
 
 
 def load_config(path: str) -> Config:
-    """The configuration in a file that was named; UsageError where it holds none."""
+    """The configuration in the file at `path`; UsageError if it holds none."""
     return _config(path, _load(path), named=True)
 
 
@@ -59,7 +59,7 @@ def _config(path: str, tables: Mapping[str, Any], *, named: bool = False) -> Con
             raise UsageError(f"{path}: has no [tool.gradtool.check]")
         table, prefix = tables["tool"]["gradtool"], "tool.gradtool."
         if not isinstance(table, dict):
-            raise UsageError(f"{path}: tool.gradtool: must be a table, not {shown(table)}")
+            raise UsageError(f"{path}: tool.gradtool: must be a table, not {brief_repr(table)}")
         if os.path.basename(path) != SHARED and "check" in tables:
             raise UsageError(f"{path}: has both [check] and [tool.gradtool.check]")
     else:
@@ -69,14 +69,14 @@ def _config(path: str, tables: Mapping[str, Any], *, named: bool = False) -> Con
             raise UsageError(f"{path}: [{prefix}{key}]: there is no such table, only check")
     if named and "check" not in table:
         raise UsageError(f"{path}: has no [{prefix}check]")
-    settings = table.get("check", {})
-    if not isinstance(settings, dict):
-        raise UsageError(f"{path}: {prefix}check: must be a table, not {shown(settings)}")
-    found = read_settings(settings, f"{path}: [{prefix}check]")
-    if found.baseline is not None:
-        beside = os.path.join(os.path.dirname(path), found.baseline)
-        found = replace(found, baseline=beside)
-    return Config(path, found)
+    check = table.get("check", {})
+    if not isinstance(check, dict):
+        raise UsageError(f"{path}: {prefix}check: must be a table, not {brief_repr(check)}")
+    settings = read_settings(check, f"{path}: [{prefix}check]")
+    if settings.baseline is not None:
+        beside_file = os.path.join(os.path.dirname(path), settings.baseline)
+        settings = replace(settings, baseline=beside_file)
+    return Config(path, settings)
 
 
 def _has_table(tables: Mapping[str, Any]) -> bool:
@@ -87,8 +87,8 @@ def _has_table(tables: Mapping[str, Any]) -> bool:
 def _load(path: str) -> dict[str, Any]:
     try:
         with open(path, "rb") as file:
-            data = file.read(_LARGEST + 1)
-        if len(data) > _LARGEST:
+            data = file.read(_MAX_NBYTES + 1)
+        if len(data) > _MAX_NBYTES:
             raise UsageError(f"{path}: is too large for a configuration")
         return tomllib.loads(data.decode())
     except OSError as error:

@@ -1,4 +1,4 @@
-"""GT401 to GT403: norms that are not what they were, or not those that are known."""
+"""GT401 to GT403: norms that differ from those of a baseline, or from an expected one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from gradtool.core.figures import precise, short, significant
 from gradtool.core.judging.baseline import NormRange
-from gradtool.core.judging.rule import LARGEST, Parameter
+from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
 from gradtool.rules.balance import NEGLIGIBLE
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
 
@@ -15,45 +15,45 @@ EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT = "GT401", "GT402", "GT403"
 
 
 def _expected(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    norm, rtol = limit(limits.dump, "norm"), limit(limits.dump, "rtol")
-    found = evidence.summary.norm
-    if norm is None or rtol is None or not evidence.gradients or evidence.is_reported(found):
+    expected, rtol = limit(limits.dump, "norm"), limit(limits.dump, "rtol")
+    norm = evidence.summary.norm
+    if expected is None or rtol is None or not evidence.gradients or evidence.is_reported(norm):
         return
-    if not NormRange(norm, norm).factor(found) <= 1.0 + rtol:  # nor where it is NaN
-        said = f"the total norm, {precise(found)}, is not the expected {short(norm)}"
-        yield Problem(f"{said} within {short(rtol)} of it", value=found, limit=rtol)
+    if not NormRange(expected, expected).factor(norm) <= 1.0 + rtol:  # true of NaN too
+        message = f"the total norm, {precise(norm)}, is not the expected {short(expected)}"
+        yield Problem(f"{message} within {short(rtol)} of it", value=norm, limit=rtol)
 
 
 def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    if evidence.is_part_of_baseline:
+    if evidence.lacks_baseline_tensors:
         return  # which the verdict notes
-    if evidence.baseline is not None and evidence.knows_model:
-        most = limit(limits.dump, "max_factor")
-        yield from _drift(evidence, evidence.summary.norm, evidence.baseline.total, most)
+    if evidence.baseline is not None and evidence.baseline_fits:
+        max_factor = limit(limits.dump, "max_factor")
+        yield from _drift(evidence, evidence.summary.norm, evidence.baseline.total, max_factor)
 
 
 def _tensor_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     baseline = evidence.baseline
     if baseline is None:
         return
-    least = NEGLIGIBLE * evidence.summary.finite_norm
-    least_known = NEGLIGIBLE * baseline.total.high
-    found: list[Problem] = []
+    negligible = NEGLIGIBLE * evidence.summary.finite_norm
+    negligible_before = NEGLIGIBLE * baseline.total.high
+    problems: list[Problem] = []
     for tensor, thresholds in limits.each(evidence.gradients):
-        known = baseline.tensors.get(tensor.name)
-        if known is None or known.shape != tensor.spec.shape:
+        old = baseline.tensors.get(tensor.name)
+        if old is None or old.shape != tensor.spec.shape:
             continue
-        if tensor.norm < least and known.norm.high < least_known:
+        if tensor.norm < negligible and old.norm.high < negligible_before:
             continue
-        if known.norm.high == 0.0:
-            continue  # it is alive now, and infinitely far off whatever its norm
-        most = limit(thresholds, "max_factor")
-        found.extend(_drift(evidence, tensor.norm, known.norm, most, tensor.name))
-    yield from sorted(found, key=_furthest_first)
+        if old.norm.high == 0.0:
+            continue  # any norm is infinitely far from 0
+        max_factor = limit(thresholds, "max_factor")
+        problems.extend(_drift(evidence, tensor.norm, old.norm, max_factor, tensor.name))
+    yield from sorted(problems, key=_furthest_first)
 
 
 def _furthest_first(problem: Problem) -> tuple[bool, float]:
-    """NaN is further than what became 0."""
+    """A sort key: NaN comes before norms that became 0, and these before all others."""
     factor = math.nan if problem.value is None else problem.value
     return (False, 0.0) if math.isnan(factor) else (True, -factor)
 
@@ -61,20 +61,20 @@ def _furthest_first(problem: Problem) -> tuple[bool, float]:
 def _drift(
     evidence: Evidence,
     norm: float,
-    known: NormRange,
-    most: float | None,
+    baseline: NormRange,
+    max_factor: float | None,
     tensor: str | None = None,
 ) -> Iterator[Problem]:
-    """Problem where a norm is too far outside the known range; NaN is too far."""
-    factor = known.factor(norm)
-    if most is None or factor <= most or evidence.is_reported(norm):
+    """A problem if `norm` is too far outside the baseline's range, as NaN always is."""
+    factor = baseline.factor(norm)
+    if max_factor is None or factor <= max_factor or evidence.is_reported(norm):
         return
-    was = precise(known.low)
-    if known.low != known.high:
-        was += f" to {precise(known.high)}"
-    off = f", {_distance(factor)} off" if math.isfinite(factor) else ""
-    what = f"{'its' if tensor else 'the total'} norm, {precise(norm)}, is not the baseline's"
-    yield Problem(f"{what} {was}{off}", tensor, value=factor, limit=most)
+    expected = precise(baseline.low)
+    if baseline.low != baseline.high:
+        expected += f" to {precise(baseline.high)}"
+    distance = f", {_distance(factor)} off" if math.isfinite(factor) else ""
+    subject = f"{'its' if tensor else 'the total'} norm, {precise(norm)}, is not the baseline's"
+    yield Problem(f"{subject} {expected}{distance}", tensor, value=factor, limit=max_factor)
 
 
 def _distance(factor: float) -> str:
@@ -96,29 +96,29 @@ RULES = (
             "For runs that are to be reproduced: one number instead of a baseline. It is in "
             "force where a norm is given (`GT401.norm=9.01`)."
         ),
-        threshold=(
+        rationale=(
             "rtol is 1e-3: the same step on another machine or in another order of sums differs "
             "less in float32; bfloat16 may need 1e-2."
         ),
         remedy="Look at what changed: seed, data, versions, precision, parallelism.",
         parameters=(
-            Parameter("norm", None, "the total norm", high=LARGEST),
+            Parameter("norm", None, "the total norm", high=LARGEST_FLOAT),
             Parameter(
-                "rtol", 1e-3, "largest difference, relative to the smaller one", high=LARGEST
+                "rtol", 1e-3, "largest difference, relative to the smaller one", high=LARGEST_FLOAT
             ),
         ),
     ),
     DumpRule(
         code=TOTAL_DRIFT,
         name="total-drift",
-        compares=True,
+        needs_baseline=True,
         find=_total_drift,
         summary="The total norm is far from the baseline's.",
         explanation=(
             "The norm of all gradients is outside the range that the baseline's dumps had. "
             "A tenth is as far off as ten times."
         ),
-        threshold=(
+        rationale=(
             "max_factor is 10. Between seeds and steps of a healthy small transformer total norms "
             "differed by up to 3; for runs that are to be reproduced `rtol=1e-3` says 1.001."
         ),
@@ -128,7 +128,7 @@ RULES = (
     DumpRule(
         code=TENSOR_DRIFT,
         name="tensor-drift",
-        compares=True,
+        needs_baseline=True,
         per_tensor=True,
         find=_tensor_drift,
         summary="A tensor's norm is far from the baseline's.",
@@ -136,7 +136,7 @@ RULES = (
             "The same as GT402, for one tensor. Left out are those below 1e-5 of the total norm "
             "both in the dump and in the baseline, and those that were 0 in the baseline."
         ),
-        threshold=(
+        rationale=(
             "max_factor is 30. Over 6 seeds of a healthy small transformer norms of one tensor "
             "left the range of another seed's run by a factor of at most 4.5; a learning rate 100 "
             "times too high and a layer scaled by 1e4 took some tensor out by more than 130. Make "

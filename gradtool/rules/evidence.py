@@ -1,4 +1,4 @@
-"""What rules look at, and how they say what they found."""
+"""The interface of rules that judge one dump: what they are given, and what they give back."""
 
 from __future__ import annotations
 
@@ -21,12 +21,17 @@ from gradtool.rules.siblings import Kind, kinds_of, peers_of, place_of
 
 @dataclass(frozen=True)
 class Evidence:
-    """A measured dump, and what of it counts as gradients.
+    """A measured dump as rules see it, with its gradients set apart.
 
-    Where sections of it are recognised, those that hold gradients do, and weights and optimizer
-    state do not, unless `section_chosen`: whoever chose a section says what to judge. `baseline`
-    is what to compare with, `is_chosen` which names the call's filters let through, and
-    `nonfinite_reported`, that NaN and Inf in it are findings already.
+    In a dump with recognised sections only those of gradients count as gradients, not weights or
+    optimizer state; if the user chose the section to judge, all tensors count.
+
+    Attributes:
+        measurement: the dump.
+        section_chosen: whether the user chose a section.
+        baseline: to compare with.
+        is_chosen: whether a name passes the filters of the call.
+        nonfinite_reported: whether NaN and Inf of the dump are findings already.
     """
 
     measurement: Measurement
@@ -36,45 +41,47 @@ class Evidence:
     nonfinite_reported: bool = False
 
     def is_reported(self, norm: float) -> bool:
-        """Whether what there is to say about a norm has been said: why it is not finite."""
+        """Whether `norm` is not finite, and the reason for that is a finding already."""
         return self.nonfinite_reported and not math.isfinite(norm)
 
     @cached_property
-    def knows_model(self) -> bool:
-        """Whether the baseline, if there is one, has a gradient of these."""
-        baseline = self.baseline
-        return baseline is None or any(one.name in baseline.tensors for one in self.named_gradients)
+    def baseline_fits(self) -> bool:
+        """Whether any gradient of the dump is in the baseline; true without a baseline."""
+        if (baseline := self.baseline) is None:
+            return True
+        return any(tensor.name in baseline.tensors for tensor in self.named_gradients)
 
     @cached_property
-    def is_part_of_baseline(self) -> bool:
-        """Whether filters left out tensors of the baseline, whose total is then of others too."""
+    def lacks_baseline_tensors(self) -> bool:
+        """Whether filters leave out tensors that are part of the baseline's total norm."""
         return self.baseline is not None and not all(map(self.is_chosen, self.baseline.tensors))
 
     @cached_property
     def state(self) -> tuple[TensorMeasurement, ...]:
-        """What lies beside the gradients, weights and optimizer state say, each tensor once."""
-        gradients = {one.name for one in self.named_gradients}
-        stored = (one for one in self.measurement.tensors if one.alias_of is None)
-        return tuple(one for one in stored if one.name not in gradients)
+        """The stored tensors that are no gradients, such as weights and optimizer state."""
+        gradients = {tensor.name for tensor in self.named_gradients}
+        stored = (tensor for tensor in self.measurement.tensors if tensor.alias_of is None)
+        return tuple(tensor for tensor in stored if tensor.name not in gradients)
 
     @cached_property
     def named_gradients(self) -> tuple[TensorMeasurement, ...]:
-        """The gradients, under every name."""
+        """The gradients under all their names: one that has several comes several times."""
         if (sections := self._sections) is None:
             return self.measurement.tensors
-        return tuple(one for one in self.measurement.tensors if one.spec.section in sections)
+        tensors = self.measurement.tensors
+        return tuple(tensor for tensor in tensors if tensor.spec.section in sections)
 
     @cached_property
     def gradients(self) -> tuple[TensorMeasurement, ...]:
-        """The gradients, each once."""
-        return tuple(one for one in self.named_gradients if one.alias_of is None)
+        """The gradients, each once, under its first name."""
+        return tuple(tensor for tensor in self.named_gradients if tensor.alias_of is None)
 
     @cached_property
     def skipped(self) -> tuple[Skipped, ...]:
-        """What is listed beside the gradients and not measured."""
+        """The tensors that are not measured in the sections of the gradients."""
         sections = self._sections
         skipped = self.measurement.skipped
-        return tuple(one for one in skipped if sections is None or one.section in sections)
+        return tuple(item for item in skipped if sections is None or item.section in sections)
 
     @cached_property
     def summary(self) -> Summary:
@@ -86,43 +93,43 @@ class Evidence:
         return summarize("", None, self.named_gradients, self.skipped, norm_type)
 
     @cached_property
-    def around(self) -> dict[str, Bracket]:
-        """For each tensor that is not finite the nearest ones, in the order of tensors, that are.
+    def brackets_by_name(self) -> dict[str, Bracket]:
+        """For each non-finite tensor's name, its run and the finite tensors at both ends of that.
 
-        What stands in other sections was not computed together with it.
+        Runs end where sections do, whose tensors were not computed one after the other.
         """
         sections: dict[str, list[TensorMeasurement]] = {}
-        for one in self.measurement.in_order:
-            sections.setdefault(one.spec.section, []).append(one)
-        found = (bracket for tensors in sections.values() for bracket in brackets(tensors))
-        return {one.name: bracket for bracket in found for one in bracket.nonfinite}
+        for tensor in self.measurement.in_order:
+            sections.setdefault(tensor.spec.section, []).append(tensor)
+        runs = (run for tensors in sections.values() for run in brackets(tensors))
+        return {tensor.name: run for run in runs for tensor in run.nonfinite}
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
-        """All names of a stored tensor, by the first of them."""
-        found: dict[str, list[str]] = {}
-        for one in self.measurement.tensors:
-            found.setdefault(one.alias_of or one.name, []).append(one.name)
-        return found
+        """All names of each stored tensor, by its first name."""
+        names: dict[str, list[str]] = {}
+        for tensor in self.measurement.tensors:
+            names.setdefault(tensor.alias_of or tensor.name, []).append(tensor.name)
+        return names
 
     @cached_property
     def kinds(self) -> dict[str, Kind]:
-        """The kind of each gradient, by its name: itself and its siblings."""
+        """For each gradient's name, it and its siblings in other layers."""
         return kinds_of(self.gradients)
 
     @cached_property
     def peers(self) -> dict[str, Kind]:
-        """Each gradient, by its name, and those with another index in its layer."""
+        """For each gradient's name, it and those in its layer with another index, as experts."""
         return peers_of(self.gradients)
 
     @cached_property
     def layers(self) -> Counter[str]:
-        """Names of layers, and how many gradients each has."""
-        return Counter(place_of(one.name).layer for one in self.gradients)
+        """The number of gradients in each layer, by its name."""
+        return Counter(place_of(tensor.name).layer for tensor in self.gradients)
 
     @cached_property
     def _sections(self) -> frozenset[str] | None:
-        """Names of the sections whose tensors are gradients; None for all there are."""
+        """Names of the sections whose tensors count as gradients; None for all sections."""
         kinds = {section.name: section.kind for section in self.measurement.sections}
         if self.section_chosen or not any(kinds.values()):
             return None
@@ -131,7 +138,7 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a rule found; the fields are those of `core.verdict.Finding`."""
+    """What a rule finds wrong; the fields are those of `core.judging.verdict.Finding`."""
 
     message: str
     tensor: str | None = None
@@ -141,20 +148,20 @@ class Problem:
 
 
 class Limits:
-    """A rule's thresholds: `dump` for all together, called with a name those for one tensor."""
+    """A rule's thresholds: `limits.dump` for the whole dump, `limits(name)` for one tensor."""
 
     def __init__(self, dump: Thresholds, of_tensor: Callable[[str], Thresholds | None]) -> None:
         self.dump = dump
         self._of_tensor = of_tensor
 
     def __call__(self, tensor: str) -> Thresholds | None:
-        """The thresholds for the tensor so named; None where the rule does not judge it."""
+        """The thresholds for the tensor of that name; None if the rule does not judge it."""
         return self._of_tensor(tensor)
 
     def each(
         self, tensors: Iterable[TensorMeasurement]
     ) -> Iterator[tuple[TensorMeasurement, Thresholds]]:
-        """Those of `tensors` that the rule judges, with its thresholds for them."""
+        """Each of `tensors` that the rule judges, with the thresholds for it."""
         for tensor in tensors:
             thresholds = self(tensor.name)
             if thresholds is not None:
@@ -169,19 +176,19 @@ class DumpRule(Rule):
     """A rule that judges one dump.
 
     Attributes:
-        find: what is wrong with a measured dump.
-        errors: kinds of errors, of a dump that cannot be measured, that are its findings too.
-        per_tensor: whether it judges tensors one by one, so that there may be exceptions.
-        compares: whether it needs a baseline.
+        find: finds what is wrong with a measured dump.
+        errors: the errors, raised for a dump that cannot be measured, that are its findings.
+        per_tensor: whether it judges tensors one by one, so that overrides may except some.
+        needs_baseline: whether it compares the dump with a baseline.
     """
 
     find: Finder | None = None
     errors: tuple[type[GradtoolError], ...] = ()
     per_tensor: bool = False
-    compares: bool = False
+    needs_baseline: bool = False
 
 
 def limit(thresholds: Thresholds, name: str) -> float | None:
-    """A threshold that is a number; None where it sets no limit."""
+    """The numeric threshold `name`; None where it sets no limit."""
     value = thresholds[name]
     return float(value) if isinstance(value, int | float) else None

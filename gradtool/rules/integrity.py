@@ -1,4 +1,4 @@
-"""GT0xx: whether there is a dump to judge, and all of it."""
+"""GT0xx: whether the dump can be read, holds gradients, and is complete."""
 
 from __future__ import annotations
 
@@ -13,18 +13,20 @@ from gradtool.errors import EmptyDumpError, GradtoolError, MissingShardError
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 
 _MOST_RANKS = 8
+"""Missing ranks that a message names."""
 
 
 def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # noqa: ARG001
     if not evidence.gradients:
-        kinds = sorted({one.kind for one in evidence.measurement.sections if one.kind})
+        sections = evidence.measurement.sections
+        kinds = sorted({section.kind for section in sections if section.kind})
         yield Problem(
             f"holds {' and '.join(kinds)} and no gradients; choose with `section` what to judge"
         )
 
 
 def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    # Of all sections: a file chooses its keys, and beside `grads` nothing may hide.
+    # In all sections: no file may hide a tensor from this rule by the key it puts it under.
     for item in evidence.measurement.skipped:
         if hides_magnitude(item) and limits(item.name) is not None:
             kind = f"{item.reason}, {item.dtype}" if item.dtype else item.reason
@@ -32,15 +34,17 @@ def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 
 def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    here = {rank for rank, _ in evidence.measurement.ranks}
-    ranks = max((number for _, number in evidence.measurement.ranks), default=0)
-    if (missing := ranks - len(here)) > 0:
-        # The number of ranks is the file's word: nothing may be as long as it is large.
-        first = islice((rank for rank in count() if rank not in here), min(missing, _MOST_RANKS))
+    present = {rank for rank, _ in evidence.measurement.ranks}
+    total = max((number for _, number in evidence.measurement.ranks), default=0)
+    if (missing := total - len(present)) > 0:
+        # The total is only a claim of the file: no work may grow with it.
+        first = islice((rank for rank in count() if rank not in present), min(missing, _MOST_RANKS))
         others = " and others" if missing > _MOST_RANKS else ""
-        shown = f"{', '.join(map(str, first))}{others}"
-        of = counted(ranks, "rank")
-        yield Problem(f"gradients are split over {of}, and rank {shown} is not here: norms are low")
+        listed = f"{', '.join(map(str, first))}{others}"
+        yield Problem(
+            f"gradients are split over {counted(total, 'rank')}, and rank {listed} is not here: "
+            "norms are low"
+        )
     hidden = (item.name for item in evidence.skipped if hides_magnitude(item))
     if any(limits(name) is not None for name in hidden):
         yield Problem("its norm is a lower bound: there are tensors that are not measured")
@@ -48,16 +52,16 @@ def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 def _too_few(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     least = limits.dump["min_tensors"]
-    found = len(evidence.gradients)
-    if isinstance(least, int) and 0 < found < least:  # of none GT002 tells
-        said = counted(found, "gradient")
-        yield Problem(f"holds {said}, at least {least:,} expected", value=found, limit=least)
+    number = len(evidence.gradients)
+    if isinstance(least, int) and 0 < number < least:  # for 0 there is GT002
+        held = counted(number, "gradient")
+        yield Problem(f"holds {held}, at least {least:,} expected", value=number, limit=least)
 
 
 def _missing(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    wanted = limits.dump["names"]
-    names = [one.name for one in evidence.named_gradients]
-    for glob in wanted if isinstance(wanted, tuple) else ():
+    globs = limits.dump["names"]
+    names = [tensor.name for tensor in evidence.named_gradients]
+    for glob in globs if isinstance(globs, tuple) else ():
         if not any(map(name_filter([glob], ()), names)):
             yield Problem("is expected, and no gradient has such a name", glob)
 
@@ -72,7 +76,7 @@ RULES = (
     DumpRule(
         code="GT001",
         name="unreadable",
-        always=True,
+        mandatory=True,
         errors=(GradtoolError,),
         summary="The dump cannot be read, understood or trusted.",
         explanation=(
@@ -80,7 +84,7 @@ RULES = (
             "that gradtool does not know. Nothing is known about its gradients, so that the "
             "verdict cannot be good; gradtool exits with 3."
         ),
-        threshold="None: a file can be read or it cannot. The rule cannot be switched off.",
+        rationale="None: a file can be read or it cannot. The rule cannot be switched off.",
         remedy=(
             "Read the message: it names file, tensor and byte. Write the dump again, and check "
             "that the job that wrote it had ended."
@@ -89,7 +93,7 @@ RULES = (
     DumpRule(
         code="GT002",
         name="empty-dump",
-        always=True,
+        mandatory=True,
         errors=(EmptyDumpError,),
         find=_no_gradients,
         summary="The dump holds no gradient.",
@@ -98,7 +102,7 @@ RULES = (
             "backward() or after zero_grad(), from trainers that keep gradients in main_grad or "
             "in flat buffers, and from checkpoints of weights taken for gradients."
         ),
-        threshold="None: one gradient is enough. The rule cannot be switched off.",
+        rationale="None: one gradient is enough. The rule cannot be switched off.",
         remedy=(
             "Dump between backward() and zero_grad(), with gradtool.torch.dump_gradients say; "
             "where a checkpoint holds several things, choose with `section`."
@@ -107,11 +111,11 @@ RULES = (
     DumpRule(
         code="GT003",
         name="missing-shard",
-        always=True,
+        mandatory=True,
         errors=(MissingShardError,),
         summary="An index names a shard that is not there.",
         explanation="A part of the gradients is missing, so that no norm of the whole is known.",
-        threshold="None. The rule cannot be switched off.",
+        rationale="None. The rule cannot be switched off.",
         remedy="Copy all shards that the index names, or write the checkpoint again.",
     ),
     DumpRule(
@@ -125,7 +129,7 @@ RULES = (
             "coalesced, or on the meta device. What was not measured is not called healthy, "
             "be it a gradient or what lies beside the gradients."
         ),
-        threshold="None: integers, bools and text are no gradients and are not counted here.",
+        rationale="None: integers, bools and text are no gradients and are not counted here.",
         remedy=(
             "Coalesce sparse gradients, dump them before quantization, or say that the tensor is "
             "none: by `exclude`, or by an override that ignores GT004 and GT005."
@@ -141,7 +145,7 @@ RULES = (
             "Tensors were skipped that may be gradients, or gradients are split over ranks and "
             "not every rank's file is here. The true norm is larger by an unknown amount."
         ),
-        threshold="None.",
+        rationale="None.",
         remedy="Give a directory with the files of all ranks; see GT004 for skipped tensors.",
     ),
     DumpRule(
@@ -153,7 +157,7 @@ RULES = (
             "A dump that lost most of its tensors, to a wrong prefix or a module left out, may "
             "look healthy. Names that share memory count once."
         ),
-        threshold="min_tensors is 1 unless set: only you know how many there are.",
+        rationale="min_tensors is 1 unless set: only you know how many there are.",
         remedy="Set `GT006.min_tensors`, or compare with a baseline, which knows names.",
         parameters=(Parameter("min_tensors", 1, "least number of gradients", kind="count", low=1),),
     ),
@@ -163,7 +167,7 @@ RULES = (
         find=_missing,
         summary="No gradient has an expected name.",
         explanation="A layer that must be trained has no gradient in the dump.",
-        threshold="names is empty unless set.",
+        rationale="names is empty unless set.",
         remedy="Look for a detach(), a no_grad() or requires_grad=False on its way to the loss.",
         parameters=(
             Parameter("names", (), "globs, each of which must match a gradient", kind="names"),
@@ -181,7 +185,7 @@ RULES = (
             "reach the loss. That is normal for parts that are not used in every step, and a "
             "cut graph otherwise."
         ),
-        threshold="None; a warning, because unused parts are common.",
+        rationale="None; a warning, because unused parts are common.",
         remedy="See GT007; for parts that are meant to be unused, add an override.",
     ),
 )

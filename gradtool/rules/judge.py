@@ -1,11 +1,11 @@
-"""Evidence and a policy give a verdict; verdicts give one over all."""
+"""Judging dumps by a policy: each by itself, then all of a run together."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from gradtool.core.judging.policy import InForce, Override, Policy
+from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import SEVERITIES, Thresholds
 from gradtool.core.judging.verdict import Finding, Verdict
 from gradtool.errors import GradtoolError, InputError
@@ -16,42 +16,43 @@ from gradtool.rules.nonfinite import RULES as NONFINITE_RULES
 from gradtool.rules.nonfinite import STREAK, Streak, streaks
 
 _NONFINITE = frozenset(rule.code for rule in NONFINITE_RULES)
-_OF_A_STEP = frozenset({"GT101", "GT102"})
-"""What a step may be skipped for; broken weights stay broken."""
+_SKIPPABLE = frozenset({"GT101", "GT102"})
+"""Rules for whose findings a trainer may skip the step; broken weights stay broken."""
 
 _UNREADABLE = 3
+"""The exit code for a finding of a mandatory rule."""
 
 
 class Judge:
-    """A policy at work on the dumps of one call, which remembers what overrides counted for."""
+    """Judges the dumps of one call by a policy, and keeps track of the overrides that count."""
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self._known: dict[tuple[str, ...], Override | None] = {}
+        self._override_by_names: dict[tuple[str, ...], Override | None] = {}
 
     @property
     def idle_overrides(self) -> tuple[Override, ...]:
-        """Those that counted for no tensor of any dump so far."""
-        used = [id(override) for override in self._known.values()]
-        return tuple(one for one in self.policy.overrides if id(one) not in used)
+        """The overrides that counted for no tensor of any dump so far."""
+        used = [id(override) for override in self._override_by_names.values()]
+        return tuple(override for override in self.policy.overrides if id(override) not in used)
 
     def findings(self, evidence: Evidence) -> tuple[Finding, ...]:
-        """Everything that the rules in force find in a dump, the gravest first.
+        """The findings of all rules in force about a dump, the gravest first.
 
-        What is not finite is judged before any norm is compared: where it is a finding, a norm
-        that is not finite for that reason is none; otherwise it is out of any bounds.
+        Rules about NaN and Inf come first. Where they find some, norms that are not finite for that
+        reason are no findings of other rules; otherwise they are out of any bounds.
         """
-        if self.policy.overrides:  # which fit a tensor whatever rules are in force
+        if self.policy.overrides:  # noted for tensors that no rule in force asks for
             for names in evidence.names.values():
                 self._override(names)
         rules = self.policy.rules.values()
-        first = [one for one in rules if one.rule.code in _NONFINITE]
-        findings = [finding for rule in first for finding in self._apply(rule, evidence)]
-        reported = any(finding.code in _OF_A_STEP for finding in findings)
+        first = [active for active in rules if active.rule.code in _NONFINITE]
+        findings = [finding for active in first for finding in self._apply(active, evidence)]
+        reported = any(finding.code in _SKIPPABLE for finding in findings)
         evidence = replace(evidence, nonfinite_reported=reported)
-        for rule in rules:
-            if rule.rule.code not in _NONFINITE:
-                findings.extend(self._apply(rule, evidence))
+        for active in rules:
+            if active.rule.code not in _NONFINITE:
+                findings.extend(self._apply(active, evidence))
         return _gravest_first(findings)
 
     def verdict(self, evidence: Evidence, step: int | None, elapsed_s: float) -> Verdict:
@@ -64,7 +65,7 @@ class Judge:
                 format=measurement.format,
                 summary=evidence.summary if evidence.gradients else None,
                 findings=self.findings(evidence),
-                notes=(*measurement.notes, *_not_judged(evidence, self.policy)),
+                notes=(*measurement.notes, *_notes_on_unjudged(evidence, self.policy)),
                 failed=False,
                 exit_code=0,
                 elapsed_s=elapsed_s,
@@ -72,32 +73,32 @@ class Judge:
             self.policy,
         )
 
-    def _apply(self, in_force: InForce, evidence: Evidence) -> Iterator[Finding]:
-        rule = in_force.rule
+    def _apply(self, active: ActiveRule, evidence: Evidence) -> Iterator[Finding]:
+        rule = active.rule
         if isinstance(rule, DumpRule) and rule.find is not None:
 
             def of_tensor(name: str) -> Thresholds | None:
                 override = self._override(evidence.names.get(name, [name]))
                 return self.policy.thresholds_with(override, rule.code)
 
-            limits = Limits(in_force.thresholds, of_tensor)
+            limits = Limits(active.thresholds, of_tensor)
             for problem in rule.find(evidence, limits):
-                yield _finding(in_force, problem)
+                yield _finding(active, problem)
 
     def _override(self, names: Sequence[str]) -> Override | None:
         if not self.policy.overrides:
             return None
         key = tuple(names)
-        if key not in self._known:  # every rule asks, of every tensor of every dump
-            self._known[key] = self.policy.override(key)
-        return self._known[key]
+        if key not in self._override_by_names:  # every rule asks, for every tensor of every dump
+            self._override_by_names[key] = self.policy.override(key)
+        return self._override_by_names[key]
 
 
-def _finding(in_force: InForce, problem: Problem) -> Finding:
+def _finding(active: ActiveRule, problem: Problem) -> Finding:
     return Finding(
-        code=in_force.rule.code,
-        name=in_force.rule.name,
-        severity=in_force.severity,
+        code=active.rule.code,
+        name=active.rule.name,
+        severity=active.severity,
         message=problem.message,
         tensor=problem.tensor,
         index=problem.index,
@@ -107,11 +108,15 @@ def _finding(in_force: InForce, problem: Problem) -> Finding:
 
 
 def _gravest_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
-    return tuple(sorted(findings, key=lambda one: (SEVERITIES.index(one.severity), one.code)))
+    def gravity(finding: Finding) -> tuple[int, str]:
+        return SEVERITIES.index(finding.severity), finding.code
+
+    return tuple(sorted(findings, key=gravity))
 
 
-def _not_judged(evidence: Evidence, policy: Policy) -> Iterator[str]:
-    if evidence.is_part_of_baseline and TOTAL_DRIFT in policy.rules:
+def _notes_on_unjudged(evidence: Evidence, policy: Policy) -> Iterator[str]:
+    """A sentence for each rule in force that could not judge the dump."""
+    if evidence.lacks_baseline_tensors and TOTAL_DRIFT in policy.rules:
         yield (
             f"{TOTAL_DRIFT} did not judge: filters leave out tensors of which the baseline has "
             "the total norm"
@@ -121,11 +126,10 @@ def _not_judged(evidence: Evidence, policy: Policy) -> Iterator[str]:
 def verdict_on_unreadable(
     path: str, error: GradtoolError, step: int | None, elapsed_s: float
 ) -> Verdict:
-    """The verdict on what could not be measured: the error is the finding."""
-    # The last rule that knows the error knows it best: the first of them knows all.
-    rule = [
-        one for one in RULES.values() if isinstance(one, DumpRule) and isinstance(error, one.errors)
-    ][-1]
+    """The verdict on a dump that could not be measured, with `error` as its finding."""
+    dump_rules = [rule for rule in RULES.values() if isinstance(rule, DumpRule)]
+    # The most specific rule comes last; the first is for all errors.
+    rule = [rule for rule in dump_rules if isinstance(error, rule.errors)][-1]
     problem = error.problem if isinstance(error, InputError) else str(error.args[0])
     problem = problem.removeprefix(f"{path}: ")
     message = f"{problem}; {error.hint}" if error.hint else problem
@@ -136,9 +140,9 @@ def verdict_on_unreadable(
 
 
 def _concluded(verdict: Verdict, policy: Policy) -> Verdict:
-    """The verdict with what follows from its findings."""
+    """The verdict with `failed` and `exit_code` as its findings imply."""
     failed = any(policy.fails(finding.severity) for finding in verdict.findings)
-    unreadable = any(RULES[finding.code].always for finding in verdict.findings)
+    unreadable = any(RULES[finding.code].mandatory for finding in verdict.findings)
     exit_code = _UNREADABLE if unreadable else 1 if failed else 0
     return replace(verdict, failed=failed, exit_code=exit_code)
 
@@ -146,37 +150,37 @@ def _concluded(verdict: Verdict, policy: Policy) -> Verdict:
 def judge_together(
     verdicts: Sequence[Verdict], policy: Policy
 ) -> tuple[tuple[Verdict, ...], tuple[Finding, ...]]:
-    """Verdicts, which are in the order of steps, in view of each other.
+    """The verdicts of a run, given in the order of steps, judged together; and findings on the run.
 
-    Findings of NaN and Inf become warnings in streaks that are not too long; longer ones are
-    findings about all together.
+    In a short streak of non-finite steps NaN and Inf become warnings; a streak that is too long is
+    itself a finding.
     """
-    in_force = policy.rules.get(STREAK.code)
+    active = policy.rules.get(STREAK.code)
     judged = list(verdicts)
-    if in_force is None or not in_force.thresholds["max_consecutive"]:
+    if active is None or not active.thresholds["max_consecutive"]:
         return tuple(judged), ()
     findings = []
-    for streak in streaks(judged, in_force.thresholds):
+    for streak in streaks(judged, active.thresholds):
         if streak.too_long:
-            findings.append(_finding(in_force, _too_long(streak, judged, in_force)))
+            findings.append(_finding(active, _too_long(streak, judged, active)))
         else:
-            for at in streak.verdicts:
-                if judged[at].summary is not None:
-                    judged[at] = _concluded(_as_warnings(judged[at]), policy)
+            for index in streak.positions:
+                if judged[index].summary is not None:
+                    judged[index] = _concluded(_as_warnings(judged[index]), policy)
     return tuple(judged), tuple(findings)
 
 
 def _as_warnings(verdict: Verdict) -> Verdict:
     findings = [
-        replace(one, severity="warning") if one.code in _OF_A_STEP else one
-        for one in verdict.findings
+        replace(finding, severity="warning") if finding.code in _SKIPPABLE else finding
+        for finding in verdict.findings
     ]
     return replace(verdict, findings=_gravest_first(findings))
 
 
-def _too_long(streak: Streak, verdicts: Sequence[Verdict], in_force: InForce) -> Problem:
-    most = in_force.thresholds["max_consecutive"]
-    first, last = verdicts[streak.verdicts[0]], verdicts[streak.verdicts[-1]]
+def _too_long(streak: Streak, verdicts: Sequence[Verdict], active: ActiveRule) -> Problem:
+    most = active.thresholds["max_consecutive"]
+    first, last = verdicts[streak.positions[0]], verdicts[streak.positions[-1]]
     return Problem(
         f"{streak.steps} steps in a row are not finite, from {_place(first)} to {_place(last)}; "
         f"at most {most} are fine",

@@ -19,30 +19,30 @@ def _native_overflow(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  
     if native is None or dtype is None or not math.isfinite(summary.norm) or math.isfinite(native):
         return
     if evidence.measurement.norm_type <= 0.0:
-        return  # by which nobody clips
-    wrong = "is infinite in {}: torch's clip_grad_norm_ zeroes the step"
-    over = [one for one in evidence.gradients if one.native_norm == math.inf]
-    if over and summary.norm <= dtype.max_finite:  # in a narrower dtype than that of the total
-        worst = max(over, key=_size)
+        return  # nobody clips by such a norm
+    overflow = "is infinite in {}: torch's clip_grad_norm_ zeroes the step"
+    infinite = [tensor for tensor in evidence.gradients if tensor.native_norm == math.inf]
+    if infinite and summary.norm <= dtype.max_finite:  # in a narrower dtype than the total's
+        worst = max(infinite, key=_norm_then_name)
         narrow = worst.spec.dtype.norm_dtype or dtype
-        said = f"its norm, {precise(worst.norm)}, {wrong.format(narrow.name)}"
-        yield Problem(said, worst.name, value=worst.norm, limit=narrow.max_finite)
+        message = f"its norm, {precise(worst.norm)}, {overflow.format(narrow.name)}"
+        yield Problem(message, worst.name, value=worst.norm, limit=narrow.max_finite)
     else:
-        yield _of_total(evidence, wrong.format(dtype.name), limit=dtype.max_finite)
+        yield _total_problem(evidence, overflow.format(dtype.name), limit=dtype.max_finite)
 
 
-def _of_total(evidence: Evidence, problem: str, limit: float) -> Problem:
-    """Problem with the norm of all, put down to the tensor that makes up most of it."""
+def _total_problem(evidence: Evidence, problem: str, limit: float) -> Problem:
+    """A problem with the total norm, attributed to the tensor that makes up most of it."""
     total, p = evidence.summary.norm, evidence.measurement.norm_type
-    # What makes the total NaN is NaN itself.
-    candidates = [one for one in evidence.gradients if math.isnan(one.norm)] or evidence.gradients
-    largest = (max if p > 0.0 else min)(candidates, key=_size)
+    # Where the total is NaN, tensors are whose norm is NaN.
+    nan = [tensor for tensor in evidence.gradients if math.isnan(tensor.norm)]
+    largest = (max if p > 0.0 else min)(nan or evidence.gradients, key=_norm_then_name)
     part = f"its norm is {precise(largest.norm)} of a total of {precise(total)}"
     return Problem(f"{part}, which {problem}", largest.name, value=total, limit=limit)
 
 
-def _size(tensor: TensorMeasurement) -> tuple[float, str]:
-    """A key to compare by, of equal ones by name: the same in whatever order they lie."""
+def _norm_then_name(tensor: TensorMeasurement) -> tuple[float, str]:
+    """A sort key that does not depend on the order of tensors where norms are equal."""
     return -math.inf if math.isnan(tensor.norm) else tensor.norm, tensor.name
 
 
@@ -53,7 +53,7 @@ def _headroom(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         stored = tensor.stats.max_abs * evidence.measurement.loss_scale
         factor = limit(thresholds, "factor")
         if factor is None or not dtype.precision or not stored:
-            continue  # fp8 is scaled so as to fill its range
+            continue  # fp8, which has no precision here, is scaled to fill its range
         bound = dtype.max_finite / factor
         if stored > bound:
             room = short(round(dtype.max_finite / stored, 3))
@@ -72,7 +72,7 @@ def _total_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     if not evidence.gradients or evidence.is_reported(norm):
         return
     if (outside := _outside(norm, low, high)) is not None:
-        yield _of_total(evidence, *outside)
+        yield _total_problem(evidence, *outside)
 
 
 def _tensor_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -81,12 +81,15 @@ def _tensor_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         outside = _outside(tensor.norm, low, high)
         if outside is not None and not evidence.is_reported(tensor.norm):
             problem, bound = outside
-            said = f"its norm, {precise(tensor.norm)}, {problem}"
-            yield Problem(said, tensor.name, value=tensor.norm, limit=bound)
+            message = f"its norm, {precise(tensor.norm)}, {problem}"
+            yield Problem(message, tensor.name, value=tensor.norm, limit=bound)
 
 
 def _outside(norm: float, low: float | None, high: float | None) -> tuple[str, float] | None:
-    """What is wrong with a norm, and the bound it is outside of; NaN is outside of any."""
+    """The problem of a norm outside its bounds, and the bound it is outside of.
+
+    None for a norm inside; NaN is outside of any bound.
+    """
     if high is not None and not norm <= high:
         return f"is not at most {short(high)}", high
     if low is not None and not norm >= low:
@@ -96,31 +99,37 @@ def _outside(norm: float, low: float | None, high: float | None) -> tuple[str, f
 
 def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, thresholds in limits.each(evidence.gradients):
-        stats, most = tensor.stats, limit(thresholds, "max_share")
-        found = stats.zeros / stats.numel if stats.numel else 0.0
-        if most is not None and found > most:
-            said = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')}"
-            yield Problem(f"{said} are 0", tensor.name, value=found, limit=most)
+        stats, max_share = tensor.stats, limit(thresholds, "max_share")
+        zeros = stats.zeros / stats.numel if stats.numel else 0.0
+        if max_share is not None and zeros > max_share:
+            part = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')}"
+            yield Problem(f"{part} are 0", tensor.name, value=zeros, limit=max_share)
 
 
 def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    # fp8 is scaled so as to fill its range, subnormals included.
-    judged = [one for one in evidence.gradients if one.spec.dtype.norm_dtype is not None]
-    subnormals = sum(one.stats.subnormals for one in judged)
-    nonzero = sum(one.stats.numel - one.stats.zeros - one.stats.nonfinite for one in judged)
-    most = limit(limits.dump, "max_share")
-    if most is None or not nonzero or subnormals / nonzero <= most:
+    # fp8, which has no native norm, is scaled to fill its range, subnormals included.
+    judged = [tensor for tensor in evidence.gradients if tensor.spec.dtype.norm_dtype is not None]
+    all_stats = [tensor.stats for tensor in judged]
+    subnormals = sum(stats.subnormals for stats in all_stats)
+    nonzero = sum(stats.numel - stats.zeros - stats.nonfinite for stats in all_stats)
+    max_share = limit(limits.dump, "max_share")
+    if max_share is None or not nonzero or subnormals / nonzero <= max_share:
         return
-    worst = min(judged, key=lambda one: (-one.stats.subnormals / (one.stats.numel or 1), one.name))
-    said = f"{share(subnormals, nonzero)} of {counted(nonzero, 'non-zero element')}"
+    worst = min(judged, key=_most_subnormal)
+    part = f"{share(subnormals, nonzero)} of {counted(nonzero, 'non-zero element')}"
     of_worst = share(worst.stats.subnormals, worst.stats.numel)
     yield Problem(
-        f"{said} in all tensors together are subnormal, with few digits left; here, where they "
+        f"{part} in all tensors together are subnormal, with few digits left; here, where they "
         f"are most, {of_worst} in {worst.spec.dtype.name}",
         worst.name,
         value=subnormals / nonzero,
-        limit=most,
+        limit=max_share,
     )
+
+
+def _most_subnormal(tensor: TensorMeasurement) -> tuple[float, str]:
+    """A sort key: the largest share of subnormal elements first, then by name."""
+    return -tensor.stats.subnormals / (tensor.stats.numel or 1), tensor.name
 
 
 def _dead(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -128,11 +137,11 @@ def _dead(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         if not is_all_zero(tensor):
             continue
         kind = evidence.kinds[tensor.name]
-        others = len(kind.members) - 1
-        # Of experts and of the heads of several tasks some rest in any one step.
-        if 2 * kind.alive > others and not evidence.peers[tensor.name].alive:
+        siblings = len(kind.members) - 1
+        # Some of several experts, or of the heads of several tasks, are unused in any one step.
+        if 2 * kind.alive > siblings and not evidence.peers[tensor.name].alive:
             yield Problem(
-                f"is all 0, and {kind.alive:,} of {counted(others, 'tensor')} of its kind in "
+                f"is all 0, and {kind.alive:,} of {counted(siblings, 'tensor')} of its kind in "
                 "other layers are not",
                 tensor.name,
             )
@@ -149,7 +158,7 @@ RULES = (
             "clip_grad_norm_ divides by infinity and sets every gradient to 0: the step is lost "
             "without a word, although each element is finite."
         ),
-        threshold="The largest finite number of the dtype: 65504 for float16.",
+        rationale="The largest finite number of the dtype: 65504 for float16.",
         remedy=(
             "Unscale before clipping (GradScaler.unscale_), clip in float32, or use "
             "gradtool.torch.clip_grad_norm_. If the gradients were saved multiplied by a loss "
@@ -167,7 +176,7 @@ RULES = (
             "The next larger batch or spike overflows. It is judged on the elements as stored, a "
             "loss scale included. fp8, which is scaled to fill its range, is not judged."
         ),
-        threshold=(
+        rationale=(
             "factor 2: one more doubling overflows. A warning, since dynamic loss scaling works "
             "within a few doublings of the limit on purpose."
         ),
@@ -185,7 +194,7 @@ RULES = (
             "Above the bound training has most likely diverged; below it nothing is learnt: the "
             "loss is disconnected from the weights, or everything underflowed."
         ),
-        threshold=(
+        rationale=(
             "max_norm is 1e4: with a loss that is a mean, norms are between 1e-3 and 1e2 in "
             "ordinary training, and hundreds at its beginning; losses that are sums need a bound "
             "of their own. min_norm is 1e-8: Adam's epsilon is as large. Norms of other orders "
@@ -196,8 +205,8 @@ RULES = (
             "the learning rate, lengthen the warm-up, clip."
         ),
         parameters=(
-            Parameter("min_norm", 1e-8, "least norm", of_l2=True),
-            Parameter("max_norm", 1e4, "largest norm", of_l2=True),
+            Parameter("min_norm", 1e-8, "least norm", l2_only=True),
+            Parameter("max_norm", 1e4, "largest norm", l2_only=True),
         ),
     ),
     DumpRule(
@@ -207,7 +216,7 @@ RULES = (
         find=_tensor_norm,
         summary="The norm of a tensor is out of bounds.",
         explanation="The same as GT203, for one tensor.",
-        threshold=(
+        rationale=(
             "None unless set: how large one tensor's gradient may be depends on its size and "
             "place. Overrides give bounds to some."
         ),
@@ -228,7 +237,7 @@ RULES = (
             "The tensor is hardly trained: activations are dead, its output is not used, or "
             "small gradients underflowed to 0."
         ),
-        threshold=(
+        rationale=(
             "max_share is 0.999: a batch of a thousand tokens leaves 99.3 % of the rows of an "
             "embedding of 150,000 at 0, which is as it should be."
         ),
@@ -245,7 +254,7 @@ RULES = (
             "and then 0. Gradients there turn into noise. It is judged on the elements as stored, "
             "a loss scale included. fp8, which is scaled to fill its range, is not judged."
         ),
-        threshold=(
+        rationale=(
             "max_share is 0.01. In float16 with a loss scale of 4096 a healthy small transformer "
             "had at most 0.0001, without loss scaling 0.04 to 0.18."
         ),
@@ -267,7 +276,7 @@ RULES = (
             "the same tensors. More than half of the others have to be alive, and an expert of "
             "several in its layer counts as dead only if all of them are."
         ),
-        threshold="None: exactly 0 in every element does not happen by chance.",
+        rationale="None: exactly 0 in every element does not happen by chance.",
         remedy="Look in that layer for a detach(), a mask, a gate or a ReLU that closes.",
     ),
 )

@@ -29,7 +29,7 @@ def _inf(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 
 def _is_mask(stats: TensorStats) -> bool:
-    """0 and -Inf, added to what a softmax is taken of."""
+    """Whether all elements are 0 or -Inf, as in a mask that is added before a softmax."""
     return stats.zeros > 0 and stats.zeros + stats.neginf == stats.numel
 
 
@@ -46,26 +46,32 @@ def _problem(
 ) -> Problem:
     index = tensor.first_nonfinite
     among = counted(tensor.stats.numel, "element")
-    at = f", first at {index_text(index)}" if index else ""
-    near = _neighbours(evidence, tensor)
-    message = f"{' and '.join(kinds)} among {among}{at}; {near}"
+    first = f", first at {index_text(index)}" if index else ""
+    neighbours = _neighbours(evidence, tensor)
+    message = f"{' and '.join(kinds)} among {among}{first}; {neighbours}"
     return Problem(message, tensor.name, index, value=float(count), limit=0.0)
 
 
 def _neighbours(evidence: Evidence, tensor: TensorMeasurement) -> str:
-    """The finite tensors next to the run of non-finite ones: the fault lies between them."""
-    around = evidence.around[tensor.name]
-    found = (("before", around.before), ("after", around.after))
-    said = [f"{one.name!r} {where}" for where, one in found if one is not None]
+    """Names the finite tensors next to the run of non-finite ones: the fault lies between them."""
+    bracket = evidence.brackets_by_name[tensor.name]
+    pairs = (("before", bracket.before), ("after", bracket.after))
+    named = [f"{finite.name!r} {side}" for side, finite in pairs if finite is not None]
     order = evidence.measurement.order
-    return f"nearest finite in {order}: {', '.join(said) or 'none'}"
+    return f"nearest finite in {order}: {', '.join(named) or 'none'}"
 
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """Consecutive steps that are not finite, as positions of their dumps; too long or not."""
+    """Consecutive steps that are not finite.
 
-    verdicts: range
+    Attributes:
+        positions: of their verdicts, of unreadable dumps between them too.
+        steps: how many they are.
+        too_long: whether they are more than the threshold allows.
+    """
+
+    positions: range
     steps: int
     too_long: bool
 
@@ -74,19 +80,19 @@ def streaks(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Iterator[Str
     """The streaks of non-finite steps among `verdicts`, which are in the order of steps.
 
     Dumps of one step whose paths differ in the number of a rank only are one step together. A
-    dump that could not be read is passed over: it ends no streak and is part of none.
+    dump that could not be read neither counts as a step nor ends a streak.
     """
     most = thresholds["max_consecutive"]
-    readable = [at for at, verdict in enumerate(verdicts) if verdict.summary is not None]
+    readable = [index for index, verdict in enumerate(verdicts) if verdict.summary is not None]
     by_step: list[list[int]] = []
-    for at in readable:
-        if by_step and _are_one_step(verdicts[by_step[-1][-1]], verdicts[at]):
-            by_step[-1].append(at)
+    for index in readable:
+        if by_step and _are_one_step(verdicts[by_step[-1][-1]], verdicts[index]):
+            by_step[-1].append(index)
         else:
-            by_step.append([at])
+            by_step.append([index])
 
-    def is_bad(dumps: list[int]) -> bool:
-        return any(verdicts[at].has_nonfinite for at in dumps)
+    def is_bad(step: list[int]) -> bool:
+        return any(verdicts[index].has_nonfinite for index in step)
 
     for bad, run in groupby(by_step, is_bad):
         if bad:
@@ -103,7 +109,7 @@ def _are_one_step(verdict: Verdict, following: Verdict) -> bool:
 STREAK = Rule(
     code="GT103",
     name="nonfinite-streak",
-    together=True,
+    across_dumps=True,
     summary="Too many steps in a row are not finite.",
     explanation=(
         "With dynamic loss scaling a step now and then overflows: the scaler skips it and halves "
@@ -112,7 +118,7 @@ STREAK = Rule(
         "finite are warnings in streaks of up to N, and errors in longer ones; with 0 every "
         "single one is what GT101 and GT102 say it is."
     ),
-    threshold=(
+    rationale=(
         "max_consecutive is 0 unless set: without loss scaling no step may be non-finite. With "
         "torch's GradScaler 1 or 2 are normal."
     ),
@@ -136,7 +142,7 @@ RULES = (
             "comes from 0/0, Inf-Inf or 0*Inf: a square root or norm at 0, a softmax over "
             "nothing but -Inf, a division by a count of zero, or an overflow elsewhere."
         ),
-        threshold="None: no NaN is fine. See GT103 for single steps with loss scaling.",
+        rationale="None: no NaN is fine. See GT103 for single steps with loss scaling.",
         remedy=(
             "Backward runs from the last layer to the first: look between the tensors that are "
             "named and the finite ones next to them; torch.autograd.set_detect_anomaly(True) "
@@ -153,7 +159,7 @@ RULES = (
             "An element is beyond its dtype, or a division by zero took place. Clipping by an "
             "infinite norm makes these elements NaN and all others 0."
         ),
-        threshold="None: no Inf is fine. See GT103 for single steps with loss scaling.",
+        rationale="None: no Inf is fine. See GT103 for single steps with loss scaling.",
         remedy=(
             "In float16 lower the loss scale, or use bfloat16; in float32 look for a division or "
             "a logarithm at 0 near the named tensor."
@@ -171,7 +177,7 @@ RULES = (
             "Sections of a checkpoint that hold no gradients are judged by this alone. Weights "
             "of nothing but 0 and -Inf, as masks are, are left out."
         ),
-        threshold="None. A streak of steps, GT103, excuses no such thing.",
+        rationale="None. A streak of steps, GT103, excuses no such thing.",
         remedy="Go back to a checkpoint before; look there at what GT101 and GT102 find.",
     ),
 )

@@ -1,4 +1,4 @@
-"""Settings of a configuration and of the command line give the policy to judge by."""
+"""Combining the settings of a configuration and of the call into the policy to judge by."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
-from gradtool.core.judging.policy import InForce, Override, Policy
+from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES
 from gradtool.rules.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT
 from gradtool.rules.evidence import DumpRule
-from gradtool.rules.settings import ALL, Settings, matching
+from gradtool.rules.settings import ALL, Settings, matching_codes
 
 
 def resolve(
@@ -24,19 +24,22 @@ def resolve(
     config: str | None = None,
     may_be_idle: bool = False,
 ) -> Policy:
-    """The policy of a configuration and of what was given in the call, which wins.
+    """The policy of the settings in a configuration and of those given in the call, which win.
 
-    Rules that cannot be switched off are in force whatever was chosen; those that compare are
-    where there is something to compare with. UsageError where something was asked of a rule
-    that is not in force: it would be without effect, and, unless `may_be_idle`, where nothing
-    that was chosen is in force.
+    Mandatory rules are always in force, rules that compare only if there is something to compare
+    with. `config` is the path of the configuration, for messages.
+
+    Raises UsageError for a setting of a rule that is not in force, which would have no effect, and,
+    unless `may_be_idle`, if no rule but the mandatory ones is in force.
     """
     chosen = _chosen(configured, given)
     merged = partial(_merged, configured, given, norm_type)
     norm = merged(RULES[EXPECTED])["norm"]
     can_judge = partial(_can_judge, has_norm=norm is not None, has_baseline=has_baseline)
     in_force = {
-        code for code, rule in RULES.items() if rule.always or (code in chosen and can_judge(rule))
+        code
+        for code, rule in RULES.items()
+        if rule.mandatory or (code in chosen and can_judge(rule))
     }
     where = f"{config}: " if config else ""
     _refuse_contradictions(configured, where)
@@ -53,7 +56,7 @@ def resolve(
     merged = partial(_merged, configured, given, norm_type)
     severities = {**configured.severities, **given.severities}
     rules = {
-        code: InForce(rule, severities.get(code, rule.severity), merged(rule))
+        code: ActiveRule(rule, severities.get(code, rule.severity), merged(rule))
         for code, rule in RULES.items()
         if code in in_force
     }
@@ -66,14 +69,18 @@ def resolve(
 
 
 def _chosen(configured: Settings, given: Settings) -> frozenset[str]:
-    """The rules selected and not ignored; what is selected in the call is so against a file."""
+    """Codes of the rules selected and not ignored.
+
+    A selection in the call replaces both selection and ignored rules of the configuration.
+    """
     if given.select is not None:
-        return matching(given.select) - matching(given.ignore)
-    select = matching((ALL,)) if configured.select is None else matching(configured.select)
-    return select - matching(configured.ignore) - matching(given.ignore)
+        return matching_codes(given.select) - matching_codes(given.ignore)
+    selected = matching_codes((ALL,) if configured.select is None else configured.select)
+    return selected - matching_codes(configured.ignore) - matching_codes(given.ignore)
 
 
 def _merged(configured: Settings, given: Settings, norm_type: float, rule: Rule) -> Thresholds:
+    """The thresholds of `rule`: as given, else as configured, else its defaults."""
     code = rule.code
     return {
         **rule.defaults(norm_type),
@@ -83,17 +90,17 @@ def _merged(configured: Settings, given: Settings, norm_type: float, rule: Rule)
 
 
 def _with_tolerance(given: Settings, in_force: set[str]) -> Settings:
-    """What was given, its tolerance among the thresholds of the rules that compare norms."""
+    """The settings given, with `rtol` as thresholds of the rules in force that compare norms."""
     if given.rtol is None:
         return given
     thresholds = dict(given.thresholds)
-    meant = {EXPECTED: ("rtol", given.rtol)}
-    meant |= dict.fromkeys((TOTAL_DRIFT, TENSOR_DRIFT), ("max_factor", 1.0 + given.rtol))
-    if not in_force & meant.keys():
+    by_rtol = {EXPECTED: ("rtol", given.rtol)}
+    by_rtol |= dict.fromkeys((TOTAL_DRIFT, TENSOR_DRIFT), ("max_factor", 1.0 + given.rtol))
+    if not in_force & by_rtol.keys():
         hint = "give `GT401.norm` or `baseline`"
         raise UsageError("`rtol` has nothing to compare with", hint=hint)
-    for code in in_force & meant.keys():
-        name, value = meant[code]
+    for code in in_force & by_rtol.keys():
+        name, value = by_rtol[code]
         if name in thresholds.get(code, {}):
             raise UsageError(f"`rtol` and {code}.{name} exclude each other")
         thresholds[code] = {**thresholds.get(code, {}), name: value}
@@ -103,15 +110,15 @@ def _with_tolerance(given: Settings, in_force: set[str]) -> Settings:
 def _can_judge(rule: Rule, *, has_norm: bool, has_baseline: bool) -> bool:
     if rule.code == EXPECTED:
         return has_norm
-    return has_baseline or not (isinstance(rule, DumpRule) and rule.compares)
+    return has_baseline or not (isinstance(rule, DumpRule) and rule.needs_baseline)
 
 
 def _refuse_idle(given: Settings, in_force: set[str], chosen: frozenset[str]) -> None:
-    """UsageError for what the call asks of a rule that will not judge anything."""
+    """UsageError for a setting in the call that concerns a rule not in force."""
     if given.select is not None and not given.select:
         raise UsageError("`select` names no rule")
     for code in given.select or ():
-        if not matching((code,)) & in_force and code not in RULES:
+        if not matching_codes((code,)) & in_force and code not in RULES:
             hint = "GT4 compares: give `baseline`" if code.startswith("GT4") else None
             raise UsageError(f"{code} is selected, and none of its rules is in force", hint=hint)
     named = {code for code in given.select or () if code in RULES}
@@ -126,12 +133,12 @@ def _need(code: str) -> str:
 
 
 def _refuse_contradictions(settings: Settings, where: str = "") -> None:
-    ignored = matching(settings.ignore)
+    ignored = matching_codes(settings.ignore)
     for code in settings.select or ():
-        if matching((code,)) <= ignored:
+        if matching_codes((code,)) <= ignored:
             raise UsageError(f"{where}{code} is both selected and ignored")
     for code in settings.ignore:
-        if code in RULES and RULES[code].always:
+        if code in RULES and RULES[code].mandatory:
             raise UsageError(
                 f"{where}{code} cannot be ignored: where it finds something there is nothing "
                 "to judge"
@@ -141,10 +148,10 @@ def _refuse_contradictions(settings: Settings, where: str = "") -> None:
 def _without_replaced(
     overrides: tuple[Override, ...], given: Mapping[str, Thresholds]
 ) -> Iterator[Override]:
-    """The overrides without the thresholds that were given in the call."""
+    """The overrides without thresholds that are also given in the call, which win."""
     for override in overrides:
-        kept = {
-            code: {name: value for name, value in found.items() if name not in given.get(code, {})}
-            for code, found in override.thresholds.items()
-        }
-        yield replace(override, thresholds={code: found for code, found in kept.items() if found})
+        kept: dict[str, Thresholds] = {}
+        for code, thresholds in override.thresholds.items():
+            replaced = given.get(code, {})
+            kept[code] = {name: value for name, value in thresholds.items() if name not in replaced}
+        yield replace(override, thresholds={code: rest for code, rest in kept.items() if rest})

@@ -1,7 +1,7 @@
-"""What was asked of `check`, in a configuration or on the command line, checked word by word.
+"""The settings of `check`, from a configuration or a call, each key and value checked.
 
-Nothing is taken for what it may have meant: a threshold with a typing error in it would be one
-that is not in force.
+An unknown key is refused rather than ignored: a threshold with a typing error would not be in
+force.
 """
 
 from __future__ import annotations
@@ -20,23 +20,26 @@ from gradtool.rules.evidence import DumpRule
 from gradtool.shortening import shortened
 
 ALL = "ALL"
+"""The word that selects or ignores every rule."""
+
 _LONGEST = 100
+"""Characters of a wrong key or value that a message shows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Choices, each None or empty where none was made.
+    """What a configuration or a call sets; None or empty where it sets nothing.
 
     Attributes:
         select, ignore: codes, beginnings of codes such as GT2, or ALL.
-        thresholds: by code.
-        severities: by code, where they are not the rules' own.
-        overrides: for some tensors; the first that matches counts.
+        thresholds: by the code of the rule.
+        severities: by the code of the rule, where not the rule's own.
+        overrides: exceptions for some tensors; of those that match one the first counts.
         rtol: relative tolerance of all rules that compare norms.
-        fail_on: the least severity that fails.
-        baseline: a file to compare with.
+        fail_on: the least severity of a finding that fails a dump.
+        baseline: path of the baseline to compare with.
         include, exclude: globs over the names of the tensors to judge.
-        section: the one to judge.
+        section: the only section to judge.
     """
 
     select: tuple[str, ...] | None = None
@@ -56,7 +59,10 @@ _KEYS = ("select", "ignore", "overrides", "fail_on", "baseline", "include", "exc
 
 
 def read_settings(table: Mapping[str, Any], where: str) -> Settings:
-    """The settings in a table of a configuration; UsageError naming `where` and the key."""
+    """The settings in a table of a configuration.
+
+    Raises UsageError, naming `where` and the key, for what is wrong.
+    """
     select = table.get("select")
     if select == []:
         raise UsageError(f"{where} select: names no rule")
@@ -85,20 +91,23 @@ def read_call(
     rtol: object = None,
     fail_on: object = None,
 ) -> Settings:
-    """The settings given in a call: thresholds as `{"GT203.max_norm": 50}`."""
-    found: dict[str, dict[str, object]] = {}
+    """The settings given in a call, with thresholds as `{"GT203.max_norm": 50}`.
+
+    Raises UsageError for what is wrong.
+    """
+    by_code: dict[str, dict[str, object]] = {}
     for key, value in (thresholds or {}).items():
         code, dot, name = key.partition(".")
         if code not in RULES:
             _refuse(_CALL, key, "there is no such code", [*RULES])
         if not dot:
             raise UsageError(f"{_CALL} {key}: which threshold? give {code}.NAME")
-        found.setdefault(code, {})[name] = value
+        by_code.setdefault(code, {})[name] = value
     return Settings(
         select=None if select is None else _codes(_listed(select), "`select`"),
         ignore=_codes(_listed(ignore), "`ignore`"),
-        thresholds=dict(_all_thresholds(found, _CALL)),
-        severities=dict(_severities(found, _CALL)),
+        thresholds=dict(_all_thresholds(by_code, _CALL)),
+        severities=dict(_severities(by_code, _CALL)),
         rtol=None if rtol is None else _tolerance(rtol),
         fail_on=None if fail_on is None else _severity(fail_on, "`fail_on`"),
     )
@@ -113,17 +122,18 @@ def _listed(codes: str | Sequence[str]) -> list[str]:
 
 def _tolerance(value: object) -> float:
     try:
-        found = RULES[EXPECTED].parameter("rtol").checked(value)  # type: ignore[union-attr]
+        rtol = RULES[EXPECTED].parameter("rtol").checked(value)  # type: ignore[union-attr]
     except ValueError as error:
         raise UsageError(f"`rtol` is no tolerance: {error}") from error
-    return cast(float, found)
+    return cast(float, rtol)
 
 
 def _threshold(rule: Rule, name: str, value: object, where: str) -> Threshold:
-    """The value of a rule's parameter, if it can be that."""
+    """`value` as the rule's threshold `name`; UsageError if there is none or it is not allowed."""
     parameter = rule.parameter(name)
     if parameter is None:
-        valid = [one.name for one in rule.parameters] + ([] if rule.always else ["severity"])
+        valid = [parameter.name for parameter in rule.parameters]
+        valid += [] if rule.mandatory else ["severity"]
         if not valid:
             raise UsageError(f"{where} {rule.code}.{name}: {rule.code} has no thresholds to set")
         _refuse(where, f"{rule.code}.{name}", "there is no such threshold", valid)
@@ -133,25 +143,25 @@ def _threshold(rule: Rule, name: str, value: object, where: str) -> Threshold:
         raise UsageError(f"{where} {rule.code}.{name}: {error}") from error
 
 
-def matching(codes: tuple[str, ...]) -> frozenset[str]:
-    """The rules that codes and beginnings of codes stand for."""
+def matching_codes(codes: tuple[str, ...]) -> frozenset[str]:
+    """Codes of the rules that `codes` stand for: codes, their beginnings, or ALL."""
     return frozenset(
-        code for code in RULES for wanted in codes if wanted == ALL or code.startswith(wanted)
+        code for code in RULES for prefix in codes if prefix == ALL or code.startswith(prefix)
     )
 
 
 def _codes(value: object, where: str) -> tuple[str, ...]:
     codes = _texts(value, where)
     for code in codes:
-        if code != ALL and not (len(code) > 2 and matching((code,))):
-            families = list(dict.fromkeys(known[:3] for known in RULES))
+        if code != ALL and not (len(code) > 2 and matching_codes((code,))):
+            families = list(dict.fromkeys(valid[:3] for valid in RULES))
             _refuse(where, code, "there is no such code", [*RULES, *families, ALL])
     return codes
 
 
 def _texts(value: object, where: str) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(text, str) and text for text in value):
-        raise UsageError(f"{where}: must be a list of texts, not {shown(value)}")
+        raise UsageError(f"{where}: must be a list of texts, not {brief_repr(value)}")
     (twice, times), *_ = Counter(value).most_common(1) or [("", 1)]
     if times > 1:
         raise UsageError(f"{where}: {twice!r} is there twice")
@@ -161,7 +171,7 @@ def _texts(value: object, where: str) -> tuple[str, ...]:
 def _text(table: Mapping[str, Any], key: str, where: str) -> str | None:
     value = table.get(key)
     if value is not None and not (isinstance(value, str) and value):
-        raise UsageError(f"{where} {key}: must be a text, not {shown(value)}")
+        raise UsageError(f"{where} {key}: must be a text, not {brief_repr(value)}")
     return value
 
 
@@ -170,13 +180,13 @@ def _severity(value: object, where: str) -> Severity:
         if value == severity:
             return severity
     choices = " or ".join(map(repr, SEVERITIES))
-    raise UsageError(f"{where}: must be {choices}, not {shown(value)}")
+    raise UsageError(f"{where}: must be {choices}, not {brief_repr(value)}")
 
 
 def _severities(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, Severity]]:
     for code in RULES:
         if "severity" in (values := _table(table.get(code, {}), f"{where} {code}")):
-            if RULES[code].always:
+            if RULES[code].mandatory:
                 raise UsageError(f"{where} {code}.severity: {code} is an error always")
             yield code, _severity(values["severity"], f"{where} {code}.severity")
 
@@ -184,18 +194,19 @@ def _severities(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, Sev
 def _all_thresholds(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, Thresholds]]:
     for code, rule in RULES.items():
         values = _table(table.get(code, {}), f"{where} {code}")
-        found = {
+        thresholds = {
             name: _threshold(rule, name, value, where)
             for name, value in values.items()
             if name != "severity"
         }
-        if found:
-            yield code, found
+        if thresholds:
+            yield code, thresholds
 
 
 def _overrides(value: object, where: str) -> Iterator[Override]:
     if not isinstance(value, list):
-        raise UsageError(f"{where}: must be a list of tables ([[…overrides]]), not {shown(value)}")
+        problem = "must be a list of tables ([[…overrides]])"
+        raise UsageError(f"{where}: {problem}, not {brief_repr(value)}")
     for number, table in enumerate(value, start=1):
         yield _override(_table(table, where), f"{where} {number}")
 
@@ -210,7 +221,7 @@ def _override(table: Mapping[str, Any], where: str) -> Override:
     patterns = _texts([pattern] if isinstance(pattern, str) else pattern, f"{where} pattern")
     if not patterns:
         raise UsageError(f"{where} pattern: an override needs at least one")
-    ignore = matching(_codes(table.get("ignore", []), f"{where} ignore"))
+    ignore = matching_codes(_codes(table.get("ignore", []), f"{where} ignore"))
     thresholds = dict(_all_thresholds(table, where))
     if not ignore and not thresholds:
         raise UsageError(f"{where}: it changes nothing; give ignore, or thresholds")
@@ -226,12 +237,12 @@ def _judges_tensors(rule: Rule) -> bool:
 
 def _table(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
-        raise UsageError(f"{where}: must be a table, not {shown(value)}")
+        raise UsageError(f"{where}: must be a table, not {brief_repr(value)}")
     return value
 
 
-def shown(value: object) -> str:
-    """A value that is wrong, in few words however large it is."""
+def brief_repr(value: object) -> str:
+    """The repr of a wrong value, shortened however large it is."""
     try:
         text = repr(value)
     except ValueError:  # an integer of more digits than Python writes

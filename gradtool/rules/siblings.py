@@ -1,4 +1,4 @@
-"""Tensors of one kind: those that differ in the number of their layer only."""
+"""Finding tensors that can be compared: the same tensor of other layers, or other experts."""
 
 from __future__ import annotations
 
@@ -24,9 +24,13 @@ _MAD_OF_NORMAL: Final = 1.4826
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a tensor is in its model: what its name has before its first number, and behind it.
+    """A tensor's name, split at the number of its layer.
 
-    `number` is None, and `stem` the whole name, where there is none.
+    Attributes:
+        stem: what stands before the number; the whole name if there is none.
+        number: of the layer, or None.
+        digits: the number as it is spelt.
+        rest: what stands behind it.
     """
 
     stem: str
@@ -36,60 +40,60 @@ class Place:
 
     @property
     def layer(self) -> str:
-        """The name up to the number of the layer."""
+        """Name of the layer: the tensor's name up to the number."""
         return self.stem + self.digits
 
 
 def place_of(name: str) -> Place:
-    """The place that a tensor's name tells."""
-    found = _LAYER.search(name)
-    if found is None:
+    """The name of a tensor, split at the number of its layer."""
+    match = _LAYER.search(name)
+    if match is None:
         return Place(name)
-    return Place(name[: found.start()], int(found[0]), found[0], name[found.end() :])
+    return Place(name[: match.start()], int(match[0]), match[0], name[match.end() :])
 
 
 @dataclass(frozen=True)
 class Kind:
-    """Tensors that may be expected to be alike."""
+    """Tensors whose gradients are expected to be alike."""
 
     members: tuple[TensorMeasurement, ...]
 
     @cached_property
     def alive(self) -> int:
-        """How many of them are not all 0."""
-        return sum(not is_all_zero(one) for one in self.members)
+        """Number of members that are not all 0."""
+        return sum(not is_all_zero(tensor) for tensor in self.members)
 
     @cached_property
-    def compared(self) -> int:
-        """How many have a norm with a logarithm."""
+    def comparable(self) -> int:
+        """Number of members whose norm has a logarithm."""
         return len(self._logs)
 
     @cached_property
-    def middle(self) -> float:
-        """The median of the norms' logarithms; there has to be one."""
+    def median(self) -> float:
+        """The median of the norms' logarithms; at least one member must be comparable."""
         return _median(self._logs)
 
     @cached_property
     def spread(self) -> float:
-        """The standard deviation of those logarithms but for outliers.
+        """A standard deviation of those logarithms that outliers do not move.
 
         1.4826 times their median absolute deviation.
         """
-        return _MAD_OF_NORMAL * _median([abs(log - self.middle) for log in self._logs])
+        return _MAD_OF_NORMAL * _median([abs(log - self.median) for log in self._logs])
 
     @cached_property
     def _logs(self) -> list[float]:
-        return [math.log(one.norm) for one in self.members if has_log(one)]
+        return [math.log(tensor.norm) for tensor in self.members if has_log(tensor)]
 
 
 def _median(values: list[float]) -> float:
-    # `statistics` takes as long to import as all rules together.
+    # Importing `statistics` takes as long as importing all rules.
     ordered, half = sorted(values), len(values) // 2
     return ordered[half] if len(values) % 2 else (ordered[half - 1] + ordered[half]) / 2.0
 
 
 def has_log(tensor: TensorMeasurement) -> bool:
-    """Whether its norm is finite and not 0."""
+    """Whether the tensor's norm is finite and not 0."""
     return 0.0 < tensor.norm < math.inf
 
 
@@ -99,36 +103,37 @@ def is_all_zero(tensor: TensorMeasurement) -> bool:
 
 
 def kinds_of(tensors: Iterable[TensorMeasurement]) -> dict[str, Kind]:
-    """For each name the tensor and its siblings: of one shape, in layers of one make.
+    """For each tensor's name, it and its siblings: the same tensor in layers of the same structure.
 
-    Layers are of one make if they have the same tensors in the same shapes: the biases of a
-    convolution and of the normalization behind it are no siblings in an `nn.Sequential`.
+    Siblings have one shape, and names that differ in the number of the layer only. Layers have the
+    same structure if they have the same tensors in the same shapes: in an `nn.Sequential` the
+    biases of a convolution and of the normalization behind it are no siblings.
     """
-    placed = [(one, place_of(one.name)) for one in tensors]
-    inside: defaultdict[str, set[tuple[str, tuple[int, ...]]]] = defaultdict(set)
-    for one, place in placed:
-        inside[place.layer].add((place.rest, one.spec.shape))
-    make = {layer: frozenset(parts) for layer, parts in inside.items()}
+    placed = [(tensor, place_of(tensor.name)) for tensor in tensors]
+    contents: defaultdict[str, set[tuple[str, tuple[int, ...]]]] = defaultdict(set)
+    for tensor, place in placed:
+        contents[place.layer].add((place.rest, tensor.spec.shape))
+    structure = {layer: frozenset(parts) for layer, parts in contents.items()}
     groups: defaultdict[object, list[TensorMeasurement]] = defaultdict(list)
-    for one, place in placed:
-        alone = place.number is None
-        key = (place.stem, alone, place.rest, one.spec.shape, make[place.layer])
-        groups[key].append(one)
+    for tensor, place in placed:
+        has_no_number = place.number is None
+        key = (place.stem, has_no_number, place.rest, tensor.spec.shape, structure[place.layer])
+        groups[key].append(tensor)
     return _by_name(groups.values())
 
 
 def peers_of(tensors: Iterable[TensorMeasurement]) -> dict[str, Kind]:
-    """For each name the tensor and those of one shape in its layer with another index.
+    """For each tensor's name, it and those in its layer that differ in an index of the name only.
 
-    The experts of a layer, say, of which not every one is used in every step.
+    Such as the experts of a layer, not all of which are used in every step.
     """
     groups: defaultdict[object, list[TensorMeasurement]] = defaultdict(list)
-    for one in tensors:
-        place = place_of(one.name)
-        groups[place.layer, *_INDEX.split(place.rest), one.spec.shape].append(one)
+    for tensor in tensors:
+        place = place_of(tensor.name)
+        groups[place.layer, *_INDEX.split(place.rest), tensor.spec.shape].append(tensor)
     return _by_name(groups.values())
 
 
 def _by_name(groups: Iterable[list[TensorMeasurement]]) -> dict[str, Kind]:
     kinds = [Kind(tuple(group)) for group in groups]
-    return {one.name: kind for kind in kinds for one in kind.members}
+    return {tensor.name: kind for kind in kinds for tensor in kind.members}

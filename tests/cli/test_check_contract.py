@@ -841,7 +841,7 @@ def test_every_rule_is_explained_under_its_code_and_its_name() -> None:
     parts = re.split(r"^(?=GT\d{3} \S+ \()", by_code.stdout, flags=re.MULTILINE)[1:]
     for part, rule in zip(parts, RULES.values(), strict=True):
         assert part.startswith(f"{rule.code} {rule.name} (")
-        for said in (rule.summary, rule.explanation, rule.threshold, rule.remedy):
+        for said in (rule.summary, rule.explanation, rule.rationale, rule.remedy):
             assert words_of(spelt(said)) in words_of(part)
         for parameter in rule.parameters:
             assert parameter.name in part

@@ -1,1 +1,1 @@
-"""The vocabulary of `clip`: what each tensor gets, and what came of it."""
+"""The types that `clip` is built of: request, plan, outcome."""

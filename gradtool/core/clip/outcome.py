@@ -1,4 +1,4 @@
-"""What came of clipping."""
+"""The result of clipping."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class ClipOutcome:
 
     Attributes:
         path: what was clipped, as the user gave it.
-        output: where the result is, or would be; None where no place was given.
+        output: path of the result, written or not; None where none was given.
         request: how it was to be clipped.
-        plan: what that meant for these gradients.
-        before: the gradients as they were found.
-        after: the same, measured on the bytes written; None where nothing was written.
+        plan: what the request does to these gradients.
+        before: the gradients as they were read.
+        after: the gradients measured on the bytes written; None where nothing was written.
         dry_run: whether nothing was to be written.
         notes: what deserves a warning, one sentence each.
         elapsed_s: seconds from start to end.
@@ -41,12 +41,12 @@ class ClipOutcome:
 
     @property
     def clip_coef(self) -> float | None:
-        """The one factor; None where tensors have their own, or were clipped by value."""
+        """The factor of all tensors; None where each has its own, or they are clipped by value."""
         return self.plan.clip_coef
 
     @property
     def norm_before(self) -> float:
-        """The norm as found, NaN or infinite where elements are."""
+        """The norm as read, NaN or infinite where elements are."""
         return one_total(self.before).norm
 
     @property
@@ -56,7 +56,7 @@ class ClipOutcome:
 
     @property
     def finite_norm_before(self) -> float:
-        """The norm of the finite elements as found."""
+        """The norm of the finite elements as read."""
         return one_total(self.before).finite_norm
 
     @property
@@ -66,15 +66,15 @@ class ClipOutcome:
 
     @property
     def tensors(self) -> int:
-        """Stored tensors that were to be clipped, whatever number of names they have."""
+        """Number of stored tensors to clip, each counted once whatever names it has."""
         return one_total(self.before).tensors
 
     @property
     def tensors_changed(self) -> int:
-        """Stored tensors that were scaled, clamped, or had elements replaced."""
+        """Number of stored tensors that are scaled, clamped, or have elements replaced."""
         return self.plan.tensors_changed
 
     @property
     def nonfinite_replaced(self) -> int:
-        """Stored NaN and Inf that became 0."""
+        """Number of stored NaN and Inf that become 0."""
         return self.plan.nonfinite_replaced

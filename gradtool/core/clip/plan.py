@@ -1,4 +1,4 @@
-"""From a measurement to what becomes of each tensor, or to the reason why it is refused."""
+"""Planning a clip: which transform each measured tensor gets, or why clipping is refused."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from gradtool.errors import (
 NonFinite = Literal["error", "zero", "keep"]
 """What clipping does about NaN and Inf: refuse, replace them by 0, leave their bits alone."""
 
-_NAMED: Final = 3
+_MOST_NAMED: Final = 3
 _SMALLEST_COEF: Final = 2.0**-1034
-"""Below it subnormal float64 keep less than twelve digits."""
+"""A smaller float64 is subnormal and has fewer than twelve digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class ClipRequest:
         clip_value: bound on each element's magnitude, at least 0. None to clip by norm.
         eps: what is added to the norm.
         total_norm: the norm to clip by, where these tensors are only a part of all.
-        per_tensor: whether each tensor is clipped by its own norm, that of all it names.
+        per_tensor: whether each tensor is clipped by its own norm, shared elements included.
         nonfinite: what to do about NaN and Inf.
     """
 
@@ -65,8 +65,8 @@ class ClipRequest:
                 problem = "`per_tensor` and `total_norm`"
                 raise UsageError(f"{problem} exclude each other")
         if self.nonfinite not in get_args(NonFinite):
-            known = ", ".join(get_args(NonFinite))
-            raise UsageError(f"`nonfinite` must be one of {known}, not {self.nonfinite!r}")
+            choices = ", ".join(get_args(NonFinite))
+            raise UsageError(f"`nonfinite` must be one of {choices}, not {self.nonfinite!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,11 +74,11 @@ class ClipPlan:
     """What clipping is going to do.
 
     Attributes:
-        clip_coef: the one factor; None where tensors have their own, or are clipped by value.
-        transforms: by name, of the tensors to transform; the others stay as they are.
-        changed: names of those of which an element can change: zeros do not, for example.
-        tensors_changed: how many stored tensors those are, whatever names they have.
-        nonfinite_replaced: how many stored NaN and Inf become 0.
+        clip_coef: the factor of all tensors; None where each has its own, or by value.
+        transforms: by the names of the tensors to transform; the others stay as they are.
+        changed: names of the tensors of which an element can change: zeros do not, for example.
+        tensors_changed: number of stored tensors among those, each counted once.
+        nonfinite_replaced: number of stored NaN and Inf that become 0.
     """
 
     clip_coef: float | None
@@ -91,13 +91,13 @@ class ClipPlan:
 def refuse_unclippable(
     checkpoint: Checkpoint, norm_type: float, request: ClipRequest, *, explicit: bool
 ) -> None:
-    """Refuse what the catalogue of the chosen tensors shows, before any of them is read.
+    """Refuse what cannot be clipped, as far as the catalogue tells before any tensor is read.
 
-    `explicit` says whether they were chosen by name: weights and moments are clipped only then.
+    `explicit` says whether tensors were chosen by name: weights and moments are clipped only then.
 
     Raises:
-        UsageError: p <= 0, tensors of several kinds, of which no one norm can be made, no
-            gradients, or complex ones that were to be clipped by value.
+        UsageError: p <= 0, tensors of several kinds, which have no common norm, no gradients,
+            or complex ones to be clipped by value.
         UnsupportedFormatError: a tensor that may be a gradient cannot be measured.
     """
     path = checkpoint.path
@@ -119,7 +119,10 @@ def refuse_unclippable(
 
 
 def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
-    """Beside what is known to be gradients, what is not known to be some is something else."""
+    """Refuse sections of several kinds, an unrecognised one counting as a kind, and non-gradients.
+
+    Weights and optimizer state pass if `explicit`.
+    """
     sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
     kinds = {checkpoint.section_kinds.get(name) for name in sections}
     hint = "choose what to clip with `section` or `include`"
@@ -134,11 +137,11 @@ def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
 
 
 def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
-    """What clipping as `request` says does to the tensors measured, of one kind.
+    """The plan to clip the tensors measured, all of one kind, as `request` says.
 
     Raises:
         NonFiniteError: NaN or Inf, where the request is to refuse them.
-        NormRangeError: a norm that float64 cannot hold.
+        NormRangeError: a norm, or a factor, that float64 cannot hold.
     """
     total = one_total(measurement)
     if request.nonfinite == "error":
@@ -167,7 +170,7 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
 
 
 def one_total(measurement: Measurement) -> Summary:
-    """The figures of all tensors together, which those of one kind have."""
+    """The total of tensors of one kind; TypeError for several kinds, which have none."""
     if measurement.total is None:
         raise TypeError("tensors of several kinds have no one total")
     return measurement.total
@@ -183,7 +186,7 @@ def _refuse_nonfinite(measurement: Measurement) -> None:
         for tensor in bad
     ]
     raise NonFiniteError(
-        f"{measurement.path}: not clipped: non-finite gradients in {first_of(shown, _NAMED)}",
+        f"{measurement.path}: not clipped: non-finite gradients in {first_of(shown, _MOST_NAMED)}",
         tuple(tensor.name for tensor in bad),
         hint="`nonfinite='zero'` replaces them by 0, `nonfinite='keep'` leaves them",
     )
@@ -196,10 +199,10 @@ def _transform(
     total: Summary,
     coef: float | None,
 ) -> Transform:
-    """What becomes of `tensor`.
+    """The transform of `tensor`.
 
-    All have the same transform unless each is clipped by its own norm, so that those that share
-    elements agree on it, whatever else each of them holds.
+    Unless each tensor is clipped by its own norm all get the same, so that tensors that share
+    elements never disagree.
     """
     factor, bound = 1.0, math.inf
     if request.clip_value is not None:
@@ -217,7 +220,7 @@ def _transform(
 
 
 def _changes(tensor: TensorMeasurement, transform: Transform, loss_scale: float) -> bool:
-    """Whether the transform changes any element, unless scaling rounds it to what it was."""
+    """Whether the transform changes any element, not counting what scaling rounds back."""
     stats, bound, native = tensor.stats, transform.bound, tensor.spec.dtype.norm_dtype
     if native is not None:
         bound = native.round(bound)
@@ -228,6 +231,7 @@ def _changes(tensor: TensorMeasurement, transform: Transform, loss_scale: float)
 
 
 def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:
+    """The factor to clip by; NormRangeError, beginning with `where`, if float64 has none."""
     norm = stats.finite_norm if request.total_norm is None else request.total_norm
     nonzero = stats.numel > stats.zeros + stats.nonfinite
     if math.isinf(norm + request.eps) or (norm == 0.0 and nonzero and request.total_norm is None):
@@ -243,9 +247,9 @@ def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:
 
 def transform_conflict(path: str, names: Sequence[str]) -> UsageError:
     """The error for two names of one stored element that clipping would treat differently."""
-    one, other = names
+    first, second = names
     return UsageError(
-        f"{path}: {one!r} and {other!r} share stored elements, and clipping would change them "
+        f"{path}: {first!r} and {second!r} share stored elements, and clipping would change them "
         "for one and not, or differently, for the other",
         hint="choose both or neither, and do not clip them per tensor",
     )

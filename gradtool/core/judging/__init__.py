@@ -1,1 +1,1 @@
-"""The vocabulary of `check`: rules, policies, verdicts, baselines."""
+"""The types that `check` is built of: rules, policies, verdicts, baselines."""

@@ -1,4 +1,4 @@
-"""What gradients were like when they were well: norms to compare others with."""
+"""Baselines: what healthy gradients of a model were like, for later dumps to be compared with."""
 
 from __future__ import annotations
 
@@ -9,33 +9,33 @@ from typing import Final
 
 SCHEMA: Final = "gradtool.baseline/1"
 
-CERTAIN: Final = 1e-11
-"""Norms that are closer are the same: they are kept to twelve digits and right to as many."""
+NORM_RTOL: Final = 1e-11
+"""Norms that differ by less, relatively, are equal: they are right and stored to twelve digits."""
 
 
 def rounded(value: float) -> float:
-    """A figure to twelve digits: more would differ between machines, and in git."""
+    """`value` to twelve digits: further ones would differ between machines, and so in git."""
     return float(f"{value:.12g}")
 
 
 @dataclass(frozen=True, slots=True)
 class NormRange:
-    """The least and the largest norm that was seen."""
+    """The smallest and the largest of some norms."""
 
     low: float
     high: float
 
     @classmethod
     def of(cls, norms: Iterable[float]) -> NormRange:
-        """The range of some norms, of which there is at least one, to the digits of a baseline."""
-        found = list(map(rounded, norms))
-        return cls(min(found), max(found))
+        """The range of at least one norm, rounded as baselines are."""
+        ends = list(map(rounded, norms))
+        return cls(min(ends), max(ends))
 
     def factor(self, norm: float) -> float:
-        """How far outside a norm is: the larger over the smaller, and 1 inside.
+        """How far outside the range `norm` is: its ratio to the nearer end, or the inverse.
 
-        So that a tenth is as far off as ten times. NaN for NaN; infinite between zero and what
-        is not.
+        At least 1, and 1 inside: a tenth is as far off as ten times. NaN for NaN; infinite between
+        zero and anything else.
         """
         if math.isnan(norm):
             return math.nan
@@ -43,18 +43,18 @@ class NormRange:
             return 1.0
         small, large = (norm, self.low) if norm < self.low else (self.high, norm)
         factor = large / small if small > 0.0 else math.inf
-        return factor if factor > 1.0 + CERTAIN else 1.0
+        return factor if factor > 1.0 + NORM_RTOL else 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class BaselineTensor:
-    """One tensor of a baseline.
+    """What one tensor was like in the dumps of a baseline.
 
     Attributes:
-        dtype: safetensors' name of it.
+        dtype: its name in safetensors.
         shape: sizes.
-        norm: its norms in the dumps.
-        zeros: the largest share of its elements that were 0.
+        norm: the range of its norm over the dumps.
+        zeros: the largest share of its elements, from 0 to 1, that were 0 in a dump.
     """
 
     dtype: str
@@ -71,7 +71,7 @@ class Baseline:
         path: of the file that it was read from, or is to be written to.
         norm_type: p of the norms.
         dumps: paths of the dumps that it was made of.
-        total: the norm of all gradients together.
+        total: the range over the dumps of the norm of all gradients together.
         tensors: by name, in the natural order of names.
     """
 

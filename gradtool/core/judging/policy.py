@@ -1,4 +1,4 @@
-"""What a dump is judged by: rules in force, their thresholds, and exceptions for some tensors."""
+"""Policies: the rules in force, their thresholds, and exceptions for some tensors."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from gradtool.core.names import NameFilter, name_filter
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
-    """A rule as it is applied: how grave its findings are, and its thresholds."""
+class ActiveRule:
+    """A rule that is in force, with the severity of its findings and its thresholds."""
 
     rule: Rule
     severity: Severity
@@ -21,12 +21,12 @@ class InForce:
 
 @dataclass(frozen=True)
 class Override:
-    """An exception for tensors with certain names.
+    """An exception for some tensors: rules that ignore them, or other thresholds.
 
     Attributes:
-        patterns: globs over their names.
+        patterns: globs over the names of the tensors.
         ignore: codes of the rules that do not judge them.
-        thresholds: of other rules, by code: those that differ for them.
+        thresholds: by the code of the rule, those that replace its own for them.
     """
 
     patterns: tuple[str, ...]
@@ -38,7 +38,7 @@ class Override:
         return name_filter(self.patterns, ())
 
     def matches(self, name: str) -> bool:
-        """Whether it is for the tensor so named."""
+        """Whether the override is for the tensor `name`."""
         return self._filter(name)
 
 
@@ -48,27 +48,27 @@ class Policy:
 
     Attributes:
         rules: those in force, by code, in the order of codes.
-        overrides: for some tensors; the first that matches a name is the one that counts.
-        fail_on: the least severity that makes a verdict a failure.
-        config: the file that it came from, where one did.
+        overrides: exceptions; of those that match a tensor the first counts.
+        fail_on: the least severity of a finding that fails the dump.
+        config: path of the configuration file; None without one.
     """
 
-    rules: Mapping[str, InForce]
+    rules: Mapping[str, ActiveRule]
     overrides: tuple[Override, ...] = ()
     fail_on: Severity = "error"
     config: str | None = None
 
     def override(self, names: Iterable[str]) -> Override | None:
-        """The exception that counts for a tensor with these names."""
-        matching = (one for one in self.overrides if any(map(one.matches, names)))
+        """The override that counts for a tensor with these names, if one does."""
+        matching = (override for override in self.overrides if any(map(override.matches, names)))
         return next(matching, None)
 
     def thresholds(self, code: str, *names: str) -> Thresholds | None:
-        """The rule's thresholds for a tensor with these names; None where it does not judge it."""
+        """The thresholds of rule `code` for a tensor with these names; None if that is ignored."""
         return self.thresholds_with(self.override(names), code)
 
     def thresholds_with(self, override: Override | None, code: str) -> Thresholds | None:
-        """The same for the tensors for which that exception counts."""
+        """The thresholds of rule `code` under `override`; None if the override ignores the rule."""
         if override is None:
             return self.rules[code].thresholds
         if code in override.ignore:
@@ -76,5 +76,5 @@ class Policy:
         return {**self.rules[code].thresholds, **override.thresholds.get(code, {})}
 
     def fails(self, severity: Severity) -> bool:
-        """Whether a finding of that severity makes a verdict a failure."""
+        """Whether a finding of that severity fails the dump."""
         return severity == "error" or self.fail_on == "warning"

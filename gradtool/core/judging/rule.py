@@ -1,4 +1,4 @@
-"""What a rule of `check` is, before anything is judged by it."""
+"""Rules of `check`: what each is about, and the thresholds that can be set."""
 
 from __future__ import annotations
 
@@ -11,34 +11,35 @@ from typing import Final, Literal, TypeAlias
 
 Severity = Literal["error", "warning"]
 SEVERITIES: Final[tuple[Severity, ...]] = ("error", "warning")
-"""From the gravest on."""
+"""The gravest first."""
 
 Threshold: TypeAlias = float | int | tuple[str, ...] | None
 """The value of a parameter; None where it sets no limit."""
 
-NONE: Final = "none"
-"""How it is spelt that a number sets no limit."""
+NO_LIMIT: Final = "none"
+"""What stands in a configuration for a number that sets no limit."""
 
-LARGEST: Final = sys.float_info.max
-"""The bound of what must be finite."""
+LARGEST_FLOAT: Final = sys.float_info.max
+"""The `high` of a parameter that must be finite."""
 
-_TOO_MUCH: Final = 1 << 63
+_INTEGER_BOUND: Final = 1 << 63
+"""Integers from here on fit no counter."""
 
 Thresholds: TypeAlias = Mapping[str, Threshold]
-"""Values of a rule's parameters by their names."""
+"""A rule's thresholds by the names of its parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Parameter:
-    """A threshold of a rule.
+    """A threshold of a rule that can be set.
 
     Attributes:
         name: as it is spelt in a configuration.
         default: its value unless set; None for no limit.
         meaning: what it limits, and in which unit.
-        low, high: the least and the largest value that make sense.
+        low, high: the least and the largest value allowed.
         kind: "number", "count" (a whole number), or "names" (globs over tensor names).
-        of_l2: whether the default is for norms of order 2, and None for others.
+        l2_only: whether the default is for norms of order 2; for others it is None then.
     """
 
     name: str
@@ -47,33 +48,34 @@ class Parameter:
     low: float = 0.0
     high: float = math.inf
     kind: Literal["number", "count", "names"] = "number"
-    of_l2: bool = False
+    l2_only: bool = False
 
     def checked(self, value: object) -> Threshold:
-        """`value`, if the parameter can be that; ValueError saying what it must be."""
+        """`value` as a threshold; ValueError, which says what it must be, if it is not allowed."""
         if self.kind == "names":
             return _names(value)
-        if self.kind == "number" and (value is None or value == NONE):
+        if self.kind == "number" and (value is None or value == NO_LIMIT):
             return None
         wanted = "a whole number" if self.kind == "count" else "a number"
         if type(value) not in (bool, int, float) and isinstance(value, Real):
-            # NumPy's, say, of which float64 is a float that is spelt otherwise.
+            # Numbers of NumPy, say: its float64 is a float whose repr looks different.
             value = int(value) if isinstance(value, Integral) else float(value)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"must be {wanted}, not {value!r}")
         if self.kind == "count" and not isinstance(value, int):
             raise ValueError(f"must be {wanted}, not {value!r}")
-        # NaN is refused too, and what neither a float nor a counter holds.
-        if not self.low <= value <= self.high or (isinstance(value, int) and value >= _TOO_MUCH):
+        # Comparisons refuse NaN too.
+        is_huge = isinstance(value, int) and value >= _INTEGER_BOUND
+        if not self.low <= value <= self.high or is_huge:
             raise ValueError(f"must be {wanted} {self.range}, not {value!r}")
         return value
 
     @property
     def range(self) -> str:
-        """Which values make sense, in words."""
+        """The values allowed, in words."""
         if self.kind == "names":
             return "a list of globs"
-        if self.high == LARGEST:
+        if self.high == LARGEST_FLOAT:
             return f"of at least {self.low:g}, and finite"
         if self.high == math.inf:
             return f"of at least {self.low:g}"
@@ -82,9 +84,9 @@ class Parameter:
 
 def _names(value: object) -> tuple[str, ...]:
     names = [value] if isinstance(value, str) else value
-    if not isinstance(names, list | tuple) or not all(isinstance(n, str) and n for n in names):
-        raise ValueError(f"must be a name or a list of names, not {value!r}")
-    return tuple(names)
+    if isinstance(names, list | tuple) and all(isinstance(name, str) and name for name in names):
+        return tuple(names)
+    raise ValueError(f"must be a name or a list of names, not {value!r}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +94,16 @@ class Rule:
     """One thing that can be wrong with a dump.
 
     Attributes:
-        code: `GT` and three digits, of which the first is the family's; never given anew.
-        name: short, and as stable.
-        severity: unless a configuration says otherwise.
+        code: `GT` and three digits, of which the first is the family's; never reused.
+        name: short, and as stable as the code.
+        severity: of its findings, unless a configuration says otherwise.
         summary: what is wrong where the rule finds something, in one line.
         explanation: what that means for the training.
-        threshold: why the parameters' defaults are what they are.
+        rationale: why the parameters' defaults are what they are.
         remedy: what to do about it.
-        parameters: what can be set.
-        together: whether it judges all dumps together, and no single one.
-        always: whether it cannot be switched off: without it nothing could be said at all.
+        parameters: the thresholds that can be set.
+        across_dumps: whether it judges the dumps of a run together, and not each by itself.
+        mandatory: whether it cannot be switched off.
     """
 
     code: str
@@ -109,22 +111,22 @@ class Rule:
     severity: Severity = "error"
     summary: str
     explanation: str
-    threshold: str
+    rationale: str
     remedy: str
     parameters: tuple[Parameter, ...] = ()
-    together: bool = False
-    always: bool = False
+    across_dumps: bool = False
+    mandatory: bool = False
 
     def defaults(self, norm_type: float = 2.0) -> dict[str, Threshold]:
-        """Its thresholds for norms of that order where nobody set any."""
+        """The thresholds for norms of order `norm_type` where none are set."""
         return {
-            one.name: None if one.of_l2 and norm_type != 2.0 else one.default
-            for one in self.parameters
+            parameter.name: None if parameter.l2_only and norm_type != 2.0 else parameter.default
+            for parameter in self.parameters
         }
 
     def parameter(self, name: str) -> Parameter | None:
-        """The parameter so named, if there is one."""
-        return next((one for one in self.parameters if one.name == name), None)
+        """The parameter `name`, if there is one."""
+        return next((parameter for parameter in self.parameters if parameter.name == name), None)
 
 
 FAMILIES: Final = {
@@ -134,19 +136,19 @@ FAMILIES: Final = {
     "3": "balance",
     "4": "baseline",
 }
-"""What the first digit of a code stands for."""
+"""Names of the families of rules by the first digit of their codes."""
 
 
 def family(code: str) -> str:
-    """The name of the family that a code, or its beginning, belongs to; "" for that of any."""
+    """The family of a code or of its beginning, such as GT2; "" for a beginning without a digit."""
     return FAMILIES.get(code[2:3], "")
 
 
-def spelled(thresholds: Thresholds) -> Iterator[tuple[str, str]]:
-    """Names and values as a configuration spells them; `none` where there is no limit."""
+def threshold_texts(thresholds: Thresholds) -> Iterator[tuple[str, str]]:
+    """Each name and value, as a configuration spells them; `none` where there is no limit."""
     for name, value in thresholds.items():
         if value is None or value == ():
-            yield name, NONE
+            yield name, NO_LIMIT
         elif isinstance(value, tuple):
             yield name, " ".join(value)
         else:

@@ -1,4 +1,4 @@
-"""What judging dumps gives: findings, a verdict for each dump, and one over all."""
+"""Results of judging: findings, a verdict on each dump, and the outcome over all of them."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from gradtool.core.measurement import Summary
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that is wrong.
+    """One thing that is wrong with a dump, or with several together.
 
     Attributes:
         code: of the rule that found it.
-        name: the rule's.
+        name: of that rule.
         severity: "error" or "warning".
         message: what is wrong, without the dump's name or the tensor's.
-        tensor: which one it is about; None where it is about all, or about the file.
+        tensor: name of the tensor in question; None where it is all of them, or the file.
         index: of the element in question in the tensor's shape.
-        value: the figure that is out of bounds, and
-        limit: the bound, where there are such.
-        file, byte: where in which file the problem lies, for one that cannot be read.
+        value: the figure that is out of bounds; None where no figure is.
+        limit: the bound that it is out of.
+        file, byte: of a dump that cannot be read, which file is at fault, and at which offset.
     """
 
     code: str
@@ -40,16 +40,16 @@ class Finding:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to be said about one dump.
+    """The judgement of one dump.
 
     Attributes:
         path: of the dump, as the user gave it.
-        step: of the training, where the dump says it, or its path.
-        format: name of its format; None where it could not be read, as the following.
-        summary: of the gradients that were judged.
+        step: of the training, as the dump notes it or else its path; None where neither does.
+        format: name of its format; None if it could not be read.
+        summary: of the gradients that were judged; None if there are none or it could not be read.
         findings: the gravest first.
         notes: what was assumed, one sentence each.
-        failed: whether a finding is grave enough.
+        failed: whether a finding is grave enough to fail the dump.
         exit_code: 0, or 1 for findings, or that of the error that kept it from being judged.
         elapsed_s: seconds that it took to read and judge.
     """
@@ -66,22 +66,22 @@ class Verdict:
 
     @property
     def has_nonfinite(self) -> bool:
-        """Whether elements of it are NaN or Inf."""
+        """Whether any gradient that was judged holds NaN or Inf."""
         return self.summary is not None and self.summary.stats.nonfinite > 0
 
 
 @dataclass(frozen=True, slots=True)
 class CheckOutcome:
-    """What `check` found.
+    """The result of a call of `check`.
 
     Attributes:
         verdicts: one for each dump, in the order of steps.
         findings: about several dumps together.
-        policy: what was judged by.
-        baseline: the file that was compared with, if any.
+        policy: what the dumps were judged by.
+        baseline: path of the baseline they were compared with; None without one.
         norm_type: p of the norms.
         include, exclude: globs over the names of the tensors that were judged.
-        section: the one that was, None for all.
+        section: the only one that was judged; None for all.
         notes: what deserves a warning, one sentence each.
         elapsed_s: seconds from start to end.
     """
@@ -99,22 +99,19 @@ class CheckOutcome:
 
     @property
     def failed(self) -> bool:
-        """Whether a dump failed, or all of them together."""
-        together = any(self.policy.fails(finding.severity) for finding in self.findings)
-        return together or any(verdict.failed for verdict in self.verdicts)
+        """Whether a dump failed, or several together."""
+        failed_together = any(self.policy.fails(finding.severity) for finding in self.findings)
+        return failed_together or any(verdict.failed for verdict in self.verdicts)
 
     @property
     def exit_code(self) -> int:
-        """0 healthy, 1 findings, 2 a dump that the call does not fit, 3 one that cannot be read.
-
-        The highest of them.
-        """
+        """The highest of 0: healthy, 1: failed, 2: wrong usage for a dump, 3: unreadable dump."""
         codes = [verdict.exit_code for verdict in self.verdicts]
         return max([*codes, 1 if self.failed else 0], default=0)
 
     @property
     def all_findings(self) -> Iterator[Finding]:
-        """Those of every dump, and those about several."""
+        """The findings about each dump, then those about several together."""
         for verdict in self.verdicts:
             yield from verdict.findings
         yield from self.findings

@@ -9,7 +9,7 @@ from typing import Final
 
 from gradtool._version import __version__
 from gradtool.core.figures import json_number
-from gradtool.core.judging.policy import InForce, Override
+from gradtool.core.judging.policy import ActiveRule, Override
 from gradtool.core.judging.rule import Threshold, Thresholds
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.inspect.json import figures, optional
@@ -61,7 +61,7 @@ def _verdict(*, failed: bool) -> str:
     return "fail" if failed else "pass"
 
 
-def _rule(in_force: InForce) -> dict[str, object]:
+def _rule(in_force: ActiveRule) -> dict[str, object]:
     return {
         "code": in_force.rule.code,
         "name": in_force.rule.name,

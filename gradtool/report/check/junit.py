@@ -13,8 +13,8 @@ from typing import Final, TypeAlias
 from xml.etree import ElementTree as ET
 
 from gradtool.core.figures import counted
-from gradtool.core.judging.policy import InForce, Policy
-from gradtool.core.judging.rule import spelled
+from gradtool.core.judging.policy import ActiveRule, Policy
+from gradtool.core.judging.rule import threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check.words import exception, selection, sentence
 from gradtool.report.escaping import brief, visible
@@ -23,7 +23,7 @@ from gradtool.shortening import LONGEST_LINE
 
 _ALL: Final = "all dumps"
 
-_Reason: TypeAlias = Callable[[InForce], str | None]
+_Reason: TypeAlias = Callable[[ActiveRule], str | None]
 """Why a rule did not judge what a suite is about; None where it did."""
 
 
@@ -44,22 +44,22 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
 
 
 def _of_dump(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
-    def reason(rule: InForce) -> str | None:  # noqa: ARG001
+    def reason(rule: ActiveRule) -> str | None:  # noqa: ARG001
         if verdict.summary is not None:
             return None
         return f"not judged: {sentence(verdict.findings[0], verdict, LONGEST_LINE)}"
 
-    rules = [one for one in outcome.policy.rules.values() if not one.rule.together]
+    rules = [one for one in outcome.policy.rules.values() if not one.rule.across_dumps]
     return _suite(_named(verdict.path), rules, verdict, outcome, reason)
 
 
 def _of_all(outcome: CheckOutcome) -> ET.Element | None:
     """What is judged over several dumps, if anything is."""
-    rules = [one for one in outcome.policy.rules.values() if one.rule.together]
+    rules = [one for one in outcome.policy.rules.values() if one.rule.across_dumps]
     if not rules:
         return None
 
-    def reason(rule: InForce) -> str | None:
+    def reason(rule: ActiveRule) -> str | None:
         idle = not any(rule.thresholds.values())
         return f"not judged: {_settings(rule)}" if idle else None
 
@@ -68,7 +68,7 @@ def _of_all(outcome: CheckOutcome) -> ET.Element | None:
 
 def _suite(
     name: str,
-    rules: Sequence[InForce],
+    rules: Sequence[ActiveRule],
     judged: Verdict | CheckOutcome,
     outcome: CheckOutcome,
     reason: _Reason,
@@ -94,7 +94,11 @@ def _suite(
 
 
 def _case(
-    suite: str, rule: InForce, failing: Sequence[Finding], verdict: Verdict | None, idle: str | None
+    suite: str,
+    rule: ActiveRule,
+    failing: Sequence[Finding],
+    verdict: Verdict | None,
+    idle: str | None,
 ) -> ET.Element:
     name = f"{rule.rule.code} {rule.rule.name}"
     case = ET.Element("testcase", name=name, classname=suite, time="0")
@@ -111,7 +115,7 @@ def _case(
 
 
 def _properties(
-    rules: Iterable[InForce], judged: Verdict | CheckOutcome, outcome: CheckOutcome
+    rules: Iterable[ActiveRule], judged: Verdict | CheckOutcome, outcome: CheckOutcome
 ) -> Iterator[tuple[str, str]]:
     """What was judged, and by what: every threshold in force, by its name in a configuration."""
     policy = outcome.policy
@@ -125,7 +129,7 @@ def _properties(
     yield from selection(outcome)
     for rule in rules:
         yield f"{rule.rule.code}.severity", rule.severity
-        for name, value in spelled(rule.thresholds):
+        for name, value in threshold_texts(rule.thresholds):
             yield f"{rule.rule.code}.{name}", visible(value)
     for number, override in enumerate(policy.overrides, start=1):
         yield f"override {number}", visible(exception(override))
@@ -145,8 +149,8 @@ def _text(lines: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def _settings(rule: InForce) -> str:
-    return ", ".join(f"{name} is {value}" for name, value in spelled(rule.thresholds))
+def _settings(rule: ActiveRule) -> str:
+    return ", ".join(f"{name} is {value}" for name, value in threshold_texts(rule.thresholds))
 
 
 def _named(path: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeVar
 
 from gradtool.core.figures import counted, precise
-from gradtool.core.judging.rule import FAMILIES, spelled
+from gradtool.core.judging.rule import FAMILIES, threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.report.check.rows import Row, most_important_first
 from gradtool.report.check.words import conclusion, in_force, selection, status_words
@@ -124,7 +124,7 @@ def _judged_by(outcome: CheckOutcome) -> Iterator[str]:
     yield "| rule | severity | thresholds |"
     yield "| :--- | :--- | :--- |"
     for rule in outcome.policy.rules.values():
-        thresholds = " ".join(f"{name}={value}" for name, value in spelled(rule.thresholds))
+        thresholds = " ".join(f"{name}={value}" for name, value in threshold_texts(rule.thresholds))
         yield _row([f"{rule.rule.code} {rule.rule.name}", rule.severity, _text(thresholds)])
     yield ""
     yield "</details>"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from gradtool.core.judging.rule import Parameter, Rule, family, spelled
+from gradtool.core.judging.rule import Parameter, Rule, family, threshold_texts
 from gradtool.report.inspect.table import labelled
 from gradtool.report.layout import HEADER, Painter, paragraph
 from gradtool.report.model import Style
@@ -44,8 +44,8 @@ def _explanation(rule: Rule, style: Style, painter: Painter) -> Iterator[str]:
     yield from paragraph(rule.explanation, width, "")
     yield ""
     narrow = replace(style, width=width)
-    yield from labelled([("threshold", rule.threshold)], narrow, painter)
-    values = dict(spelled(rule.defaults()))
+    yield from labelled([("threshold", rule.rationale)], narrow, painter)
+    values = dict(threshold_texts(rule.defaults()))
     said = [
         ("sets", f"{one.name} = {values[one.name]}: {_meaning(one)}") for one in rule.parameters
     ]

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from gradtool.core.figures import counted, norm_name, precise, short
-from gradtool.core.judging.policy import InForce, Override, Policy
-from gradtool.core.judging.rule import Thresholds, family, spelled
+from gradtool.core.judging.policy import ActiveRule, Override, Policy
+from gradtool.core.judging.rule import Thresholds, family, threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.escaping import brief, visible
 from gradtool.shortening import LONGEST_NAME, fitted, shortened
@@ -100,7 +100,7 @@ def in_force(policy: Policy) -> Iterator[tuple[str, str]]:
         yield "override", brief(exception(override))
 
 
-def _rule(in_force: InForce) -> str:
+def _rule(in_force: ActiveRule) -> str:
     """`GT203 min_norm=1e-08 max_norm=10000`, and a severity that is not the rule's own."""
     words = [in_force.rule.code, *_settings(in_force.thresholds)]
     if in_force.severity != in_force.rule.severity:
@@ -109,7 +109,7 @@ def _rule(in_force: InForce) -> str:
 
 
 def _settings(values: Thresholds) -> Iterator[str]:
-    for name, value in spelled(values):
+    for name, value in threshold_texts(values):
         yield f"{name}={value}"
 
 

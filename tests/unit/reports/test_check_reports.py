@@ -182,7 +182,7 @@ def test_junit_has_a_case_for_each_dump_and_rule_in_force(real: CheckOutcome) ->
 
 
 def test_a_rule_judges_dumps_together_or_one_by_one() -> None:
-    assert all(rule.together != isinstance(rule, DumpRule) for rule in RULES.values())
+    assert all(rule.across_dumps != isinstance(rule, DumpRule) for rule in RULES.values())
 
 
 def test_junit_has_a_failure_where_a_rule_failed_a_dump_and_nowhere_else(
