@@ -72,10 +72,10 @@ def _start_bar(label: str, *, plain: bool) -> tuple[Progress, TaskID]:
     # Most runs end before anything is worth drawing.
     from rich import console, markup, progress  # noqa: PLC0415
 
-    from gradtool.report.layout import shortened  # noqa: PLC0415
+    from gradtool.report.layout import shortened_name  # noqa: PLC0415
 
     bar = progress.Progress(
-        progress.TextColumn(markup.escape(shortened(label, WIDEST_LABEL))),
+        progress.TextColumn(markup.escape(shortened_name(label, WIDEST_LABEL))),
         progress.BarColumn(bar_width=None),
         progress.DownloadColumn(),
         progress.TransferSpeedColumn(),

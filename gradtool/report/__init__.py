@@ -1,4 +1,4 @@
-"""Measurements as text; nothing here computes a figure."""
+"""Results of commands as text, one folder for each command; nothing here computes a figure."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ CHECK_REPORTERS: Final = {
 
 
 def reporter(name: str) -> Reporter:
-    """The function that renders format `name`, its module loaded only now: rich is slow to."""
+    """The function that renders measurements in format `name`, loaded only now: rich is slow."""
     return cast(Reporter, import_module(REPORTERS[name]).render)
 
 
 def clip_reporter(name: str) -> ClipReporter:
-    """The function that renders what clipping did in format `name`."""
+    """The function that renders the outcome of `clip` in format `name`."""
     return cast(ClipReporter, import_module(CLIP_REPORTERS[name]).render)
 
 
 def check_reporter(name: str) -> CheckReporter:
-    """The function that renders verdicts in format `name`."""
+    """The function that renders the outcome of `check` in format `name`."""
     return cast(CheckReporter, import_module(CHECK_REPORTERS[name]).render)

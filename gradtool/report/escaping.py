@@ -1,4 +1,4 @@
-"""Making text from files fit to show: nothing in it acts on anything, and it ends."""
+"""Making text from files safe to show: without control characters, and of bounded length."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Final
 from gradtool.shortening import LONGEST_LINE, shortened
 
 _COMMAND: Final = re.compile(r"^( *):(?=:)|#(?=#\[)")
-"""Up to the first character of what a runner obeys: `::` at the start, `##[` anywhere."""
+"""Matches up to the first character of a command to GitHub's runner, `::` or `##[`."""
 
 
 def visible(text: str) -> str:
@@ -22,12 +22,12 @@ def visible(text: str) -> str:
     """
     if not text.isprintable():
         text = "".join(char if char.isprintable() else _escape(ord(char)) for char in text)
-    return _COMMAND.sub(lambda found: found[0][:-1] + _escape(ord(found[0][-1])), text)
+    return _COMMAND.sub(lambda match: match[0][:-1] + _escape(ord(match[0][-1])), text)
 
 
 def brief(text: str, length: int = LONGEST_LINE) -> str:
     """`text` as `visible` has it, cut in its middle to `length` characters, for people to read."""
-    if len(text) > 2 * length:  # of which the middle is not worth looking at
+    if len(text) > 2 * length:  # whose middle is cut anyway, and need not be escaped
         text = text[:length] + text[-length:]
     return shortened(visible(text), length)
 

@@ -1,4 +1,4 @@
-"""Tables before they have a look: which columns say something, and the text in them."""
+"""Tables without their look: which columns there are, and the text of each cell."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ from gradtool.report.escaping import brief
 CELL_DIGITS = 5
 
 Mood: TypeAlias = Literal["plain", "alarming", "minor"]
+"""How much attention a row or line deserves."""
+
 Item = TypeVar("Item")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """The cells of a row, and whether it deserves more or less attention than others."""
+    """The cells of a row, and how much attention it deserves."""
 
     cells: tuple[str, ...]
     mood: Mood = "plain"
@@ -27,7 +29,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: headers, which columns are numbers (to be aligned right), rows."""
+    """A table: headers, whether each column is numeric (to be aligned right), rows."""
 
     headers: tuple[str, ...]
     numeric: tuple[bool, ...]
@@ -52,7 +54,7 @@ def tensor_grid(measurement: Measurement, tensors: Sequence[TensorMeasurement]) 
 
 
 def section_grid(measurement: Measurement) -> Grid:
-    """A row for each section, named as what it is."""
+    """A row for each section, with what it holds."""
     sections = measurement.sections
     columns: list[_Column[Summary]] = [
         _Column("section", lambda section: brief(section.name) or "(other)", numeric=False),
@@ -79,9 +81,9 @@ def dtypes(measurement: Measurement) -> tuple[str, ...]:
 
 
 def magnitude_name(measurement: Measurement) -> str:
-    """`max |g|`, unless something else than gradients is known to be among the tensors."""
-    foreign = any(section.kind in ("weights", "optimizer") for section in measurement.sections)
-    return "max |x|" if foreign else "max |g|"
+    """`max |g|` for gradients, `max |x|` where weights or optimizer state are among the tensors."""
+    mixed = any(section.kind in ("weights", "optimizer") for section in measurement.sections)
+    return "max |x|" if mixed else "max |g|"
 
 
 def _sizes() -> tuple[_Column[Summary], ...]:

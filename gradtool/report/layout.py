@@ -23,7 +23,7 @@ ELLIPSIS: Final = "…"
 NARROWEST_NAME: Final = 16
 
 WIDEST_PADDING: Final = 160
-"""One name of a megabyte must not make every row a megabyte long."""
+"""Columns that cells are padded to at most: one long name must not make all rows as long."""
 
 _BEFORE_NUMBER: Final = re.compile(r"^( *).*?\.(?=\d+\.)")
 
@@ -37,7 +37,7 @@ MOODS: Final[dict[Mood, Style]] = {
 
 
 class Painter:
-    """Text with or without ANSI sequences."""
+    """Writes text in styles as ANSI sequences, or without any."""
 
     def __init__(self, *, colour: bool) -> None:
         self._system = ColorSystem.STANDARD if colour else None
@@ -48,9 +48,9 @@ class Painter:
 
 
 def grid_lines(grid: Grid, width: int | None, painter: Painter) -> Iterator[str]:
-    """The header and rows of `grid`, within `width` columns if its first one can give way.
+    """The header and rows of `grid`, in at most `width` columns of the terminal if possible.
 
-    Figures are never cut: the first column is, in the middle, to no less than 16.
+    Only the first column is shortened, to no less than 16; figures are never cut.
     """
     columns = [
         _aligned(header, cells, numeric=numeric)
@@ -94,13 +94,13 @@ def _padded(text: str, width: int) -> str:
 
 
 def _fitted(column: Sequence[str], width: int) -> list[str]:
-    return [_padded(shortened(text.rstrip(), width), width) for text in column]
+    return [_padded(shortened_name(text.rstrip(), width), width) for text in column]
 
 
-def shortened(text: str, width: int) -> str:
-    """`text` in at most `width` columns, without what says least in a tensor's name.
+def shortened_name(text: str, width: int) -> str:
+    """A tensor's name in at most `width` columns, what says least left out.
 
-    What stands before the first number goes first, `model.layers.` say, then the middle.
+    First what stands before the first number, `model.layers.` say, then the middle.
     """
     if cell_len(text) <= width:
         return text

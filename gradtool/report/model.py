@@ -1,4 +1,4 @@
-"""What a reporter is given: figures that were computed elsewhere, and how to show them."""
+"""What reporters are given: results that were computed elsewhere, and how to show them."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, TypeAlias
 from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 
-if TYPE_CHECKING:  # which needs all that a policy is made of, and `inspect` does not
+if TYPE_CHECKING:  # `inspect` need not load the types of `check`
     from gradtool.core.judging.verdict import CheckOutcome
 
 DEFAULT_ROWS = 40
-"""Tensors that people are shown unless they ask for all: about a screen."""
+"""Rows that people are shown without --all: about a screen."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClipPreview:
-    """What clipping to `max_norm` would multiply by; None where there is no one total."""
+    """The factor that clipping to `max_norm` would multiply by; None where there is no total."""
 
     max_norm: float
     eps: float
@@ -27,13 +27,13 @@ class ClipPreview:
 
 @dataclass(frozen=True, slots=True)
 class InspectReport:
-    """A measurement and the parts of it that were asked for.
+    """A measurement of `inspect`, and which of its figures to report.
 
     Attributes:
-        measurement: everything there is to say.
-        rows: the tensors to list, sorted, and cut where `--top` says so.
-        groups: the roll-up, empty where none was asked for.
-        clip: what clipping would do, None where nobody asked.
+        measurement: all figures.
+        rows: the tensors to list, sorted, only the first of them with `--top`.
+        groups: the groups of `--group-by`; empty without it.
+        clip: the preview of `--max-norm`; None without it.
     """
 
     measurement: Measurement
@@ -47,7 +47,7 @@ class Style:
     """How reports for people look; those for programs ignore it.
 
     Attributes:
-        width: columns to fit lines into; None for as many as it takes.
+        width: columns to fit lines into; None for lines of any length.
         colour: whether ANSI sequences may be written.
         quiet: totals and findings only.
         show_all: every row and every name, however many.
@@ -59,7 +59,7 @@ class Style:
     show_all: bool = False
 
     def shown(self, report: InspectReport) -> Sequence[TensorMeasurement]:
-        """The rows of `report` to show; a roll-up is asked for in order not to read them."""
+        """The rows of `report` to show: none if `quiet`, and none beside groups but for --all."""
         if self.quiet:
             return ()
         if self.show_all:
@@ -68,10 +68,10 @@ class Style:
 
 
 Reporter: TypeAlias = Callable[[Sequence[InspectReport], Style], str]
-"""Text of a whole result, ending in a newline."""
+"""Renders all reports of `inspect` as one text, which ends in a newline."""
 
 ClipReporter: TypeAlias = Callable[[ClipOutcome, Style], str]
-"""The same of what clipping did."""
+"""The same for the outcome of `clip`."""
 
 CheckReporter: TypeAlias = "Callable[[CheckOutcome, Style], str]"
-"""The same of verdicts."""
+"""The same for the outcome of `check`."""

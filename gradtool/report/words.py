@@ -1,4 +1,4 @@
-"""What there is to say about a measurement in sentences; plain text, no look."""
+"""Sentences and labelled values about a measurement, as plain text without a look."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _SKIPPED_NAMES = 3
 
 
 def origin(measurement: Measurement) -> str:
-    """`safetensors, 1 file, 2.1 GB`."""
+    """What was read, as `safetensors, 1 file, 2.1 GB`."""
     files = counted(len(measurement.files), "file")
     return f"{measurement.format}, {files}, {byte_size(measurement.nbytes)}"
 
 
 def holdings(measurement: Measurement) -> str:
-    """`290 tensors in F32`, `48 weights and 96 optimizer states in F32, BF16`."""
+    """What is in it, as `290 tensors in F32`, `48 weights and 96 optimizer states in F32, BF16`."""
     counts: Counter[str] = Counter()
     for section in measurement.sections:
         counts[_NOUNS[section.kind] if section.kind else "tensor"] += section.tensors
@@ -46,7 +46,7 @@ def holdings(measurement: Measurement) -> str:
 
 
 def totals(report: InspectReport) -> Iterator[tuple[str, str]]:
-    """Label and value of what is known about all tensors together."""
+    """Label and value of each figure about all tensors together."""
     measurement = report.measurement
     if (total := measurement.total) is not None:
         yield from _total(measurement, total)
@@ -75,10 +75,10 @@ def _total(measurement: Measurement, total: Summary) -> Iterator[tuple[str, str]
 
 
 def _clip(clip: ClipPreview, total: Summary | None) -> str:
-    asked = f"max_norm {short(clip.max_norm)}, eps {short(clip.eps)}"
+    request = f"max_norm {short(clip.max_norm)}, eps {short(clip.eps)}"
     if clip.clip_coef is None or total is None:
-        return f"{asked}: no one norm to clip by; choose with --section"
-    outcome = f"{asked}: clip_coef {precise(clip.clip_coef)}"
+        return f"{request}: no one norm to clip by; choose with --section"
+    outcome = f"{request}: clip_coef {precise(clip.clip_coef)}"
     if total.stats.nan:
         return f"{outcome}: clipping by it would make every element NaN in torch"
     if total.stats.nonfinite:
@@ -87,7 +87,7 @@ def _clip(clip: ClipPreview, total: Summary | None) -> str:
 
 
 def diagnoses(measurement: Measurement) -> Iterator[str]:
-    """What the norms tell about training that figures alone do not say."""
+    """Sentences about norms that float64, or torch in the dtype of the gradients, cannot hold."""
     total = measurement.total
     for summary in measurement.sections if total is None else (total,):
         where = f"{brief(summary.name, LONGEST_NAME)}: " if total is None else ""
@@ -100,12 +100,12 @@ def _native_trouble(summary: Summary) -> Iterator[str]:
     norm, native = summary.stats.norm, summary.native_norm
     if native is None or summary.native_dtype is None or not math.isfinite(norm):
         return
-    seen = f"native norm: {precise(native)} in {summary.native_dtype.name}, "
-    seen += f"true norm {precise(norm)}: torch's clip_grad_norm_ would have seen"
+    start = f"native norm: {precise(native)} in {summary.native_dtype.name}, "
+    start += f"true norm {precise(norm)}: torch's clip_grad_norm_ would have seen"
     if math.isinf(native):
-        yield f"{seen} an infinite norm and zeroed every gradient"
+        yield f"{start} an infinite norm and zeroed every gradient"
     elif native == 0.0 and norm > 0.0:
-        yield f"{seen} a norm of 0 and clipped nothing"
+        yield f"{start} a norm of 0 and clipped nothing"
 
 
 def _range_trouble(stats: TensorStats) -> Iterator[str]:
@@ -116,15 +116,15 @@ def _range_trouble(stats: TensorStats) -> Iterator[str]:
 
 
 def nonfinite_elements(tensor: TensorMeasurement) -> str:
-    """`17 NaN, 2 +Inf, first at [5, 7]`."""
-    said = nonfinite_counts(tensor.stats)
+    """Their counts and the first index, as `17 NaN, 2 +Inf, first at [5, 7]`."""
+    parts = nonfinite_counts(tensor.stats)
     if tensor.first_nonfinite:
-        said.append(f"first at {index_text(tensor.first_nonfinite)}")
-    return ", ".join(said)
+        parts.append(f"first at {index_text(tensor.first_nonfinite)}")
+    return ", ".join(parts)
 
 
 def nonfinite_heading(measurement: Measurement) -> str | None:
-    """`2 of 290 tensors, in the model's order`; None where all elements are finite."""
+    """How many are not finite, as `2 of 290 tensors, in the model's order`; None for 0."""
     stored = [tensor for tensor in measurement.tensors if tensor.alias_of is None]
     bad = sum(tensor.stats.nonfinite > 0 for tensor in stored)
     among = counted(len(stored), "tensor")
@@ -132,7 +132,7 @@ def nonfinite_heading(measurement: Measurement) -> str | None:
 
 
 def skipped_summary(skipped: Sequence[Skipped], *, show_all: bool) -> Iterator[str]:
-    """One line for each reason: how many and which, `2 integer: step, rng.position`."""
+    """For each reason how many were skipped, and which, as `2 integer: step, rng.position`."""
     names: dict[str, list[str]] = {}
     for item in skipped:
         reason = f"{item.reason} ({item.dtype})" if item.dtype else item.reason

@@ -1,1 +1,1 @@
-"""What `check` prints."""
+"""Reports of `check`, and what `rules`, `explain` and `baseline` print."""

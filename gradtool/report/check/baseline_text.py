@@ -1,4 +1,4 @@
-"""What a new baseline changes, for people at a terminal."""
+"""What differs between two baselines, for people at a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _HEADERS = ("name", "was", "norm before", "after")
 
 
 def difference(old: Baseline, new: Baseline, style: Style) -> str:
-    """A row for each tensor that differs, and one for the total; empty where nothing does."""
+    """A table with a row for each tensor that differs, and one for the total if it does."""
     painter = Painter(colour=style.colour)
     rows = list(_rows(old, new))
     if not rows:
@@ -33,7 +33,7 @@ def _rows(old: Baseline, new: Baseline) -> Iterator[Row]:
     for name in {**old.tensors, **new.tensors}:
         before, after = old.tensors.get(name), new.tensors.get(name)
         if before != after:
-            norms = [_norm(one.norm) if one else "-" for one in (before, after)]
+            norms = [_norm(tensor.norm) if tensor else "-" for tensor in (before, after)]
             yield Row((brief(name), _change(before, after), *norms))
 
 
@@ -42,10 +42,10 @@ def _change(before: BaselineTensor | None, after: BaselineTensor | None) -> str:
         return "new"
     if after is None:
         return "gone"
-    was = [before.dtype] if before.dtype != after.dtype else []
+    old_values = [before.dtype] if before.dtype != after.dtype else []
     if before.shape != after.shape:
-        was.append(brief(dimensions(before.shape)))
-    return " ".join(was)
+        old_values.append(brief(dimensions(before.shape)))
+    return " ".join(old_values)
 
 
 def _norm(norm: NormRange) -> str:

@@ -21,7 +21,7 @@ _encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
 
 
 def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
-    """The outcome as one JSON object: names and paths as they are, whatever is in them."""
+    """The outcome as one JSON object, with names and paths exactly as they are."""
     policy = outcome.policy
     return _object(
         {
@@ -37,7 +37,7 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
             "exclude": _encode(outcome.exclude),
             "section": _encode(outcome.section),
             "rules": _lines(_encode(_rule(rule)) for rule in policy.rules.values()),
-            "overrides": _lines(_encode(_override(one)) for one in policy.overrides),
+            "overrides": _lines(_encode(_override(override)) for override in policy.overrides),
             "dumps": _lines(map(_dump, outcome.verdicts)),
             "findings": _findings(outcome.findings),
             "notes": _encode(outcome.notes),
@@ -48,7 +48,7 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
 
 
 def _object(fields: Mapping[str, str]) -> str:
-    """JSON of fields that are JSON already, one a line."""
+    """A JSON object of values that are JSON already, one field a line."""
     return "{" + ",\n ".join(f'"{key}": {value}' for key, value in fields.items()) + "}\n"
 
 
@@ -61,12 +61,12 @@ def _verdict(*, failed: bool) -> str:
     return "fail" if failed else "pass"
 
 
-def _rule(in_force: ActiveRule) -> dict[str, object]:
+def _rule(active: ActiveRule) -> dict[str, object]:
     return {
-        "code": in_force.rule.code,
-        "name": in_force.rule.name,
-        "severity": in_force.severity,
-        "thresholds": _thresholds(in_force.thresholds),
+        "code": active.rule.code,
+        "name": active.rule.name,
+        "severity": active.severity,
+        "thresholds": _thresholds(active.thresholds),
     }
 
 
@@ -74,7 +74,7 @@ def _override(override: Override) -> dict[str, object]:
     return {
         "patterns": override.patterns,
         "ignore": sorted(override.ignore),
-        "thresholds": {code: _thresholds(found) for code, found in override.thresholds.items()},
+        "thresholds": {code: _thresholds(values) for code, values in override.thresholds.items()},
     }
 
 

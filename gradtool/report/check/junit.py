@@ -1,8 +1,8 @@
 """Verdicts as JUnit's XML: a suite for each dump, a test case in it for each rule.
 
-There is no one schema. What is written here is within what Ant's and Jenkins's allow: a test
-case has one outcome, a suite has properties, cases and output, in that order, and all attributes
-that either asks for.
+There is no single schema. What is written here is valid by Ant's and by Jenkins's: a test case has
+one outcome, a suite has properties, cases and output, in that order, and all attributes that
+either requires.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from gradtool.core.figures import counted
 from gradtool.core.judging.policy import ActiveRule, Policy
 from gradtool.core.judging.rule import threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
-from gradtool.report.check.words import exception, selection, sentence
+from gradtool.report.check.words import override_text, selection, sentence
 from gradtool.report.escaping import brief, visible
 from gradtool.report.model import Style
 from gradtool.shortening import LONGEST_LINE
 
 _ALL: Final = "all dumps"
 
-_Reason: TypeAlias = Callable[[ActiveRule], str | None]
-"""Why a rule did not judge what a suite is about; None where it did."""
+_SkipReason: TypeAlias = Callable[[ActiveRule], str | None]
+"""Gives the reason why a rule did not judge the dumps of a suite; None if it did."""
 
 
 def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
-    """The outcome as a `<testsuites>`, in ASCII, so that no locale spoils it."""
+    """The outcome as a `<testsuites>`, in ASCII, which is the same in every encoding."""
     root = ET.Element("testsuites")
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
-    suites = [_of_dump(verdict, outcome) for verdict in outcome.verdicts]
-    if (together := _of_all(outcome)) is not None:
-        suites.append(together)
+    suites = [_dump_suite(verdict, outcome) for verdict in outcome.verdicts]
+    if (run_suite := _run_suite(outcome)) is not None:
+        suites.append(run_suite)
     for number, suite in enumerate(suites):
         suite.set("id", str(number))
         suite.set("timestamp", now)
@@ -43,27 +43,27 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
 
 
-def _of_dump(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
-    def reason(rule: ActiveRule) -> str | None:  # noqa: ARG001
+def _dump_suite(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
+    def skip_reason(active: ActiveRule) -> str | None:  # noqa: ARG001
         if verdict.summary is not None:
             return None
         return f"not judged: {sentence(verdict.findings[0], verdict, LONGEST_LINE)}"
 
-    rules = [one for one in outcome.policy.rules.values() if not one.rule.across_dumps]
-    return _suite(_named(verdict.path), rules, verdict, outcome, reason)
+    rules = [active for active in outcome.policy.rules.values() if not active.rule.across_dumps]
+    return _suite(_suite_name(verdict.path), rules, verdict, outcome, skip_reason)
 
 
-def _of_all(outcome: CheckOutcome) -> ET.Element | None:
-    """What is judged over several dumps, if anything is."""
-    rules = [one for one in outcome.policy.rules.values() if one.rule.across_dumps]
+def _run_suite(outcome: CheckOutcome) -> ET.Element | None:
+    """The suite of the rules that judge all dumps together; None if no such rule is in force."""
+    rules = [active for active in outcome.policy.rules.values() if active.rule.across_dumps]
     if not rules:
         return None
 
-    def reason(rule: ActiveRule) -> str | None:
-        idle = not any(rule.thresholds.values())
-        return f"not judged: {_settings(rule)}" if idle else None
+    def skip_reason(active: ActiveRule) -> str | None:
+        idle = not any(active.thresholds.values())
+        return f"not judged: {_settings(active)}" if idle else None
 
-    return _suite(_ALL, rules, outcome, outcome, reason)
+    return _suite(_ALL, rules, outcome, outcome, skip_reason)
 
 
 def _suite(
@@ -71,7 +71,7 @@ def _suite(
     rules: Sequence[ActiveRule],
     judged: Verdict | CheckOutcome,
     outcome: CheckOutcome,
-    reason: _Reason,
+    skip_reason: _SkipReason,
 ) -> ET.Element:
     policy = outcome.policy
     verdict = judged if isinstance(judged, Verdict) else None
@@ -79,10 +79,10 @@ def _suite(
     properties = ET.SubElement(suite, "properties")
     for key, value in _properties(rules, judged, outcome):
         ET.SubElement(properties, "property", name=key, value=value)
-    for rule in rules:
-        found = [one for one in judged.findings if one.code == rule.rule.code]
-        failing = [one for one in found if policy.fails(one.severity)]
-        suite.append(_case(name, rule, failing, verdict, reason(rule)))
+    for active in rules:
+        findings = [finding for finding in judged.findings if finding.code == active.rule.code]
+        failing = [finding for finding in findings if policy.fails(finding.severity)]
+        suite.append(_case(name, active, failing, verdict, skip_reason(active)))
     suite.set("tests", str(len(rules)))
     suite.set("failures", str(len(suite.findall("testcase/failure"))))
     suite.set("errors", "0")
@@ -95,29 +95,29 @@ def _suite(
 
 def _case(
     suite: str,
-    rule: ActiveRule,
+    active: ActiveRule,
     failing: Sequence[Finding],
     verdict: Verdict | None,
-    idle: str | None,
+    skip_reason: str | None,
 ) -> ET.Element:
-    name = f"{rule.rule.code} {rule.rule.name}"
+    name = f"{active.rule.code} {active.rule.name}"
     case = ET.Element("testcase", name=name, classname=suite, time="0")
     if failing:
         lines = [sentence(finding, verdict) for finding in failing]
         more = f" (and {counted(len(lines) - 1, 'more finding')})" if lines[1:] else ""
         message = sentence(failing[0], verdict, LONGEST_LINE) + more
-        # With the code in front no line begins as a command to a CI's runner does.
-        text = _text(f"{rule.rule.code}: {line}" for line in lines)
+        # With the code in front no line looks like a command to a CI's runner.
+        text = _text(f"{active.rule.code}: {line}" for line in lines)
         ET.SubElement(case, "failure", type=name, message=message).text = text
-    elif idle is not None:
-        ET.SubElement(case, "skipped", message=brief(idle))
+    elif skip_reason is not None:
+        ET.SubElement(case, "skipped", message=brief(skip_reason))
     return case
 
 
 def _properties(
     rules: Iterable[ActiveRule], judged: Verdict | CheckOutcome, outcome: CheckOutcome
 ) -> Iterator[tuple[str, str]]:
-    """What was judged, and by what: every threshold in force, by its name in a configuration."""
+    """What was judged, and every setting it was judged by, named as in a configuration."""
     policy = outcome.policy
     yield "fail_on", policy.fail_on
     if policy.config is not None:
@@ -127,21 +127,21 @@ def _properties(
     if outcome.baseline is not None:
         yield "baseline", visible(outcome.baseline)
     yield from selection(outcome)
-    for rule in rules:
-        yield f"{rule.rule.code}.severity", rule.severity
-        for name, value in threshold_texts(rule.thresholds):
-            yield f"{rule.rule.code}.{name}", visible(value)
+    for active in rules:
+        yield f"{active.rule.code}.severity", active.severity
+        for name, value in threshold_texts(active.thresholds):
+            yield f"{active.rule.code}.{name}", visible(value)
     for number, override in enumerate(policy.overrides, start=1):
-        yield f"override {number}", visible(exception(override))
+        yield f"override {number}", visible(override_text(override))
 
 
 def _output(judged: Verdict | CheckOutcome, policy: Policy) -> Iterator[str]:
-    """Findings that do not fail, for which Ant's test cases have no place, and notes."""
+    """Notes, and findings that do not fail, for which Ant's test cases have no place."""
     verdict = judged if isinstance(judged, Verdict) else None
     for finding in judged.findings:
         if not policy.fails(finding.severity):
-            about = f"{finding.severity} {finding.code} {finding.name}"
-            yield f"{about}: {sentence(finding, verdict)}"
+            head = f"{finding.severity} {finding.code} {finding.name}"
+            yield f"{head}: {sentence(finding, verdict)}"
     yield from (f"note: {visible(note)}" for note in judged.notes)
 
 
@@ -149,11 +149,11 @@ def _text(lines: Iterable[str]) -> str:
     return "\n".join(lines)
 
 
-def _settings(rule: ActiveRule) -> str:
-    return ", ".join(f"{name} is {value}" for name, value in threshold_texts(rule.thresholds))
+def _settings(active: ActiveRule) -> str:
+    return ", ".join(f"{name} is {value}" for name, value in threshold_texts(active.thresholds))
 
 
-def _named(path: str) -> str:
-    """The path as a name, which must not be blank."""
+def _suite_name(path: str) -> str:
+    """The path, in quotes where it is blank, as no name may be."""
     shown = visible(path)
     return shown if shown.strip() else repr(path)

@@ -9,8 +9,8 @@ from typing import Final, TypeVar
 from gradtool.core.figures import counted, precise
 from gradtool.core.judging.rule import FAMILIES, threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
-from gradtool.report.check.rows import Row, most_important_first
-from gradtool.report.check.words import conclusion, in_force, selection, status_words
+from gradtool.report.check.rows import DumpFinding, most_important_first
+from gradtool.report.check.words import conclusion, policy_settings, selection, status_words
 from gradtool.report.escaping import brief
 from gradtool.report.inspect.markdown import code, escaped, listed
 from gradtool.report.model import Style
@@ -23,13 +23,14 @@ MOST_DUMPS: Final = 200
 _LONGEST_NAME: Final = 200
 _FINDINGS_ROOM: Final = 200_000
 _OTHER_ROOM: Final = 50_000
-"""Bytes. A name takes up to ten for each character, so that 200 dumps take up to 420,000, and
-all of a summary less than 800,000; GitHub refuses a summary of more than 1 MiB.
+"""Bytes for the table of findings, and for each other list. A name takes up to ten for each
+character, so that 200 dumps take up to 420,000, and all of a summary less than 800,000; GitHub
+refuses a summary of more than 1 MiB.
 """
 
 
 def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
-    """A heading with the verdict, tables of dumps and of findings, and what was judged by."""
+    """A heading with the verdict, tables of dumps and of findings, and the policy."""
     return "\n".join(_lines(outcome)) + "\n"
 
 
@@ -45,16 +46,16 @@ def _lines(outcome: CheckOutcome) -> Iterator[str]:
         yield from _findings(rows)
     yield from _notes(outcome)
     yield ""
-    yield from _judged_by(outcome)
+    yield from _policy(outcome)
 
 
 def _dumps(outcome: CheckOutcome) -> Iterator[str]:
     yield "| verdict | dump | step | norm | errors | warnings |"
     yield "| :--- | :--- | ---: | ---: | ---: | ---: |"
-    failed_first = sorted(outcome.verdicts, key=lambda one: not one.failed)
+    failed_first = sorted(outcome.verdicts, key=lambda verdict: not verdict.failed)
     yield from map(_dump, failed_first[:MOST_DUMPS])
     if left_out := failed_first[MOST_DUMPS:]:
-        failed = sum(one.failed for one in left_out)
+        failed = sum(verdict.failed for verdict in left_out)
         yield ""
         yield f"Not listed: {counted(len(left_out), 'more dump')}, of which {failed:,} failed."
 
@@ -74,32 +75,32 @@ def _dump(verdict: Verdict) -> str:
     )
 
 
-def _findings(rows: Sequence[Row]) -> Iterator[str]:
+def _findings(rows: Sequence[DumpFinding]) -> Iterator[str]:
     yield "| severity | rule | dump | tensor | finding |"
     yield "| :--- | :--- | :--- | :--- | :--- |"
     yield from _fitting(rows, _finding, "more finding", _FINDINGS_ROOM)
 
 
-def _finding(row: Row) -> str:
+def _finding(row: DumpFinding) -> str:
     finding, verdict = row.finding, row.verdict
-    said = brief(finding.message)
-    at = f" (at byte {finding.byte})" if finding.byte is not None else ""
-    where = verdict.path if verdict is not None else None
-    file = finding.file if finding.file != where else None
+    message = brief(finding.message)
+    position = f" (at byte {finding.byte})" if finding.byte is not None else ""
+    dump = verdict.path if verdict is not None else None
+    file = finding.file if finding.file != dump else None
     return _row(
         [
             finding.severity,
             f"{finding.code} {finding.name}",
-            _name(where) if where is not None else "all",
+            _name(dump) if dump is not None else "all",
             "" if finding.tensor is None else _name(finding.tensor),
-            (f"{_name(file)}: " if file is not None else "") + escaped(said + at),
+            (f"{_name(file)}: " if file is not None else "") + escaped(message + position),
         ]
     )
 
 
 def _notes(outcome: CheckOutcome) -> Iterator[str]:
     notes: list[tuple[str | None, str]] = [(None, note) for note in outcome.notes]
-    notes += [(one.path, note) for one in outcome.verdicts for note in one.notes]
+    notes += [(verdict.path, note) for verdict in outcome.verdicts for note in verdict.notes]
     if notes:
         yield ""
         yield from _fitting(notes, _note, "more note", _OTHER_ROOM)
@@ -110,12 +111,12 @@ def _note(note: tuple[str | None, str]) -> str:
     return listed(brief(text)) if path is None else f"- {_name(path)}: {_text(text)}"
 
 
-def _judged_by(outcome: CheckOutcome) -> Iterator[str]:
-    """Thresholds and whatever else the verdict depends on, folded."""
+def _policy(outcome: CheckOutcome) -> Iterator[str]:
+    """A folded list of thresholds and all other settings that the verdict depends on."""
     yield "<details><summary>Judged by</summary>"
     yield ""
-    rules = FAMILIES.values()  # which have a table of their own below
-    settings = [pair for pair in in_force(outcome.policy) if pair[0] not in rules]
+    families = FAMILIES.values()  # whose rules have a table of their own below
+    settings = [pair for pair in policy_settings(outcome.policy) if pair[0] not in families]
     settings.extend(selection(outcome))
     if outcome.baseline is not None:
         settings.append(("baseline", brief(outcome.baseline)))
@@ -123,9 +124,10 @@ def _judged_by(outcome: CheckOutcome) -> Iterator[str]:
     yield ""
     yield "| rule | severity | thresholds |"
     yield "| :--- | :--- | :--- |"
-    for rule in outcome.policy.rules.values():
-        thresholds = " ".join(f"{name}={value}" for name, value in threshold_texts(rule.thresholds))
-        yield _row([f"{rule.rule.code} {rule.rule.name}", rule.severity, _text(thresholds)])
+    for active in outcome.policy.rules.values():
+        pairs = threshold_texts(active.thresholds)
+        thresholds = " ".join(f"{name}={value}" for name, value in pairs)
+        yield _row([f"{active.rule.code} {active.rule.name}", active.severity, _text(thresholds)])
     yield ""
     yield "</details>"
 
@@ -138,13 +140,13 @@ def _setting(setting: tuple[str, str]) -> str:
 def _fitting(
     items: Sequence[Item], line: Callable[[Item], str], what: str, room: int
 ) -> Iterator[str]:
-    """Lines of the first of the items, of `room` bytes at most, and how many there are more."""
-    for at, item in enumerate(items):
+    """A line for each of `items`, as long as `room` bytes hold them; then how many are left out."""
+    for index, item in enumerate(items):
         text = line(item)
         room -= len(text.encode()) + 1
         if room < 0:
             yield ""
-            yield _not_listed(len(items) - at, what)
+            yield _not_listed(len(items) - index, what)
             return
         yield text
 

@@ -1,4 +1,4 @@
-"""Findings in the order of their importance."""
+"""The findings of all dumps in the order of their importance."""
 
 from __future__ import annotations
 
@@ -10,31 +10,31 @@ from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """A finding and the dump that it is about; None for all of them together."""
+class DumpFinding:
+    """A finding and the verdict on the dump that it is about; None if it is about several."""
 
     finding: Finding
     verdict: Verdict | None
 
 
-def most_important_first(outcome: CheckOutcome) -> list[Row]:
+def most_important_first(outcome: CheckOutcome) -> list[DumpFinding]:
     """Every finding: errors, then warnings.
 
     Among these what kept a dump from being judged comes first, then non-finite values, then the
-    other families, and in each what is about all dumps together. Of equally important ones the
-    first of each dump and rule comes before any second one, so that a list that is cut tells of
-    as many dumps as it can.
+    other families, and in each family findings about several dumps. Of equally important ones the
+    first of each dump and rule comes before any second one, so that a list that is cut names as
+    many dumps as possible.
     """
     ranked = []
     seen: Counter[tuple[int, str]] = Counter()
-    for at, verdict in [(-1, None), *enumerate(outcome.verdicts)]:
+    for dump, verdict in [(-1, None), *enumerate(outcome.verdicts)]:
         findings = outcome.findings if verdict is None else verdict.findings
         for finding in findings:
             rank = _rank(finding, verdict)
-            nth = seen[at, finding.code]
-            seen[at, finding.code] += 1
-            ranked.append((rank, nth, finding.code, Row(finding, verdict)))
-    return [row for *_, row in sorted(ranked, key=lambda one: one[:3])]
+            nth = seen[dump, finding.code]
+            seen[dump, finding.code] += 1
+            ranked.append((rank, nth, finding.code, DumpFinding(finding, verdict)))
+    return [row for *_, row in sorted(ranked, key=lambda item: item[:3])]
 
 
 def _rank(finding: Finding, verdict: Verdict | None) -> tuple[int, int, bool]:

@@ -13,11 +13,11 @@ from gradtool.report.model import Style
 
 _NAME_WIDTH = 18
 _WIDEST = 100
-"""Longer lines of text are hard to read, however wide the terminal."""
+"""Columns of a line of text: longer ones are hard to read, however wide the terminal."""
 
 
 def listing(rules: Sequence[Rule], style: Style) -> str:
-    """All rules, a line each, under the names of their families."""
+    """All rules, one a line, under the names of their families."""
     return "\n".join(_listing(rules, style, Painter(colour=style.colour))) + "\n"
 
 
@@ -32,7 +32,7 @@ def _listing(rules: Sequence[Rule], style: Style, painter: Painter) -> Iterator[
 
 
 def explanation(rule: Rule, style: Style) -> str:
-    """All that there is to say about one rule."""
+    """The documentation of one rule, with its parameters and their defaults."""
     return "\n".join(_explanation(rule, style, Painter(colour=style.colour))) + "\n"
 
 
@@ -46,10 +46,11 @@ def _explanation(rule: Rule, style: Style, painter: Painter) -> Iterator[str]:
     narrow = replace(style, width=width)
     yield from labelled([("threshold", rule.rationale)], narrow, painter)
     values = dict(threshold_texts(rule.defaults()))
-    said = [
-        ("sets", f"{one.name} = {values[one.name]}: {_meaning(one)}") for one in rule.parameters
+    parameters = [
+        ("sets", f"{parameter.name} = {values[parameter.name]}: {_meaning(parameter)}")
+        for parameter in rule.parameters
     ]
-    yield from labelled(said, narrow, painter)
+    yield from labelled(parameters, narrow, painter)
     yield from labelled([("remedy", rule.remedy)], narrow, painter)
 
 

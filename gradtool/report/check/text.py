@@ -10,7 +10,7 @@ from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check.words import (
     conclusion,
     facts,
-    in_force,
+    policy_settings,
     selection,
     sentence,
     status_words,
@@ -22,13 +22,13 @@ from gradtool.report.model import Style
 from gradtool.shortening import LONGEST_LINE
 
 SHOWN = 5
-"""Findings of one rule in one dump that are listed unless all are asked for."""
+"""Findings of one rule in one dump that are listed without --all."""
 
 _INDENT = "    "
 
 
 def render(outcome: CheckOutcome, style: Style) -> str:
-    """A line for each dump, with its findings below it, and what was judged by."""
+    """A line for each dump with its findings below it, the policy, and a conclusion."""
     painter = Painter(colour=style.colour)
     return "\n".join(_lines(outcome, style, painter)) + "\n"
 
@@ -43,7 +43,7 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
     if not style.quiet:
         yield ""
         yield from labelled(selection(outcome), style, painter)
-        yield from labelled(in_force(outcome.policy), style, painter)
+        yield from labelled(policy_settings(outcome.policy), style, painter)
         if outcome.baseline is not None:
             yield from labelled([("compared to", brief(outcome.baseline))], style, painter)
     yield from labelled((("note", brief(note)) for note in outcome.notes), style, painter)
@@ -56,12 +56,12 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
 
 def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
     mood = MOODS["alarming"] if verdict.failed else MOODS["plain"]
-    known = ", ".join(facts(verdict))
-    text = f": {status_words(verdict)} ({known})" if known else f": {status_words(verdict)}"
+    listed = ", ".join(facts(verdict))
+    text = f": {status_words(verdict)} ({listed})" if listed else f": {status_words(verdict)}"
     path = brief(verdict.path, LONGEST_LINE - len(text))
-    first, *others = paragraph(path + text, style.width, _INDENT)
+    first, *following = paragraph(path + text, style.width, _INDENT)
     yield painter.paint(first, mood)
-    yield from others
+    yield from following
     yield from _findings(verdict.findings, verdict, style, painter)
     if not style.quiet:
         for note in verdict.notes:
@@ -80,9 +80,9 @@ def _findings(
         for finding in shown:
             head = f"  {severity} {code} {name}:"
             text = f"{head} {sentence(finding, verdict, LONGEST_LINE - len(head) - 1)}"
-            first, *others = paragraph(text, style.width, _INDENT)
+            first, *following = paragraph(text, style.width, _INDENT)
             mood = MOODS["alarming"] if severity == "error" else HEADER
             yield painter.paint(head, mood) + first[len(head) :]
-            yield from others
+            yield from following
         if left_out := len(group) - len(shown):
             yield painter.paint(f"{_INDENT}… {left_out:,} more of {code} (--all)", MOODS["minor"])

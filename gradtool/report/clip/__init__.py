@@ -1,1 +1,1 @@
-"""What `clip` prints."""
+"""Reports of `clip`."""

@@ -1,4 +1,4 @@
-"""What clipping did, for programs, schema `gradtool.clip/1`: strict JSON, one flat object."""
+"""The outcome of `clip` for programs, schema `gradtool.clip/1`: strict JSON, one flat object."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What clipping did, for people at a terminal."""
+"""The outcome of `clip` for people at a terminal."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _HEADERS: Final = ("name", "shape", "norm before", "after")
 
 
 def render(outcome: ClipOutcome, style: Style) -> str:
-    """Which tensors changed, where each has its own factor, and what became of the norm."""
+    """The tensors that changed, unless all have one factor, and the norm before and after."""
     painter = Painter(colour=style.colour)
     return "\n".join(_lines(outcome, style, painter)) + "\n"
 
@@ -40,14 +40,15 @@ def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str
 
 
 def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
-    """A row for each tensor that changed, the one that changed most first."""
-    after = {} if outcome.after is None else {one.name: one for one in outcome.after.tensors}
-    changed = [one for one in outcome.before.tensors if one.name in outcome.plan.changed]
-    changed.sort(key=lambda one: one.finite_norm, reverse=True)
+    """A row for each tensor that changed, the one with the largest norm before first."""
+    measured = () if outcome.after is None else outcome.after.tensors
+    after = {tensor.name: tensor for tensor in measured}
+    changed = [tensor for tensor in outcome.before.tensors if tensor.name in outcome.plan.changed]
+    changed.sort(key=lambda tensor: tensor.finite_norm, reverse=True)
     shown = changed if style.show_all else changed[:DEFAULT_ROWS]
     if not shown:
         return
-    rows = tuple(_row(one, after.get(one.name)) for one in shown)
+    rows = tuple(_row(tensor, after.get(tensor.name)) for tensor in shown)
     columns = 4 if after else 3
     grid = Grid(_HEADERS[:columns], (False, False, True, True)[:columns], rows)
     yield from grid_lines(grid, style.width, painter)
@@ -57,7 +58,7 @@ def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[s
 
 
 def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:
-    norms = [one.finite_norm for one in (before, after) if one is not None]
+    norms = [tensor.finite_norm for tensor in (before, after) if tensor is not None]
     figures = [significant(norm, CELL_DIGITS) for norm in norms]
     mood: Mood = "alarming" if before.stats.nonfinite else "plain"
     return Row((brief(before.name), brief(dimensions(before.spec.shape)), *figures), mood)
@@ -65,7 +66,7 @@ def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:
 
 def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
     request, before = outcome.request, outcome.before
-    yield "clip", ", ".join(_asked(request))
+    yield "clip", ", ".join(_request(request))
     if before.step is not None:
         yield "step", f"{before.step:,} of the training"
     if before.loss_scale != 1.0:
@@ -76,8 +77,9 @@ def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
     pairs = [(norm_name(before.norm_type), outcome.norm_before, outcome.norm_after)]
     if outcome.norm_before != outcome.finite_norm_before:
         pairs.append(("finite norm", outcome.finite_norm_before, outcome.finite_norm_after))
-    for label, found, left in pairs:
-        yield label, precise(found) + ("" if left is None else f" before, {precise(left)} after")
+    for label, norm, norm_after in pairs:
+        comparison = "" if norm_after is None else f" before, {precise(norm_after)} after"
+        yield label, precise(norm) + comparison
     label = "to change" if outcome.dry_run else "changed"
     yield label, f"{outcome.tensors_changed:,} of {counted(outcome.tensors, 'tensor')}"
     if outcome.nonfinite_replaced:
@@ -86,7 +88,7 @@ def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
     yield _written(outcome)
 
 
-def _asked(request: ClipRequest) -> Iterator[str]:
+def _request(request: ClipRequest) -> Iterator[str]:
     if request.clip_value is not None:
         yield f"clip_value {short(request.clip_value)}"
     if request.max_norm is not None:

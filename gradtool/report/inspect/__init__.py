@@ -1,1 +1,1 @@
-"""What `inspect` prints."""
+"""Reports of `inspect`."""

@@ -1,4 +1,4 @@
-"""What of a measurement is reported, and in which order."""
+"""Choosing which figures of a measurement are reported, and in which order."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ ORDERS: Final[dict[str, Callable[[TensorMeasurement], Any] | None]] = {
     "max": lambda tensor: -tensor.stats.max_abs,
     "nonfinite": lambda tensor: -tensor.stats.nonfinite,
 }
-"""What to sort by, per order; None leaves what the file lists. The most alarming come first."""
+"""The sort key of each order, by which the most alarming come first; None keeps the file's list."""
 
 
 def arrange(
     tensors: Sequence[TensorMeasurement], order: str, top: int | None = None
 ) -> tuple[TensorMeasurement, ...]:
-    """`tensors`, which are as the file lists them, in `order`, the first `top` of them if given.
+    """`tensors`, given as the file lists them, sorted by `order`; only the first `top` if given.
 
-    Those of equal keys stay as they are.
+    Tensors with equal keys keep their order.
     """
     key = ORDERS[order]
     return tuple((sorted(tensors, key=key) if key else tensors)[:top])
@@ -46,7 +46,7 @@ def report_on(
     max_norm: float | None = None,
     eps: float = TORCH_EPS,
 ) -> InspectReport:
-    """The report of `measurement`: which tensors, which roll-up, which clipping to preview."""
+    """The report of `measurement`, with groups and a preview of clipping where asked for."""
     clip = None
     if max_norm is not None:
         clip = ClipPreview(max_norm, eps, measurement.clip_coef(max_norm, eps))

@@ -1,4 +1,4 @@
-"""One row per tensor, as RFC 4180 has it, with texts that a spreadsheet takes for texts."""
+"""Reports as RFC 4180 CSV, a row for each tensor, in which no text is a spreadsheet's formula."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ HEADER = (
 )
 
 _OPERATOR: Final = "[-=+@\u207a\u207b\u207c\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
-"""What a formula begins with, and the other widths and heights in which programs take it too."""
+"""What a formula begins with, and the variants in Unicode that programs accept too."""
 
 _FORMULA: Final = re.compile(rf" *{_OPERATOR}|'")
 _FORMULA_AFTER: Final = re.compile(rf';(?=[ "]*{_OPERATOR})')
 
 
 def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG001
-    """The tensors of all reports under one header; texts are spelt as `literal` has it."""
+    """The tensors of all reports under one header, with texts as `literal` makes them."""
     out = io.StringIO()
     writer = csv.writer(out)
     writer.writerow(HEADER)
@@ -53,13 +53,13 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG0
 def literal(text: str) -> str:
     r"""`text` as `recoverable` has it, in a cell that no spreadsheet computes.
 
-    A quote comes before what begins as a formula does, blanks before it or not, and before a
-    quote: who takes one quote off the front of a cell that has any, and then undoes the escapes,
-    has the text. A semicolon before such a beginning is `\x3b`: where it separates cells, the
-    formula would stand in one of its own.
+    A quote is put before text that begins like a formula, after blanks or not, and before a quote;
+    taking one quote off the front of such a cell and undoing the escapes gives the text back. A
+    semicolon before such a beginning becomes `\x3b`: programs for which it separates cells would
+    take the rest for a formula.
     """
-    spelled = _FORMULA_AFTER.sub(r"\\x3b", recoverable(text))
-    return f"'{spelled}" if _FORMULA.match(spelled) else spelled
+    cell = _FORMULA_AFTER.sub(r"\\x3b", recoverable(text))
+    return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
 def _row(path: str, tensor: TensorMeasurement) -> Iterator[object]:

@@ -26,10 +26,10 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG0
 
 
 def _object(fields: Mapping[str, object]) -> str:
-    """One field a line, and for an iterator one item a line.
+    """A JSON object, one field a line, and of an iterator one item a line.
 
-    The standard library indents either everything or nothing, and indents in slow Python.
-    Items that are text already are JSON.
+    The standard library indents either everything or nothing, and indents in slow Python. Items of
+    iterators that are strings are JSON already.
     """
     return "{" + ",\n ".join(f'"{key}": {_value(value)}' for key, value in fields.items()) + "}"
 
@@ -74,7 +74,7 @@ def _report(report: InspectReport) -> dict[str, object]:
 
 
 def figures(summary: Summary) -> dict[str, object]:
-    """What every total says, whatever it is the total of."""
+    """The fields of a total, a section or a group."""
     stats = summary.stats
     return {
         "tensors": summary.tensors,
@@ -94,14 +94,14 @@ def figures(summary: Summary) -> dict[str, object]:
 
 
 def _tensor(tensor: TensorMeasurement) -> str:
-    """A tensor's line. Spelled out, because a hundred thousand of them are most of a report."""
+    """A tensor's line, put together here for speed: a report may have a hundred thousand."""
     spec, stats = tensor.spec, tensor.stats
     first = tensor.first_nonfinite
     return (
         f'{{"name": {_encode(spec.name)}, "section": {_encode(spec.section)}, '
         f'"dtype": "{spec.dtype.name}", "shape": {list(spec.shape)}, "numel": {stats.numel}, '
-        f'"norm": {_spelled(tensor.norm)}, "finite_norm": {_spelled(tensor.finite_norm)}, '
-        f'"native_norm": {_spelled(tensor.native_norm)}, "max_abs": {_spelled(stats.max_abs)}, '
+        f'"norm": {_number(tensor.norm)}, "finite_norm": {_number(tensor.finite_norm)}, '
+        f'"native_norm": {_number(tensor.native_norm)}, "max_abs": {_number(stats.max_abs)}, '
         f'"nan": {stats.nan}, "posinf": {stats.posinf}, "neginf": {stats.neginf}, '
         f'"zeros": {stats.zeros}, "subnormals": {stats.subnormals}, '
         f'"first_nonfinite": {"null" if first is None else list(first)}, '
@@ -109,7 +109,7 @@ def _tensor(tensor: TensorMeasurement) -> str:
     )
 
 
-def _spelled(value: float | None) -> str:
+def _number(value: float | None) -> str:
     return repr(value) if value is not None and math.isfinite(value) else _encode(optional(value))
 
 
@@ -123,5 +123,5 @@ def _skipped(skipped: Skipped) -> dict[str, object]:
 
 
 def optional(value: float | None) -> float | str | None:
-    """As `json_number`; None stays None."""
+    """`value` as `json_number` has it; None stays None."""
     return None if value is None else json_number(value)

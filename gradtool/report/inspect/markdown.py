@@ -23,7 +23,7 @@ from gradtool.report.words import (
 
 _SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~$&@])")
 _BEGINS_A_BLOCK = re.compile(r"^(\d+(?=[.)])|(?=[-+]))")
-# What stands between backticks as it is; tables have their own mind about pipes there.
+# Text that shows unchanged between backticks; a pipe does not in a table.
 _FIT_FOR_BACKTICKS = re.compile(r"[^`|\s]([^`|]*[^`|\s])?")
 
 
@@ -33,9 +33,9 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:
 
 
 def escaped(text: str) -> str:
-    """`text` as Markdown without emphasis, HTML or a table's cells in it.
+    """`text` as Markdown in which nothing is emphasis, HTML or the end of a table's cell.
 
-    GitHub still makes links of addresses and mentions: for names there is `code`.
+    GitHub still makes links of addresses and mentions; names are written by `code`.
     """
     return _SPECIAL.sub(r"\\\1", text)
 
@@ -46,7 +46,7 @@ def listed(text: str) -> str:
 
 
 def code(text: str) -> str:
-    """`text` as Markdown that shows exactly it, as code: nothing in it is acted on."""
+    """`text` as Markdown code, shown exactly as it is."""
     if _FIT_FOR_BACKTICKS.fullmatch(text):
         return f"`{text}`"
     literal = "".join(char if char.isalnum() else f"&#{ord(char)};" for char in text)
@@ -94,8 +94,8 @@ def _table(grid: Grid) -> Iterator[str]:
     yield _row(map(escaped, grid.headers))
     yield _row("---:" if numeric else ":---" for numeric in grid.numeric)
     for row in grid.rows:
-        name, *others = row.cells
-        yield _row([code(name), *map(escaped, others)])
+        name, *figures = row.cells
+        yield _row([code(name), *map(escaped, figures)])
 
 
 def _row(cells: Iterable[str]) -> str:

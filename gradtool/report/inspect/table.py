@@ -23,11 +23,14 @@ from gradtool.report.words import (
 
 LABEL_WIDTH = 13
 RUNS = 10
+"""Runs of non-finite tensors that are shown without --all."""
+
 TENSORS_OF_RUN = 8
+"""Tensors of a run that are shown without --all."""
 
 
 def render(reports: Sequence[InspectReport], style: Style) -> str:
-    """The reports one after the other, an empty line between them."""
+    """The reports one after the other, separated by empty lines."""
     painter = Painter(colour=style.colour)
     texts = ("\n".join(_lines(report, style, painter)) + "\n" for report in reports)
     return "\n".join(texts)
@@ -43,12 +46,12 @@ def _lines(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
 
 
 def title(measurement: Measurement, style: Style, painter: Painter) -> Iterator[str]:
-    """What was read, and what is in it."""
+    """A paragraph with the path, what was read, and what is in it."""
     path = brief(measurement.path)
     text = f"{path} ({origin(measurement)}): {holdings(measurement)}"
-    first, *others = paragraph(text, style.width, "  ")
+    first, *following = paragraph(text, style.width, "  ")
     yield first.replace(path, painter.paint(path, HEADER), 1)
-    yield from others
+    yield from following
 
 
 def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
@@ -67,13 +70,13 @@ def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
 
 
 def labelled(pairs: Iterable[tuple[str, str]], style: Style, painter: Painter) -> Iterator[str]:
-    """A line for each label and its value, further ones where it is too long."""
+    """A line for each label and its value, several for a value that is too long for one."""
     for label, value in pairs:
-        first, *others = paragraph(
+        first, *following = paragraph(
             f"{label:<{LABEL_WIDTH}} {value}", style.width, " " * (LABEL_WIDTH + 1)
         )
         yield painter.paint(first[:LABEL_WIDTH], HEADER) + first[LABEL_WIDTH:]
-        yield from others
+        yield from following
 
 
 def _remarks(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:

@@ -31,7 +31,7 @@ from safetensors.numpy import save_file
 import gradtool
 from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.report import CHECK_REPORTERS, check_reporter
-from gradtool.report.check.github import MOST
+from gradtool.report.check.github import MAX_ANNOTATIONS
 from gradtool.report.check.markdown import MOST_DUMPS
 from gradtool.report.model import Style
 from gradtool.rules import RULES
@@ -331,11 +331,15 @@ def test_annotations_are_capped_and_the_rest_is_counted() -> None:
     warned = [("w.pt", [finding("GT205", f"w{at}", "warning") for at in range(15)])]
     outcome = outcome_of([*many, *warned], together=(finding("GT103"),))
     found = commands(outcome)
-    assert Counter(kind for kind, _, _ in found) == {"error": MOST, "warning": MOST, "notice": 1}
-    left_out = len(list(outcome.all_findings)) - 2 * MOST
+    assert Counter(kind for kind, _, _ in found) == {
+        "error": MAX_ANNOTATIONS,
+        "warning": MAX_ANNOTATIONS,
+        "notice": 1,
+    }
+    left_out = len(list(outcome.all_findings)) - 2 * MAX_ANNOTATIONS
     assert f"{left_out} more findings" in found[-1][2]
     assert found[0][1]["title"] == "GT103 nonfinite-streak"
-    named = {properties.get("file") for _, properties, _ in found[1:MOST]}
+    named = {properties.get("file") for _, properties, _ in found[1:MAX_ANNOTATIONS]}
     assert named == {path for path, _ in many}, "of each dump one before of any another one"
 
 
