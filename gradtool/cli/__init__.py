@@ -1,1 +1,1 @@
-"""The command line: words and wires."""
+"""The command line: what is typed becomes calls of the library, and results become text."""

@@ -14,19 +14,18 @@ from typer.core import TyperCommand, TyperGroup
 
 from gradtool._version import __version__
 from gradtool.cli.console import (
-    lose_stdout,
+    abandon_stdout,
     say,
     say_error,
-    say_warnings,
-    tell,
     write_result,
+    write_stderr,
+    write_warnings_to_stderr,
 )
 from gradtool.engine.memory import ARRAYS, require_memory, shortage
 from gradtool.errors import GradtoolError
 
 INTERRUPTED = 130
 BUG = 4
-
 
 COMMANDS: Final = {
     "inspect": "gradtool.cli.inspect",
@@ -40,7 +39,7 @@ COMMANDS: Final = {
 
 
 class Command(TyperCommand):
-    """A command whose --help may find stdout closed or full."""
+    """A command whose --help copes with a stdout that is closed or full."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Parse; eager options such as --help do their work here."""
@@ -49,7 +48,7 @@ class Command(TyperCommand):
 
 
 class Commands(TyperGroup):
-    """Commands with a name in common; as `Command`."""
+    """A group of subcommands, such as `baseline`, with a --help like that of `Command`."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Parse; eager options such as --help do their work here."""
@@ -58,86 +57,89 @@ class Commands(TyperGroup):
 
 
 class CommandLine(TyperGroup):
-    """Commands behind one error boundary, from the shell and from tests alike.
+    """All commands, inside one error boundary, from the shell and from tests alike.
 
-    Typer would exit with 1 for an exception, which means findings here, frame usage errors in
-    boxes, and has its own ways with broken pipes and Ctrl-C: they must not get that far.
+    No exception may reach Typer: it would exit with 1, which means findings here, frame usage
+    errors in boxes, and handle broken pipes and Ctrl-C in its own way.
     """
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         names: dict[str, Any] = dict.fromkeys(COMMANDS)
-        self.commands = names  # of which those are suggested that are near
+        self.commands = names  # from which Click suggests the one nearest to a mistyped name
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002 - Click's
-        """All there are, in the order of help."""
+        """Names of all commands, in the order of help."""
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002 - Click's
-        """A command, its module loaded only now; None for what is none."""
-        return _loaded(cmd_name) if cmd_name in COMMANDS else None
+        """The command of that name, its module loaded only now; None if there is none."""
+        return _load_command(cmd_name) if cmd_name in COMMANDS else None
 
     def main(self, *args: Any, **options: Any) -> NoReturn:
         """Parse, run and exit."""
         try:
-            with _boundary(), _writing_to_stdout():  # of shell completion, by now
+            with _error_boundary(), _writing_to_stdout():  # shell completion writes here
                 exit_code = super().main(*args, **{**options, "standalone_mode": False})
         except typer.Exit as error:
             exit_code = error.exit_code
         except typer.TyperException as error:
-            exit_code = _refuse(error)
+            exit_code = _say_usage_error(error)
         sys.exit(exit_code)
 
     def make_context(self, *args: Any, **options: Any) -> Any:
         """Parse; eager options such as --version do their work here."""
-        with _boundary(), _writing_to_stdout():
+        with _error_boundary(), _writing_to_stdout():
             return super().make_context(*args, **options)
 
     def invoke(self, ctx: Any) -> Any:
         """Run a command."""
-        say_warnings()
-        with _boundary():
+        write_warnings_to_stderr()
+        with _error_boundary():
             require_memory(*ARRAYS)
             return super().invoke(ctx)
 
 
 @contextmanager
-def _boundary() -> Iterator[None]:
-    """Whatever is raised inside becomes an exit code, but for what Typer raises on purpose."""
+def _error_boundary() -> Iterator[None]:
+    """Turns what is raised inside into an exit code, apart from what Typer handles itself."""
     try:
         yield
     except (typer.Exit, typer.Abort, typer.TyperException):
         raise
     except (Exception, KeyboardInterrupt) as error:
-        raise typer.Exit(_settle(error)) from error
+        raise typer.Exit(_say_failure(error)) from error
 
 
-def _settle(error: BaseException) -> int:
-    """Say what happened; the exit code for it."""
+def _say_failure(error: BaseException) -> int:
+    """Say on stderr what happened, and return the exit code for it."""
     if isinstance(error, KeyboardInterrupt):
         say("interrupted")
         return INTERRUPTED
-    told = shortage(error) or error
-    if isinstance(told, GradtoolError):
-        say_error(told)
-        return told.exit_code
-    tell("".join(traceback.format_exception(error)))
+    cause = shortage(error) or error
+    if isinstance(cause, GradtoolError):
+        say_error(cause)
+        return cause.exit_code
+    write_stderr("".join(traceback.format_exception(error)))
     say("error: this is a bug in gradtool, please report it with this traceback")
     return BUG
 
 
 @contextmanager
 def _writing_to_stdout() -> Iterator[None]:
-    """For Typer's own output, which is all that can raise OSError outside of commands."""
+    """Handles a stdout that is closed or full, for Typer's own output.
+
+    Outside of commands nothing else raises OSError.
+    """
     try:
         yield
     except OSError as error:
-        lose_stdout(error)
+        abandon_stdout(error)
         raise typer.Exit from error
 
 
-def _refuse(error: typer.TyperException) -> int:
-    """Say what is wrong with the command line and where to look it up."""
+def _say_usage_error(error: typer.TyperException) -> int:
+    """Say on stderr what is wrong with the command line, and return the exit code for it."""
     say(f"error: {error.format_message()}")
     ctx: typer.Context | None = getattr(error, "ctx", None)
     if ctx is not None:
@@ -155,28 +157,28 @@ app = typer.Typer(
 )
 
 
-def _loaded(name: str) -> Any:
-    """The command so named, as Click has it."""
+def _load_command(name: str) -> Any:
+    """The command of that name as an object of Click's."""
     module = import_module(COMMANDS[name])
-    alone = typer.Typer(
+    application = typer.Typer(
         cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
     )
     if name == "baseline":
-        alone.command("save", cls=Command)(module.save)
-        alone.command("update", cls=Command)(module.update)
-        alone.callback(help="What healthy gradients are like, for `check` to compare with.")(
+        application.command("save", cls=Command)(module.save)
+        application.command("update", cls=Command)(module.update)
+        application.callback(help="What healthy gradients are like, for `check` to compare with.")(
             lambda: None
         )
     else:
         epilog = getattr(module, "EPILOG", None)
-        alone.command(name, cls=Command, epilog=epilog)(getattr(module, name))
-    loaded = typer.main.get_command(alone)
-    loaded.name = name
-    return loaded
+        application.command(name, cls=Command, epilog=epilog)(getattr(module, name))
+    command = typer.main.get_command(application)
+    command.name = name
+    return command
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"gradtool {__version__}")
         raise typer.Exit
 

@@ -6,8 +6,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli.console import Showing, write_result
+import gradtool  # lazy: its names load array libraries on first use
+from gradtool.cli.console import Display, write_result
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
 from gradtool.cli.paths import expand_all
@@ -23,7 +23,7 @@ Writing: TypeAlias = Annotated[
         typer.Option(..., "--output", "-o", metavar="FILE", help="The baseline to write."),
     ),
 ]
-Shown: TypeAlias = Annotated[Showing, groups.differences(groups.ALL_TENSORS)]
+DisplayOptions: TypeAlias = Annotated[Display, groups.display_without_progress(groups.ALL_TENSORS)]
 
 
 @command
@@ -41,19 +41,19 @@ def save(
     """
     if writing["out"] == "-":
         raise UsageError("--output takes a file: a baseline is read again")
-    saved = gradtool.save_baseline(
+    baseline = gradtool.save_baseline(
         list(expand_all(paths)), config=configured.config, **writing, **measuring
     )
-    write_result(f"{_saved(saved)}\n{_advice(saved)}")
+    write_result(f"{_summary(baseline)}\n{_advice(baseline)}")
 
 
 @command
 def update(
     *,
     paths: groups.Paths,
-    compared: groups.Comparing,
-    measuring: groups.MeasuringAgain,
-    showing: Shown,
+    configured: groups.ConfiguredWithBaseline,
+    measuring: groups.MeasuringWithoutNormType,
+    display: DisplayOptions,
 ) -> None:
     """Replace a baseline by one of other dumps, and say what changed.
 
@@ -61,20 +61,20 @@ def update(
     """
     from gradtool.report.check.baseline_text import difference  # noqa: PLC0415 - loads rich
 
-    if compared.baseline is None:
+    if configured.baseline is None:
         raise UsageError("which baseline? give --baseline FILE, or configure one")
     old, new = gradtool.update_baseline(
-        list(expand_all(paths)), compared.baseline, config=compared.config, **measuring
+        list(expand_all(paths)), configured.baseline, config=configured.config, **measuring
     )
-    write_result(f"{difference(old, new, showing.style())}{_saved(new)}\n")
+    write_result(f"{difference(old, new, display.style())}{_summary(new)}\n")
 
 
-def _advice(made: Baseline) -> str:
-    if len(made.dumps) > 1:
+def _advice(saved: Baseline) -> str:
+    if len(saved.dumps) > 1:
         return ""
     return "norms differ from step to step: a baseline of several steps is a better one\n"
 
 
-def _saved(made: Baseline) -> str:
-    tensors, dumps = counted(len(made.tensors), "tensor"), counted(len(made.dumps), "dump")
-    return f"{brief(made.path)}: {tensors} of {dumps}"
+def _summary(saved: Baseline) -> str:
+    tensors, dumps = counted(len(saved.tensors), "tensor"), counted(len(saved.dumps), "dump")
+    return f"{brief(saved.path)}: {tensors} of {dumps}"

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
-import gradtool  # whose names load array libraries on first use, which --help is not
+import gradtool  # lazy: its names load array libraries on first use
 from gradtool.cli import console
-from gradtool.cli.console import Showing
+from gradtool.cli.console import Display
 from gradtool.cli.options import groups
 from gradtool.cli.options.checking import Judging
 from gradtool.cli.options.command import command
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports, Sink
-from gradtool.cli.spelling import spelt
+from gradtool.cli.spelling import with_options
 from gradtool.report import CHECK_REPORTERS, check_reporter
 from gradtool.report.escaping import brief
 from gradtool.shortening import LONGEST_LINE, LONGEST_NAME
@@ -40,9 +40,9 @@ Examples:
 ExitZero: TypeAlias = Annotated[
     bool, typer.Option("--exit-zero", help="Exit 0 for findings; not for what cannot be read.")
 ]
-AsReports: TypeAlias = Annotated[Reports, groups.reports_in(CHECK_REPORTERS)]
-Shown: TypeAlias = Annotated[
-    Showing, groups.showing_all("List every finding, however many there are.")
+ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(CHECK_REPORTERS)]
+DisplayOptions: TypeAlias = Annotated[
+    Display, groups.display("List every finding, however many there are.")
 ]
 
 
@@ -50,62 +50,66 @@ Shown: TypeAlias = Annotated[
 def check(
     *,
     paths: groups.Paths,
-    reports: AsReports,
-    compared: groups.Comparing,
+    reports: ReportOptions,
+    configured: groups.ConfiguredWithBaseline,
     judging: Judging,
     exit_zero: ExitZero = False,
     measuring: groups.Measuring,
-    showing: Shown,
+    display: DisplayOptions,
 ) -> None:
     """Judge gradients: NaN, overflow, dead layers, drift from a baseline, and more.
 
     Several dumps are those of one run, judged in the order of steps. Exits 1 for findings and 3
     if a PATH could not be read.
     """
-    found = list(expand_all(paths))
-    reports = _with_summary(reports)
-    reports.spare([*found, *compared.files])
-    with showing.progress(paths[0]) as progress:
+    dumps = list(expand_all(paths))
+    reports = _with_step_summary(reports)
+    reports.refuse_to_replace([*dumps, *configured.files])
+    with display.progress(paths[0]) as progress:
         outcome = gradtool.check(
-            *found,
-            baseline=compared.baseline,
-            config=compared.config,
+            *dumps,
+            baseline=configured.baseline,
+            config=configured.config,
             progress=progress,
             **judging,
             **measuring,
         )
-    outcome = _spelt(outcome)
+    outcome = _with_options(outcome)
     _say_unjudged(outcome)
-    reports.write(lambda name, style: check_reporter(name)(outcome, style), showing)
+    reports.write(lambda name, style: check_reporter(name)(outcome, style), display)
     raise typer.Exit(0 if exit_zero and outcome.exit_code == 1 else outcome.exit_code)
 
 
-def _spelt(outcome: CheckOutcome) -> CheckOutcome:
-    """The outcome with options where the library names its arguments."""
+def _with_options(outcome: CheckOutcome) -> CheckOutcome:
+    """The outcome, its messages naming options instead of the library's arguments."""
 
-    def those(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-        return tuple(replace(one, message=spelt(one.message)) for one in findings)
+    def reworded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+        return tuple(
+            replace(finding, message=with_options(finding.message)) for finding in findings
+        )
 
-    verdicts = (replace(one, findings=those(one.findings)) for one in outcome.verdicts)
-    return replace(outcome, verdicts=tuple(verdicts), findings=those(outcome.findings))
+    verdicts = (
+        replace(verdict, findings=reworded(verdict.findings)) for verdict in outcome.verdicts
+    )
+    return replace(outcome, verdicts=tuple(verdicts), findings=reworded(outcome.findings))
 
 
 def _say_unjudged(outcome: CheckOutcome) -> None:
-    """Say on stderr, too, what could not be judged."""
+    """Say on stderr, besides the report, which dumps could not be judged, and why."""
     from gradtool.report.check.words import sentence  # noqa: PLC0415 - not for --help
 
     for verdict in outcome.verdicts:
         if verdict.summary is None:
             for finding in verdict.findings:
                 start = f"{console.ERROR}{brief(verdict.path, LONGEST_NAME)}: "
-                said = sentence(finding, verdict, LONGEST_LINE - len(start))
-                console.tell(f"{start}{said}\n")
+                reason = sentence(finding, verdict, LONGEST_LINE - len(start))
+                console.write_stderr(f"{start}{reason}\n")
 
 
-def _with_summary(reports: Reports) -> Reports:
-    """With the summary that a step of GitHub's shows beside its annotations.
+def _with_step_summary(reports: Reports) -> Reports:
+    """The reports, and with `-f github` one in the file of GitHub's step summary.
 
-    Unless a report was asked for in that place: who asks knows what it is.
+    None is added if a report for that file was asked for already.
     """
     file = os.environ.get("GITHUB_STEP_SUMMARY")
     if not file or all(sink.format != "github" for sink in reports.sinks):

@@ -6,8 +6,8 @@ from typing import Annotated, TypeAlias
 
 import typer
 
-import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli.console import Showing
+import gradtool  # lazy: its names load array libraries on first use
+from gradtool.cli.console import Display
 from gradtool.cli.options import groups, values
 from gradtool.cli.options.command import Row, command
 from gradtool.cli.paths import expand
@@ -100,10 +100,9 @@ Writing: TypeAlias = Annotated[
         ),
     ),
 ]
-AsReports: TypeAlias = Annotated[Reports, groups.reports_beside(CLIP_REPORTERS)]
-Shown: TypeAlias = Annotated[
-    Showing,
-    groups.showing_all("With --per-tensor or --clip-value, list every tensor that changes."),
+ReportOptions: TypeAlias = Annotated[Reports, groups.reports_without_output(CLIP_REPORTERS)]
+DisplayOptions: TypeAlias = Annotated[
+    Display, groups.display("With --per-tensor or --clip-value, list every tensor that changes.")
 ]
 
 
@@ -117,21 +116,21 @@ def clip(
     dry_run: DryRun = False,
     follow_links: FollowLinks = False,
     measuring: groups.Measuring,
-    reports: AsReports,
-    showing: Shown,
+    reports: ReportOptions,
+    display: DisplayOptions,
 ) -> None:
     """Clip gradients by norm or by value and write them back.
 
     The output is in the format of the input. Exits 1, with nothing written, if gradients
     are not finite or have no norm in float64.
     """
-    path = _one(path)
+    path = _single(path)
     if (out := writing.get("out")) == "-":
         raise UsageError("--output takes a file or a directory: what clip writes is no text")
-    reports.spare([path])
+    reports.refuse_to_replace([path])
     if out:
-        reports.keep_out_of(out)
-    with showing.progress(path) as progress:
+        reports.refuse_inside(out)
+    with display.progress(path) as progress:
         outcome = gradtool.clip(
             path,
             in_place=in_place,
@@ -143,16 +142,17 @@ def clip(
             **measuring,
         )
     try:
-        reports.write(lambda name, style: clip_reporter(name)(outcome, style), showing)
+        reports.write(lambda name, style: clip_reporter(name)(outcome, style), display)
     except FileAccessError as error:
         error.hint = f"{outcome.output} is written" if outcome.written else None
         raise
 
 
-def _one(path: str) -> str:
+def _single(path: str) -> str:
+    """The only path that `path` names; UsageError if a glob matches several."""
     if not path:
         raise UsageError("PATH is empty")
-    found = expand(path)
-    if len(found) > 1:
-        raise UsageError(f"{path} matches {len(found)} paths; clip takes one at a time")
-    return found[0]
+    matches = expand(path)
+    if len(matches) > 1:
+        raise UsageError(f"{path} matches {len(matches)} paths; clip takes one at a time")
+    return matches[0]

@@ -1,4 +1,4 @@
-"""Where text goes: results to stdout or a file, everything else to stderr."""
+"""Writing text: results to stdout or a file, everything else to stderr."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Literal, TextIO
 
 from gradtool.cli.progress import ByteProgress
 from gradtool.cli.signals import ended_by_signals
-from gradtool.cli.spelling import spelt
+from gradtool.cli.spelling import with_options
 from gradtool.errors import FileAccessError, GradtoolError
 from gradtool.report.escaping import brief, visible
 from gradtool.report.model import Style
@@ -29,8 +29,8 @@ _STREAMS = ("/dev/std", "/dev/fd/", "/proc/")
 
 
 @dataclass(frozen=True, slots=True)
-class Showing:
-    """How results and progress are shown."""
+class Display:
+    """How results and progress are displayed, as the options --all, --quiet and so on say."""
 
     show_all: bool = False
     quiet: bool = False
@@ -38,19 +38,22 @@ class Showing:
     color: Color = "auto"
 
     def style(self, file: str | None = None) -> Style:
-        """How results look where they go: a file is plain, nothing is cut but on a terminal."""
-        shown = file is None and sys.stdout.isatty()
-        wanted = self.color == "always" or (self.color == "auto" and shown and _wants_colour())
+        """The style of results for `file`, which is never coloured, or for stdout.
+
+        Lines are fitted to a width on a terminal only.
+        """
+        on_terminal = file is None and sys.stdout.isatty()
+        automatic = self.color == "auto" and on_terminal and _allows_colour()
         return Style(
-            width=shutil.get_terminal_size().columns if shown else None,
-            colour=wanted and file is None,
+            width=shutil.get_terminal_size().columns if on_terminal else None,
+            colour=(self.color == "always" or automatic) and file is None,
             quiet=self.quiet,
             show_all=self.show_all,
         )
 
     @contextmanager
     def progress(self, path: str) -> Iterator[ByteProgress]:
-        """The progress of work on `path`, which signals may end."""
+        """A progress bar for work on `path`, which it removes if a signal ends the process."""
         enabled = not (self.quiet or self.no_progress)
         progress = ByteProgress(path, enabled=enabled, plain=self.color == "never")
         with ended_by_signals(progress), progress:
@@ -58,21 +61,21 @@ class Showing:
 
 
 def say(message: str) -> None:
-    """One line about what went wrong, safe to show and short whatever file names are in it."""
-    tell(f"{brief(f'gradtool: {message}')}\n")
+    """Write a line to stderr, safe to show and short whatever file names are in it."""
+    write_stderr(f"{brief(f'gradtool: {message}')}\n")
 
 
 def say_error(error: GradtoolError) -> None:
-    """The one line of an error."""
-    tell(f"{ERROR}{error.line(LONGEST_LINE - len(ERROR), _said)}\n")
+    """Write an error as one line to stderr."""
+    write_stderr(f"{ERROR}{error.line(LONGEST_LINE - len(ERROR), _displayed)}\n")
 
 
-def _said(text: str) -> str:
-    return visible(spelt(text))
+def _displayed(text: str) -> str:
+    return visible(with_options(text))
 
 
-def tell(text: str) -> None:
-    """Write to stderr; where that takes nothing, the exit code has to do."""
+def write_stderr(text: str) -> None:
+    """Write to stderr, or nothing if that is closed or full: the exit code is left."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()
@@ -80,24 +83,24 @@ def tell(text: str) -> None:
         _divert(sys.stderr)
 
 
-def say_warnings() -> None:
-    """Have said on stderr what the rest of gradtool warns of and has nowhere to return."""
+def write_warnings_to_stderr() -> None:
+    """From now on, write what the library logs as warnings to stderr."""
     import logging  # noqa: PLC0415 - --help warns of nothing
 
-    class Said(logging.Handler):
+    class SayingHandler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
             say(f"warning: {record.getMessage()}")
 
-    logging.getLogger("gradtool").handlers = [Said()]
+    logging.getLogger("gradtool").handlers = [SayingHandler()]
 
 
-def _wants_colour() -> bool:
-    """What the environment says; see https://no-color.org."""
+def _allows_colour() -> bool:
+    """Whether the environment allows colours; see https://no-color.org."""
     return not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 def write_result(text: str, file: str | None = None) -> None:
-    """Write a result, now that it is complete, to a file or to stdout.
+    """Write a complete result to a file or to stdout.
 
     Lone surrogates, from file names that are no UTF-8, and characters that the terminal's
     encoding lacks are written as escapes.
@@ -109,7 +112,7 @@ def write_result(text: str, file: str | None = None) -> None:
 
 
 def append_result(text: str, file: str) -> None:
-    """Add a result to a file to which others may have written."""
+    """Append a result to a file to which others may have written."""
     try:
         with open(file, "a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(text)
@@ -122,7 +125,7 @@ def _write_stdout(data: bytes) -> None:
         sys.stdout.buffer.write(data)
         sys.stdout.flush()
     except OSError as error:
-        lose_stdout(error)
+        abandon_stdout(error)
 
 
 def _write_file(file: str, data: bytes) -> None:
@@ -136,10 +139,10 @@ def _write_file(file: str, data: bytes) -> None:
         raise _unwritable(file, error) from error
 
 
-def lose_stdout(error: OSError) -> None:
-    """Take leave of a stdout that took no more.
+def abandon_stdout(error: OSError) -> None:
+    """Write nothing more to stdout, which has failed with `error`.
 
-    Raises FileAccessError, unless who read a pipe has closed it: `| head` has seen enough.
+    Raises FileAccessError, unless the reader of a pipe has closed it, as `| head` does.
     """
     _divert(sys.stdout)
     if not isinstance(error, BrokenPipeError):
@@ -147,14 +150,14 @@ def lose_stdout(error: OSError) -> None:
 
 
 def _divert(stream: TextIO) -> None:
-    # The interpreter flushes once more on its way out: let something take it.
+    # The interpreter flushes the stream once more when it exits: it must not fail then.
     os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _is_replaceable(file: str) -> bool:
-    """Whether `file` is a regular file, or free to become one.
+    """Whether `file` is a regular file, or does not exist.
 
-    Devices, FIFOs and names of open descriptors are written to as they are.
+    Devices, FIFOs and names of open descriptors are written to directly instead.
     """
     if file.endswith(os.sep) or _is_stream(file):
         return False
@@ -166,7 +169,7 @@ def _is_stream(file: str) -> bool:
 
 
 def _open_special(file: str, flags: int) -> int:
-    """Open a device or FIFO; a file that was put in its place meanwhile is left as it is."""
+    """Open a device or FIFO; FileExistsError for a file that has replaced it meanwhile."""
     descriptor = os.open(file, flags & ~(os.O_CREAT | os.O_TRUNC))
     if stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)

@@ -7,8 +7,8 @@ from typing import Annotated, Literal, TypeAlias
 
 import typer
 
-import gradtool  # whose names load array libraries on first use, which --help is not
-from gradtool.cli.console import Showing
+import gradtool  # lazy: its names load array libraries on first use
+from gradtool.cli.console import Display
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
 from gradtool.cli.paths import expand_all, for_each
@@ -55,8 +55,8 @@ Top: TypeAlias = Annotated[
 Clipping: TypeAlias = Annotated[
     groups.Arguments, groups.clipping_to("Say what clipping to X would do.")
 ]
-AsReports: TypeAlias = Annotated[Reports, groups.reports_in(REPORTERS)]
-Shown: TypeAlias = Annotated[Showing, groups.showing_all(groups.ALL_TENSORS)]
+ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(REPORTERS)]
+DisplayOptions: TypeAlias = Annotated[Display, groups.display(groups.ALL_TENSORS)]
 
 
 @command
@@ -68,29 +68,29 @@ def inspect(
     sort: Sort = "name",
     top: Top = None,
     measuring: groups.Measuring,
-    reports: AsReports,
-    showing: Shown,
+    reports: ReportOptions,
+    display: DisplayOptions,
 ) -> None:
     """Show how large gradients are, by tensor and in total, and where they broke.
 
     Exits 0 whatever the gradients are like, and 3 if a PATH could not be read.
     """
-    if top is not None and showing.show_all:
+    if top is not None and display.show_all:
         raise UsageError("--top and --all exclude each other")
     if "max_norm" in clipping and measuring["norm_type"] <= 0.0:
         raise UsageError("--max-norm needs a --norm-type above 0: no scaling reaches a count")
-    reports.spare(expand_all(paths))
+    reports.refuse_to_replace(expand_all(paths))
     if group_by is not None:
-        group_namer(group_by)  # which may be wrong: to be known before hours of reading
+        group_namer(group_by)  # refuses a wrong pattern before hours of reading
 
     def report(path: str) -> InspectReport:
-        with showing.progress(path) as progress:
+        with display.progress(path) as progress:
             measurement = gradtool.measure(path, **measuring, progress=progress)
         return report_on(measurement, order=sort, top=top, group_by=group_by, **clipping)
 
-    found, exit_code = for_each(paths, report)
-    if found:
-        reports.spare(file for one in found for file in one.measurement.files)
-        showing = replace(showing, show_all=showing.show_all or top is not None)
-        reports.write(lambda name, style: reporter(name)(found, style), showing)
+    results, exit_code = for_each(paths, report)
+    if results:
+        reports.refuse_to_replace(file for result in results for file in result.measurement.files)
+        display = replace(display, show_all=display.show_all or top is not None)
+        reports.write(lambda name, style: reporter(name)(results, style), display)
     raise typer.Exit(exit_code)

@@ -1,4 +1,4 @@
-"""What the PATHs on a command line stand for, and doing something with each of them."""
+"""Expanding the PATHs of a command line, and working on each of them."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ Result = TypeVar("Result")
 
 
 def expand(path: str) -> list[str]:
-    """What `path` names: itself if there is such a thing, else what it matches as a glob.
+    """`path` itself if it exists, else the paths that it matches as a glob, in natural order.
 
     Quoted globs reach gradtool unexpanded, so that neither the shell's rules nor its limit on
-    arguments matter. One that matches nothing stands for itself, a file that does not exist.
+    arguments matter. A glob that matches nothing is returned as a path, which does not exist.
     """
     if os.path.lexists(path) or not glob.has_magic(path):
         return [path]
@@ -27,22 +27,22 @@ def expand(path: str) -> list[str]:
 
 
 def expand_all(paths: Iterable[str]) -> Iterator[str]:
-    """What all of `paths` name."""
+    """The paths that `expand` gives for each of `paths`."""
     return chain.from_iterable(map(expand, paths))
 
 
 def is_among(place: str, files: Iterable[str]) -> bool:
-    """Whether writing to `place` would destroy one of `files`, under whatever name."""
+    """Whether `place` is one of `files`, be it under another name."""
     return os.path.exists(place) and any(
         os.path.exists(file) and os.path.samefile(place, file) for file in files
     )
 
 
 def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[Result], int]:
-    """Do `work` with every path, whatever happens to the others.
+    """The results of `work` for all paths where it succeeds, and the highest exit code.
 
-    Each failure is said on stderr. Where what computes has failed that is the end: it would again.
-    Returns the results and the highest exit code.
+    Each failure is said on stderr. After a DeviceError no other path is tried: the device would
+    fail again.
     """
     results: list[Result] = []
     exit_code = 0

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 PATIENCE_S = 1.0
+"""Seconds of work before a bar is drawn."""
+
 REFRESH_S = 0.1
 WIDEST_LABEL = 30
 _SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
@@ -22,12 +24,11 @@ _SHOW_CURSOR = b"\r\x1b[2K\x1b[?25h"
 class ByteProgress:
     """Bytes done, rate and time left on stderr, if it is a terminal and work takes over 1 s.
 
-    A context manager; call it with the bytes done and the bytes there are. What it drew is
-    gone when it is left.
+    A context manager, which removes the bar at its end; call it with the bytes done and in total.
     """
 
     def __init__(self, path: str, *, enabled: bool, plain: bool) -> None:
-        # A path would leave no room for the figures.
+        # The whole path would leave no room for the figures.
         name = os.path.basename(os.path.normpath(path))
         self._label = visible(name)
         self._plain = plain
@@ -48,12 +49,12 @@ class ByteProgress:
             self._bar[0].stop()
 
     def abort(self) -> None:
-        """Leave the terminal as it was, in a process that ends at once, from a signal handler."""
+        """Remove the bar, from the signal handler of a process that ends at once."""
         if self._bar is not None:
             os.write(2, _SHOW_CURSOR)
 
     def __call__(self, done_bytes: int, total_bytes: int) -> None:
-        """Show how far the work is."""
+        """Show how far the work is, if it is time to."""
         if not self._enabled:
             return
         now = time.monotonic()
@@ -69,7 +70,7 @@ class ByteProgress:
 
 
 def _start_bar(label: str, *, plain: bool) -> tuple[Progress, TaskID]:
-    # Most runs end before anything is worth drawing.
+    # Imported late: most runs end before a bar is drawn.
     from rich import console, markup, progress  # noqa: PLC0415
 
     from gradtool.report.layout import shortened_name  # noqa: PLC0415
@@ -83,7 +84,7 @@ def _start_bar(label: str, *, plain: bool) -> tuple[Progress, TaskID]:
         console=console.Console(stderr=True, no_color=plain or None),
         expand=True,
         transient=True,
-        auto_refresh=False,  # by a thread, which may be one too many
+        auto_refresh=False,  # it would take a thread, which may not be available
     )
     task = bar.add_task("", total=None)
     bar.start()

@@ -1,4 +1,4 @@
-"""Reports: in which formats they were asked for, and where each of them goes."""
+"""The reports that a command writes: their formats, and where each goes."""
 
 from __future__ import annotations
 
@@ -7,63 +7,70 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from gradtool.cli.console import Showing, append_result, say_error, write_result
+from gradtool.cli.console import Display, append_result, say_error, write_result
 from gradtool.cli.paths import is_among
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.report.model import Style
 from gradtool.storage.links import target_path
 
 _STDOUT = ("-", "/dev/stdout")
-_ALIKE = {"text": "table", "table": "text"}
-"""Two words for one thing: what people read."""
+_SYNONYMS = {"text": "table", "table": "text"}
+"""Both words mean the format for people; a command knows one of them."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sink:
-    """A format to report in, the file to write to (None for stdout), and how it was asked for."""
+    """One report to write.
+
+    Attributes:
+        format: name of its format.
+        file: path to write to; None for stdout.
+        option: the option that asked for it, for messages.
+        appended: whether it is appended to the file.
+    """
 
     format: str
     file: str | None
-    asked: str
+    option: str
     appended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Reports:
-    """All that was asked for, each in a place of its own."""
+    """All reports that a command is to write, each to another place."""
 
     sinks: tuple[Sink, ...]
 
-    def spare(self, files: Iterable[str]) -> None:
+    def refuse_to_replace(self, files: Iterable[str]) -> None:
         """Raise UsageError if a report would replace one of `files`, or a part of one."""
         existing = any(sink.file is not None and os.path.exists(sink.file) for sink in self.sinks)
         parts = list(_with_parts(files)) if existing else []
         for sink in self.sinks:
             if sink.file is not None and is_among(sink.file, parts):
-                raise UsageError(f"{sink.asked} is one of the files to read")
+                raise UsageError(f"{sink.option} is one of the files to read")
 
-    def keep_out_of(self, path: str) -> None:
-        """Raise UsageError if a report would get into what else is written, at `path`."""
+    def refuse_inside(self, path: str) -> None:
+        """Raise UsageError if a report lies at or in `path`, where the command writes a result."""
         place = target_path(path)
         for sink in self.sinks:
             if sink.file is not None and f"{target_path(sink.file)}/".startswith(f"{place}/"):
-                raise UsageError(f"{sink.asked} lies in {path}, which is written too")
+                raise UsageError(f"{sink.option} lies in {path}, which is written too")
 
-    def write(self, render: Callable[[str, Style], str], showing: Showing) -> None:
-        """Write them all, each as `render` has it in its format.
+    def write(self, render: Callable[[str, Style], str], display: Display) -> None:
+        """Write all reports, each the text that `render` gives for its format and style.
 
-        Raises FileAccessError where one cannot be written, once the others are.
+        Raises FileAccessError for one that cannot be written, after the others are.
         """
         failures: list[FileAccessError] = []
         for sink in self.sinks:
-            text = render(sink.format, showing.style(sink.file))
+            text = render(sink.format, display.style(sink.file))
             try:
                 if sink.appended and sink.file is not None:
                     append_result(text, sink.file)
                 else:
                     write_result(text, sink.file)
             except FileAccessError as error:
-                failures.append(error)  # the other reports are as good as before
+                failures.append(error)  # the others are still written
         for failure in failures[1:]:
             say_error(failure)
         if failures:
@@ -71,14 +78,14 @@ class Reports:
 
 
 def read_reports(
-    known: Collection[str], formats: Sequence[str] | None, output: str | None = None
+    valid: Collection[str], formats: Sequence[str] | None, output: str | None = None
 ) -> Reports:
-    """What `-f FORMAT[:FILE]` and `-o FILE` ask for, the first of the known formats by default.
+    """The reports that `-f FORMAT[:FILE]` and `-o FILE` ask for; the first valid format by default.
 
-    Raises UsageError where two reports would get into one place.
+    Raises UsageError for a format that is not valid, or two reports that go to one place.
     """
-    default, *_ = known
-    sinks = [_sink(text, known) for text in formats or [default]]
+    default, *_ = valid
+    sinks = [_sink(text, valid) for text in formats or [default]]
     if output is not None:
         if len(sinks) > 1 or sinks[0].file is not None:
             problem = "--output is the file of the only format"
@@ -92,14 +99,14 @@ def read_reports(
     return Reports(tuple(sinks))
 
 
-def _sink(text: str, known: Collection[str]) -> Sink:
-    name, colon, file = text.partition(":")
-    found = name if name in known else _ALIKE.get(name, name)
-    if found not in known:
-        raise UsageError(f"--format {name!r}: give one of {', '.join(known)}")
+def _sink(text: str, valid: Collection[str]) -> Sink:
+    word, colon, file = text.partition(":")
+    name = word if word in valid else _SYNONYMS.get(word, word)
+    if name not in valid:
+        raise UsageError(f"--format {word!r}: give one of {', '.join(valid)}")
     if colon and not file:
         raise UsageError(f"--format {text!r}: there is no file after the colon")
-    return Sink(found, _file(file) if colon else None, f"--format {text}")
+    return Sink(name, _file(file) if colon else None, f"--format {text}")
 
 
 def _file(name: str) -> str | None:
@@ -107,14 +114,14 @@ def _file(name: str) -> str | None:
 
 
 def _with_parts(paths: Iterable[str]) -> Iterator[str]:
-    """All of `paths`, and the tensor files in directories and beside indices among them."""
+    """All of `paths`, and the tensor files in each directory and beside each index among them."""
     from gradtool.formats.files import SUFFIXES  # noqa: PLC0415 - loads NumPy, which --help must not
 
     for path in paths:
         yield path
         folder = path if os.path.isdir(path) else os.path.dirname(path) or os.curdir
         if os.path.isdir(path) or path.endswith(".json"):
-            with suppress(OSError):  # it is a finding, later
+            with suppress(OSError):  # reading it will say so
                 for name in os.listdir(folder):
                     if name.lower().endswith((*SUFFIXES, ".index.json")):
                         yield os.path.join(folder, name)

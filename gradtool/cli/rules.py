@@ -10,7 +10,7 @@ import typer
 from gradtool.cli.console import write_result
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
-from gradtool.cli.spelling import spelt
+from gradtool.cli.spelling import with_options
 
 if TYPE_CHECKING:
     from gradtool.core.judging.rule import Rule
@@ -21,30 +21,30 @@ Codes: TypeAlias = Annotated[
 
 
 @command
-def rules(*, showing: groups.Coloured) -> None:
+def rules(*, display: groups.ColorOption) -> None:
     """List every rule of `gradtool check`: code, name, severity, and what it finds."""
     from gradtool.report.check.rule_text import listing  # noqa: PLC0415 - loads rich, which is slow to
     from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
 
-    write_result(listing(tuple(RULES.values()), showing.style()))
+    write_result(listing(tuple(RULES.values()), display.style()))
 
 
 @command
-def explain(*, codes: Codes, showing: groups.Coloured) -> None:
+def explain(*, codes: Codes, display: groups.ColorOption) -> None:
     """Explain rules: what a finding means, why the threshold, what to do."""
-    import gradtool.cli.check  # noqa: F401, PLC0415 - whose options the rules speak of
+    import gradtool.cli.check  # noqa: F401, PLC0415 - registers the options that texts name
     from gradtool.report.check.rule_text import explanation  # noqa: PLC0415 - as above
     from gradtool.rules import find_rule  # noqa: PLC0415 - as above
 
-    found = [_spelt(find_rule(code)) for code in codes]
-    write_result("\n".join(explanation(rule, showing.style()) for rule in found))
+    named = [_with_options(find_rule(code)) for code in codes]
+    write_result("\n".join(explanation(rule, display.style()) for rule in named))
 
 
-def _spelt(rule: Rule) -> Rule:
-    """The rule with options where it names the library's arguments."""
+def _with_options(rule: Rule) -> Rule:
+    """The rule, its texts naming options instead of the library's arguments."""
     return replace(
         rule,
-        explanation=spelt(rule.explanation),
-        rationale=spelt(rule.rationale),
-        remedy=spelt(rule.remedy),
+        explanation=with_options(rule.explanation),
+        rationale=with_options(rule.rationale),
+        remedy=with_options(rule.remedy),
     )

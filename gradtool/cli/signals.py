@@ -1,4 +1,4 @@
-"""What becomes of long work when a signal ends the process."""
+"""Cleaning up long work when a signal ends the process."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _ENDS = {
 
 @contextmanager
 def ended_by_signals(progress: ByteProgress) -> Iterator[None]:
-    """Have signals that end a process clear first what was begun.
+    """Within it, signals that end the process first remove unfinished files and the progress bar.
 
-    They end it at once: an exception out of a handler may strike while one of the locks is taken
-    by which threads hand work over, and then wait for those threads for ever.
+    The handler ends the process itself: an exception raised there could come while a lock is held
+    by which threads hand over work, and then wait for those threads for ever.
     """
 
     def end(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001
@@ -32,16 +32,16 @@ def ended_by_signals(progress: ByteProgress) -> Iterator[None]:
             abandon_all()
             progress.abort()
             os.write(2, b"gradtool: %s\n" % _ENDS[signal.Signals(number)])
-        finally:  # whoever hears it may be gone
+        finally:  # also if stderr is closed
             os._exit(128 + number)
 
-    # Who starts a process in the background may have it ignore some.
-    before = {one: signal.getsignal(one) for one in _ENDS}
-    heeded = [one for one in _ENDS if before[one] is not signal.SIG_IGN]
-    for one in heeded:
-        signal.signal(one, end)
+    handlers = {number: signal.getsignal(number) for number in _ENDS}
+    # A process started in the background may be meant to ignore some.
+    heeded = [number for number in _ENDS if handlers[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, end)
     try:
         yield
     finally:
-        for one in heeded:
-            signal.signal(one, before[one])
+        for number in heeded:
+            signal.signal(number, handlers[number])

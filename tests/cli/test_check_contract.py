@@ -35,7 +35,7 @@ from safetensors.numpy import save_file
 
 import gradtool
 import gradtool.cli.check  # which says how its options are spelt
-from gradtool.cli.spelling import spelt
+from gradtool.cli.spelling import with_options
 from gradtool.core.judging.rule import SEVERITIES
 from gradtool.report import CHECK_REPORTERS
 from gradtool.rules import RULES
@@ -842,7 +842,7 @@ def test_every_rule_is_explained_under_its_code_and_its_name() -> None:
     for part, rule in zip(parts, RULES.values(), strict=True):
         assert part.startswith(f"{rule.code} {rule.name} (")
         for said in (rule.summary, rule.explanation, rule.rationale, rule.remedy):
-            assert words_of(spelt(said)) in words_of(part)
+            assert words_of(with_options(said)) in words_of(part)
         for parameter in rule.parameters:
             assert parameter.name in part
 

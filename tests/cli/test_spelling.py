@@ -18,7 +18,7 @@ from typer.main import get_command
 
 import gradtool
 from gradtool.cli.app import COMMANDS, app
-from gradtool.cli.spelling import OPTIONS, THRESHOLDS, spelt
+from gradtool.cli.spelling import OPTIONS, THRESHOLDS, with_options
 from gradtool.rules import RULES
 
 for command_module in COMMANDS.values():  # each of which notes its options
@@ -88,7 +88,7 @@ def test_every_argument_that_a_text_names_becomes_an_option_that_there_is() -> N
     for where, text in SAID:
         named = {name for name in SPOKEN.findall(text) if name not in OTHERS}
         assert named <= OPTIONS.keys() | THRESHOLDS.keys(), (where, text)
-        shown = spelt(text)
+        shown = with_options(text)
         assert set(SPOKEN.findall(shown)) <= OTHERS
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", COMMAND.sub("", shown)):
             assert option in known | {"--force-reinstall"}, (where, shown)
@@ -99,8 +99,8 @@ def test_every_argument_that_a_text_names_becomes_an_option_that_there_is() -> N
 )
 def test_words_out_of_files_and_paths_stay_what_they_are(text: str) -> None:
     options()  # which notes all of them
-    assert spelt(text) == text
-    assert spelt(f"{text}; give `norm_type`") == f"{text}; give --norm-type"
+    assert with_options(text) == text
+    assert with_options(f"{text}; give `norm_type`") == f"{text}; give --norm-type"
 
 
 def test_thresholds_with_an_option_of_their_own_are_thresholds() -> None:
@@ -126,7 +126,7 @@ def test_thresholds_with_an_option_of_their_own_are_thresholds() -> None:
     ],
 )
 def test_only_what_is_marked_is_an_argument(text: str, shown: str | None) -> None:
-    assert spelt(text) == (text if shown is None else shown)
+    assert with_options(text) == (text if shown is None else shown)
 
 
 def alone(*args: str) -> subprocess.CompletedProcess[str]:

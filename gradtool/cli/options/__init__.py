@@ -1,1 +1,1 @@
-"""Options: the table of those that commands share, and how commands are made of it."""
+"""Options: a table of those that commands share, and the making of commands from it."""

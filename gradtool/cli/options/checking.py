@@ -1,4 +1,4 @@
-"""The options that say how to judge, and what their words mean."""
+"""The options that say how to judge, as arguments for `gradtool.check`."""
 
 from __future__ import annotations
 
@@ -97,19 +97,19 @@ def _judging(
     thresholds: Sequence[str] | None,
     fail_on: Severity | None,
     rtol: float | None,
-    **of_their_own: object,
+    **single_thresholds: object,
 ) -> Arguments:
-    """What `gradtool.check` is to judge by."""
-    found = _assignments(thresholds or ())
+    """Arguments for `gradtool.check`; those of `single_thresholds` each set one threshold."""
+    assigned = _assignments(thresholds or ())
     for key, parameter in THRESHOLDS.items():
-        if (value := of_their_own[parameter]) is not None:
-            if key in found:
+        if (value := single_thresholds[parameter]) is not None:
+            if key in assigned:
                 raise UsageError(f"--set {key}: an option of its own sets it too")
-            found[key] = value
+            assigned[key] = value
     return {
         "select": _codes(select),
         "ignore": _codes(ignore) or (),
-        "thresholds": found,
+        "thresholds": assigned,
         "fail_on": fail_on,
         "rtol": rtol,
     }
@@ -119,16 +119,16 @@ Judging: TypeAlias = Annotated[Arguments, Group(_ROWS, _judging)]
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, object]:
-    """What `--set CODE.NAME=VALUE` asks for, values as TOML has them, bare words as texts."""
-    found: dict[str, object] = {}
+    """Thresholds by CODE.NAME from texts CODE.NAME=VALUE, each value in TOML or a bare word."""
+    assigned: dict[str, object] = {}
     for text in texts:
         key, equals, value = text.partition("=")
         if not equals:
             raise UsageError(f"--set {text!r}: give CODE.NAME=VALUE, as GT203.max_norm=50")
-        if key in found:
+        if key in assigned:
             raise UsageError(f"--set {key} is given twice")
-        found[key] = _value(value)
-    return found
+        assigned[key] = _value(value)
+    return assigned
 
 
 def _value(text: str) -> object:
@@ -144,7 +144,7 @@ def _toml(text: str) -> object:
 
 
 def _codes(texts: Sequence[str] | None) -> list[str] | None:
-    """Codes of an option that is repeatable and takes several with commas between."""
+    """The codes of a repeatable option that takes several with commas between."""
     if texts is None:
         return None
     return [code.strip() for text in texts for code in text.split(",")]

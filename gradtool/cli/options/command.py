@@ -1,7 +1,7 @@
-"""Commands made of functions: the options that they share come out of the table.
+"""Making commands of functions.
 
-A parameter annotated with a `Group` is one value to the function, and on the command line the
-options of the group.
+A parameter annotated with a `Group` stands for all options of the group on the command line; the
+function is given one value for it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,18 @@ from typer.models import OptionInfo, ParameterInfo
 
 from gradtool.cli.spelling import OPTIONS
 
-Mark = TypeVar("Mark")
+Metadata = TypeVar("Metadata")
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """An option: the name of its value, the type, and what Typer has to know, default included."""
+    """One option of the command line.
+
+    Attributes:
+        name: of the keyword argument that holds its value.
+        kind: type of the value.
+        option: what Typer has to know, default included.
+    """
 
     name: str
     kind: object
@@ -28,7 +34,7 @@ class Row:
 
     @property
     def parameter(self) -> Parameter:
-        """The parameter that Typer reads."""
+        """The option as a parameter of a function that Typer can read."""
         return Parameter(
             self.name, Parameter.KEYWORD_ONLY, default=self.option, annotation=self.kind
         )
@@ -36,48 +42,52 @@ class Row:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Group:
-    """Options that are one value to who asked for them: that which `collect` makes of theirs."""
+    """Options that a command is given as one value, which `collect` makes of their values."""
 
     rows: tuple[Row, ...]
     collect: Callable[..., object]
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """The function as a command: its parameters, and for each group in their place the rows."""
+    """A function for Typer like `function`, but with the options of a group in place of each group.
+
+    Notes the options in `spelling.OPTIONS`.
+    """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Group] = {}
     parameters: list[Parameter] = []
-    for name, own in signature(function).parameters.items():
-        group = _marked(hints[name], Group)
+    for name, parameter in signature(function).parameters.items():
+        group = _metadata(hints[name], Group)
         if group is None:
-            parameters.append(own.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY))
+            kept = parameter.replace(annotation=hints[name], kind=Parameter.KEYWORD_ONLY)
+            parameters.append(kept)
         else:
             groups[name] = group
             parameters.extend(row.parameter for row in group.rows)
 
-    def run(**given: Any) -> None:
+    def run(**values: Any) -> None:
         for name, group in groups.items():
-            given[name] = group.collect(**{row.name: given.pop(row.name) for row in group.rows})
-        function(**given)
+            values[name] = group.collect(**{row.name: values.pop(row.name) for row in group.rows})
+        function(**values)
 
     run.__name__, run.__doc__ = function.__name__, function.__doc__
-    run.__annotations__ = {one.name: one.annotation for one in parameters}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     run.__signature__ = Signature(parameters)  # type: ignore[attr-defined]
     OPTIONS.update(_spellings(parameters))
     return run
 
 
-def _marked(hint: object, kind: type[Mark]) -> Mark | None:
-    """The mark of a kind in `Annotated[..., mark]`."""
-    marks = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
-    return next((mark for mark in marks if isinstance(mark, kind)), None)
+def _metadata(hint: object, kind: type[Metadata]) -> Metadata | None:
+    """The first metadata of type `kind` in `Annotated[..., metadata]`, if any."""
+    items = get_args(hint)[1:] if get_origin(hint) is Annotated else ()
+    return next((item for item in items if isinstance(item, kind)), None)
 
 
 def _spellings(parameters: Iterable[Parameter]) -> Iterator[tuple[str, str]]:
-    """How each option among them is written, the long way."""
+    """The name of each parameter that is an option, and the option's long spelling."""
     for parameter in parameters:
-        marked = _marked(parameter.annotation, OptionInfo)
-        if marked is not None:  # whose first spelling stands where its default would otherwise
-            yield parameter.name, str(marked.default)
+        annotated = _metadata(parameter.annotation, OptionInfo)
+        if annotated is not None:  # in `Annotated` Typer takes the first spelling for a default
+            yield parameter.name, str(annotated.default)
         elif isinstance(parameter.default, OptionInfo):
             yield parameter.name, (parameter.default.param_decls or ("",))[0]

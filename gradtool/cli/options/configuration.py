@@ -1,4 +1,4 @@
-"""The configuration that counts."""
+"""Reading the configuration that --config, --isolated and --baseline ask for."""
 
 from __future__ import annotations
 
@@ -8,38 +8,41 @@ from typing import TYPE_CHECKING
 
 from gradtool.errors import UsageError
 
-if TYPE_CHECKING:  # the rules come with it, which --help is not for
+if TYPE_CHECKING:  # it loads all rules, which --help does not need
     from gradtool.rules.config_file import Config
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """What was read, and the baseline to compare with: as given, else as configured."""
+    """A configuration, and the path of the baseline to compare with, as given or configured."""
 
     config: Config
     baseline: str | None
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The files that it is made of."""
+        """Paths of the configuration file and of the baseline, where there are such."""
         return tuple(file for file in (self.config.path, self.baseline) if file is not None)
 
 
 def read_configuration(
     config: str | None, *, isolated: bool, baseline: str | None = None
 ) -> Configuration:
-    """The configuration of a command; UsageError for one that is wrong."""
+    """The configuration in `config`, or none if `isolated`, else the nearest.
+
+    Raises UsageError for a configuration that is wrong.
+    """
     from gradtool.rules.config_file import Config, load_config  # noqa: PLC0415 - not for --help
 
     if isolated and config is not None:
         raise UsageError("--config and --isolated exclude each other")
     if isolated:
-        found = Config()
+        read = Config()
     elif config is None:
-        found = _nearest()
+        read = _nearest()
     else:
-        found = load_config(config)
-    return Configuration(found, found.settings.baseline if baseline is None else baseline)
+        read = load_config(config)
+    return Configuration(read, read.settings.baseline if baseline is None else baseline)
 
 
 def _nearest() -> Config:

@@ -1,4 +1,4 @@
-"""Options of the table that go together, as the one value that a command is given of them."""
+"""Groups of options of the table, each given to a command as one value."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Collection
 from functools import partial
 from typing import Annotated, Any, Final, TypeAlias
 
-from gradtool.cli.console import Showing
+from gradtool.cli.console import Display
 from gradtool.cli.options import table
 from gradtool.cli.options.command import Group, Row
 from gradtool.cli.options.configuration import Configuration, read_configuration
@@ -24,11 +24,13 @@ def _paths(paths: list[str]) -> list[str]:
 
 
 def _given(**values: object) -> Arguments:
-    """What was not given is left to the library's defaults."""
+    """The values that are not None; for the others the library has defaults."""
     return {name: value for name, value in values.items() if value is not None}
 
 
 ALL_TENSORS: Final = "List every tensor, however many there are."
+"""Help for --all, where it is about tensors."""
+
 _MEASURING = (
     table.INCLUDE,
     table.EXCLUDE,
@@ -45,41 +47,44 @@ _CONFIGURING = (table.CONFIG, table.ISOLATED)
 
 Paths: TypeAlias = Annotated[list[str], Group((table.PATHS,), _paths)]
 Measuring: TypeAlias = Annotated[Arguments, Group((table.NORM_TYPE, *_MEASURING), _given)]
-MeasuringAgain: TypeAlias = Annotated[Arguments, Group(_MEASURING, _given)]
-"""By norms of the order that another measurement has."""
+"""The arguments of `gradtool.measure`."""
+
+MeasuringWithoutNormType: TypeAlias = Annotated[Arguments, Group(_MEASURING, _given)]
+"""The same where the order of norms is that of a baseline."""
+
 Configured: TypeAlias = Annotated[Configuration, Group(_CONFIGURING, read_configuration)]
-Comparing: TypeAlias = Annotated[
+ConfiguredWithBaseline: TypeAlias = Annotated[
     Configuration, Group((table.BASELINE, *_CONFIGURING), read_configuration)
 ]
-Coloured: TypeAlias = Annotated[Showing, Group((table.COLOR,), Showing)]
+ColorOption: TypeAlias = Annotated[Display, Group((table.COLOR,), Display)]
 
 
-def showing_all(what: str) -> Group:
-    """How results are shown; `what` says what --all lists."""
-    rows = (table.show_all(what), table.QUIET, table.NO_PROGRESS, table.COLOR)
-    return Group(rows, Showing)
+def display(all_help: str) -> Group:
+    """The options of `Display`, with the help for --all."""
+    rows = (table.show_all(all_help), table.QUIET, table.NO_PROGRESS, table.COLOR)
+    return Group(rows, Display)
 
 
-def differences(what: str) -> Group:
-    """The same of results that are shown at once, whole."""
-    return Group((table.show_all(what), table.COLOR), Showing)
+def display_without_progress(all_help: str) -> Group:
+    """The options of `Display` without --quiet and --no-progress."""
+    return Group((table.show_all(all_help), table.COLOR), Display)
 
 
-def reports_in(known: Collection[str]) -> Group:
-    """In which formats to report, and where to."""
-    return Group((table.formats(known), table.OUTPUT), partial(read_reports, known))
+def reports_in(names: Collection[str]) -> Group:
+    """The options -f and -o, for reports in formats of these names, the first by default."""
+    return Group((table.formats(names), table.OUTPUT), partial(read_reports, names))
 
 
-def reports_beside(known: Collection[str]) -> Group:
-    """The same where -o is for something else."""
-    return Group((table.formats(known),), partial(read_reports, known))
+def reports_without_output(names: Collection[str]) -> Group:
+    """The option -f alone, for a command whose -o is for something else."""
+    return Group((table.formats(names),), partial(read_reports, names))
 
 
-def clipping_to(what: str, *others: Row) -> Group:
-    """The norm to clip to, and other ways to clip; `what` says what the norm is for."""
-    return Group((table.max_norm(what), table.EPS, *others), _given)
+def clipping_to(max_norm_help: str, *more: Row) -> Group:
+    """The options --max-norm, with its help, and --eps, and `more` ways to clip."""
+    return Group((table.max_norm(max_norm_help), table.EPS, *more), _given)
 
 
 def writing_to(kind: object, option: Any) -> Group:
-    """A file to write that is no report, and whether to replace what is there."""
-    return Group((table.out(kind, option), table.FORCE), _given)
+    """The options -o, for a result that is no report, and --force."""
+    return Group((Row("out", kind, option), table.FORCE), _given)

@@ -1,12 +1,12 @@
-"""The table of the options that commands share: spelling, type, default, check and help, once.
+"""The table of the options that commands share: each one's spelling, type, default, check and help.
 
-To add one is to add its row here, and to name it in the group that it belongs to.
+A new option is a row here, and its name in the group that it belongs to.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 import typer
 
@@ -17,7 +17,7 @@ from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.dtypes import DTYPES
 
 Backend = Literal["auto", "numpy", "torch"]
-"""What `engine.choice.BACKENDS` has, known here without loading any."""
+"""The names in `engine.choice.BACKENDS`, repeated here to load no backend."""
 
 PATHS: Final = Row(
     "paths",
@@ -186,9 +186,9 @@ NO_PROGRESS: Final = Row(
 COLOR: Final = Row("color", Color, typer.Option("auto", "--color", help="When to colour."))
 
 
-def formats(known: Collection[str]) -> Row:
-    """-f, for a command that knows these, the first by default."""
-    default, *_ = known
+def formats(names: Collection[str]) -> Row:
+    """-f, for a command with formats of these names, the first by default."""
+    default, *_ = names
     return Row(
         "formats",
         list[str] | None,
@@ -197,24 +197,19 @@ def formats(known: Collection[str]) -> Row:
             "--format",
             "-f",
             metavar="FORMAT[:FILE]",
-            autocompletion=values.completing(known),
-            help=f"{', '.join(known)}; to stdout unless a FILE is given. Repeatable.",
+            autocompletion=values.completing(names),
+            help=f"{', '.join(names)}; to stdout unless a FILE is given. Repeatable.",
             show_default=default,
         ),
     )
 
 
-def max_norm(what: str) -> Row:
-    """--max-norm, where help says what it is for."""
-    option = typer.Option(None, "--max-norm", metavar="X", callback=values.bound, help=what)
+def max_norm(text: str) -> Row:
+    """--max-norm, with the help that the command has for it."""
+    option = typer.Option(None, "--max-norm", metavar="X", callback=values.bound, help=text)
     return Row("max_norm", float | None, option)
 
 
-def show_all(what: str) -> Row:
-    """--all, where help says what of."""
-    return Row("show_all", bool, typer.Option(False, "--all", help=what))
-
-
-def out(kind: object, option: Any) -> Row:
-    """-o, where what is written is no report."""
-    return Row("out", kind, option)
+def show_all(text: str) -> Row:
+    """--all, with the help that the command has for it."""
+    return Row("show_all", bool, typer.Option(False, "--all", help=text))

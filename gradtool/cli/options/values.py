@@ -1,4 +1,7 @@
-"""What the values of options may be, beyond their types."""
+"""Checks of option values: each function returns the value, or raises typer.BadParameter.
+
+Typer calls them for defaults too, which may be None.
+"""
 
 from __future__ import annotations
 
@@ -12,56 +15,56 @@ from gradtool.core.dtypes import DTYPES
 
 
 def norm_type(value: float) -> float:
-    """Any number but NaN."""
+    """The order of a norm: any number but NaN."""
     if math.isnan(value):
         raise typer.BadParameter("NaN is no norm type; give a number, inf or -inf")
     return value
 
 
 def bound(value: float | None) -> float | None:
-    """A bound on a norm or a magnitude. Typer calls back for defaults too."""
-    if value is not None and not value >= 0.0:  # which refuses NaN as well
+    """A bound on a norm or a magnitude: at least 0."""
+    if value is not None and not value >= 0.0:  # true of NaN as well
         raise typer.BadParameter(f"{value} is no bound; give a number >= 0, or inf")
     return value
 
 
 def total_norm(value: float | None) -> float | None:
-    """A norm to clip by."""
+    """A norm to clip by: finite and at least 0."""
     if value is not None and not 0.0 <= value < math.inf:
         raise typer.BadParameter(f"{value} is no norm to clip by; give a finite number >= 0")
     return value
 
 
 def eps(value: float) -> float:
-    """What is added to a norm."""
+    """The number added to a norm: finite and at least 0."""
     if not 0.0 <= value < math.inf:
         raise typer.BadParameter(f"{value} is no epsilon; give a finite number >= 0")
     return value
 
 
 def loss_scale(value: float | None) -> float | None:
-    """What gradients are divided by."""
+    """The number that gradients are divided by: finite and above 0."""
     if value is not None and not 0.0 < value < math.inf:
         raise typer.BadParameter(f"{value} is no scale; give a finite number > 0")
     return value
 
 
 def tolerance(value: float | None) -> float | None:
-    """A relative difference of norms."""
+    """A relative difference of norms: finite and at least 0."""
     if value is not None and not 0.0 <= value < math.inf:
         raise typer.BadParameter(f"{value} is no tolerance; give a finite number >= 0")
     return value
 
 
 def report_file(value: str | None) -> str | None:
-    """A file for a report, or - for stdout."""
+    """A file for a report, or - for stdout: not empty."""
     if value is not None and not value:
         raise typer.BadParameter("it is empty; give a file, or - for stdout")
     return value
 
 
 def dtype(value: str | None) -> str | None:
-    """The name of an element type, in capitals."""
+    """The name of an element type, which is returned in capitals."""
     if value is None or value.upper() in DTYPES:
         return value and value.upper()
     nearest = get_close_matches(value.upper(), DTYPES, n=1, cutoff=0.0)[0]
@@ -69,7 +72,7 @@ def dtype(value: str | None) -> str | None:
 
 
 def completing(names: Collection[str]) -> Callable[[str], Iterator[str]]:
-    """For shells: which of the names begin as what was typed."""
+    """A function for shell completion: it gives the names that begin with what was typed."""
 
     def complete(incomplete: str) -> Iterator[str]:
         yield from (name for name in names if name.lower().startswith(incomplete.lower()))
