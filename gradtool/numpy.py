@@ -28,8 +28,8 @@ from gradtool.arrays.memory import (
     is_torch,
     torch_dtype_name,
 )
-from gradtool.arrays.parameters import Named
-from gradtool.arrays.tree import LONE, Tree, all_leaves, mapped
+from gradtool.arrays.parameters import NamedArray
+from gradtool.arrays.tree import LONE_NAME, Tree, all_leaves, mapped
 from gradtool.core.clipping import TORCH_EPS, Transform, clip_coef
 from gradtool.core.element_types import array_type
 from gradtool.core.stats import merge
@@ -42,8 +42,8 @@ from gradtool.request import MeasureRequest, measured, working
 
 __all__ = ["clip_grad_norm"]
 
-_WHOLE: Final = ("integer", "bool")
-"""Why a type is not measured where it lies, though it has a norm."""
+_INTEGERS: Final = ("integer", "bool")
+"""Reasons why a type is not measured in place though it has a norm: it is turned into floats."""
 
 
 def clip_grad_norm(
@@ -80,28 +80,31 @@ def clip_grad_norm(
     bound = _bound(max_norm)
     request = MeasureRequest(norm_type=_norm_type(norm_type, bound), backend="numpy")
     epsilon = _eps(eps)
-    named = [Named(name or LONE, leaf) for name, leaf in all_leaves(grads)]
+    named = [NamedArray(name or LONE_NAME, leaf) for name, leaf in all_leaves(grads)]
     arrays = [_array(name, leaf) for name, leaf, _ in named]
     with working(request) as executor:
         norm = _norm(list(map(_measurable, named, arrays)), request, executor)
         scale = partial(_scaled, coef=clip_coef(norm, bound, epsilon))
         scaled = executor.map(scale, batches(arrays, _nbytes, TASK_BYTES))
         new = (array for batch in scaled for array in batch)
-        return mapped(lambda leaf: _given_back(next(new), leaf), grads), norm
+        return mapped(lambda leaf: _as_library_of(leaf, next(new)), grads), norm
 
 
-def _norm(named: list[Named], request: MeasureRequest, executor: Executor) -> float:
+def _norm(named: list[NamedArray], request: MeasureRequest, executor: Executor) -> float:
     if not named:
         return 0.0
     checkpoint, owners = catalogue_of(named, {})
-    found = measured(checkpoint, request, executor, whole_progress(None), time.perf_counter())
-    del owners  # whose memory was read until here
-    # Of all that each array names: in memory that they share every one has values of its own.
-    return merge([tensor.stats for tensor in found.tensors], request.norm_type).norm
+    measurement = measured(checkpoint, request, executor, whole_progress(None), time.perf_counter())
+    del owners  # they kept the memory alive that was read
+    # Shared elements count for each array that names them, as if each had its own memory.
+    return merge([tensor.stats for tensor in measurement.tensors], request.norm_type).norm
 
 
 def _array(name: str, leaf: Any) -> Any:
-    """The leaf as an array of NumPy, or a tensor of torch, which has types that NumPy has not."""
+    """The leaf as an array of NumPy, or as it is if it is a tensor of torch.
+
+    Raises TypeError or AttributeError for a leaf that cannot be clipped.
+    """
     array = leaf if is_torch(leaf) else as_numpy(leaf)
     if array is None and hasattr(leaf, "dtype"):
         raise TypeError(f"{name!r} is an array of objects, which is no gradient")
@@ -109,31 +112,31 @@ def _array(name: str, leaf: Any) -> Any:
         problem = f"{type(leaf).__name__!r} object has no attribute 'dtype'"
         raise AttributeError(f"{problem}: {name!r} is no array")
     dtype = _dtype_name(array)
-    known = array_type(dtype)
-    if known is None or (known.dtype is None and known.reason not in _WHOLE):
+    known_type = array_type(dtype)
+    if known_type is None or (known_type.dtype is None and known_type.reason not in _INTEGERS):
         raise TypeError(f"{name!r} is an array of {dtype}, which is no gradient")
     if array is leaf and is_torch(leaf) and not is_plain_tensor(leaf):
         hint = "gradtool.torch.clip_grad_norm_ clips such"
         raise TypeError(f"{name!r} is no plain tensor in memory; {hint}")
-    ours = isinstance(leaf, np.ndarray | np.generic) or is_torch(leaf) or is_mlx(leaf)
-    if not (ours or hasattr(leaf, "__array_namespace__")):
+    is_known = isinstance(leaf, np.ndarray | np.generic) or is_torch(leaf) or is_mlx(leaf)
+    if not (is_known or hasattr(leaf, "__array_namespace__")):
         raise TypeError(f"{name!r}: {type(leaf).__name__} says not how to make another of it")
     return array
 
 
-def _is_whole(array: Any) -> bool:
+def _is_integer(array: Any) -> bool:
     """Whether the elements are integers or bools."""
-    known = array_type(_dtype_name(array))
-    return known is not None and known.reason in _WHOLE
+    known_type = array_type(_dtype_name(array))
+    return known_type is not None and known_type.reason in _INTEGERS
 
 
-def _measurable(named: Named, array: Any) -> Named:
-    """What has the norm of a leaf: the leaf, or its integers as floats."""
-    if not _is_whole(array):
+def _measurable(named: NamedArray, array: Any) -> NamedArray:
+    """The array to measure for a leaf: the leaf itself, or integers turned into float64."""
+    if not _is_integer(array):
         return named
     if is_torch(array) and not holds_its_elements(array):
         raise UsageError(f"{named.name!r}: its memory was freed")
-    return Named(named.name, _as_floats(array, "float64"))
+    return NamedArray(named.name, _as_floats(array, "float64"))
 
 
 def _as_floats(array: Any, dtype: str) -> Any:
@@ -152,20 +155,20 @@ def _nbytes(array: Any) -> int:
 
 
 def _scaled(arrays: list[Any], coef: float) -> list[Any]:
-    """New arrays of the elements times `coef`."""
-    found = []
+    """New arrays with the elements multiplied by `coef`, those of integers as float32."""
+    products = []
     for array in arrays:
-        is_whole = _is_whole(array)
-        new, raw, big_endian = _copied(_as_floats(array, "float64") if is_whole else array)
-        known = array_type(_dtype_name(new))
-        if coef != 1.0 and known is not None and known.dtype is not None:
-            apply(raw, known.dtype, Transform(coef, nonfinite="scale"), big_endian=big_endian)
-        found.append(_as_floats(new, "float32") if is_whole else new)
-    return found
+        is_integer = _is_integer(array)
+        new, raw, big_endian = _copied(_as_floats(array, "float64") if is_integer else array)
+        known_type = array_type(_dtype_name(new))
+        if coef != 1.0 and known_type is not None and known_type.dtype is not None:
+            apply(raw, known_type.dtype, Transform(coef, nonfinite="scale"), big_endian=big_endian)
+        products.append(_as_floats(new, "float32") if is_integer else new)
+    return products
 
 
 def _copied(array: Any) -> tuple[Any, NDArray[np.uint8], bool]:
-    """A contiguous copy, its bytes, and whether those of an element are the highest first."""
+    """A contiguous copy, its bytes, and whether the highest byte of an element comes first."""
     if is_torch(array):
         torch: Any = sys.modules["torch"]
         new = array.detach().resolve_conj().resolve_neg()
@@ -175,8 +178,8 @@ def _copied(array: Any) -> tuple[Any, NDArray[np.uint8], bool]:
     return new, new.reshape(-1).view(np.uint8), is_big_endian(new.dtype)
 
 
-def _given_back(array: Any, leaf: Any) -> Any:
-    """A new array as one of the leaf's library."""
+def _as_library_of(leaf: Any, array: Any) -> Any:
+    """A new array as one of the library that `leaf` is of."""
     if is_torch(leaf) or isinstance(leaf, np.ndarray | np.generic):
         return array
     if is_mlx(leaf):
@@ -208,7 +211,7 @@ def _norm_type(norm_type: float, bound: float) -> float:
 
 
 def _eps(eps: float) -> float:
-    added = float(eps)
-    if not 0.0 <= added < math.inf:
+    epsilon = float(eps)
+    if not 0.0 <= epsilon < math.inf:
         raise ValueError(f"eps should be >=0 and finite, {eps} was provided instead.")
-    return added
+    return epsilon

@@ -1,1 +1,1 @@
-"""Gradients in memory: trees of arrays, modules and named parameters, as catalogues."""
+"""Catalogues of gradients in memory: of modules, named parameters and trees of arrays."""

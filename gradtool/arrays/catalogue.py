@@ -1,13 +1,13 @@
-"""What is in memory as a catalogue, so that it is measured as a file of it would be."""
+"""Catalogues of arrays in memory, so that these are measured like a file."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from gradtool.arrays.memory import Located, located
-from gradtool.arrays.parameters import Named, gradient, named_arrays, refuse_repeated
-from gradtool.arrays.tree import LONE, Tree, all_leaves
+from gradtool.arrays.memory import Elements, elements_of
+from gradtool.arrays.parameters import NamedArray, gradient, named_arrays, refuse_repeated
+from gradtool.arrays.tree import LONE_NAME, Tree, all_leaves
 from gradtool.core.element_types import listed_name
 from gradtool.core.figures import counted
 from gradtool.core.sections import SECTION_KINDS
@@ -16,34 +16,34 @@ from gradtool.errors import UsageError
 from gradtool.storage.memory import MEMORY_PATH
 
 
-class Catalogued(NamedTuple):
-    """A catalogue, and what has to live for as long as it is read."""
+class MemoryCatalogue(NamedTuple):
+    """A catalogue of arrays, and the objects to keep alive until their memory has been read."""
 
     checkpoint: Checkpoint
     owners: list[object]
 
 
-def catalogue(source: Tree) -> Catalogued:
+def catalogue(source: Tree) -> MemoryCatalogue:
     """The catalogue of a module, of pairs of name and parameter, or of a tree of arrays.
 
-    Of parameters their gradients are listed, of other arrays they themselves.
+    It lists the gradients of parameters, and other arrays themselves.
 
     Raises UsageError for a leaf that is no array, or for names that come twice.
     """
     named = named_arrays(source)
     if named is None:
-        found = all_leaves(source)
-        named = [item for name, leaf in found for item in gradient(name or LONE, leaf)]
+        leaves = all_leaves(source)
+        named = [item for name, leaf in leaves for item in gradient(name or LONE_NAME, leaf)]
         kinds = _sections_of_tree(source)
     else:
-        kinds = {}  # gradients, whatever the parts of a model are called
+        kinds = {}  # a module may be called like a section
     listed = catalogue_of(named, kinds)
     refuse_repeated(listed.checkpoint.names)
     return listed
 
 
-def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catalogued:
-    """The catalogue of named arrays, of which those under the keys of `kinds` are sections."""
+def catalogue_of(named: Sequence[NamedArray], kinds: dict[str, SectionKind]) -> MemoryCatalogue:
+    """The catalogue of named arrays; names that begin with a key of `kinds` are in that section."""
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     owners: list[object] = []
@@ -54,21 +54,21 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
         if array is None:
             skipped.append(Skipped(name, listed_name(dtype), ABSENT, section))
             continue
-        found = _located(name, array)
-        owners.append(found.owner)
-        listed = found.listed(name, section)
-        (tensors if isinstance(listed, TensorSpec) else skipped).append(listed)  # type: ignore[arg-type]
-        shards += found.is_shard
-        sparse += bool(found.indices)
-        for part, index_type in found.indices.items():
+        elements = _elements(name, array)
+        owners.append(elements.owner)
+        entry = elements.entry(name, section)
+        (tensors if isinstance(entry, TensorSpec) else skipped).append(entry)  # type: ignore[arg-type]
+        shards += elements.is_shard
+        sparse += bool(elements.indices)
+        for part, index_type in elements.indices.items():
             skipped.append(Skipped(f"{name}.{part}", index_type, "integer", section))
     notes = []
     if shards:
-        found_shards = counted(shards, "DTensor is", "DTensors are")
-        notes.append(f"{found_shards} measured by the part that this rank holds")
+        subject = counted(shards, "DTensor is", "DTensors are")
+        notes.append(f"{subject} measured by the part that this rank holds")
     if sparse:
-        found_sparse = counted(sparse, "sparse tensor is", "sparse tensors are")
-        notes.append(f"{found_sparse} measured by the stored values")
+        subject = counted(sparse, "sparse tensor is", "sparse tensors are")
+        notes.append(f"{subject} measured by the stored values")
     checkpoint = Checkpoint(
         path=MEMORY_PATH,
         format=MEMORY_PATH,
@@ -79,30 +79,31 @@ def catalogue_of(named: Sequence[Named], kinds: dict[str, SectionKind]) -> Catal
         notes=tuple(notes),
         in_model_order=True,
     )
-    return Catalogued(checkpoint, owners)
+    return MemoryCatalogue(checkpoint, owners)
 
 
-def _located(name: str, array: object) -> Located:
+def _elements(name: str, array: object) -> Elements:
+    """The elements of an array in memory; UsageError for what has none."""
     try:
-        found = located(array)
+        elements = elements_of(array)
     except (AttributeError, RuntimeError) as error:
-        # Tensors of transformations, nested ones, and what else libraries make of theirs.
+        # Tensors inside transformations such as vmap, nested ones, and other special types.
         problem = f"{type(array).__name__} has no elements in memory to be read"
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{name!r}: {problem} ({reason})") from error
-    if found is None:
+    if elements is None:
         hint = "one path at a time is measured" if isinstance(array, str) else None
         raise UsageError(f"{name!r} is no array of numbers: {type(array).__name__}", hint=hint)
-    return found
+    return elements
 
 
 def _sections_of_tree(tree: Tree) -> dict[str, SectionKind]:
-    """What the recognised keys at the top of a tree hold, as in a dict that torch saved."""
+    """The kind of each recognised key at the top of a tree, as in a dict that torch saved."""
     if not isinstance(tree, dict):
         return {}
     kinds = {key: SECTION_KINDS[key] for key in tree if key in SECTION_KINDS}
     several = len(set(kinds.values())) > 1
-    # A section holds arrays; a lone one may well be called `weights`.
+    # Where keys of one kind only are recognised, one with a lone array may just be its name.
     return {
         key: kind
         for key, kind in kinds.items()

@@ -1,4 +1,4 @@
-"""Where in memory the elements of an array lie, whichever library it belongs to."""
+"""Finding where in memory the elements of an array lie, whichever library it belongs to."""
 
 from __future__ import annotations
 
@@ -23,21 +23,28 @@ from gradtool.storage.memory import MEMORY_PATH, memory
 
 Array = NDArray[Any]
 
-NOWHERE: Final = -1
-"""The address of a tensor that has no elements but a shape."""
+NO_ADDRESS: Final = -1
+"""The address of a tensor on the meta device, which has a shape and no elements."""
 
 _NOT_SHARED: Final = (BufferError, RuntimeError, TypeError, ValueError, AttributeError)
 _TEXT_TYPES: Final = ("str", "bytes", "datetime64", "timedelta64")
 _MAX_REPEATED_NUMEL: Final = 1 << 20
+"""The most elements that a view may have which names some of them several times."""
 
 
 @dataclass(frozen=True, slots=True)
-class Located:
-    """An array's elements in memory.
+class Elements:
+    """Where the elements of an array lie in memory: of a DTensor those of this rank's part.
 
-    `owner` keeps them there. `dtype` is the library's name for their type, and `strides` are in
-    elements, none of them negative. Of a DTensor they are this rank's part, of a sparse tensor
-    the values, and `indices` are the types of its parts that say where those belong.
+    Attributes:
+        owner: the object that keeps the memory alive.
+        address: of the first element, or NO_ADDRESS.
+        dtype: the library's name of their type.
+        shape: sizes; of a sparse tensor those of its values.
+        strides: in elements, none of them negative.
+        big_endian: whether the highest byte of an element comes first.
+        is_shard: whether the array is a DTensor.
+        indices: of a sparse tensor, the types of its index tensors by their names.
     """
 
     owner: object
@@ -49,32 +56,32 @@ class Located:
     is_shard: bool = False
     indices: Mapping[str, str] = field(default_factory=dict)
 
-    def listed(self, name: str, section: str) -> TensorSpec | Skipped:
+    def entry(self, name: str, section: str) -> TensorSpec | Skipped:
         """The array as a tensor of a catalogue.
 
-        Raises UnsupportedFormatError for a type that may be of gradients and is not known, or a
-        view that makes many elements of few.
+        Raises UnsupportedFormatError for an unknown type that may be of gradients, or a view that
+        makes many elements of few.
         """
-        if self.address == NOWHERE:
+        if self.address == NO_ADDRESS:
             return Skipped(name, f"torch.{self.dtype}", META, section)
-        found = array_type(self.dtype)
-        if found is None and not self.dtype.startswith(_TEXT_TYPES):
+        known_type = array_type(self.dtype)
+        if known_type is None and not self.dtype.startswith(_TEXT_TYPES):
             problem = f"gradtool does not know the type {self.dtype}"
             raise UnsupportedFormatError(MEMORY_PATH, problem, tensor=name)
-        if found is None or found.dtype is None:
-            reason = found.reason if found else TEXT
-            return Skipped(name, found.name if found else self.dtype, reason, section)
+        if known_type is None or known_type.dtype is None:
+            reason = known_type.reason if known_type else TEXT
+            return Skipped(name, known_type.name if known_type else self.dtype, reason, section)
         stored = span(self.shape, self.strides)
         contiguous = is_contiguous(self.shape, self.strides)
-        nbytes = stored * found.itemsize
-        # Expansion costs nothing; where indices meet otherwise, each of them is held.
+        nbytes = stored * known_type.itemsize
+        # Expanded axes cost nothing; of other views that repeat elements every index is kept.
         is_large = not contiguous and math.prod(self.shape) > _MAX_REPEATED_NUMEL
         if is_large and overlaps_itself(self.shape, self.strides):
             problem = f"repeats {stored} stored elements to make {math.prod(self.shape)}"
             raise UnsupportedFormatError(MEMORY_PATH, problem, tensor=name)
         return TensorSpec(
             name,
-            found.dtype,
+            known_type.dtype,
             self.shape,
             (Extent(memory(), self.address, nbytes),) if nbytes else (),
             None if contiguous else self.strides,
@@ -84,64 +91,67 @@ class Located:
 
 
 def is_torch(leaf: object) -> bool:
-    """Whether it is a torch tensor; where nobody has imported torch there is none."""
+    """Whether `leaf` is a torch tensor; torch is never imported for it."""
     torch: Any = sys.modules.get("torch")
     return torch is not None and isinstance(leaf, torch.Tensor)
 
 
 def is_plain_tensor(tensor: Any) -> bool:
-    """Whether a torch tensor's elements are all in memory, and at strides."""
+    """Whether a torch tensor is strided, in the CPU's memory, and no DTensor."""
     is_strided = str(tensor.layout) == "torch.strided"
     return is_strided and tensor.device.type == "cpu" and not hasattr(tensor, "to_local")
 
 
 def holds_its_elements(tensor: Any) -> bool:
-    """Whether a strided tensor's storage is there, and reaches as far as it does."""
+    """Whether a strided tensor's storage exists and covers all its elements."""
     end = tensor.storage_offset() + span(tensor.shape, tensor.stride())
     is_there = tensor.data_ptr() != 0 or tensor.numel() == 0
     return is_there and bool(end * tensor.itemsize <= tensor.untyped_storage().nbytes())
 
 
 def is_mlx(leaf: object) -> bool:
-    """Whether it is an MLX array."""
+    """Whether `leaf` is an MLX array; MLX is never imported for it."""
     core: Any = sys.modules.get("mlx.core")
     return core is not None and isinstance(leaf, core.array)
 
 
-def located(leaf: Any) -> Located | None:
-    """Where the elements of an array are; None for what is no array of numbers.
+def elements_of(leaf: Any) -> Elements | None:
+    """Where the elements of an array lie; None for what is no array of numbers.
 
-    What lies on a device, or cannot be described by strides, is copied to memory first.
+    An array on a device, or without such strides, is copied to memory first.
     """
     if is_torch(leaf):
-        return _located_tensor(leaf)
+        return _elements_of_tensor(leaf)
     array = as_numpy(leaf)
-    return None if array is None else _located_array(array)
+    return None if array is None else _elements_of_array(array)
 
 
 def as_numpy(leaf: Any) -> Array | None:
-    """The array as one of NumPy's, of the same memory if that is possible; None for no array."""
+    """The array as one of NumPy's, in the same memory if possible; None for no array of numbers."""
     if isinstance(leaf, np.ndarray | np.generic):
-        found: Array = np.asarray(leaf)
+        array: Array = np.asarray(leaf)
     elif is_mlx(leaf):
-        found = _mlx_as_numpy(leaf)
+        array = _mlx_as_numpy(leaf)
     elif hasattr(leaf, "__dlpack__") or hasattr(leaf, "__array__"):
-        found = _exchanged(leaf)
+        array = _imported(leaf)
     else:
         return None
-    return None if found.dtype.hasobject else found
+    return None if array.dtype.hasobject else array
 
 
 def _mlx_as_numpy(leaf: Any) -> Array:
     core: Any = sys.modules["mlx.core"]
-    if leaf.dtype == core.bfloat16:  # which Python's buffers have no letter for
+    if leaf.dtype == core.bfloat16:  # Python's buffer protocol has no code for it
         words: Array = np.asarray(leaf.view(core.uint16))
         return words.view(ml_dtypes.bfloat16)
     return np.asarray(leaf)
 
 
-def _exchanged(leaf: Any) -> Array:
-    """DLPack shares memory; where NumPy cannot take that (bfloat16, a device), `__array__` may."""
+def _imported(leaf: Any) -> Array:
+    """An array of another library, shared by DLPack, or by `__array__` where that cannot be.
+
+    DLPack of NumPy cannot take bfloat16, for example, or memory of a device.
+    """
     with contextlib.suppress(*_NOT_SHARED):
         return np.from_dlpack(leaf)
     with contextlib.suppress(*_NOT_SHARED):
@@ -149,11 +159,11 @@ def _exchanged(leaf: Any) -> Array:
     return np.asarray(leaf)
 
 
-def _located_array(array: Array) -> Located:
+def _elements_of_array(array: Array) -> Elements:
     itemsize = max(array.itemsize, 1)
     if any(stride < 0 or stride % itemsize for stride in array.strides):
         array = np.ascontiguousarray(array)
-    return Located(
+    return Elements(
         array,
         array.__array_interface__["data"][0],
         dtype_name(array.dtype),
@@ -165,7 +175,7 @@ def _located_array(array: Array) -> Located:
 
 @cache
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """The dtype's name, which NumPy takes microseconds to find."""
+    """The dtype's name, cached: NumPy takes microseconds to make it."""
     return dtype.name
 
 
@@ -175,7 +185,7 @@ def is_big_endian(dtype: np.dtype[Any]) -> bool:
     return order == ">" or (order == "=" and sys.byteorder == "big")
 
 
-def _located_tensor(tensor: Any) -> Located:
+def _elements_of_tensor(tensor: Any) -> Elements:
     is_shard = hasattr(tensor, "to_local")
     local = tensor.detach()
     if is_shard:
@@ -184,9 +194,9 @@ def _located_tensor(tensor: Any) -> Located:
     local = local if local.is_meta else local.resolve_neg().cpu()
     if not local.is_meta and not holds_its_elements(local):
         raise RuntimeError("its memory was freed")
-    return Located(
+    return Elements(
         local,
-        NOWHERE if local.is_meta else local.data_ptr(),
+        NO_ADDRESS if local.is_meta else local.data_ptr(),
         torch_dtype_name(local.dtype),
         tuple(local.shape),
         local.stride(),
@@ -197,7 +207,7 @@ def _located_tensor(tensor: Any) -> Located:
 
 
 def _values_and_indices(tensor: Any) -> tuple[Any, dict[str, str]]:
-    """The stored elements of a tensor, and the types of what says where in it they belong."""
+    """A tensor's stored values, and the types of its index tensors by name if it is sparse."""
     layout = str(tensor.layout)
     if layout == "torch.sparse_coo":
         return tensor.coalesce().values(), {"indices": "I64"}
@@ -205,12 +215,12 @@ def _values_and_indices(tensor: Any) -> tuple[Any, dict[str, str]]:
         return tensor, {}
     by_row = layout in ("torch.sparse_csr", "torch.sparse_bsr")
     index_type = (tensor.crow_indices() if by_row else tensor.ccol_indices()).dtype
-    known = array_type(torch_dtype_name(index_type))
+    known_type = array_type(torch_dtype_name(index_type))
     return tensor.values(), dict.fromkeys(
-        ("compressed_indices", "plain_indices"), known.name if known else "I64"
+        ("compressed_indices", "plain_indices"), known_type.name if known_type else "I64"
     )
 
 
 def torch_dtype_name(dtype: Any) -> str:
-    """The name of a dtype of torch, without `torch.`."""
+    """The name of a torch dtype, without `torch.`."""
     return str(dtype).removeprefix("torch.")

@@ -1,4 +1,4 @@
-"""Modules and named parameters: which tensors are their gradients."""
+"""Finding the gradients of modules and of named parameters."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from gradtool.arrays.memory import torch_dtype_name
 from gradtool.errors import UsageError
 
 
-class Named(NamedTuple):
-    """An array under its name: a parameter's gradient, or what was given itself.
+class NamedArray(NamedTuple):
+    """A named array: a parameter's gradient, or an array that was given itself.
 
-    `array` is None for a parameter that was to have a gradient and has none; `dtype` is then the
-    parameter's.
+    `array` is None for a parameter that requires a gradient and has none. `dtype` is the name of
+    a parameter's dtype, and empty for other arrays.
     """
 
     name: str
@@ -22,11 +22,11 @@ class Named(NamedTuple):
     dtype: str = ""
 
 
-def named_arrays(source: Any) -> list[Named] | None:
-    """The gradients of a module or of pairs of name and parameter; None for anything else.
+def named_arrays(source: Any) -> list[NamedArray] | None:
+    """The gradients of a module or of pairs of name and parameter; None for another source.
 
-    Names of the same parameter are all listed. Raises UsageError for a name that comes twice, or
-    pairs that are none.
+    A parameter with several names is listed under each. Raises UsageError for a name that comes
+    twice, or an item that is no such pair.
     """
     if hasattr(source, "named_parameters") and not isinstance(source, type):
         pairs = list(source.named_parameters(remove_duplicate=False))
@@ -34,13 +34,13 @@ def named_arrays(source: Any) -> list[Named] | None:
         pairs = list(source)
     else:
         return None
-    found: list[Named] = []
+    gradients: list[NamedArray] = []
     for pair in pairs:
         if not _is_pair(pair):
             raise UsageError(f"expected pairs of name and parameter, not {type(pair).__name__}")
-        found.extend(gradient(*pair))
+        gradients.extend(gradient(*pair))
     refuse_repeated(name for name, _ in pairs)
-    return found
+    return gradients
 
 
 def refuse_repeated(names: Iterable[str]) -> None:
@@ -52,23 +52,23 @@ def refuse_repeated(names: Iterable[str]) -> None:
         seen.add(name)
 
 
-def gradient(name: str, leaf: Any) -> Iterator[Named]:
-    """A parameter's gradient (`main_grad`, where Megatron keeps it); anything else as it is.
+def gradient(name: str, leaf: Any) -> Iterator[NamedArray]:
+    """A parameter's gradient (`main_grad`, where Megatron keeps it), or another leaf itself.
 
-    Nothing for None, and for a frozen parameter, which is not to have one.
+    Yields at most one: none for None, and for a frozen parameter without a gradient.
     """
     if not _is_parameter(leaf):
         if leaf is not None:
-            yield Named(name, leaf)
+            yield NamedArray(name, leaf)
         return
     main = getattr(leaf, "main_grad", None)
     grad = leaf.grad if main is None else main
     if grad is not None or leaf.requires_grad:
-        yield Named(name, grad, torch_dtype_name(leaf.dtype))
+        yield NamedArray(name, grad, torch_dtype_name(leaf.dtype))
 
 
 def _is_parameter(leaf: Any) -> bool:
-    """Whether it is a tensor that has a gradient, or is to get one."""
+    """Whether `leaf` is a torch tensor that has a gradient or is to get one."""
     torch: Any = sys.modules.get("torch")
     if torch is None or not isinstance(leaf, torch.Tensor):
         return False

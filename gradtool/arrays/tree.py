@@ -10,13 +10,12 @@ from gradtool.errors import UsageError
 
 Tree = Any
 
-
-LONE: Final = "array"
-"""The name of a leaf that is the whole tree."""
+LONE_NAME: Final = "array"
+"""The name of an array that is a whole tree, and so has no key."""
 
 
 def all_leaves(tree: Tree) -> list[tuple[str, Any]]:
-    """Every leaf and its name; UsageError for a tree that holds itself."""
+    """Every leaf and its name, as `leaves` gives them; UsageError for a tree that holds itself."""
     try:
         return list(leaves(tree))
     except RecursionError:
@@ -24,7 +23,7 @@ def all_leaves(tree: Tree) -> list[tuple[str, Any]]:
 
 
 def leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Any]]:
-    """Every leaf, and the keys and positions that lead to it, joined by dots."""
+    """Every leaf and its name: the keys and positions that lead to it, joined by dots."""
     children = _children(tree)
     if children is None:
         yield name, tree
@@ -34,16 +33,16 @@ def leaves(tree: Tree, name: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def mapped(function: Callable[[Any], Any], tree: Tree) -> Tree:
-    """A tree of the same shape, its leaves what `function` makes of these, in the same order."""
+    """A tree of the same shape, each leaf replaced by `function` of it, in the order of leaves."""
     if isinstance(tree, dict):
-        # Not every kind of dict is made of its items.
+        # Not every subclass of dict can be constructed from its items.
         new = copy(tree)
         for key, child in tree.items():
             new[key] = mapped(function, child)
         return new
     if isinstance(tree, Mapping):
-        made_of: Any = type(tree)
-        return made_of({key: mapped(function, child) for key, child in tree.items()})
+        constructor: Any = type(tree)
+        return constructor({key: mapped(function, child) for key, child in tree.items()})
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return type(tree)(*(mapped(function, child) for child in tree))
     if isinstance(tree, list | tuple):

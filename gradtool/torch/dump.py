@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from gradtool.arrays.memory import holds_its_elements, torch_dtype_name
-from gradtool.arrays.parameters import Named, named_arrays, refuse_repeated
+from gradtool.arrays.parameters import NamedArray, named_arrays, refuse_repeated
 from gradtool.core.element_types import listed_name
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
@@ -142,7 +142,7 @@ def _scale(loss_scale: float | None) -> float:
     return scale
 
 
-def _collected(named: Iterable[Named], metadata: DumpMetadata) -> _Dump:
+def _collected(named: Iterable[NamedArray], metadata: DumpMetadata) -> _Dump:
     dump = _Dump({}, metadata)
     stored: dict[object, str] = {}
     indices: dict[str, Tensor] = {}
