@@ -37,7 +37,7 @@ too, which every rank is taken to have the same of; all ranks have to make the s
 from __future__ import annotations
 
 try:
-    import torch as _torch  # noqa: F401 - for its absence to be told in one line
+    import torch as _torch  # noqa: F401 - first, so that its absence is an error of one line
 except ModuleNotFoundError as error:
     if error.name == "torch":
         error.msg = "gradtool.torch needs torch, which gradtool's extra `torch` installs"

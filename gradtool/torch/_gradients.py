@@ -1,12 +1,12 @@
-"""From gradients to the elements that are measured once and scaled once.
+"""Gathering the distinct elements of gradients, each to be measured once and scaled once.
 
-Gradients come sparse, sharded, conjugated, with gaps, twice, or with memory in common. What
-comes after `gather` knows contiguous tensors only, no two of which share memory.
+Gradients may be sparse, sharded, conjugated, have gaps, come twice, or share memory. `gather` makes
+contiguous tensors of them, no two of which share memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,7 +18,7 @@ from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 from gradtool.core.strides import is_dense, span
 from gradtool.torch._blocks import Block, blocks
 from gradtool.torch._mesh import is_dtensor, is_partial, reduced, shard_of, waited
-from gradtool.torch._overlaps import distinct
+from gradtool.torch._overlaps import WriteBacks, distinct
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -28,7 +28,7 @@ _NO_RANKS: tuple[ProcessGroup, ...] = ()
 
 
 class Group(NamedTuple):
-    """What tensors that are taken together have in common.
+    """What tensors have in common whose elements are measured in one pass.
 
     `ranks` are the groups of processes over which each of them is split.
     """
@@ -43,31 +43,31 @@ class Gradients:
     """The distinct elements of some gradients, as far as this rank has them.
 
     Attributes:
-        numel: elements of all of them, those on other ranks included.
+        numel: elements of all gradients, those on other ranks included.
         groups: blocks of contiguous tensors that share no memory.
-        stores: to be called once those have changed, for what they are copies of.
-        pending: whether a gradient is a sum over ranks that is yet to be done.
+        write_backs: functions that copy changed elements back where the blocks are copies.
+        has_pending_sums: whether a gradient is a sum over ranks that is yet to be done.
     """
 
     numel: int = 0
     groups: dict[Group, list[Block]] = field(default_factory=dict)
-    stores: list[Callable[[], object]] = field(default_factory=list)
-    pending: bool = False
+    write_backs: WriteBacks = field(default_factory=list)
+    has_pending_sums: bool = False
 
 
 def gather(grads: Iterable[Tensor], *, summed: bool = True) -> Gradients:
     """The distinct elements of `grads`.
 
-    `summed` says whether sums over ranks are done first, as a norm needs them; scaling does
-    as well with each rank's summand, which is what can be written.
+    `summed` says whether pending sums over ranks are done first. A norm needs them; for scaling
+    each rank's summand is right, and it can be written to.
 
     Raises:
         RuntimeError: memory that gradients of two dtypes share.
         NotImplementedError: a layout or a tensor subclass that is not known.
     """
-    found = Gradients()
+    gathered = Gradients()
     plain: list[Tensor] = []
-    others: dict[Group, list[Tensor]] = {}
+    special: dict[Group, list[Tensor]] = {}
     sparse: set[object] = set()
     for grad in grads:
         if (
@@ -77,28 +77,28 @@ def gather(grads: Iterable[Tensor], *, summed: bool = True) -> Gradients:
             and not grad.is_conj()
             and not grad.is_neg()
         ):
-            plain.append(grad)  # as in nearly every case
+            plain.append(grad)  # nearly every gradient
             continue
         local, ranks, numel = grad, _NO_RANKS, grad.numel()
         if type(grad) not in _PLAIN:
-            local, ranks = _local(grad, found, summed=summed)
+            local, ranks = _local(grad, gathered, summed=summed)
         if local.layout is not torch.strided:
             key = _stored_values(local)
             if key in sparse:
                 continue
             sparse.add(key)
-            local = _values(local, found.stores)
+            local = _values(local, gathered.write_backs)
             numel = local.numel()
-        found.numel += numel
+        gathered.numel += numel
         group = Group(local.device, local.dtype, ranks)
-        others.setdefault(group, []).append(_plain_bits(local))
+        special.setdefault(group, []).append(_in_memory_order(local))
     groups = _grouped(plain)
-    for group, tensors in others.items():
+    for group, tensors in special.items():
         groups.setdefault(group, []).extend(tensors)
-    found.numel += sum([grad.numel() for grad in plain])
-    for group, tensors in distinct(groups, found.stores).items():
-        found.groups[group] = list(blocks(tensors))
-    return found
+    gathered.numel += sum([grad.numel() for grad in plain])
+    for group, tensors in distinct(groups, gathered.write_backs).items():
+        gathered.groups[group] = list(blocks(tensors))
+    return gathered
 
 
 def _grouped(tensors: list[Tensor]) -> dict[Group, list[Tensor]]:
@@ -112,13 +112,16 @@ def _grouped(tensors: list[Tensor]) -> dict[Group, list[Tensor]]:
 
 
 def _local(
-    grad: Tensor, found: Gradients, *, summed: bool
+    grad: Tensor, gathered: Gradients, *, summed: bool
 ) -> tuple[Tensor, tuple[ProcessGroup, ...]]:
-    """Of a DTensor this rank's part, of a harmless subclass the tensor that it is."""
+    """The plain tensor in a subclass, of a DTensor this rank's part, and the groups of its ranks.
+
+    Notes a pending sum in `gathered`.
+    """
     if is_dtensor(grad):
         dtensor: Any = grad
         if is_partial(dtensor):
-            found.pending = True
+            gathered.has_pending_sums = True
             dtensor = reduced(dtensor) if summed else dtensor
         return shard_of(dtensor)
     grad = waited(grad)
@@ -135,19 +138,19 @@ def _stored_values(grad: Tensor) -> object:
     return values.data_ptr(), values.shape, grad._indices().data_ptr()
 
 
-def _values(grad: Tensor, stores: list[Callable[[], object]]) -> Tensor:
+def _values(grad: Tensor, write_backs: WriteBacks) -> Tensor:
     """The explicit values of a sparse COO gradient, each index once."""
     coalesced = grad
     if not grad.is_coalesced():
         coalesced = grad.coalesce()
-        stores.append(partial(grad.copy_, coalesced))
+        write_backs.append(partial(grad.copy_, coalesced))
     return coalesced._values()
 
 
-def _plain_bits(tensor: Tensor) -> Tensor:
-    """The tensor in memory order, as its memory has it: signs do not matter to norms and factors.
+def _in_memory_order(tensor: Tensor) -> Tensor:
+    """The tensor's memory as a contiguous tensor; a view with gaps or repetitions as it is.
 
-    A view with gaps, or that repeats elements, stays as it is.
+    Conjugation and negation are taken off: they matter neither to norms nor to scaling.
     """
     if tensor.is_conj():
         tensor = tensor.conj()

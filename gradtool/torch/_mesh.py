@@ -1,4 +1,4 @@
-"""DTensors: this rank's part of a gradient, and what the ranks of a mesh find together."""
+"""DTensors: this rank's part of a gradient, and gathering the results of all ranks of a mesh."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 class Shard(NamedTuple):
     """The elements of a DTensor on this rank, and the groups of ranks that hold the others.
 
-    A group for each dimension of the mesh over which the tensor is split; where it is
-    replicated, every rank has the same elements, and they count once.
+    There is a group for each dimension of the mesh over which the tensor is split, and none where
+    it is replicated: every rank has the same elements there, and they count once.
     """
 
     local: torch.Tensor
@@ -24,50 +24,52 @@ class Shard(NamedTuple):
 
 
 def is_dtensor(tensor: object) -> bool:
-    """Whether it is a DTensor; where nobody has imported those there is none."""
+    """Whether `tensor` is a DTensor; torch's module for them is never imported for it."""
     module: Any = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(tensor, module.DTensor)
 
 
 def waited(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor that a collective under way is to fill, once it has."""
+    """The tensor itself, or the result of a collective under way, which is waited for."""
     module: Any = sys.modules.get("torch.distributed._functional_collectives")
     if module is not None and isinstance(tensor, module.AsyncCollectiveTensor):
-        arrived: torch.Tensor = tensor.wait()
-        return arrived
+        result: torch.Tensor = tensor.wait()
+        return result
     return tensor
 
 
 def is_partial(tensor: DTensor) -> bool:
-    """Whether ranks hold summands, so that only all of them together are the gradient."""
+    """Whether ranks hold summands of the gradient, whose sum is yet to be done."""
     return any(placement.is_partial() for placement in tensor.placements)
 
 
 def reduced(tensor: DTensor) -> DTensor:
-    """The same gradient with its pending sums done, on every rank."""
-    from torch.distributed.tensor import Replicate  # noqa: PLC0415 - whoever has a DTensor has it
+    """The gradient with its pending sums done, on every rank."""
+    from torch.distributed.tensor import Replicate  # noqa: PLC0415 - loaded with any DTensor
 
-    placements = [Replicate() if at.is_partial() else at for at in tensor.placements]
+    placements = [
+        Replicate() if placement.is_partial() else placement for placement in tensor.placements
+    ]
     return tensor.redistribute(placements=placements)
 
 
 def shard_of(tensor: DTensor) -> Shard:
-    """The part of this rank; its memory is the gradient's own."""
+    """The part of this rank, in the gradient's own memory, and the groups that split it."""
     mesh = tensor.device_mesh
     groups = tuple(
         mesh.get_group(dimension)
         for dimension, placement in enumerate(tensor.placements)
-        # Not is_shard(): that is False of what FSDP2 over tensor parallelism splits by.
+        # Not is_shard(), which is False for the placements of FSDP2 over tensor parallelism.
         if not (placement.is_replicate() or placement.is_partial())
     )
     return Shard(waited(tensor.to_local()), groups)
 
 
 def gathered(value: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
-    """The values of all ranks of `group`, in their order.
+    """The values of all ranks of `group`, stacked in the order of ranks.
 
-    Gathered rather than reduced by the backend: the maximum that gloo takes may lose a NaN, and
-    an order of its own is not the same on every machine.
+    They are not reduced by the backend: gloo's maximum may lose a NaN, and the order of a sum would
+    differ between machines.
     """
     size = torch.distributed.get_world_size(group)
     values = [torch.empty_like(value) for _ in range(size)]
@@ -76,7 +78,7 @@ def gathered(value: torch.Tensor, group: ProcessGroup) -> torch.Tensor:
 
 
 def replicated_like(value: torch.Tensor, like: DTensor) -> torch.Tensor:
-    """A number that every rank knows, as a DTensor on the mesh of `like`."""
+    """A value that is the same on every rank, as a replicated DTensor on the mesh of `like`."""
     from torch.distributed.tensor import DTensor, Replicate  # noqa: PLC0415 - as above
 
     mesh = like.device_mesh

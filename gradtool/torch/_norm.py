@@ -2,8 +2,8 @@
 
     total_norm = ( sum over all elements |g|^p )^(1/p)
 
-Where powers of plain magnitudes could leave the range of float64 they are taken of |g| / scale,
-the scale being the largest magnitude, or for p < 0 the smallest, found by a pass of its own.
+Where powers of |g| could leave the range of float64 those of |g| / scale are summed. The scale is
+the largest magnitude, or for p < 0 the smallest, and takes a pass of its own.
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from torch import Tensor
 from gradtool.torch._blocks import Block, wide_dtype
 from gradtool.torch._gradients import Gradients, Group
 from gradtool.torch._mesh import gathered
-from gradtool.torch._workers import each
+from gradtool.torch._workers import for_each_block
 
 Kernel = Callable[[Tensor], Tensor]
-"""From wide rows of elements, which it may overwrite, to one number."""
+"""Reduces wide rows of elements, which it may overwrite, to one number."""
 
 Combine = Callable[[Tensor], Tensor]
-"""From numbers to one that stands for all."""
+"""Reduces a vector of numbers of kernels to one number of the same meaning."""
 
 WIDE: Final = (torch.float64, torch.complex128)
-"""Types with squares that float64 does not hold; those of all others it does, 2^60 of them."""
+"""Types with squares that float64 cannot hold; it holds sums of 2^60 squares of all others."""
 
 _SMALLEST_ROOT = 2.0**-1000
-"""Below it a root has lost digits, which a scale would make visible."""
+"""A smaller root of a sum may have lost digits to underflow, which matters once it is scaled."""
 
 
 def total_norm(grads: Gradients, p: float, device: torch.device) -> Tensor:
-    """The norm of all elements, a scalar of float64 on `device`.
+    """The norm of all elements, a scalar on `device` in float64 if that has it.
 
-    NaN where any element is; with an infinite one infinite for p > 0, while for p < 0 it adds
-    nothing; for p = 0 the number of elements that are not zero.
+    NaN if any element is. An infinite element makes it infinite for p > 0, and adds nothing for
+    p < 0. For p = 0 it is the number of elements that are not zero.
     """
     if grads.numel == 0:
         return torch.zeros((), dtype=wide_dtype(device), device=device)
@@ -62,7 +62,7 @@ def _squares_fit(group: Group) -> bool:
 
 
 def _scale(grads: Gradients, p: float, device: torch.device) -> Tensor:
-    """The magnitude with the largest power; 1 where there is none but 0, Inf and NaN."""
+    """The finite magnitude above 0 with the largest power; 1 if there is no such magnitude."""
     if p > 0.0:
         scale = _reduced(grads, _largest_finite, torch.amax, 0.0, device)
     else:
@@ -71,7 +71,7 @@ def _scale(grads: Gradients, p: float, device: torch.device) -> Tensor:
 
 
 def _root(powers: Tensor, p: float, scale: Tensor) -> Tensor:
-    """powers^(1/p) * scale, without overflow on the way where the result has none."""
+    """powers^(1/p) * scale, where no step overflows unless the result does."""
     root = powers.pow(1.0 / p)
     by_logarithm = torch.exp2(powers.log2() / p + scale.log2())
     is_beyond = (root.isinf() | (root < _SMALLEST_ROOT)) & powers.isfinite() & (powers != 0.0)
@@ -105,7 +105,7 @@ def _smallest_finite(rows: Tensor) -> Tensor:
 
 
 class _Powers:
-    """Sums of (|g| / scale)^p."""
+    """A kernel that sums (|g| / scale)^p."""
 
     def __init__(self, p: float, scale: Tensor) -> None:
         self._p = p
@@ -117,41 +117,46 @@ class _Powers:
 
 
 def _sum(values: Tensor) -> Tensor:
-    """The sum; on a CPU exact before it is rounded, and so the same for any number of threads."""
+    """The sum; on a CPU exact but for one rounding, and so the same for any number of threads."""
     if values.device.type != "cpu":
         return values.sum()
-    found = values.tolist()
+    summands = values.tolist()
     try:
-        total = math.fsum(found)
-    except (OverflowError, ValueError):  # beyond float64, or of opposite infinities
-        total = sum(found)
+        total = math.fsum(summands)
+    except (OverflowError, ValueError):  # a sum beyond float64, or opposite infinities
+        total = sum(summands)
     return torch.tensor(total, dtype=values.dtype, device=values.device)
 
 
 def _reduced(
     grads: Gradients, kernel: Kernel, combine: Combine, fill: float, device: torch.device
 ) -> Tensor:
-    """What `kernel` finds, combined over all blocks, groups and ranks.
+    """The numbers of `kernel`, combined over all blocks, groups and ranks.
 
-    `fill` is an element that changes nothing.
+    `fill` pads rows: an element that changes no result.
     """
-    found = []
+    values = []
     for group, blocks in grads.groups.items():
-        value = combine(torch.stack([*_of_blocks(kernel, group, blocks, fill)]))
+        value = combine(torch.stack([*_block_values(kernel, group, blocks, fill)]))
         for ranks in group.ranks:
             value = combine(gathered(value, ranks))
-        found.append(value.to(device))
-    return combine(torch.stack(found))
+        values.append(value.to(device))
+    return combine(torch.stack(values))
 
 
-def _of_blocks(kernel: Kernel, group: Group, blocks: list[Block], fill: float) -> Iterator[Tensor]:
-    """What `kernel` finds in each block of a group on this rank."""
+def _block_values(
+    kernel: Kernel, group: Group, blocks: list[Block], fill: float
+) -> Iterator[Tensor]:
+    """The number that `kernel` gives for each block of a group on this rank.
+
+    One for a single `fill` comes first, so that a rank without blocks has a number too.
+    """
     wide = wide_dtype(group.device)
     yield kernel(torch.full((1, 1), fill, dtype=wide, device=group.device))
     if group.device.type != "cpu" and kernel is _squares and blocks:
         yield squares_on_device(blocks)
         return
-    yield from each(
+    yield from for_each_block(
         lambda buffers, block: kernel(buffers.rows(buffers.flat(block), fill)),
         blocks,
         group.device,
@@ -160,7 +165,7 @@ def _of_blocks(kernel: Kernel, group: Group, blocks: list[Block], fill: float) -
 
 
 def squares_on_device(blocks: list[Block]) -> Tensor:
-    """The sum of squares, by one kernel over all tensors, that widens what it reads."""
+    """The sum of squares, by one kernel over all tensors, which widens elements as it reads."""
     tensors = [tensor for block in blocks for tensor in block.tensors]
     wide = wide_dtype(tensors[0].device)
     norms = torch.stack(torch._foreach_norm(tensors, 2.0, dtype=wide))

@@ -1,4 +1,4 @@
-"""Gradients scaled in place: by a float64, in float64, and rounded to their dtype."""
+"""Scaling gradients in place, in float64, each product rounded to the dtype of the gradient."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from torch import Tensor
 
 from gradtool.torch._blocks import Block, BlockBuffers, as_real, flattened
 from gradtool.torch._gradients import Gradients
-from gradtool.torch._workers import each
+from gradtool.torch._workers import for_each_block
 
 
 def scale(grads: Gradients, coef: Tensor) -> None:
     """Multiply every element by `coef`, a scalar.
 
-    On a CPU a factor of 1 leaves everything as it is; on a device nobody waits to see it.
+    On a CPU nothing is done for a factor of 1; on a device nothing waits to look at the factor.
     """
     if all(group.device.type == "cpu" for group in grads.groups) and float(coef) == 1.0:
         return
@@ -26,8 +26,8 @@ def scale(grads: Gradients, coef: Tensor) -> None:
             _scale_on_cpu(parts, dtype, float(coef))
         else:
             scale_on_device(parts, coef.to(group.device))
-    for store in grads.stores:
-        store()
+    for write_back in grads.write_backs:
+        write_back()
 
 
 def _scale_on_cpu(blocks: list[Block], dtype: torch.dtype, factor: float) -> None:
@@ -41,15 +41,17 @@ def _scale_on_cpu(blocks: list[Block], dtype: torch.dtype, factor: float) -> Non
         buffers.scale(flat, factor)
         buffers.store(flat, block)
 
-    each(scale_block, blocks, torch.device("cpu"), dtype)
+    for_each_block(scale_block, blocks, torch.device("cpu"), dtype)
 
 
 def scale_on_device(blocks: list[Block], coef: Tensor) -> None:
-    """One kernel for a piece of a large tensor, a few for many small ones together."""
+    """Multiply the elements of blocks, by one kernel each, or a few for several small tensors."""
     factor = coef.reshape(1)  # a scalar would be rounded to the tensors' type first
     for block in blocks:
         flat = flattened(block).mul_(factor)
         if len(block.tensors) > 1:
             pieces = torch.split(flat, [tensor.numel() for tensor in block.tensors])
-            views = [piece.view_as(t) for piece, t in zip(pieces, block.tensors, strict=True)]
+            views = [
+                piece.view_as(tensor) for piece, tensor in zip(pieces, block.tensors, strict=True)
+            ]
             torch._foreach_copy_(block.tensors, views)

@@ -1,10 +1,10 @@
-"""Work on blocks, in torch's own threads for as long as those have the cores to themselves.
+"""Computing on blocks, in torch's own threads as long as no other process takes their cores.
 
-torch's threads meet at a barrier after each operation: on cores of their own that is fastest.
-Where another process (a data loader, say) takes a core, each of thousands of barriers is one
-until it gives that back. Then the rest is left to threads of ours, in which torch computes
-serially, and which do not wait for each other. Small tensors are work for one thread, whatever
-happens to the others. Results are the same to the last bit.
+torch's threads meet at a barrier after each operation, which is fastest on cores of their own.
+Where another process (a data loader, say) takes a core, all threads wait at each of thousands of
+barriers until it gives that back. The remaining blocks are then left to workers: threads of ours,
+in which torch computes serially, and which do not wait for each other. Blocks of small tensors
+are always computed in the calling thread. Results are the same to the last bit.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from gradtool.torch._blocks import Block, BlockBuffers
 Result = TypeVar("Result")
 
 STALLED_S: Final = 2e-3
-"""A block that takes so many seconds has waited; 0.1 ms is usual."""
+"""Seconds for a block from which on it counts as stalled; 0.1 ms are usual."""
 
 STALLS: Final = 3
-"""Blocks of a call that have to wait before the rest is left to ours, which are slower where the
-cores are free: a machine hiccups now and then.
+"""Stalled blocks of a call before workers take over: these are slower on free cores, and a single
+stall may be a coincidence.
 """
 
 _MOST_WORKERS: Final = 8
@@ -39,10 +39,10 @@ _SHARE_NUMEL: Final = 1 << 22
 """Elements of the blocks that a worker takes at a time."""
 
 _pools: dict[int, ThreadPoolExecutor] = {}
-_starting = Lock()
+_pools_lock = Lock()
 
 
-def each(
+def for_each_block(
     function: Callable[[BlockBuffers, Block], Result],
     blocks: Sequence[Block],
     device: torch.device,
@@ -50,98 +50,105 @@ def each(
     *,
     stalled_s: float = STALLED_S,
 ) -> list[Result]:
-    """`function` of each block, in their order, on as many cores as torch is given.
+    """The results of `function` for all blocks, in their order, on as many cores as torch may use.
 
-    Small tensors, which come last, are copied by the calling thread, and so computed there.
+    Blocks of small tensors, which come last, are computed in the calling thread, which copies them.
     """
     buffers = BlockBuffers(device, dtype, blocks)
-    # Workers would compute outside of inference mode, which is a thread's own.
+    # Inference mode belongs to a thread: workers would compute outside of it.
     threads = 1 if torch.is_inference_mode_enabled() else torch.get_num_threads()
     can_stall = device.type == "cpu" and threads > 1
-    found: list[Result] = []
+    results: list[Result] = []
     stalls = 0
     for block in blocks:
         started = perf_counter()
-        found.append(function(buffers, block))
+        results.append(function(buffers, block))
         stalls += not block.addresses and perf_counter() - started >= stalled_s
         if can_stall and stalls == STALLS:
             break
-    large = list(takewhile(lambda block: not block.addresses, blocks[len(found) :]))
+    large = list(takewhile(lambda block: not block.addresses, blocks[len(results) :]))
     if large:
-        share = partial(_share, function, device=device, dtype=dtype)
-        for results in _by_workers(share, large, threads):
-            found.extend(results)
-    found.extend(function(buffers, block) for block in blocks[len(found) :])
-    return found
+        compute = partial(_compute_share, function, device=device, dtype=dtype)
+        for share_results in _by_workers(compute, large, threads):
+            results.extend(share_results)
+    results.extend(function(buffers, block) for block in blocks[len(results) :])
+    return results
 
 
 def _by_workers(
-    share: Callable[[Sequence[Block]], list[Result]], blocks: Sequence[Block], threads: int
+    compute: Callable[[Sequence[Block]], list[Result]], blocks: Sequence[Block], threads: int
 ) -> list[list[Result]]:
-    """What `share` gives for shares of the blocks; nobody works on when this is left."""
+    """The results of `compute` for shares of the blocks; no worker is still busy at its end.
+
+    Shares for which there is no worker are computed in the calling thread.
+    """
     shares = list(batches(blocks, lambda block: block.numel, _SHARE_NUMEL))
     futures: list[Future[list[Result]]] = []
     try:
-        with contextlib.suppress(RuntimeError):  # no threads to be had, as when Python is ending
-            pool = _workers(threads)
-            futures.extend(pool.submit(share, blocks) for blocks in shares)
+        with contextlib.suppress(RuntimeError):  # threads cannot be started, as at Python's exit
+            pool = _pool(threads)
+            futures.extend(pool.submit(compute, share) for share in shares)
         results = [future.result() for future in futures]
     except BaseException:
         for future in futures:
             future.cancel()
         wait(futures)
         raise
-    return results + [share(blocks) for blocks in shares[len(futures) :]]
+    return results + [compute(share) for share in shares[len(futures) :]]
 
 
-def _share(
+def _compute_share(
     function: Callable[[BlockBuffers, Block], Result],
     blocks: Sequence[Block],
     device: torch.device,
     dtype: torch.dtype,
 ) -> list[Result]:
-    with torch.no_grad():  # which is a thread's own too
+    with torch.no_grad():  # a setting of each thread
         buffers = BlockBuffers(device, dtype, blocks)
         return [function(buffers, block) for block in blocks]
 
 
-def _workers(count: int) -> ThreadPoolExecutor:
-    """The threads of this process, started when they are first needed, or needed in number."""
-    workers = min(count, _MOST_WORKERS)
-    with _starting:
+def _pool(threads: int) -> ThreadPoolExecutor:
+    """The process's pool of that many workers, at most 8, which is started on first use."""
+    workers = min(threads, _MOST_WORKERS)
+    with _pools_lock:
         if workers not in _pools:
-            _pools[workers] = _started(workers, count)
+            _pools[workers] = _start_pool(workers, threads)
         return _pools[workers]
 
 
-def _started(workers: int, count: int) -> ThreadPoolExecutor:
+def _start_pool(workers: int, threads: int) -> ThreadPoolExecutor:
+    """A pool whose workers have all started, and torch set to `threads` threads as before."""
     pool = ThreadPoolExecutor(workers, "gradtool", _compute_serially)
-    all_there = Barrier(workers + 1)
+    all_started = Barrier(workers + 1)
     try:
         for _ in range(workers):
-            pool.submit(all_there.wait)
-        all_there.wait()
+            pool.submit(all_started.wait)
+        all_started.wait()
     except BaseException:
-        all_there.abort()
+        all_started.abort()
         pool.shutdown(wait=False)
         raise
     finally:
-        torch.set_num_threads(count)  # for threads to come; those that are keep their own
+        torch.set_num_threads(threads)  # for threads to come; existing ones keep their setting
     return pool
 
 
 def _compute_serially() -> None:
-    """Of this thread alone, once it has been told what all threads are told when they start."""
+    """Set torch to one thread within this worker.
+
+    The first call has torch apply the default of new threads, which would overwrite the setting.
+    """
     torch.get_num_threads()
     torch.set_num_threads(1)
 
 
-def _forget() -> None:
-    """Threads do not survive in the child of a fork, and a lock may have been held."""
-    global _starting  # noqa: PLW0603 - nobody else is there yet
+def _discard_pools() -> None:
+    """In the child of a fork, where threads do not survive and the lock may have been held."""
+    global _pools_lock  # noqa: PLW0603 - the child has no other thread yet
     _pools.clear()
-    _starting = Lock()
+    _pools_lock = Lock()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(after_in_child=_discard_pools)

@@ -21,9 +21,9 @@ from gradtool.torch._norm import WIDE, total_norm
 from gradtool.torch._scale import scale
 
 Tensors = Tensor | Iterable[Tensor] | Iterable[tuple[str, Tensor]]
-"""A tensor, some, or some with their names, as `named_parameters()` gives them."""
+"""A tensor, several, or pairs of name and tensor, as `named_parameters()` gives them."""
 
-_SHOWN: Final = 3
+_MOST_NAMED: Final = 3
 
 
 @torch.no_grad()
@@ -65,19 +65,20 @@ def clip_grad_norm_(
     Source: torch/nn/utils/clip_grad.py, `clip_grad_norm_`; the differences are listed in the
     documentation of `gradtool.torch`.
     """
-    found, names = _listed(parameters)
-    if isinstance(parameters, types.GeneratorType) and not found:
+    tensors, names = _listed(parameters)
+    if isinstance(parameters, types.GeneratorType) and not tensors:
         message = "`parameters` is an empty generator, no gradient clipping will occur."
         warnings.warn(message, stacklevel=3)
     bound, p = _bound(max_norm), _norm_type(norm_type)
     _refuse_dtype(dtype)
-    grads, names = _gradients(found, names)
+    grads, names = _gradients(tensors, names)
     _refuse(grads, foreach)
     measured = gather(grads)
     total = total_norm(measured, p, _first_device(grads))
     if error_if_nonfinite:
         _refuse_nonfinite(total, p, grads, names)
-    scale(gather(grads, summed=False) if measured.pending else measured, _coef(bound, total))
+    scaled = gather(grads, summed=False) if measured.has_pending_sums else measured
+    scale(scaled, _coef(bound, total))
     return _like_first(_rounded(total, measured, dtype), grads)
 
 
@@ -118,20 +119,20 @@ def clip_grads_with_norm_(
 ) -> None:
     """Clip the gradients of `parameters` in place by a norm that is known already.
 
-    `total_norm` is a scalar tensor of any dtype, or a number; the coefficient has the digits that
-    it has. The rest is as for `clip_grad_norm_`.
+    `total_norm` is a scalar tensor of any dtype, or a number; the coefficient is as precise as it
+    is. The rest is as for `clip_grad_norm_`.
 
     Source: torch/nn/utils/clip_grad.py, `_clip_grads_with_norm_`.
     """
     bound = _bound(max_norm)
     grads, _ = _gradients(*_listed(parameters))
     _refuse(grads, foreach)
-    known: Any = total_norm
-    if is_dtensor(known):
-        known = known.full_tensor()
-    elif not isinstance(known, Tensor):
-        known = torch.tensor(float(known), dtype=torch.float64, device="cpu")
-    scale(gather(grads, summed=False), _coef(bound, known))
+    norm: Any = total_norm
+    if is_dtensor(norm):
+        norm = norm.full_tensor()
+    elif not isinstance(norm, Tensor):
+        norm = torch.tensor(float(norm), dtype=torch.float64, device="cpu")
+    scale(gather(grads, summed=False), _coef(bound, norm))
 
 
 @torch.no_grad()
@@ -145,25 +146,25 @@ def clip_grad_value_(parameters: Tensors, clip_value: float, foreach: bool | Non
     _refuse_foreach(grads, foreach)
     if any(grad.is_complex() for grad in grads):
         raise NotImplementedError("clamp is not supported for complex types")
-    found = gather(grads, summed=False)
-    if found.pending:
+    gathered = gather(grads, summed=False)
+    if gathered.has_pending_sums:
         raise NotImplementedError("gradients that are sums over ranks yet to be done have no value")
-    for blocks in found.groups.values():
+    for blocks in gathered.groups.values():
         for block in blocks:
             torch._foreach_clamp_min_(block.tensors, -bound)
             torch._foreach_clamp_max_(block.tensors, bound)
-    for store in found.stores:
-        store()
+    for write_back in gathered.write_backs:
+        write_back()
 
 
 def _listed(tensors: Tensors) -> tuple[list[Tensor], list[str]]:
-    """All of them, and the names of all, or of none."""
+    """A list of the tensors, and one of their names, which is empty if none are given."""
     if isinstance(tensors, Tensor):
         return [tensors], []
-    found: list[Any] = list(tensors)
-    if found and _is_named(found[0]):
-        return [tensor for _, tensor in found], [name for name, _ in found]
-    return found, []
+    items: list[Any] = list(tensors)
+    if items and _is_named(items[0]):
+        return [tensor for _, tensor in items], [name for name, _ in items]
+    return items, []
 
 
 def _is_named(item: object) -> bool:
@@ -173,7 +174,7 @@ def _is_named(item: object) -> bool:
 def _gradients(
     parameters: Sequence[Tensor], names: Sequence[str]
 ) -> tuple[list[Tensor], list[str]]:
-    """The gradients of those that have one, with their names."""
+    """The gradients of the parameters that have one, and their names if there are names."""
     grads = [tensor.grad for tensor in parameters]
     if names:
         names = [name for name, grad in zip(names, grads, strict=True) if grad is not None]
@@ -190,8 +191,8 @@ def _refuse_nonfinite(
     if bool(total.isfinite()):
         return
     bad = [name for name, grad in zip(names, grads, strict=False) if not _is_finite(grad)]
-    beyond = f"none, their norm is beyond {str(total.dtype).removeprefix('torch.')}"
-    shown = some(bad, _SHOWN) or beyond
+    without = f"none, their norm is beyond {str(total.dtype).removeprefix('torch.')}"
+    shown = some(bad, _MOST_NAMED) or without
     raise RuntimeError(
         f"The total norm of order {p} for gradients from `parameters` is non-finite, so it "
         "cannot be clipped. To disable this error and scale the gradients by the non-finite "
@@ -201,7 +202,7 @@ def _refuse_nonfinite(
 
 
 def _is_finite(grad: Tensor) -> bool:
-    """Whether all elements are, those on other ranks too: every rank names the same gradients."""
+    """Whether all elements are finite, those on other ranks included, so that all ranks agree."""
     return bool(total_norm(gather([grad]), math.inf, grad.device).isfinite())
 
 
@@ -213,18 +214,18 @@ def _coef(max_norm: float, norm: Tensor) -> Tensor:
 
 
 def _rounded(total: Tensor, measured: Gradients, dtype: torch.dtype | None) -> Tensor:
-    """The norm in the dtype asked for, or that of torch's norm if it is not narrower than float32.
+    """The norm in `dtype`, by default in the one that torch's norm has, at least float32.
 
-    torch's norm of a tensor has its dtype, or that of its parts, and these are promoted.
+    torch promotes the dtypes of all gradients, of complex ones those of their parts.
     """
     if dtype is None:
-        given = {group.dtype for group in measured.groups} or {torch.get_default_dtype()}
-        dtype = torch.float32 if given.isdisjoint(WIDE) else total.dtype
+        dtypes = {group.dtype for group in measured.groups} or {torch.get_default_dtype()}
+        dtype = torch.float32 if dtypes.isdisjoint(WIDE) else total.dtype
     return total.to(dtype)
 
 
 def _like_first(total: Tensor, grads: Sequence[Tensor]) -> Tensor:
-    """The norm as what torch would return: a DTensor where the first gradient is one."""
+    """The norm, as a replicated DTensor if the first gradient is a DTensor, as in torch."""
     if grads and is_dtensor(grads[0]):
         first: Any = grads[0]
         return replicated_like(total, first)
@@ -280,4 +281,4 @@ _SCALAR_TYPES: Final = {
     torch.int64: "Long",
     torch.bool: "Bool",
 }
-"""What torch's own message calls the types that have no norm."""
+"""The names that torch's own message has for the types without a norm."""

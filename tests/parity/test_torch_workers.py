@@ -18,7 +18,7 @@ from torch import Tensor
 from gradtool.torch import _norm, _scale
 from gradtool.torch._blocks import Block
 from gradtool.torch._gradients import gather
-from gradtool.torch._workers import STALLS, each
+from gradtool.torch._workers import STALLS, for_each_block
 
 CPU = torch.device("cpu")
 
@@ -36,7 +36,7 @@ def always_stalled(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
 
     def switch() -> None:
         for module in (_norm, _scale):
-            monkeypatch.setattr(module, "each", partial(each, stalled_s=-1.0))
+            monkeypatch.setattr(module, "for_each_block", partial(for_each_block, stalled_s=-1.0))
 
     return switch
 
@@ -86,7 +86,7 @@ def test_small_tensors_are_left_to_no_thread_of_ours(dtype: torch.dtype) -> None
         seen.append((get_ident() == here, len(block.tensors)))
         return block.numel
 
-    sizes = each(thread_and_size, blocks, CPU, dtype, stalled_s=-1.0)
+    sizes = for_each_block(thread_and_size, blocks, CPU, dtype, stalled_s=-1.0)
     assert sizes == [block.numel for block in blocks]
     assert any(not is_here for is_here, _ in seen)
     assert all(is_here for is_here, tensors in seen if tensors > 1)
@@ -125,7 +125,7 @@ def test_an_error_in_a_thread_of_ours_comes_out() -> None:
             raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        each(one_of_ours_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
+        for_each_block(one_of_ours_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
 
 
 def test_nobody_works_on_after_an_error() -> None:
@@ -141,7 +141,7 @@ def test_nobody_works_on_after_an_error() -> None:
         ended.append(1)
 
     with pytest.raises(ZeroDivisionError):
-        each(fifth_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
+        for_each_block(fifth_fails, blocks, CPU, torch.float32, stalled_s=-1.0)
     at_the_raise = len(ended)
     time.sleep(0.2)
     assert len(ended) == at_the_raise < len(blocks) - 1
@@ -153,12 +153,12 @@ def test_a_forked_child_starts_threads_of_its_own() -> None:
 import os, torch
 torch.set_num_threads(2)
 from gradtool.torch._gradients import gather
-from gradtool.torch._workers import each
+from gradtool.torch._workers import for_each_block
 grads = [torch.full((300_000,), 0.5), torch.full((300_000,), 0.5)]
 (blocks,) = gather(grads).groups.values()
 def total():
     kernel = lambda buffers, block: float(buffers.flat(block)[:20_000].sum())
-    return sum(each(kernel, blocks, torch.device("cpu"), torch.float32, stalled_s=-1.0))
+    return sum(for_each_block(kernel, blocks, torch.device("cpu"), torch.float32, stalled_s=-1.0))
 expected = total()
 child = os.fork()
 if child == 0:
