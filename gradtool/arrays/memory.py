@@ -74,7 +74,7 @@ class Elements:
         stored = span(self.shape, self.strides)
         contiguous = is_contiguous(self.shape, self.strides)
         nbytes = stored * known_type.itemsize
-        # Expanded axes cost nothing; of other views that repeat elements every index is kept.
+        # Expanded axes cost nothing; other views that repeat elements take memory for each index.
         is_large = not contiguous and math.prod(self.shape) > _MAX_REPEATED_NUMEL
         if is_large and overlaps_itself(self.shape, self.strides):
             problem = f"repeats {stored} stored elements to make {math.prod(self.shape)}"

@@ -53,7 +53,7 @@ class Display:
 
     @contextmanager
     def progress(self, path: str) -> Iterator[ByteProgress]:
-        """A progress bar for work on `path`, which it removes if a signal ends the process."""
+        """A progress bar for work on `path`; a signal that ends the process removes it first."""
         enabled = not (self.quiet or self.no_progress)
         progress = ByteProgress(path, enabled=enabled, plain=self.color == "never")
         with ended_by_signals(progress), progress:
@@ -75,7 +75,7 @@ def _displayed(text: str) -> str:
 
 
 def write_stderr(text: str) -> None:
-    """Write to stderr, or nothing if that is closed or full: the exit code is left."""
+    """Write to stderr; if that is closed or full, the exit code has to be enough."""
     try:
         sys.stderr.write(text)
         sys.stderr.flush()

@@ -21,7 +21,7 @@ _ENDS = {
 
 @contextmanager
 def ended_by_signals(progress: ByteProgress) -> Iterator[None]:
-    """Within it, signals that end the process first remove unfinished files and the progress bar.
+    """A context in which signals that end the process first remove what is unfinished, and the bar.
 
     The handler ends the process itself: an exception raised there could come while a lock is held
     by which threads hand over work, and then wait for those threads for ever.

@@ -10,7 +10,7 @@ from gradtool.core.figures import counted, precise, share, significant
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter, Thresholds
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
-from gradtool.rules.siblings import has_log, place_of
+from gradtool.rules.siblings import has_log, split_name
 
 NEGLIGIBLE = 1e-5
 """Norms below this share of the total norm are not compared: gradients that are 0 but for
@@ -62,7 +62,7 @@ def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     layers: dict[str, list[_Outlier]] = {}
     for tensor, thresholds in limits.each(evidence.gradients):
         if (outlier := _outlier(tensor, thresholds, evidence)) is not None:
-            layers.setdefault(place_of(tensor.name).layer, []).append(outlier)
+            layers.setdefault(split_name(tensor.name).layer, []).append(outlier)
     for layer, outliers in layers.items():
         worst = max(outliers, key=lambda outlier: (abs(outlier.z), outlier.tensor.name))
         times = _times(worst.distance)
@@ -104,19 +104,19 @@ def _outlier(
 
 
 def _sound_neighbours(worst: _Outlier, evidence: Evidence, outlying: Collection[str]) -> str:
-    """Names the layers before and after the outlier's that do not stand out, as there may be.
+    """The end of a message: which layers next to the outlier's are sound; empty if none is.
 
     The fault lies at such an edge. A layer whose activations are too large leaves the gradients of
     layers before it as they were, and makes those behind it small where a normalization divides by
     its activations.
     """
-    place = place_of(worst.tensor.name)
-    number = place.number or 0  # it has siblings, and so a number
+    split = split_name(worst.tensor.name)
+    number = split.number or 0  # it has siblings, and so a number
 
     def is_sound(name: str) -> bool:
         return name in evidence.layers and name not in outlying
 
-    before, after = (f"{place.stem}{number + step}" for step in (-1, 1))
+    before, after = (f"{split.stem}{number + step}" for step in (-1, 1))
     if worst.z < 0 and is_sound(before):
         return f"; {before!r} before it is sound, and may give out too much"
     sound = [repr(name) for name in (before, after) if is_sound(name)]

@@ -78,7 +78,7 @@ def _drift(
 
 
 def _distance(factor: float) -> str:
-    """`13.4 times`, `0.12%`."""
+    """The factor in words, as `13.4 times` or `0.12%`."""
     if factor >= 2.0:
         return f"{significant(factor, 3)} times"
     return f"{significant(100.0 * (factor - 1.0), 3)}%"

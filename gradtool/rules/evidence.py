@@ -16,7 +16,7 @@ from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, s
 from gradtool.core.names import NameFilter, every_name
 from gradtool.core.tensors import Skipped
 from gradtool.errors import GradtoolError
-from gradtool.rules.siblings import Kind, kinds_of, peers_of, place_of
+from gradtool.rules.siblings import Kind, kinds_of, peers_of, split_name
 
 
 @dataclass(frozen=True)
@@ -125,7 +125,7 @@ class Evidence:
     @cached_property
     def layers(self) -> Counter[str]:
         """The number of gradients in each layer, by its name."""
-        return Counter(place_of(tensor.name).layer for tensor in self.gradients)
+        return Counter(split_name(tensor.name).layer for tensor in self.gradients)
 
     @cached_property
     def _sections(self) -> frozenset[str] | None:

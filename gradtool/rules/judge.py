@@ -150,10 +150,10 @@ def _concluded(verdict: Verdict, policy: Policy) -> Verdict:
 def judge_together(
     verdicts: Sequence[Verdict], policy: Policy
 ) -> tuple[tuple[Verdict, ...], tuple[Finding, ...]]:
-    """The verdicts of a run, given in the order of steps, judged together; and findings on the run.
+    """The verdicts of a run, revised in view of each other, and findings about several dumps.
 
-    In a short streak of non-finite steps NaN and Inf become warnings; a streak that is too long is
-    itself a finding.
+    `verdicts` are in the order of steps. NaN and Inf become warnings in streaks of non-finite steps
+    that are not too long; a longer streak is a finding.
     """
     active = policy.rules.get(STREAK.code)
     judged = list(verdicts)

@@ -66,7 +66,7 @@ class Streak:
     """Consecutive steps that are not finite.
 
     Attributes:
-        positions: of their verdicts, of unreadable dumps between them too.
+        positions: of their verdicts, those on unreadable dumps in between included.
         steps: how many they are.
         too_long: whether they are more than the threshold allows.
     """

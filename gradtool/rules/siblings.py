@@ -23,7 +23,7 @@ _MAD_OF_NORMAL: Final = 1.4826
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SplitName:
     """A tensor's name, split at the number of its layer.
 
     Attributes:
@@ -44,12 +44,12 @@ class Place:
         return self.stem + self.digits
 
 
-def place_of(name: str) -> Place:
+def split_name(name: str) -> SplitName:
     """The name of a tensor, split at the number of its layer."""
     match = _LAYER.search(name)
     if match is None:
-        return Place(name)
-    return Place(name[: match.start()], int(match[0]), match[0], name[match.end() :])
+        return SplitName(name)
+    return SplitName(name[: match.start()], int(match[0]), match[0], name[match.end() :])
 
 
 @dataclass(frozen=True)
@@ -109,15 +109,15 @@ def kinds_of(tensors: Iterable[TensorMeasurement]) -> dict[str, Kind]:
     same structure if they have the same tensors in the same shapes: in an `nn.Sequential` the
     biases of a convolution and of the normalization behind it are no siblings.
     """
-    placed = [(tensor, place_of(tensor.name)) for tensor in tensors]
+    splits = [(tensor, split_name(tensor.name)) for tensor in tensors]
     contents: defaultdict[str, set[tuple[str, tuple[int, ...]]]] = defaultdict(set)
-    for tensor, place in placed:
-        contents[place.layer].add((place.rest, tensor.spec.shape))
+    for tensor, split in splits:
+        contents[split.layer].add((split.rest, tensor.spec.shape))
     structure = {layer: frozenset(parts) for layer, parts in contents.items()}
     groups: defaultdict[object, list[TensorMeasurement]] = defaultdict(list)
-    for tensor, place in placed:
-        has_no_number = place.number is None
-        key = (place.stem, has_no_number, place.rest, tensor.spec.shape, structure[place.layer])
+    for tensor, split in splits:
+        has_no_number = split.number is None
+        key = (split.stem, has_no_number, split.rest, tensor.spec.shape, structure[split.layer])
         groups[key].append(tensor)
     return _by_name(groups.values())
 
@@ -129,8 +129,8 @@ def peers_of(tensors: Iterable[TensorMeasurement]) -> dict[str, Kind]:
     """
     groups: defaultdict[object, list[TensorMeasurement]] = defaultdict(list)
     for tensor in tensors:
-        place = place_of(tensor.name)
-        groups[place.layer, *_INDEX.split(place.rest), tensor.spec.shape].append(tensor)
+        split = split_name(tensor.name)
+        groups[split.layer, *_INDEX.split(split.rest), tensor.spec.shape].append(tensor)
     return _by_name(groups.values())
 
 

@@ -49,9 +49,9 @@ class Group:
 
 
 def command(function: Callable[..., None]) -> Callable[..., None]:
-    """A function for Typer like `function`, but with the options of a group in place of each group.
+    """A function for Typer that calls `function`, with all options of its groups as parameters.
 
-    Notes the options in `spelling.OPTIONS`.
+    Adds the options to `spelling.OPTIONS`.
     """
     hints = get_type_hints(function, include_extras=True)
     groups: dict[str, Group] = {}

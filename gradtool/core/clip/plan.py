@@ -74,7 +74,7 @@ class ClipPlan:
     """What clipping is going to do.
 
     Attributes:
-        clip_coef: the factor of all tensors; None where each has its own, or by value.
+        clip_coef: the factor of all tensors; None where each has its own or is clipped by value.
         transforms: by the names of the tensors to transform; the others stay as they are.
         changed: names of the tensors of which an element can change: zeros do not, for example.
         tensors_changed: number of stored tensors among those, each counted once.
@@ -119,9 +119,9 @@ def refuse_unclippable(
 
 
 def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
-    """Refuse sections of several kinds, an unrecognised one counting as a kind, and non-gradients.
+    """Refuse tensors of several kinds, and weights or optimizer state unless `explicit`.
 
-    Weights and optimizer state pass if `explicit`.
+    Beside a recognised kind, tensors of no recognised kind count as one more.
     """
     sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
     kinds = {checkpoint.section_kinds.get(name) for name in sections}

@@ -28,7 +28,7 @@ _SkipReason: TypeAlias = Callable[[ActiveRule], str | None]
 
 
 def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
-    """The outcome as a `<testsuites>`, in ASCII, which is the same in every encoding."""
+    """The outcome as a `<testsuites>`, in ASCII, which every locale writes alike."""
     root = ET.Element("testsuites")
     now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     suites = [_dump_suite(verdict, outcome) for verdict in outcome.verdicts]
