@@ -12,7 +12,7 @@ import tempfile
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,20 @@ def read_until(descriptor: int, wanted: bytes) -> bytes:
         assert time.monotonic() < deadline, seen
         seen += os.read(descriptor, 4096)
     return seen
+
+
+def wait_for_reading(process: subprocess.Popen[bytes], path: str) -> None:
+    """Wait until gradtool has the file open, however long it takes to start."""
+    descriptors = Path(f"/proc/{process.pid}/fd")
+    deadline = time.monotonic() + 60.0
+    while descriptors.exists():
+        with suppress(OSError):  # of descriptors that are closed meanwhile
+            if any(os.path.samefile(descriptor, path) for descriptor in descriptors.iterdir()):
+                return
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    time.sleep(3.0)  # for systems that do not tell
 
 
 def on_terminal(*args: str, columns: int = 80, env: dict[str, str] | None = None) -> str:

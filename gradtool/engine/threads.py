@@ -89,12 +89,17 @@ class Threads(Executor):
                 return
 
     def _next(self) -> _Task | None:
-        """Wait for the next task and take it; None after shutdown."""
+        """Wait for the next task and take it; None where the thread has to end."""
         with self._changed:
             self._idle += 1
-            while not (self._tasks or self._closed):
-                self._changed.wait()
-            self._idle -= 1
+            try:
+                while not (self._tasks or self._closed):
+                    self._changed.wait()
+            except (RuntimeError, MemoryError):  # no memory for a lock to wait on
+                self._retire(threading.current_thread())
+                return None
+            finally:
+                self._idle -= 1
             return self._tasks.popleft() if self._tasks else None
 
     def _run(self, task: _Task) -> bool:
@@ -123,12 +128,16 @@ class Threads(Executor):
             this = threading.current_thread()
             if this not in self._threads or len(self._threads) == 1:
                 return False
-            self._threads.remove(this)
-            self._leaving.append(this)
-            self._most = len(self._threads)
+            self._retire(this)
             self._tasks.appendleft(task)
             self._changed.notify()
             return True
+
+    def _retire(self, thread: threading.Thread) -> None:
+        """Do without a thread from now on."""
+        self._threads.remove(thread)
+        self._leaving.append(thread)
+        self._most = len(self._threads)
 
     def _wait_for_leaving(self) -> bool:
         """Wait until leaving threads have freed their memory; False where there are none."""

@@ -9,7 +9,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -27,6 +26,7 @@ from command_line import (
     read_until,
     run,
     started,
+    wait_for_reading,
 )
 from nobody import as_nobody
 from numpy.typing import NDArray
@@ -770,7 +770,7 @@ def test_ctrl_c_exits_130_and_writes_nothing(command: str, huge: str, tmp_path: 
     out = tmp_path / "out"
     args = [word.replace("PATH", huge).replace("OUT", str(out)) for word in command.split()]
     with started(*args, stderr=subprocess.PIPE) as process:
-        time.sleep(3.0)
+        wait_for_reading(process, huge)
         process.send_signal(signal.SIGINT)
         stdout, errors = process.communicate(timeout=60)
     assert (process.returncode, stdout, errors) == (130, b"", b"gradtool: interrupted\n")

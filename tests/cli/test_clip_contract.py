@@ -17,7 +17,16 @@ from typing import Any
 
 import numpy as np
 import pytest
-from command_line import GRADTOOL, error_lines, loaded, on_terminal, read_until, run, started
+from command_line import (
+    GRADTOOL,
+    error_lines,
+    loaded,
+    on_terminal,
+    read_until,
+    run,
+    started,
+    wait_for_reading,
+)
 from safetensors.numpy import load_file, save_file
 
 MAX_NORM = ("--max-norm", "1")
@@ -598,7 +607,8 @@ def test_progress_can_be_turned_off(option: str, huge: str, tmp_path: Path) -> N
     out = str(tmp_path / "out")
     with started("clip", huge, *MAX_NORM, "-o", out, option, stderr=theirs) as process:
         os.close(theirs)
-        time.sleep(2.5)
+        wait_for_reading(process, huge)
+        time.sleep(2.0)
         process.send_signal(signal.SIGINT)
         shown = read_until(ours, b"interrupted")
     os.close(ours)

@@ -25,6 +25,7 @@ from command_line import (
     read_until,
     run,
     started,
+    wait_for_reading,
 )
 from pickle_parts import archive, named, tensor
 from safetensors.numpy import save_file
@@ -470,7 +471,8 @@ def test_long_work_shows_progress_and_ctrl_c_ends_it_with_130(huge: str) -> None
 
 def test_without_a_terminal_there_is_no_progress(huge: str) -> None:
     with started("inspect", huge, stderr=subprocess.PIPE) as process:
-        time.sleep(3.0)
+        wait_for_reading(process, huge)
+        time.sleep(2.0)
         process.send_signal(signal.SIGINT)
         out, errors = process.communicate(timeout=60)
     assert (process.returncode, out, errors) == (130, b"", b"gradtool: interrupted\n")
@@ -694,7 +696,8 @@ def test_progress_can_be_turned_off(option: str, huge: str) -> None:
     ours, theirs = pty.openpty()
     with started("inspect", huge, option, stderr=theirs) as process:
         os.close(theirs)
-        time.sleep(3.0)
+        wait_for_reading(process, huge)
+        time.sleep(2.0)
         process.send_signal(signal.SIGINT)
         shown = read_until(ours, b"interrupted")
     os.close(ours)

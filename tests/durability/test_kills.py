@@ -86,28 +86,32 @@ def ground(
     remove(folder)
 
 
+LONGER = 1.03
+SHORTER = LONGER**-4
+
+
 class Delays:
-    """Moments spread over an undisturbed run and a while after it, as long as one takes now."""
+    """Moments spread over a run and a while after it, so that one run in five ends before.
+
+    They follow the machine: as long as too few runs end before, moments get later.
+    """
 
     def __init__(self, forks: Forks, ground: Field) -> None:
         self._random = random.Random(0)
-        self._durations: list[float] = []
+        durations = []
         for number in range(7):
             run = forks.run(*ground.args(number))
             assert (run.code, run.err) == (0, "")
             assert ground.check(number) == ("new", 0)
             ground.restore(number)
-            self.note(run)
+            durations.append(run.seconds)
+        self.latest = 1.25 * statistics.median(durations)
 
     def note(self, run: Run) -> None:
-        self._durations.append(run.seconds)
-
-    @property
-    def duration(self) -> float:
-        return statistics.median(self._durations[-15:])
+        self.latest *= LONGER if run.alive else SHORTER
 
     def next(self) -> float:
-        return self._random.uniform(0.0, 1.25 * self.duration)
+        return self._random.uniform(0.0, self.latest)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -124,11 +128,10 @@ def test_killed_at_any_moment_a_clip_leaves_the_old_bytes_or_the_new(
         counts["killed" if run.alive else "ended before"] += 1
         counts["leftovers"] += left
         check_end(run, number, state, left)
-        if not run.alive:
-            delays.note(run)
+        delays.note(run)
         if state == "new":
             ground.restore(i)
-    took = f"a run takes {delays.duration * 1e3:.0f} ms"
+    took = f"killed within {delays.latest * 1e3:.0f} ms"
     counted = f"{RUNS} runs, {dict(sorted(counts.items()))}"
     print(f"\n{number.name}, {ground.mode}: {counted}; {took}")  # noqa: T201 - to be shown
     # Else it was no test.

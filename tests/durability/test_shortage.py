@@ -303,6 +303,22 @@ def test_what_is_too_large_for_a_single_thread_is_said_to_be(most: int) -> None:
         assert threads.submit(work, 5).result() == 5
 
 
+class NoLocks(threading.Condition):
+    """What threads wait on, where there is no memory to wait."""
+
+    def wait(self, timeout: float | None = None) -> bool:  # noqa: ARG002
+        """As Python's, which takes a new lock each time."""
+        raise RuntimeError("can't allocate lock")
+
+
+@pytest.mark.parametrize("most", [1, 3])
+def test_a_thread_that_cannot_wait_is_done_without(most: int) -> None:
+    threads = Threads(most)
+    threads._changed = NoLocks()
+    assert results_of(threads, 20, str) == [str(task) for task in range(20)]
+    assert threads._threads == []
+
+
 @pytest.mark.parametrize("most", [0, 2])
 def test_errors_of_tasks_are_theirs(most: int) -> None:
     with Threads(most) as threads:
