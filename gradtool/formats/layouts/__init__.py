@@ -1,4 +1,7 @@
-"""Directories: each layout is one module and one row of LAYOUTS, told by what lies in it."""
+"""Directories: each layout is a row of LAYOUTS, told by what lies in it, and a module if it is read.
+
+An index file names the shards of a checkpoint itself, wherever it lies: it has a module and no row.
+"""
 
 from __future__ import annotations
 
