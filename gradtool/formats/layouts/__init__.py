@@ -1,6 +1,6 @@
-"""Directories: each layout is a row of LAYOUTS, told by what lies in it, and a module if it is read.
+"""Directories: each layout is a row of LAYOUTS, told by what lies there; those read are modules.
 
-An index file names the shards of a checkpoint itself, wherever it lies: it has a module and no row.
+An index file names the shards of a checkpoint itself, wherever it lies: a module, and no row.
 """
 
 from __future__ import annotations
