@@ -42,7 +42,7 @@ _Item = TypeVar("_Item", bound=Named)
 
 
 def ordered(items: Iterable[_Item], *, in_model_order: bool) -> tuple[_Item, ...]:
-    """The order of tensors, for every command and format.
+    """The order that says which tensors are next to each other, whatever the format.
 
     `items` stay as they are listed where that is `in_model_order`, and come in natural order of
     names where nothing tells the model's.

@@ -133,7 +133,7 @@ class Checkpoint:
 
     Attributes:
         path: as the user gave it.
-        format: the format's name in `formats.FORMATS`.
+        format: the name of the format or layout, as in FILES and LAYOUTS.
         files: every file that was read for the catalogue.
         tensors: as the file lists them.
         skipped: stored tensors that no norm is made of (integers, scales), listed alike.

@@ -34,7 +34,9 @@ class Progress:
 
     def finish(self) -> None:
         """Note that the part is done, even after fewer bytes: shared ones are read once."""
-        self.begin(0)
+        if self._todo is None and self._share is None:
+            self._total.leave_out()
+        self._todo = self._todo or 0
         self._report(self._share or 0)
 
     def _report(self, nbytes: int) -> None:
@@ -75,6 +77,10 @@ class _Total:
         """Note that one of the waiting parts has begun, with `todo` bytes to do."""
         self._begun_nbytes += todo
         self._begun += 1
+        self._waiting -= 1
+
+    def leave_out(self) -> None:
+        """Note that one of the waiting parts has nothing to do; others may have as much as ever."""
         self._waiting -= 1
 
     def advance(self, nbytes: int) -> None:

@@ -33,7 +33,8 @@ class DumpMetadata:
         shards: of gradients that are split over ranks, the whole one's shape, the placements of
             its parts, and the mesh's shape, names and this rank's place in it.
         sparse: shapes of gradients of which the values are stored, and the indices beside them.
-        order: MODEL_ORDER where `names` are in it; None where nothing is said.
+        order: which order `names` are in: MODEL_ORDER, or one of a version to come; None where
+            nothing is said, and then they mean nothing.
         names: all that the dump lists, aliases and absent ones included.
     """
 
@@ -90,10 +91,6 @@ def _is_scale(value: object) -> bool:
     return type(value) in (int, float) and 0 < value <= sys.float_info.max  # type: ignore[operator]
 
 
-def _is_order(value: object) -> bool:
-    return value == MODEL_ORDER
-
-
 def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(map(_is_text, value))
 
@@ -120,6 +117,6 @@ _CHECKS: Final = {
     "absent": _are_names,
     "shards": _is_map,
     "sparse": _is_map,
-    "order": _is_order,
+    "order": _is_text,
     "names": _are_texts,
 }

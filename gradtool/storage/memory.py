@@ -19,16 +19,20 @@ MEMORY_PATH: Final = "memory"
 
 @dataclass(frozen=True, slots=True)
 class ProcessMemory:
-    """The memory of the process with number `pid`, which no other process can read."""
+    """The memory of the process with number `pid`, which no other process can read.
+
+    Containers and hosts number their processes alike, and `start` tells those apart.
+    """
 
     pid: int
+    start: bytes
     path: ClassVar[str] = MEMORY_PATH
     size: ClassVar[int] = 1 << 64
     identity: ClassVar[None] = None
 
     def open(self) -> Source:
         """Open it for reading; UsageError in another process."""
-        if self.pid != os.getpid():
+        if self != memory():
             problem = "gradients in memory can be read by the process that has them only"
             raise UsageError(problem, hint="use threads, or write them with dump_gradients")
         return _OpenMemory(self)
@@ -36,10 +40,15 @@ class ProcessMemory:
 
 def memory() -> ProcessMemory:
     """The memory of this process."""
-    return _memory_of(os.getpid())
+    return _memory_of(os.getpid())  # which a fork changes
 
 
-_memory_of = cache(ProcessMemory)
+@cache
+def _memory_of(pid: int) -> ProcessMemory:
+    return ProcessMemory(pid, _START)
+
+
+_START: Final = os.urandom(16)
 
 
 class _OpenMemory(OpenLocation):

@@ -74,12 +74,11 @@ def dump_gradients(
 
     Args:
         model_or_named_parameters: a module, or pairs of name and parameter. Where Megatron keeps
-            a `main_grad` it is taken. A gradient that parameters share is stored once, and the
-            other names are noted, as is each parameter that was to have a gradient and has none,
-            and the order of all of them.
-            Of a DTensor the part of this rank is written, with its placement; of a sparse
-            tensor the values, and their indices as `NAME.indices`. A tensor that neither has
-            nor wants a gradient is taken for one.
+            a `main_grad` it is taken. A gradient that parameters share whole is stored once, and
+            the other names are noted, as is each parameter that was to have a gradient and has
+            none, and the order of all of them. Of a DTensor the part of this rank is written, with
+            its placement; of a sparse tensor the values, and their indices as `NAME.indices`. A
+            tensor that neither has nor wants a gradient is taken for one.
         path: the file; `{rank}` in it becomes the number of this process.
         step: of the training, to be noted.
         loss_scale: what the gradients are multiplied by (`scaler.get_scale()`), to be noted:

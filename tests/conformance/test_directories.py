@@ -149,6 +149,16 @@ def test_the_order_is_the_models_where_one_file_or_an_index_says_so(tmp_path: Pa
     assert not gradtool.measure(run).in_model_order
 
 
+def test_shards_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    weight_map = {f"h.{n}": f"pytorch_model-{n}-of-12.bin" for n in range(1, 13)}
+    for name, shard in weight_map.items():
+        torch.save({name: torch.ones(1)}, tmp_path / shard)
+    (tmp_path / "x.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    found = gradtool.measure(tmp_path)
+    assert found.in_model_order
+    assert [tensor.name for tensor in found.in_order] == list(weight_map)
+
+
 def test_files_that_use_the_same_names_prefix_them(tmp_path: Path) -> None:
     for rank in (0, 1, 10, 2):
         torch.save({"w": torch.ones(4)}, tmp_path / f"grads_rank_{rank}.pt")

@@ -152,6 +152,17 @@ HEADERS = {
 }
 WRONG |= {case: (header, b"", "", reason, False) for case, (header, reason) in HEADERS.items()}
 
+FOREIGN_DIGITS = {"Arabic": "\u0661\u0666", "full-width": "\uff11\uff16", "mixed": "1\u0666"}
+"""Of 16, as `int` reads them and JSON does not."""
+
+for digits, number in FOREIGN_DIGITS.items():
+    for place in ("[8,{}]", "[{},16]"):
+        second = '"b":{"dtype":"F32","shape":[2],"data_offsets":' + place.format(number) + "}"
+        first = '{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},'
+        # Of a type and shape that are known to be sound by then.
+        text = first + second + "}"
+        WRONG[f"{digits} digits in {place}"] = (text, bytes(16), "", "not valid JSON", False)
+
 
 @pytest.mark.parametrize("case", WRONG)
 def test_a_wrong_file_is_refused_by_name(case: str, tmp_path: Path) -> None:

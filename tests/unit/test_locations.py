@@ -65,10 +65,13 @@ def test_memory_is_read_by_its_own_process_only() -> None:
         with pytest.raises(UsageError, match="by the process that has them only"):
             others.submit(first_bytes, here, array.ctypes.data, 4).result()
         assert others.submit(memory).result() != here
+    # Processes of two containers may have the same number.
+    with pytest.raises(UsageError, match="by the process that has them only"):
+        ProcessMemory(here.pid, b"another").open()
 
 
 def test_memory_has_no_size_to_run_into_and_is_no_file() -> None:
     assert memory() is memory()
     assert memory().identity is None
     with pytest.raises(UsageError):
-        ProcessMemory(os.getpid() + 1).open()
+        ProcessMemory(os.getpid() + 1, memory().start).open()

@@ -49,7 +49,8 @@ def test_what_has_not_begun_is_taken_for_as_large_as_what_has() -> None:
     second.advance(0)
     assert told[-1] == (100, 800)
     second.finish()
-    third.finish()  # which could not be read
+    third.finish()  # which could not be read, and says nothing of how large others are
+    assert told[-1] == (400, 600)
     fourth.begin(10)
     fourth.finish()
     assert told[-1] == (410, 410)

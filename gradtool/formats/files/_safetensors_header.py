@@ -27,7 +27,8 @@ _SIZE_LIMIT: Final = 1 << 63
 _MOST_KNOWN: Final = 1024
 # As nearly all writers spell an entry.
 _USUAL: Final = re.compile(
-    r'\{("dtype":"\w+","shape":\[[\d,]*\]),"data_offsets":\[(0|[1-9]\d{0,17}),(0|[1-9]\d{0,17})\]\}'
+    r'\{("dtype":"\w+","shape":\[[\d,]*\]),"data_offsets":\[(0|[1-9]\d{0,17}),(0|[1-9]\d{0,17})\]\}',
+    re.ASCII,
 )
 
 

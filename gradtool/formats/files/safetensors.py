@@ -17,7 +17,7 @@ from gradtool.core.names import NameFilter
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
-from gradtool.formats.dump_metadata import DumpMetadata
+from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata
 from gradtool.formats.files._safetensors_header import METADATA, Header, TensorType, read_header
 from gradtool.formats.files._second_format import refuse_second_format
 
@@ -117,7 +117,8 @@ def _positions(facts: DumpMetadata, types: Mapping[str, TensorType]) -> dict[str
 
     Whoever writes other tensors may have kept the notes of the file that they come from.
     """
-    if not facts.order or len(facts.names) != len(types) + len(facts.aliases) + len(facts.absent):
+    listed = len(types) + len(facts.aliases) + len(facts.absent)
+    if facts.order != MODEL_ORDER or len(facts.names) != listed:
         return {}
     position = {name: at for at, name in enumerate(facts.names)}
     is_whole = all(name in position for name in chain(types, facts.aliases, facts.absent))

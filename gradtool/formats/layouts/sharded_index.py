@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from gradtool.core.names import natural_key
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, MissingShardError, UnknownFormatError
 from gradtool.formats.files import OpenFile
@@ -26,7 +27,9 @@ def is_index_name(path: str) -> bool:
 
 
 def open_index(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
-    """The catalogue of all shards of the index so named, in the order of their names.
+    """The catalogue of all shards of the index so named, in natural order of their names.
+
+    In this order writers cut a model into shards.
 
     Raises CorruptFileError where index and shards contradict each other.
     """
@@ -38,7 +41,7 @@ def open_index(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
         file = source.file
     weight_map = _weight_map(path, index.get("weight_map"))
     shards = []
-    for shard_name in sorted(set(weight_map.values())):
+    for shard_name in sorted(set(weight_map.values()), key=natural_key):
         if not listing.exists(shard_name):
             raise MissingShardError(path, f"shard {shard_name!r} is missing")
         shard = open_file(listing.at(shard_name))

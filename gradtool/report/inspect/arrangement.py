@@ -18,7 +18,7 @@ def _by_norm(tensor: TensorMeasurement) -> tuple[bool, float]:
 
 ORDERS: Final[dict[str, Callable[[TensorMeasurement], Any] | None]] = {
     "file": None,
-    "name": lambda tensor: natural_key(tensor.name),
+    "name": lambda tensor: (natural_key(tensor.name), tensor.name),
     "norm": _by_norm,
     "max": lambda tensor: -tensor.stats.max_abs,
     "nonfinite": lambda tensor: -tensor.stats.nonfinite,
