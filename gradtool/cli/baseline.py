@@ -23,7 +23,7 @@ Writing: TypeAlias = Annotated[
         typer.Option(..., "--output", "-o", metavar="FILE", help="The baseline to write."),
     ),
 ]
-DisplayOptions: TypeAlias = Annotated[Display, groups.display_without_progress(groups.ALL_TENSORS)]
+DisplayOptions: TypeAlias = Annotated[Display, groups.display_without_quiet(groups.ALL_TENSORS)]
 
 
 @command
@@ -33,6 +33,7 @@ def save(
     writing: Writing,
     configured: groups.Configured,
     measuring: groups.Measuring,
+    display: groups.ProgressOptions,
 ) -> None:
     """Note what healthy dumps of one model are like: norms, shapes, dtypes.
 
@@ -41,9 +42,14 @@ def save(
     """
     if writing["out"] == "-":
         raise UsageError("--output takes a file: a baseline is read again")
-    baseline = gradtool.save_baseline(
-        list(expand_all(paths)), config=configured.config, **writing, **measuring
-    )
+    with display.progress(paths[0]) as progress:
+        baseline = gradtool.save_baseline(
+            list(expand_all(paths)),
+            config=configured.config,
+            progress=progress,
+            **writing,
+            **measuring,
+        )
     write_result(f"{_summary(baseline)}\n{_advice(baseline)}")
 
 
@@ -63,9 +69,14 @@ def update(
 
     if configured.baseline is None:
         raise UsageError("which baseline? give --baseline FILE, or configure one")
-    old, new = gradtool.update_baseline(
-        list(expand_all(paths)), configured.baseline, config=configured.config, **measuring
-    )
+    with display.progress(paths[0]) as progress:
+        old, new = gradtool.update_baseline(
+            list(expand_all(paths)),
+            configured.baseline,
+            config=configured.config,
+            progress=progress,
+            **measuring,
+        )
     write_result(f"{difference(old, new, display.style())}{_summary(new)}\n")
 
 

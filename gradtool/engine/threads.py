@@ -42,12 +42,15 @@ class Threads(Executor):
         self._tasks: deque[_Task] = deque()
         self._idle = 0
         self._closed = False
-        self._changed = threading.Condition()
+        # Entered as it is: what is raised by Ctrl-C within a condition's own methods, which are
+        # Python's, leaves it locked for ever.
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     def submit(self, fn: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         """See `Executor`."""
         task = _Task(partial(fn, *args, **kwargs))
-        with self._changed:
+        with self._lock:
             if self._closed:
                 raise RuntimeError("no tasks are taken after shutdown")
             self._tasks.append(task)
@@ -62,7 +65,7 @@ class Threads(Executor):
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """See `Executor`."""
-        with self._changed:
+        with self._lock:
             self._closed = True
             while cancel_futures and self._tasks:
                 self._tasks.popleft().future.cancel()
@@ -90,7 +93,7 @@ class Threads(Executor):
 
     def _next(self) -> _Task | None:
         """Wait for the next task and take it; None where the thread has to end."""
-        with self._changed:
+        with self._lock:
             self._idle += 1
             try:
                 while not (self._tasks or self._closed):
@@ -124,7 +127,7 @@ class Threads(Executor):
 
     def _leave(self, task: _Task) -> bool:
         """Give the task back to the other threads; False where there is none."""
-        with self._changed:
+        with self._lock:
             this = threading.current_thread()
             if this not in self._threads or len(self._threads) == 1:
                 return False
@@ -141,7 +144,7 @@ class Threads(Executor):
 
     def _wait_for_leaving(self) -> bool:
         """Wait until leaving threads have freed their memory; False where there are none."""
-        with self._changed:
+        with self._lock:
             leaving, self._leaving = self._leaving, []
         for thread in leaving:
             thread.join()

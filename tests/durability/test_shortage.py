@@ -314,7 +314,7 @@ class NoLocks(threading.Condition):
 @pytest.mark.parametrize("most", [1, 3])
 def test_a_thread_that_cannot_wait_is_done_without(most: int) -> None:
     threads = Threads(most)
-    threads._changed = NoLocks()
+    threads._changed = NoLocks(threads._lock)
     with threads:
         for task in range(20):
             assert threads.submit(str, task).result(TIMEOUT_S) == str(task)

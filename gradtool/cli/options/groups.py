@@ -57,6 +57,7 @@ ConfiguredWithBaseline: TypeAlias = Annotated[
     Configuration, Group((table.BASELINE, *_CONFIGURING), read_configuration)
 ]
 ColorOption: TypeAlias = Annotated[Display, Group((table.COLOR,), Display)]
+ProgressOptions: TypeAlias = Annotated[Display, Group((table.NO_PROGRESS, table.COLOR), Display)]
 
 
 def display(all_help: str) -> Group:
@@ -65,9 +66,9 @@ def display(all_help: str) -> Group:
     return Group(rows, Display)
 
 
-def display_without_progress(all_help: str) -> Group:
-    """The options of `Display` without --quiet and --no-progress."""
-    return Group((table.show_all(all_help), table.COLOR), Display)
+def display_without_quiet(all_help: str) -> Group:
+    """The options of `Display` without --quiet."""
+    return Group((table.show_all(all_help), table.NO_PROGRESS, table.COLOR), Display)
 
 
 def reports_in(names: Collection[str]) -> Group:
