@@ -54,6 +54,12 @@ _START: Final = os.urandom(16)
 class _OpenMemory(OpenLocation):
     """Open memory; its owner keeps arrays alive and unchanged meanwhile: nothing can check that."""
 
+    def close(self) -> None:
+        """Nothing was opened."""
+
+    def check_unchanged(self) -> None:
+        """Nobody can tell."""
+
     def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
         buffer = buffers[0]
         ctypes.memmove(ctypes.addressof(ctypes.c_char.from_buffer(buffer)), offset, len(buffer))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -46,8 +47,8 @@ class LocalFile:
         return source
 
 
-class OpenLocation:
-    """What all sources share; a derived class adds `_read_some`."""
+class OpenLocation(ABC):
+    """What all sources share; what kind of location it is, a derived class says."""
 
     def __init__(self, file: Location) -> None:
         self._file = file
@@ -73,6 +74,7 @@ class OpenLocation:
     ) -> None:
         self.close()
 
+    @abstractmethod
     def close(self) -> None:
         """See `Source`."""
 
@@ -103,6 +105,7 @@ class OpenLocation:
             read -= filled
             offset += len(buffer)
 
+    @abstractmethod
     def check_unchanged(self) -> None:
         """See `Source`."""
 
@@ -110,9 +113,9 @@ class OpenLocation:
         """See `Source`."""
         raise FileAccessError(self.path, "is no file of this machine")
 
+    @abstractmethod
     def _read_some(self, offset: int, buffers: Sequence[memoryview]) -> int:
         """Read at least one byte into `buffers`, in order; the number of bytes read."""
-        raise NotImplementedError
 
 
 class _OpenFile(OpenLocation):

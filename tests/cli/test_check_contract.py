@@ -777,9 +777,14 @@ def test_ctrl_c_exits_130_and_writes_nothing(command: str, huge: str, tmp_path: 
     assert list(tmp_path.iterdir()) == [Path(huge)]
 
 
-def test_long_work_shows_progress_of_all_dumps_together(huge: str) -> None:
+@pytest.mark.parametrize("command", ["check PATH PATH", "baseline save PATH PATH -o OUT"])
+def test_long_work_shows_progress_of_all_dumps_together(
+    command: str, huge: str, tmp_path: Path
+) -> None:
+    out = str(tmp_path / "out")
+    args = [word.replace("PATH", huge).replace("OUT", out) for word in command.split()]
     ours, theirs = os.openpty()
-    with started("check", huge, huge, stderr=theirs) as process:
+    with started(*args, stderr=theirs) as process:
         os.close(theirs)
         read_until(ours, b"/200.0 GB")
         process.send_signal(signal.SIGINT)

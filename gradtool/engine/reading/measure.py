@@ -40,7 +40,7 @@ def measure(
     Args:
         checkpoint: the catalogue, already narrowed to what is wanted.
         runner: what the tasks are run with.
-        started: `time.perf_counter()` when the work began; None for now.
+        started: `time.perf_counter()` when the work began; by default that of this call.
         norm_type: p.
         loss_scale: every element is divided by it.
         verify: check all stored CRCs of tensor data, not only those that the format's own
