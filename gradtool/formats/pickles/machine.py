@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Final
+from typing import Final, get_args
 
 from gradtool.core.element_types import storage_type
 from gradtool.core.figures import byte_size
@@ -40,37 +40,43 @@ _FREE_BUDGET: Final = 24 << 20
 
 ElementHolder = TensorRef | SparseRef | Unmeasured | MetaRef | ArrayRef | Storage
 """A stand-in for an object that holds elements, or describes some, as a meta tensor does."""
+_ELEMENT_HOLDERS: Final = get_args(ElementHolder)  # a third of the time of isinstance with a union
 
 
 class Memo:
     """Values that the pickle refers back to, under indices that it chooses.
 
-    Picklers count from 0: a list takes a tenth of the memory of a dict. Other indices go to a dict.
+    Picklers count from 0: a list takes a tenth of the memory of a dict, and opcodes append to it
+    without a call, as half of all opcodes do. Other indices go to a dict.
+
+    Attributes:
+        counted: the values under indices 0, 1, 2 ...
+        others: the values under indices that left some out, none of which `counted` holds.
     """
 
-    __slots__ = ("_counted", "_others")
+    __slots__ = ("counted", "others")
 
     def __init__(self) -> None:
-        self._counted: list[object] = []
-        self._others: dict[int, object] = {}
+        self.counted: list[object] = []
+        self.others: dict[int, object] = {}
 
-    def __len__(self) -> int:
-        return len(self._counted) + len(self._others)
-
-    def __setitem__(self, index: int, value: object) -> None:
-        counted = self._counted
-        if index == len(counted) and index not in self._others:
-            counted.append(value)
-        elif index < len(counted):
+    def put(self, index: int, value: object) -> None:
+        """Keep `value` under `index`."""
+        counted = self.counted
+        if index < len(counted):
             counted[index] = value
+        elif index == len(counted):
+            counted.append(value)
+            self.others.pop(index, None)
         else:
-            self._others[index] = value
+            self.others[index] = value
 
-    def __getitem__(self, index: int) -> object:
-        if index < len(self._counted):
-            return self._counted[index]
-        if index in self._others:
-            return self._others[index]
+    def get(self, index: int) -> object:
+        """The value under `index`; MalformedPickleError if there is none."""
+        if index < len(self.counted):
+            return self.counted[index]
+        if index in self.others:
+            return self.others[index]
         raise MalformedPickleError("refers to a memo entry that was never made")
 
 
@@ -138,7 +144,7 @@ class Machine:
 
     def keep(self, value: object) -> object:
         """`value`, which is noted in `made` if it holds elements."""
-        if isinstance(value, ElementHolder):
+        if isinstance(value, _ELEMENT_HOLDERS):
             self.made.append(value)
         return value
 

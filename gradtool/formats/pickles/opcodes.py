@@ -71,34 +71,43 @@ def mark(vm: Machine, position: int) -> int:
 
 def binput(vm: Machine, position: int) -> int:
     """BINPUT: put the last value into the memo, under an index of one byte."""
-    vm.memo[vm.data[position]] = vm.stack[-1]
+    vm.memo.put(vm.data[position], vm.stack[-1])
     return position + 1
 
 
 def long_binput(vm: Machine, position: int) -> int:
     """LONG_BINPUT: put the last value into the memo, under an index of four bytes."""
     index = u32(vm.data, position)[0]
-    vm.spend(ITEM_COST if index == len(vm.memo) else ENTRY_COST)
-    vm.memo[index] = vm.stack[-1]
+    if index == len(vm.memo.counted) and not vm.memo.others:
+        vm.spend(ITEM_COST)
+        vm.memo.counted.append(vm.stack[-1])
+    else:
+        vm.spend(ENTRY_COST)
+        vm.memo.put(index, vm.stack[-1])
     return position + 4
 
 
 def memoize(vm: Machine, position: int) -> int:
-    """MEMOIZE: put the last value into the memo, under the next index."""
-    vm.spend(ITEM_COST)
-    vm.memo[len(vm.memo)] = vm.stack[-1]
+    """MEMOIZE: put the last value into the memo, under the number of values there."""
+    memo = vm.memo
+    if memo.others:
+        vm.spend(ENTRY_COST)
+        memo.put(len(memo.counted) + len(memo.others), vm.stack[-1])
+    else:
+        vm.spend(ITEM_COST)
+        memo.counted.append(vm.stack[-1])
     return position
 
 
 def binget(vm: Machine, position: int) -> int:
     """BINGET: push the value in the memo under an index of one byte."""
-    vm.stack.append(vm.memo[vm.data[position]])
+    vm.stack.append(vm.memo.get(vm.data[position]))
     return position + 1
 
 
 def long_binget(vm: Machine, position: int) -> int:
     """LONG_BINGET: push the value in the memo under an index of four bytes."""
-    vm.stack.append(vm.memo[u32(vm.data, position)[0]])
+    vm.stack.append(vm.memo.get(u32(vm.data, position)[0]))
     return position + 4
 
 
