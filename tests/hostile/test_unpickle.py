@@ -580,6 +580,17 @@ def test_indices_of_sparse_tensors_are_integers() -> None:
     assert "a sparse tensor whose indices are a tensor" in str(refusal_of(named(made)))
 
 
+@pytest.mark.parametrize("strides", [integer(1), collected(integer(1), integer(2))])
+def test_a_meta_tensor_has_a_stride_for_each_axis(strides: bytes) -> None:
+    def meta(*strides: bytes) -> bytes:
+        shape = collected(integer(4))
+        parts = name("torch", "float32"), shape, *strides, b"\x89"
+        return called("torch._utils._rebuild_meta_tensor_no_storage", *parts)
+
+    assert load(named(meta(collected(integer(1)))))
+    assert "a meta tensor of a shape and strides" in str(refusal_of(named(meta(strides))))
+
+
 def test_what_a_tensor_is_besides_conjugate_or_negative_is_not_known() -> None:
     signs = mapped((text("neg"), b"\x88"), (text("shifted"), b"\x88"))
     made = tensor().replace(b"NtR", b"N" + signs + b"tR")

@@ -85,7 +85,10 @@ def _quantized_tensor(
     return Unmeasured(_tensor(stored, offset, shape, strides), quantizer, "quantized")
 
 
-def _meta_tensor(dtype: object, *_: object) -> MetaRef:
+def _meta_tensor(dtype: object, shape: object, strides: object, *_: object) -> MetaRef:
+    if type(shape) is not tuple or type(strides) is not tuple or len(shape) != len(strides):
+        shown = f"{describe(shape)} and {describe(strides)}"
+        raise MalformedPickleError(f"a meta tensor of a shape and strides that are {shown}")
     return MetaRef(_name(dtype, "dtype"))
 
 
