@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from gradtool.core.boxes import Box
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Location, Stream
 from gradtool.core.strides import distinct_axes, is_dense
@@ -31,6 +32,8 @@ class TensorSpec:
         stream: the source of a tensor that is no byte range; always in C or Fortran order.
         big_endian: byte order of the stored elements.
         is_negated: whether the elements are the negative of what is stored.
+        chunks: the boxes that a tensor is cut into, which hold each of its elements once. It has
+            no extents, strides or stream of its own then.
     """
 
     name: str
@@ -42,6 +45,12 @@ class TensorSpec:
     big_endian: bool = False
     is_negated: bool = False
     section: str = ""
+    chunks: tuple[Chunk, ...] = ()
+
+    @property
+    def parts(self) -> tuple[TensorSpec, ...]:
+        """What is stored of it in one piece each: itself, or its chunks, under its name."""
+        return tuple(chunk.stored for chunk in self.chunks) if self.chunks else (self,)
 
     @property
     def numel(self) -> int:
@@ -51,6 +60,8 @@ class TensorSpec:
     @property
     def nbytes(self) -> int:
         """Bytes to read for it."""
+        if self.chunks:
+            return sum(chunk.stored.nbytes for chunk in self.chunks)
         if self.stream is not None:
             return self.stream.nbytes
         return sum(extent.nbytes for extent in self.extents)
@@ -78,6 +89,14 @@ class TensorSpec:
     def stored_type(self) -> str:
         """Its dtype with the byte order, where that is not the usual one."""
         return f"big-endian {self.dtype.name}" if self.big_endian else self.dtype.name
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A box of a tensor, and the tensor of that shape in which its elements are stored."""
+
+    box: Box
+    stored: TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +188,11 @@ class Checkpoint:
     def nbytes(self) -> int:
         """Size of all files together, in bytes."""
         return sum(file.size for file in self.files)
+
+    @property
+    def stored(self) -> tuple[TensorSpec, ...]:
+        """What is stored of all tensors in one piece each, in their order."""
+        return tuple(part for spec in self.tensors for part in spec.parts)
 
     @property
     def names(self) -> tuple[str, ...]:

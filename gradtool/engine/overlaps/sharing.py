@@ -47,7 +47,7 @@ class Overlaps:
 def find_overlaps(checkpoint: Checkpoint) -> Overlaps:
     """The overlaps of a catalogue's tensors, skipped ones included."""
     located = (item for item in checkpoint.skipped if item.extents)
-    tensors: list[TensorSpec | Skipped] = [*checkpoint.tensors, *located]
+    tensors: list[TensorSpec | Skipped] = [*checkpoint.stored, *located]
     groups = overlapping(tensors)
     return Overlaps(tuple(frozenset(tensors[index].name for index in group) for group in groups))
 

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
-from gradtool.core.stats import TensorStats
-from gradtool.core.strides import repetitions
-from gradtool.core.tensors import Checkpoint, StoredChecksum, TensorSpec
-from gradtool.engine.overlaps.sharing import Overlaps, Sharing, find_overlaps, find_sharing
+from gradtool.core.tensors import Checkpoint, StoredChecksum
+from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
+from gradtool.engine.reading.assembly import assembled
 from gradtool.engine.reading.plan import Task, plan
 from gradtool.engine.reading.reductions import Part, Reduction, Statistics, folded
-from gradtool.engine.reading.tasks import NAMED, UNIQUE, UNIQUE_IN_SECTION, Target, run
+from gradtool.engine.reading.tasks import Target, run
 from gradtool.engine.schedule import Runner
 
 MOST_NOTES = 3
@@ -50,15 +49,15 @@ def measure(
     Raises InputError where a file changed, shrank or fails its checksum.
     """
     started = time.perf_counter() if started is None else started
-    specs = checkpoint.tensors
-    sharing = find_sharing(specs, find_overlaps(checkpoint) if overlaps is None else overlaps)
+    stored = checkpoint.stored
+    sharing = find_sharing(stored, find_overlaps(checkpoint) if overlaps is None else overlaps)
     checksums = _checksums_of(checkpoint, everything=verify)
-    tasks = plan(specs, sharing, checksums, runner.backend.limits)
+    tasks = plan(stored, sharing, checksums, runner.backend.limits)
     covered = sum(checksum.covers.nbytes for checksum in checksums)
-    runner.progress.begin(sum(spec.nbytes for spec in specs) + covered)
+    runner.progress.begin(sum(spec.nbytes for spec in stored) + covered)
     stats = reduce_tasks(tasks, Statistics(norm_type), runner)
     runner.progress.finish()
-    tensors = tuple(_assemble(specs, sharing, stats, norm_type, loss_scale))
+    tensors = assembled(checkpoint.tensors, stored, sharing, stats, norm_type, loss_scale)
     return _measurement(checkpoint, tensors, norm_type, loss_scale, started, runner.backend.name)
 
 
@@ -76,42 +75,6 @@ def reduce_tasks(
     return {target: reduction.merged(parts) for target, parts in parts_of.items()}
 
 
-def _assemble(
-    specs: Sequence[TensorSpec],
-    sharing: Sharing,
-    stats_by_target: dict[Target, TensorStats],
-    norm_type: float,
-    loss_scale: float,
-) -> Iterator[TensorMeasurement]:
-    """One measurement for each tensor; a target without a result has no elements."""
-    empty = TensorStats(norm_type)
-    grouped = {index for group in sharing.groups for index in group}
-
-    def stats_of(spec: TensorSpec, target: Target) -> TensorStats:
-        stats = stats_by_target.get(target, empty).divided(loss_scale)
-        return stats.negated() if spec.is_negated and spec.dtype.kind == "float" else stats
-
-    for index, spec in enumerate(specs):
-        target = sharing.same_as.get(index, index)
-        named = stats_of(spec, (target, NAMED))
-        unique = stats_of(spec, (target, UNIQUE)) if target in grouped else named
-        in_section = (target, UNIQUE_IN_SECTION)
-        unique_in_section = stats_of(spec, in_section) if in_section in stats_by_target else unique
-        first = sharing.alias_of.get(index)
-        times = 1 if spec.strides is None else repetitions(spec.shape, spec.strides)
-        stats = named.repeated(times)
-        norm, native = stats.norm, spec.dtype.norm_dtype
-        yield TensorMeasurement(
-            spec=spec,
-            alias_of=None if first is None else specs[first].name,
-            stats=stats,
-            unique=None if first is not None else unique,
-            unique_in_section=None if index in sharing.alias_in_section else unique_in_section,
-            norm=norm,
-            native_norm=None if native is None else native.round(norm),
-        )
-
-
 def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:
     """The checksums over bytes of the catalogue's tensors: all, or only the required ones."""
     checksums = [
@@ -120,7 +83,7 @@ def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChe
     if not checksums:
         return []
     chosen: dict[str, list[int]] = {}
-    for spec in checkpoint.tensors:
+    for spec in checkpoint.stored:
         for extent in spec.extents:
             chosen.setdefault(extent.file.path, []).append(extent.offset)
     for offsets in chosen.values():

@@ -1,0 +1,93 @@
+"""Boxes: parts of a tensor's global shape, as ranks hold them and layouts store them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from gradtool.core.strides import contiguous_strides, unravel
+
+MOST_IRREGULAR: Final = 4096
+"""Boxes that may lie in no grid: telling whether they overlap takes time by the square of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """The elements of a global shape from index `offsets` on, `sizes` of them on each axis."""
+
+    offsets: tuple[int, ...]
+    sizes: tuple[int, ...]
+
+    @property
+    def numel(self) -> int:
+        """Number of elements."""
+        return math.prod(self.sizes)
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The index after the last one on each axis."""
+        return tuple(map(sum, zip(self.offsets, self.sizes, strict=True)))
+
+    def fits(self, shape: Sequence[int]) -> bool:
+        """Whether it lies inside the shape."""
+        return len(self.offsets) == len(self.sizes) == len(shape) and all(
+            offset + size <= whole
+            for offset, size, whole in zip(self.offsets, self.sizes, shape, strict=True)
+        )
+
+    def overlaps(self, other: Box) -> bool:
+        """Whether the two have an element in common."""
+        pairs = zip(self.offsets, self.ends, other.offsets, other.ends, strict=True)
+        return all(max(start, first) < min(end, last) for start, end, first, last in pairs)
+
+    def position(self, position: int, shape: Sequence[int]) -> int:
+        """The C-order position in the shape of the element at C-order `position` in the box.
+
+        Ascending: the first of some elements of the box is the first of them in the shape.
+        """
+        index = unravel(position, self.sizes)
+        places = zip(self.offsets, index, contiguous_strides(shape), strict=True)
+        return sum((offset + step) * stride for offset, step, stride in places)
+
+    def __str__(self) -> str:
+        ranges = zip(self.offsets, self.ends, strict=True)
+        return f"[{', '.join(f'{start}:{end}' for start, end in ranges)}]"
+
+
+def covering_problem(shape: Sequence[int], boxes: Sequence[Box]) -> str | None:
+    """Why the boxes are not all elements of the shape, each of them once; None if they are."""
+    for box in boxes:
+        if not box.fits(shape):
+            return f"its box {box} lies outside of its shape {list(shape)}"
+    overlap = _overlap([box for box in boxes if box.numel])
+    if overlap is not None:
+        return "its boxes {} and {} overlap".format(*overlap)
+    covered, numel = sum(box.numel for box in boxes), math.prod(shape)
+    if covered != numel:
+        return f"its boxes hold {covered:,} of its {numel:,} elements"
+    return None
+
+
+def _overlap(boxes: Sequence[Box], axes: frozenset[int] | None = None) -> tuple[Box, Box] | None:
+    """Two boxes that overlap, which have equal ranges on all axes but these."""
+    if len(boxes) < 2:
+        return None
+    if axes is None:
+        axes = frozenset(range(len(boxes[0].sizes)))
+    if not axes:
+        return boxes[0], boxes[1]
+    for axis in sorted(axes):
+        ranges: dict[tuple[int, int], list[Box]] = {}
+        for box in boxes:
+            ranges.setdefault((box.offsets[axis], box.ends[axis]), []).append(box)
+        # Where ranges are equal or disjoint, only boxes of one range can overlap.
+        if all(end <= start for (_, end), (start, _) in itertools.pairwise(sorted(ranges))):
+            pairs = (_overlap(alike, axes - {axis}) for alike in ranges.values())
+            return next((pair for pair in pairs if pair is not None), None)
+    if len(boxes) > MOST_IRREGULAR:
+        raise ValueError(f"{len(boxes):,} boxes in no grid")
+    pairs_of_boxes = itertools.combinations(boxes, 2)
+    return next((pair for pair in pairs_of_boxes if pair[0].overlaps(pair[1])), None)

@@ -1,0 +1,26 @@
+"""Shapes, and boxes that they are cut into."""
+
+from __future__ import annotations
+
+from hypothesis import strategies as st
+
+from gradtool.core.boxes import Box
+
+SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+
+
+@st.composite
+def cuttings(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Box]]:
+    """A shape, and boxes made of it by cutting boxes in two, again and again."""
+    shape = draw(SHAPES)
+    boxes = [Box((0,) * len(shape), shape)]
+    for _ in range(draw(st.integers(0, 6)) if shape else 0):
+        box = boxes.pop(draw(st.integers(0, len(boxes) - 1)))
+        axis = draw(st.integers(0, len(shape) - 1))
+        at = draw(st.integers(0, box.sizes[axis]))
+        for start, size in ((0, at), (at, box.sizes[axis] - at)):
+            offsets, sizes = list(box.offsets), list(box.sizes)
+            offsets[axis] += start
+            sizes[axis] = size
+            boxes.append(Box(tuple(offsets), tuple(sizes)))
+    return shape, draw(st.permutations(boxes))
