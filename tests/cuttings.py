@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from gradtool.core.boxes import Box
+from gradtool.core.shapes.boxes import Box
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from gradtool.core.element_types import array_type
 from gradtool.core.locations import Extent
-from gradtool.core.strides import is_contiguous, overlaps_itself, span
+from gradtool.core.shapes.strides import is_contiguous, overlaps_itself, span
 from gradtool.core.tensors import META, TEXT, Skipped, TensorSpec
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.memory import MEMORY_PATH, memory

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
 from gradtool.core.names import UNGROUPED, group_namer, order_name, ordered
+from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats, merge, norm_of
-from gradtool.core.strides import unravel
 from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
 from gradtool.errors import UsageError
 

@@ -10,10 +10,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from gradtool.core.boxes import Box
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Location, Stream
-from gradtool.core.strides import distinct_axes, is_dense
+from gradtool.core.shapes.boxes import Box
+from gradtool.core.shapes.strides import distinct_axes, is_dense
 
 SectionKind = Literal["gradients", "weights", "optimizer"]
 

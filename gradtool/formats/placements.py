@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gradtool.core.boxes import Box
+from gradtool.core.shapes.boxes import Box
 
 
 class Run(NamedTuple):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._foreach_utils import _group_tensors_by_device_and_dtype
 
-from gradtool.core.strides import is_dense, span
+from gradtool.core.shapes.strides import is_dense, span
 from gradtool.torch._blocks import Block, blocks
 from gradtool.torch._mesh import is_dtensor, is_partial, reduced, shard_of, waited
 from gradtool.torch._overlaps import WriteBacks, distinct

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gradtool.core.strides import span
+from gradtool.core.shapes.strides import span
 
 Key = TypeVar("Key")
 

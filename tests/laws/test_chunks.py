@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from oracle import close
 
-from gradtool.core.boxes import Box
+from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Chunk, TensorSpec
 from gradtool.engine.backend import Backend
 

@@ -34,8 +34,8 @@ from oracle import close, exact_norm
 import gradtool
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
+from gradtool.core.shapes.strides import contiguous_strides
 from gradtool.core.stats import TensorStats, merge, power_scale
-from gradtool.core.strides import contiguous_strides
 from gradtool.engine.backend import Backend
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.reading import reductions

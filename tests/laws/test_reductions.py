@@ -14,7 +14,7 @@ from dumps import WINDOW, stored
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradtool.core.strides import contiguous_strides
+from gradtool.core.shapes.strides import contiguous_strides
 from gradtool.core.tensors import Checkpoint
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
 from gradtool.engine.overlaps.sharing import find_overlaps, find_sharing

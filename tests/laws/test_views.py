@@ -18,7 +18,7 @@ from oracle import close, exact_norm
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
-from gradtool.core.strides import is_contiguous, is_dense, overlaps_itself, span
+from gradtool.core.shapes.strides import is_contiguous, is_dense, overlaps_itself, span
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES, Backend
 from gradtool.errors import CorruptFileError

@@ -10,7 +10,7 @@ from cuttings import cuttings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradtool.core.boxes import Box, covering_problem
+from gradtool.core.shapes.boxes import Box, covering_problem
 
 
 def counts(shape: tuple[int, ...], boxes: list[Box]) -> np.ndarray:

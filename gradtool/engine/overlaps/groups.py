@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from gradtool.core.dtypes import DType
 from gradtool.core.locations import Location
-from gradtool.core.strides import contiguous_strides
+from gradtool.core.shapes.strides import contiguous_strides
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES
 from gradtool.engine.overlaps.views import Int64, Layout

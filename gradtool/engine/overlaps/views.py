@@ -12,7 +12,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from gradtool.core.strides import contiguous_strides, overlaps_itself
+from gradtool.core.shapes.strides import contiguous_strides, overlaps_itself
 
 Int64 = NDArray[np.int64]
 

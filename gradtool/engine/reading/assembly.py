@@ -7,8 +7,8 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.shapes.strides import repetitions
 from gradtool.core.stats import TensorStats, merge
-from gradtool.core.strides import repetitions
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.overlaps.sharing import Sharing
 from gradtool.engine.reading.tasks import NAMED, UNIQUE, UNIQUE_IN_SECTION, Target

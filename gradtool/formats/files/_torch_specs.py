@@ -13,7 +13,7 @@ from typing import Final
 
 from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
 from gradtool.core.locations import Extent, Inline
-from gradtool.core.strides import (
+from gradtool.core.shapes.strides import (
     contiguous_strides,
     is_contiguous,
     overlaps_itself,

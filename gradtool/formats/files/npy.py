@@ -19,7 +19,7 @@ from typing import Any, Final, cast
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Source, Stream
-from gradtool.core.strides import contiguous_strides, is_contiguous
+from gradtool.core.shapes.strides import contiguous_strides, is_contiguous
 from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 

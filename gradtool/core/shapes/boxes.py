@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gradtool.core.strides import contiguous_strides, unravel
+from gradtool.core.shapes.strides import contiguous_strides, unravel
 
 MOST_IRREGULAR: Final = 4096
 """Boxes that may lie in no grid: telling whether they overlap takes time by the square of them."""

@@ -1,0 +1,1 @@
+"""Shapes of tensors: strides over memory, and boxes that they are cut into."""
