@@ -5,6 +5,8 @@
     │   ├── NonFiniteError                    NaN or Inf among them
     │   └── NormRangeError                    a norm that float64 cannot hold
     ├── UsageError                     2      a bad option, pattern or choice
+    │   ├── SeveralCheckpointsError           a path with more than one, of which none was chosen
+    │   └── SameTensorsError                  two files hold the same tensors, and no name says why
     ├── ResourceError                  3      too little memory, no more threads, a worker that died
     │   └── DeviceError                       torch, or the device to compute on, is not there
     └── InputError                     3      a file that cannot give or take its tensors
@@ -24,7 +26,7 @@ bug in gradtool itself is none of these: it ends in an ordinary traceback and ex
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 from gradtool.shortening import LONGEST_LINE, LONGEST_NAME, fitted, shortened
 
@@ -34,6 +36,7 @@ __all__ = [
     "EmptyDumpError",
     "FileAccessError",
     "FileChangedError",
+    "FoundCheckpoint",
     "GradtoolError",
     "InputError",
     "MissingShardError",
@@ -41,6 +44,8 @@ __all__ = [
     "NormRangeError",
     "RefusedError",
     "ResourceError",
+    "SameTensorsError",
+    "SeveralCheckpointsError",
     "TargetBusyError",
     "UnknownFormatError",
     "UnsupportedFormatError",
@@ -110,6 +115,48 @@ class UsageError(GradtoolError):
     """The request itself is wrong: an option, a pattern, a combination."""
 
     exit_code = 2
+
+
+class FoundCheckpoint(NamedTuple):
+    """One of several checkpoints that a path holds.
+
+    Attributes:
+        path: what to give to read it alone: a path, or a glob for a set of files.
+        step: the step of the training that it is of, where that is known.
+        layout: the name of its format or layout; None where it cannot be read.
+        files: how many files it consists of.
+        nbytes: their size together, in bytes.
+    """
+
+    path: str
+    step: int | None
+    layout: str | None
+    files: int
+    nbytes: int
+
+
+class SeveralCheckpointsError(UsageError):
+    """A path holds several checkpoints, which are never added up.
+
+    `path` is what was given, `kind` what they are together: the steps of a "run", the "ranks" of
+    one checkpoint, or any "checkpoints"; `found` has them in the order of their steps.
+    """
+
+    def __init__(self, path: str, kind: str, found: Sequence[FoundCheckpoint]) -> None:
+        words = {
+            "run": f"{len(found):,} steps of a run",
+            "ranks": f"{len(found):,} ranks, each to be read by itself",
+        }
+        holds = words.get(kind, f"{len(found):,} checkpoints" if len(found) > 1 else "a checkpoint")
+        place = " below it" if kind == "checkpoints" and len(found) == 1 else ""
+        super().__init__(f"{path}: holds {holds}{place}", hint="name the one to read")
+        self.path = path
+        self.kind = kind
+        self.found = tuple(found)
+
+
+class SameTensorsError(UsageError):
+    """Two files of a directory hold tensors of the same names, for no reason that names tell."""
 
 
 class ResourceError(GradtoolError):

@@ -8,11 +8,11 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import NoReturn, TypedDict
+from typing import NoReturn, TypedDict, get_args
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
-from gradtool.core.names import NameFilter, every_name, name_filter
+from gradtool.core.names import NameFilter, every_name, name_filter, no_name
 from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import reporting_shortage
@@ -22,7 +22,9 @@ from gradtool.engine.reading import measure as engine
 from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
 from gradtool.errors import EmptyDumpError, UsageError
-from gradtool.formats import open_checkpoint
+from gradtool.formats import Opening, open_checkpoint, open_together
+from gradtool.formats.layouts.asked import RanksMode
+from gradtool.places import Place, label_of
 
 MAX_THREADS = 4
 """Threads used unless more are asked for: each takes some 20 MB, and they share Python's lock."""
@@ -40,6 +42,9 @@ class MeasureOptions(TypedDict, total=False):
     loss_scale: float | None
     raw_dtype: str | None
     verify: bool
+    ranks: RanksMode
+    replicated: str | Iterable[str]
+    join: bool
     threads: int | None
     backend: str
     device: str | None
@@ -52,8 +57,9 @@ class MeasureRequest:
     """Which tensors to read, how, and by what; checked when it is made.
 
     Attributes:
-        norm_type, loss_scale, verify, progress, section: as `gradtool.measure` explains them.
-        include, exclude: tuples of globs, whatever was given.
+        norm_type, loss_scale, verify, progress, section, ranks, join: as `gradtool.measure`
+            explains them.
+        include, exclude, replicated: tuples of globs, whatever was given.
         raw_dtype: its name as in DTYPES.
         threads, backend, device, device_memory: as given.
         workers: threads that compute, which follows from these.
@@ -70,6 +76,9 @@ class MeasureRequest:
     loss_scale: float | None = None
     raw_dtype: str | None = None
     verify: bool = False
+    ranks: RanksMode = "auto"
+    replicated: str | Iterable[str] = ()
+    join: bool = False
     threads: int | None = None
     backend: str = "auto"
     device: str | None = None
@@ -81,6 +90,8 @@ class MeasureRequest:
     def __post_init__(self) -> None:
         p = number("norm_type", self.norm_type)
         require(not math.isnan(p), f"`norm_type` must be a number, not {p}")
+        modes = ", ".join(get_args(RanksMode))
+        require(self.ranks in get_args(RanksMode), f"`ranks` {self.ranks!r}: give one of {modes}")
         choice = BackendChoice.checked(self.backend, self.device, self.device_memory)
         workers = _workers(self.threads, choice)
         choice.require(workers)
@@ -88,6 +99,7 @@ class MeasureRequest:
             norm_type=p + 0.0,  # -0 is 0
             include=globs("include", self.include),
             exclude=globs("exclude", self.exclude),
+            replicated=globs("replicated", self.replicated),
             loss_scale=_divisor(self.loss_scale),
             raw_dtype=_dtype_name(self.raw_dtype),
             workers=workers,
@@ -102,6 +114,16 @@ class MeasureRequest:
     def names(self) -> NameFilter:
         """Whether a name is one of those asked for."""
         return name_filter(tuple(self.include), tuple(self.exclude))
+
+    def opening(self, wanted: NameFilter = every_name) -> Opening:
+        """How files are to be read, of which `wanted` names may be left out of the catalogue."""
+        return Opening(
+            raw_dtype=None if self.raw_dtype is None else DTYPES[self.raw_dtype],
+            wanted=wanted,
+            ranks=self.ranks,
+            replicated=name_filter(tuple(self.replicated), ()) if self.replicated else no_name,
+            join=self.join,
+        )
 
     @property
     def is_explicit(self) -> bool:
@@ -132,18 +154,20 @@ def working(request: MeasureRequest) -> Iterator[Executor]:
         yield threads
 
 
-def opened(path: str, request: MeasureRequest, wanted: NameFilter = every_name) -> Checkpoint:
-    """The catalogue of all that lies at `path`, or of what is `wanted`; ResourceError as above."""
-    with reporting_shortage(path):
-        raw = None if request.raw_dtype is None else DTYPES[request.raw_dtype]
-        return open_checkpoint(path, raw, wanted)
+def opened(place: Place, request: MeasureRequest, wanted: NameFilter = every_name) -> Checkpoint:
+    """The catalogue of all that lies at a place, or of what is `wanted`; ResourceError as above."""
+    with reporting_shortage(label_of(place)):
+        opening = request.opening(wanted)
+        if isinstance(place, str):
+            return open_checkpoint(place, opening)
+        return open_together(label_of(place), place, opening)
 
 
-def opened_in_part(path: str, request: MeasureRequest) -> Checkpoint:
-    """What was asked for of all that lies at `path`, and nothing else catalogued on the way."""
-    part = _part(opened(path, request, request.names), request)
+def opened_in_part(place: Place, request: MeasureRequest) -> Checkpoint:
+    """What was asked for of all that lies at a place, and nothing else catalogued on the way."""
+    part = _part(opened(place, request, request.names), request)
     # Why there is nothing only the whole catalogue knows.
-    return part if part.tensors else chosen(opened(path, request), request)
+    return part if part.tensors else chosen(opened(place, request), request)
 
 
 def chosen(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
@@ -20,8 +20,10 @@ from gradtool.errors import (
     NonFiniteError,
     NormRangeError,
     RefusedError,
+    SeveralCheckpointsError,
     UsageError,
 )
+from gradtool.places import Place, places_among
 from gradtool.request import MeasureOptions, MeasureRequest, require
 from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.baselines import baseline_of
@@ -115,10 +117,12 @@ def _save(
         config=found.path,
         may_be_idle=True,
     )
-    all_parts = split_progress(request.progress, [None] * len(paths))
+    places = places_among(paths)
+    all_parts = split_progress(request.progress, [None] * len(places))
     dumps = [
-        _healthy(dump, request, policy, progress)
-        for dump, progress in zip(paths, all_parts, strict=True)
+        dump
+        for place, progress in zip(places, all_parts, strict=True)
+        for dump in _healthy_dumps(place, request, policy, progress)
     ]
     _spare(path, [file for dump in dumps for file in dump.measurement.files])
     baseline = baseline_of(path, dumps)
@@ -146,9 +150,23 @@ def _spare(path: str, files: Sequence[str]) -> None:
         raise UsageError(f"{path} is one of the dumps that the baseline is made of")
 
 
-def _healthy(path: str, request: MeasureRequest, policy: Policy, progress: Progress) -> Evidence:
+def _healthy_dumps(
+    place: Place, request: MeasureRequest, policy: Policy, progress: Progress
+) -> Iterator[Evidence]:
+    """What lies at a place: a dump fit to be compared with, or the steps of a run."""
+    try:
+        yield _healthy(place, request, policy, progress)
+    except SeveralCheckpointsError as error:
+        parts = progress.divided(len(error.found))
+        for found, part in zip(error.found, parts, strict=True):
+            yield from _healthy_dumps(found.path, request, policy, part)
+        progress.finish()
+
+
+def _healthy(place: Place, request: MeasureRequest, policy: Policy, progress: Progress) -> Evidence:
     """A dump fit to be compared with."""
-    measurement = measure_as(request, path, progress)
+    measurement = measure_as(request, place, progress)
+    path = measurement.path
     evidence = Evidence(measurement, section_chosen=request.section is not None)
     if not evidence.gradients:
         raise EmptyDumpError(path, "holds no gradients", hint="choose with `section`")

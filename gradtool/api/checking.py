@@ -7,19 +7,26 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, request_of
 from gradtool.api.measuring import measure_as
+from gradtool.core.file_names import are_parts, step_in
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Override, Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
+from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, natural_key
-from gradtool.core.steps import are_parts, step_in
 from gradtool.engine.progress import Progress, split_progress
-from gradtool.errors import EmptyDumpError, GradtoolError, ResourceError
+from gradtool.errors import (
+    EmptyDumpError,
+    GradtoolError,
+    ResourceError,
+    SeveralCheckpointsError,
+)
+from gradtool.places import grouped, label_of, place_of
 from gradtool.request import MeasureOptions, MeasureRequest, require
 from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.config_file import Config
@@ -47,7 +54,8 @@ def check(
     judged before anything is compared.
 
     Args:
-        sources: each as for `measure`; dumps of one run, in any order.
+        sources: each as for `measure`; dumps of one run, in any order. Paths of shards or ranks
+            that belong together are one dump, and a directory with a run is all its steps.
         baseline: a file that `gradtool baseline save` wrote, to compare with.
         config: a `gradtool.toml`, or a `pyproject.toml` with `[tool.gradtool.check]`; by
             default none is looked for.
@@ -91,10 +99,12 @@ def check(
     )
     judge = Judge(policy)
     judging = _Judging(judge, known, request, request.names)
-    all_parts = split_progress(request.progress, [None] * len(sources))
+    dumps = grouped(sources)
+    all_parts = split_progress(request.progress, [None] * len(dumps))
     verdicts = [
-        judging.verdict(source, progress)
-        for source, progress in zip(sources, all_parts, strict=True)
+        verdict
+        for dump, progress in zip(dumps, all_parts, strict=True)
+        for verdict in judging.verdicts(dump, progress)
     ]
     settled, together = judge_together(_in_order(verdicts), policy)
     all_read = all(one.format is not None for one in settled)
@@ -147,22 +157,28 @@ class _Judging:
     request: MeasureRequest
     is_chosen: NameFilter
 
-    def verdict(self, source: object, progress: Progress) -> Verdict:
-        """The verdict on one source, whatever is wrong with it."""
+    def verdicts(self, source: object, progress: Progress) -> Iterator[Verdict]:
+        """The verdict on one source, whatever is wrong with it; one for each step of a run."""
         started = time.perf_counter()
-        in_memory = not isinstance(source, str | bytes | os.PathLike)
-        path = MEMORY_PATH if in_memory else os.fsdecode(cast(str, source))
+        place = place_of(source)
+        path = MEMORY_PATH if place is None else label_of(place)
         try:
-            measurement = measure_as(self.request, source, progress)
+            yield self._verdict(measure_as(self.request, source, progress), path, started)
+        except SeveralCheckpointsError as error:
+            parts = progress.divided(len(error.found))
+            for found, part in zip(error.found, parts, strict=True):
+                yield from self.verdicts(found.path, part)
         except ResourceError:
             raise  # nothing is known to be wrong with the dump
         except GradtoolError as error:
-            if in_memory and not isinstance(error, EmptyDumpError):
+            if place is None and not isinstance(error, EmptyDumpError):
                 raise  # not a sick dump, but no dump at all
             elapsed_s = time.perf_counter() - started
-            return verdict_on_unreadable(path, error, step_in(path), elapsed_s)
+            yield verdict_on_unreadable(path, error, step_in(path), elapsed_s)
         finally:
             progress.finish()
+
+    def _verdict(self, measurement: Measurement, path: str, started: float) -> Verdict:
         evidence = Evidence(
             measurement,
             section_chosen=self.request.section is not None,

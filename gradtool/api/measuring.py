@@ -10,6 +10,8 @@ from typing import Any
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.measurement import Measurement
 from gradtool.engine.progress import Observer, Progress, whole_progress
+from gradtool.formats.layouts.asked import RanksMode
+from gradtool.places import place_of
 from gradtool.request import MeasureRequest, chosen, measured, opened_in_part, require, working
 
 
@@ -23,6 +25,9 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     loss_scale: float | None = None,
     raw_dtype: str | None = None,
     verify: bool = False,
+    ranks: RanksMode = "auto",
+    replicated: str | Iterable[str] = (),
+    join: bool = False,
     threads: int | None = None,
     backend: str = "auto",
     device: str | None = None,
@@ -39,7 +44,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
 
     Args:
         source: a path, of a file (safetensors, torch zip, npz, npy), a directory of them or an
-            index file; or a `torch.nn.Module` or pairs of name and parameter, whose gradients
+            index file, or a list of the paths of one dump's shards or ranks; or a `torch.nn.Module` or pairs of name and parameter, whose gradients
             are measured; or arrays (NumPy, torch, MLX, JAX and others) in nested dicts, lists
             and tuples. What is in memory must not change meanwhile.
         norm_type: p, any float but NaN; `math.inf` gives the largest magnitude.
@@ -50,6 +55,11 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
             default what `dump_gradients` noted in the file, and 1 in all others.
         raw_dtype: what NumPy's nameless `V2` elements are, "BF16" say.
         verify: also check the stored CRC-32 of tensor data.
+        ranks: what files of several ranks are to each other: "shard" for pieces that add up,
+            "replica" for copies, of which one is measured, "each" for dumps of their own; "auto"
+            goes by what files say of themselves, and else takes equal bytes for copies.
+        replicated: a glob or globs of names of which each rank holds the whole.
+        join: read files that hold the same tensors, of a directory, under prefixes.
         threads: workers; by default one for each core, at most MAX_THREADS.
         backend: what computes: "numpy" on the CPU; "torch" on a GPU, or where `device` says;
             "auto" takes a GPU if there is one and the gradients are many enough to gain by it.
@@ -63,6 +73,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
 
     Raises:
         UsageError: an argument is out of its range, or nothing matches the filters.
+        SeveralCheckpointsError: the path holds more than one dump, which are never added up.
         InputError: the files cannot be read, understood or trusted, or hold no gradient.
         ResourceError: memory ran out, with one thread as well; or it is a
         DeviceError: torch, CUDA or the device is not there, or has no memory left.
@@ -77,6 +88,9 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         loss_scale=loss_scale,
         raw_dtype=raw_dtype,
         verify=verify,
+        ranks=ranks,
+        replicated=replicated,
+        join=join,
         threads=threads,
         backend=backend,
         device=device,
@@ -91,8 +105,9 @@ def measure_as(request: MeasureRequest, source: Any, progress: Progress) -> Meas
     started = time.perf_counter()
     owners: list[object] = []
     with working(request) as executor:
-        if isinstance(source, str | bytes | os.PathLike):
-            checkpoint = opened_in_part(os.fsdecode(source), request)
+        place = place_of(source)
+        if place is not None:
+            checkpoint = opened_in_part(place, request)
         else:
             for_files = request.raw_dtype is not None or request.verify
             require(not for_files, "`raw_dtype` and `verify` are for files")

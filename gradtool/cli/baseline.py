@@ -10,7 +10,6 @@ import gradtool  # lazy: its names load array libraries on first use
 from gradtool.cli.console import Display, write_result
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
-from gradtool.cli.paths import expand_all
 from gradtool.core.figures import counted
 from gradtool.core.judging.baseline import Baseline
 from gradtool.errors import UsageError
@@ -44,7 +43,7 @@ def save(
         raise UsageError("--output takes a file: a baseline is read again")
     with display.progress(paths[0]) as progress:
         baseline = gradtool.save_baseline(
-            list(expand_all(paths)),
+            paths,
             config=configured.config,
             progress=progress,
             **writing,
@@ -71,7 +70,7 @@ def update(
         raise UsageError("which baseline? give --baseline FILE, or configure one")
     with display.progress(paths[0]) as progress:
         old, new = gradtool.update_baseline(
-            list(expand_all(paths)),
+            paths,
             configured.baseline,
             config=configured.config,
             progress=progress,

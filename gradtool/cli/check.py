@@ -62,12 +62,11 @@ def check(
     Several dumps are those of one run, judged in the order of steps. Exits 1 for findings and 3
     if a PATH could not be read.
     """
-    dumps = list(expand_all(paths))
     reports = _with_step_summary(reports)
-    reports.refuse_to_replace([*dumps, *configured.files])
+    reports.refuse_to_replace([*expand_all(paths), *configured.files])
     with display.progress(paths[0]) as progress:
         outcome = gradtool.check(
-            *dumps,
+            *paths,
             baseline=configured.baseline,
             config=configured.config,
             progress=progress,

@@ -10,11 +10,11 @@ import gradtool  # lazy: its names load array libraries on first use
 from gradtool.cli.console import Display
 from gradtool.cli.options import groups, values
 from gradtool.cli.options.command import Row, command
-from gradtool.cli.paths import expand
 from gradtool.cli.reports import Reports
 from gradtool.core.clip.plan import NonFinite
-from gradtool.errors import FileAccessError, UsageError
-from gradtool.report import CLIP_REPORTERS, clip_reporter
+from gradtool.errors import FileAccessError, SeveralCheckpointsError, UsageError
+from gradtool.report import CLIP_REPORTERS, clip_reporter, listing_reporter
+from gradtool.storage.listing import expanded
 
 EPILOG = """\
 \b
@@ -130,17 +130,22 @@ def clip(
     reports.refuse_to_replace([path])
     if out:
         reports.refuse_inside(out)
-    with display.progress(path) as progress:
-        outcome = gradtool.clip(
-            path,
-            in_place=in_place,
-            dry_run=dry_run,
-            follow_links=follow_links,
-            progress=progress,
-            **clipping,
-            **writing,
-            **measuring,
-        )
+    try:
+        with display.progress(path) as progress:
+            outcome = gradtool.clip(
+                path,
+                in_place=in_place,
+                dry_run=dry_run,
+                follow_links=follow_links,
+                progress=progress,
+                **clipping,
+                **writing,
+                **measuring,
+            )
+    except SeveralCheckpointsError as error:
+        found = [error]
+        reports.write(lambda name, style: listing_reporter(name)(found, style), display)
+        raise
     try:
         reports.write(lambda name, style: clip_reporter(name)(outcome, style), display)
     except FileAccessError as error:
@@ -152,7 +157,7 @@ def _single(path: str) -> str:
     """The only path that `path` names; UsageError if a glob matches several."""
     if not path:
         raise UsageError("PATH is empty")
-    matches = expand(path)
+    matches = expanded(path)
     if len(matches) > 1:
         raise UsageError(f"{path} matches {len(matches)} paths; clip takes one at a time")
     return matches[0]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
 
@@ -15,9 +15,12 @@ from gradtool.cli.paths import expand_all, for_each
 from gradtool.cli.reports import Reports
 from gradtool.core.names import group_namer
 from gradtool.errors import UsageError
-from gradtool.report import REPORTERS, reporter
+from gradtool.report import REPORTERS, listing_reporter, reporter
 from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.model import InspectReport
+
+if TYPE_CHECKING:  # it loads all readers, which --help does not need
+    from gradtool.places import Place
 
 EPILOG = """\
 \b
@@ -83,14 +86,18 @@ def inspect(
     if group_by is not None:
         group_namer(group_by)  # refuses a wrong pattern before hours of reading
 
-    def report(path: str) -> InspectReport:
-        with display.progress(path) as progress:
-            measurement = gradtool.measure(path, **measuring, progress=progress)
+    from gradtool.places import label_of, places_among  # noqa: PLC0415 - not for --help
+
+    def report(place: Place) -> InspectReport:
+        with display.progress(label_of(place)) as progress:
+            measurement = gradtool.measure(place, **measuring, progress=progress)
         return report_on(measurement, order=sort, top=top, group_by=group_by, **clipping)
 
-    results, exit_code = for_each(paths, report)
-    if results:
+    outcome = for_each(places_among(paths), report)
+    display = replace(display, show_all=display.show_all or top is not None)
+    if results := outcome.results:
         reports.refuse_to_replace(file for result in results for file in result.measurement.files)
-        display = replace(display, show_all=display.show_all or top is not None)
         reports.write(lambda name, style: reporter(name)(results, style), display)
-    raise typer.Exit(exit_code)
+    elif outcome.several:
+        reports.write(lambda name, style: listing_reporter(name)(outcome.several, style), display)
+    raise typer.Exit(outcome.exit_code)

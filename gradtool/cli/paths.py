@@ -2,33 +2,40 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from itertools import chain
-from typing import TypeVar
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gradtool.cli.console import say_error
-from gradtool.core.names import natural_key
-from gradtool.errors import DeviceError, GradtoolError
+from gradtool.errors import DeviceError, GradtoolError, SeveralCheckpointsError
+from gradtool.storage.listing import expanded
+
+if TYPE_CHECKING:  # it loads all readers, which --help does not need
+    from gradtool.places import Place
 
 Result = TypeVar("Result")
 
 
-def expand(path: str) -> list[str]:
-    """`path` itself if it exists, else the paths that it matches as a glob, in natural order.
+@dataclass(slots=True)
+class Outcome(Generic[Result]):
+    """What became of all that a command was to work on.
 
-    Quoted globs reach gradtool unexpanded, so that neither the shell's rules nor its limit on
-    arguments matter. A glob that matches nothing is returned as a path, which does not exist.
+    Attributes:
+        results: of what succeeded.
+        several: what holds several checkpoints, of which none was worked on.
+        exit_code: the highest of all failures.
     """
-    if os.path.lexists(path) or not glob.has_magic(path):
-        return [path]
-    return sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
+
+    results: list[Result] = field(default_factory=list)
+    several: list[SeveralCheckpointsError] = field(default_factory=list)
+    exit_code: int = 0
 
 
 def expand_all(paths: Iterable[str]) -> Iterator[str]:
-    """The paths that `expand` gives for each of `paths`."""
-    return chain.from_iterable(map(expand, paths))
+    """The paths that each of `paths` names, globs expanded."""
+    return chain.from_iterable(map(expanded, paths))
 
 
 def is_among(place: str, files: Iterable[str]) -> bool:
@@ -38,20 +45,21 @@ def is_among(place: str, files: Iterable[str]) -> bool:
     )
 
 
-def for_each(paths: Iterable[str], work: Callable[[str], Result]) -> tuple[list[Result], int]:
-    """The results of `work` for all paths where it succeeds, and the highest exit code.
+def for_each(places: Iterable[Place], work: Callable[[Place], Result]) -> Outcome[Result]:
+    """The results of `work` for all places where it succeeds, and the highest exit code.
 
-    Each failure is said on stderr. After a DeviceError no other path is tried: the device would
+    Each failure is said on stderr. After a DeviceError no other place is tried: the device would
     fail again.
     """
-    results: list[Result] = []
-    exit_code = 0
-    for path in expand_all(paths):
+    outcome = Outcome[Result]()
+    for place in places:
         try:
-            results.append(work(path))
+            outcome.results.append(work(place))
         except GradtoolError as error:
             say_error(error)
-            exit_code = max(exit_code, error.exit_code)
+            outcome.exit_code = max(outcome.exit_code, error.exit_code)
+            if isinstance(error, SeveralCheckpointsError):
+                outcome.several.append(error)
             if isinstance(error, DeviceError):
                 break
-    return results, exit_code
+    return outcome

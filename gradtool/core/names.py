@@ -62,6 +62,11 @@ def every_name(_name: str) -> bool:
     return True
 
 
+def no_name(_name: str) -> bool:
+    """The filter that lets no name through."""
+    return False
+
+
 def name_filter(include: Sequence[str], exclude: Sequence[str]) -> NameFilter:
     """A test for names matched by any glob of `include` (all, if empty) and none of `exclude`.
 

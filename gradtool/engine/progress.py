@@ -26,6 +26,11 @@ class Progress:
                 self._share = todo
                 self._total.begin(todo)
 
+    def divided(self, count: int) -> list[Progress]:
+        """The progress of `count` parts that come beside this one, which has not begun."""
+        self._total.add_waiting(count)
+        return [Progress(self._total, None) for _ in range(count)]
+
     def advance(self, nbytes: int) -> None:
         """Note that `nbytes` more bytes are done."""
         todo, share = self._todo or 0, self._share or 0
@@ -78,6 +83,10 @@ class _Total:
         self._begun_nbytes += todo
         self._begun += 1
         self._waiting -= 1
+
+    def add_waiting(self, count: int) -> None:
+        """Note that `count` more parts are to begin."""
+        self._waiting += count
 
     def leave_out(self) -> None:
         """Note that one of the waiting parts has nothing to do; others may have as much as ever."""

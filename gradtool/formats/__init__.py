@@ -2,38 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 from gradtool.core.dtypes import DType
-from gradtool.core.names import NameFilter, every_name
+from gradtool.core.names import NameFilter, every_name, no_name
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import open_file
 from gradtool.formats.layouts import open_layout
-from gradtool.formats.layouts.sharded_index import is_index_name, open_index
-from gradtool.storage.listing import listing_around, listing_of
+from gradtool.formats.layouts._found import found_in, several
+from gradtool.formats.layouts.arrangement import Unit, arranged, note_on_part
+from gradtool.formats.layouts.asked import Asked, RanksMode
+from gradtool.formats.layouts.directory import open_unit
+from gradtool.formats.layouts.sharded_index import is_index_name, open_index, shards_named_by
+from gradtool.storage.listing import Listing, expanded, listing_around, listing_of
 
 
-def open_checkpoint(
-    path: str, raw_dtype: DType | None = None, wanted: NameFilter = every_name
-) -> Checkpoint:
-    """The catalogue of whatever lies at `path`: a file, a directory or an index file.
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """How files are to be read.
 
-    `raw_dtype` says what NumPy's nameless `V2` elements are. Headers are read, tensor data is
-    not, and nothing found there is run. All that is there is checked; what is not `wanted` may be
-    left out of the catalogue, which then has its name. Raises InputError.
+    Attributes:
+        raw_dtype: what NumPy's nameless `V2` elements are.
+        wanted: the names that are asked for; others may be left out of the catalogue.
+        ranks, replicated, join: see `Asked`.
     """
-    open_one = partial(open_file, raw_dtype=raw_dtype)
+
+    raw_dtype: DType | None = None
+    wanted: NameFilter = every_name
+    ranks: RanksMode = "auto"
+    replicated: NameFilter = no_name
+    join: bool = False
+
+    @property
+    def asked(self) -> Asked:
+        """The same of a directory."""
+        return Asked(
+            open_file=partial(open_file, raw_dtype=self.raw_dtype),
+            open_folder=open_layout,
+            wanted=self.wanted,
+            ranks=self.ranks,
+            replicated=self.replicated,
+            join=self.join,
+        )
+
+
+def open_checkpoint(path: str, opening: Opening = Opening()) -> Checkpoint:
+    """The catalogue of whatever lies at `path`: a file, a directory, an index file, or a glob.
+
+    Headers are read, tensor data is not, and nothing found there is run. All that is there is
+    checked; what is not wanted may be left out of the catalogue, which then has its name. Raises
+    InputError, or SeveralCheckpointsError for a directory or glob that holds more than one.
+    """
     listing = listing_of(path)
     if listing is not None:
-        return open_layout(listing, open_one, wanted)
+        return open_layout(listing, opening.asked)
     if is_index_name(path):
-        return open_index(*listing_around(path), partial(open_one, wanted=wanted))
-    checkpoint = open_one(path, wanted=wanted)
+        open_one = partial(open_file, raw_dtype=opening.raw_dtype, wanted=opening.wanted)
+        return open_index(*listing_around(path), open_one)
+    matches = expanded(path)
+    if matches != [path]:
+        return open_together(path, matches, opening)
+    checkpoint = open_file(path, raw_dtype=opening.raw_dtype, wanted=opening.wanted)
     if checkpoint is None:
         raise UnknownFormatError(
             path,
             "is in no format that gradtool knows",
             hint="it reads safetensors, torch (zip), npz and npy files, and directories of them",
         )
-    return checkpoint
+    alone = note_on_part(path)
+    return replace(checkpoint, notes=(*checkpoint.notes, *alone)) if alone else checkpoint
+
+
+def open_together(label: str, paths: Sequence[str], opening: Opening) -> Checkpoint:
+    """The one checkpoint that files or folders make up together, as `label`.
+
+    Raises as `open_checkpoint`; SeveralCheckpointsError where they are more than one.
+    """
+    units = units_of(paths)
+    if len(units) > 1:
+        raise several(label, units, list(found_in(Listing(""), units)))
+    (unit,) = units
+    if unit.kind == "entry":
+        return open_checkpoint(unit.name, opening)
+    return replace(open_unit(Listing(""), unit, opening.asked), path=label)
+
+
+def units_of(paths: Iterable[str]) -> list[Unit]:
+    """What paths and globs name together: sets of shards and of ranks, all else by itself.
+
+    A set takes two of its members to be named: a path that is one file is that file. Files that an
+    index among them names are its. In the order of steps where all have one.
+    """
+    names = list(dict.fromkeys(name for path in paths for name in expanded(path)))
+    claimed = {shard for name in names if is_index_name(name) for shard in shards_named_by(name)}
+    units = [
+        Unit(unit.entries[0]) if len(unit.entries) == 1 else unit
+        for unit in arranged(name for name in names if name not in claimed)
+    ]
+    if all(unit.step is not None for unit in units):
+        units.sort(key=lambda unit: unit.step or 0)
+    return units

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final, cast
 
-from gradtool.report.model import CheckReporter, ClipReporter, Reporter
+from gradtool.report.model import CheckReporter, ClipReporter, ListingReporter, Reporter
 
 REPORTERS: Final = {
     "table": "gradtool.report.inspect.table",
@@ -30,6 +30,14 @@ CHECK_REPORTERS: Final = {
 }
 """The same for `check --format`."""
 
+LISTING_REPORTERS: Final = {
+    "table": "gradtool.report.listing.table",
+    "json": "gradtool.report.listing.json",
+    "csv": "gradtool.report.listing.csv",
+    "markdown": "gradtool.report.listing.markdown",
+}
+"""The same for the list of checkpoints that a path holds, in the formats of all that list it."""
+
 
 def reporter(name: str) -> Reporter:
     """The function that renders measurements in format `name`, loaded only now: rich is slow."""
@@ -44,3 +52,8 @@ def clip_reporter(name: str) -> ClipReporter:
 def check_reporter(name: str) -> CheckReporter:
     """The function that renders the outcome of `check` in format `name`."""
     return cast(CheckReporter, import_module(CHECK_REPORTERS[name]).render)
+
+
+def listing_reporter(name: str) -> ListingReporter:
+    """The function that renders lists of checkpoints in format `name`."""
+    return cast(ListingReporter, import_module(LISTING_REPORTERS[name]).render)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.errors import SeveralCheckpointsError
 
 if TYPE_CHECKING:  # `inspect` need not load the types of `check`
     from gradtool.core.judging.verdict import CheckOutcome
@@ -75,3 +76,6 @@ ClipReporter: TypeAlias = Callable[[ClipOutcome, Style], str]
 
 CheckReporter: TypeAlias = "Callable[[CheckOutcome, Style], str]"
 """The same for the outcome of `check`."""
+
+ListingReporter: TypeAlias = Callable[[Sequence[SeveralCheckpointsError], Style], str]
+"""The same for lists of the checkpoints that a path holds."""

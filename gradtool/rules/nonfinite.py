@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 
 from gradtool.core.figures import counted, index_text, nonfinite_counts
+from gradtool.core.file_names import are_parts
 from gradtool.core.judging.rule import Parameter, Rule, Thresholds
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.stats import TensorStats
-from gradtool.core.steps import are_parts
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 from functools import cached_property
 
@@ -45,6 +46,21 @@ class Listing:
         """Whether the entry is a regular file, or a link to one."""
         return os.path.isfile(self.at(name))
 
+    def is_link(self, name: str) -> bool:
+        """Whether the entry is a symbolic link."""
+        return os.path.islink(self.at(name))
+
+    def size(self, name: str) -> int:
+        """The size in bytes of a file, 0 for one that is gone."""
+        try:
+            return os.stat(self.at(name)).st_size
+        except OSError:
+            return 0
+
+    def folder(self, name: str) -> Listing:
+        """The listing of a directory among the entries."""
+        return Listing(self.at(name))
+
     def identity(self, name: str) -> tuple[int, int]:
         """Equal for all names of one file; FileAccessError if it may not be looked at."""
         path = self.at(name)
@@ -63,6 +79,17 @@ class Listing:
 def listing_of(path: str) -> Listing | None:
     """The listing of a directory; None for anything else."""
     return Listing(path) if os.path.isdir(path) else None
+
+
+def expanded(path: str) -> list[str]:
+    """`path` itself if it exists, else the paths that it matches as a glob, in natural order.
+
+    Quoted globs reach gradtool unexpanded, so that neither the shell's rules nor its limit on
+    arguments matter. A glob that matches nothing is returned as a path, which does not exist.
+    """
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return [path]
+    return sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
 
 
 def listing_around(path: str) -> tuple[Listing, str]:

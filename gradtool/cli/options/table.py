@@ -19,6 +19,9 @@ from gradtool.core.dtypes import DTYPES
 Backend = Literal["auto", "numpy", "torch"]
 """The names in `engine.choice.BACKENDS`, repeated here to load no backend."""
 
+Ranks = Literal["auto", "shard", "replica", "each"]
+"""The modes in `formats.layouts.asked`, repeated here to load no reader."""
+
 PATHS: Final = Row(
     "paths",
     list[str],
@@ -87,6 +90,33 @@ VERIFY: Final = Row(
     "verify",
     bool,
     typer.Option(False, "--verify", help="Check the checksums of tensor data too."),
+)
+RANKS: Final = Row(
+    "ranks",
+    Ranks,
+    typer.Option(
+        "auto",
+        "--ranks",
+        help="Files of several ranks: pieces that add up, copies that must agree, or each a dump. "
+        "auto goes by what they say, and takes equal bytes for copies.",
+    ),
+)
+REPLICATED: Final = Row(
+    "replicated",
+    list[str] | None,
+    typer.Option(
+        None,
+        "--replicated",
+        metavar="GLOB",
+        help="Each rank holds the whole of tensors with such names; repeatable.",
+    ),
+)
+JOIN: Final = Row(
+    "join",
+    bool,
+    typer.Option(
+        False, "--join", help="Read files of a directory that hold the same tensors, prefixed."
+    ),
 )
 THREADS: Final = Row(
     "threads",

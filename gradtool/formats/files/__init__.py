@@ -6,7 +6,7 @@ A file is recognised by what it holds, never by its name alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Protocol
@@ -15,7 +15,12 @@ from gradtool.core.dtypes import DType
 from gradtool.core.locations import Source
 from gradtool.core.names import NameFilter, every_name
 from gradtool.core.tensors import Checkpoint
-from gradtool.errors import FileAccessError, FileChangedError, UnsupportedFormatError
+from gradtool.errors import (
+    FileAccessError,
+    FileChangedError,
+    InputError,
+    UnsupportedFormatError,
+)
 from gradtool.formats.files import npy, npz, safetensors, torch_zip
 from gradtool.formats.files._foreign import OLD_TORCH, foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
@@ -99,6 +104,14 @@ class OpenFile(Protocol):
 
         What is not `wanted` may be left out of the catalogue, which then has its name.
         """
+
+
+def format_of(path: str) -> str | None:
+    """The name of the format that a file begins like; None for none, or where it cannot be read."""
+    with suppress(InputError), open_source(path) as source:
+        candidate = Candidate(source, None, every_name)
+        return next((row.name for row in FILES if row.recognises(candidate)), None)
+    return None
 
 
 def open_file(

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn
 
-from gradtool.core.names import NameFilter
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnsupportedFormatError
-from gradtool.formats.files import OpenFile
 from gradtool.formats.layouts import directory
+from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import Listing
 
 
@@ -22,16 +21,15 @@ from gradtool.storage.listing import Listing
 class Layout:
     """A way in which files make up a checkpoint: how to tell it, how to read its catalogue.
 
-    What recognises it looks at names only; `open` may say with an InputError why it is none, and
-    need not list what no filter lets through.
+    What recognises it looks at names only; `open` may say with an InputError why it is none.
     """
 
     name: str
     recognises: Callable[[Listing], bool]
-    open: Callable[[Listing, OpenFile, NameFilter], Checkpoint]
+    open: Callable[[Listing, Asked], Checkpoint]
 
 
-def _unread(words: str, listing: Listing, *_: object) -> NoReturn:
+def _unread(words: str, listing: Listing, _asked: Asked) -> NoReturn:
     raise UnsupportedFormatError(listing.path, f"is {words}, which gradtool does not read")
 
 
@@ -49,7 +47,7 @@ LAYOUTS: Final = (
 """Every layout, in the order in which a directory is held against them."""
 
 
-def open_layout(listing: Listing, open_file: OpenFile, wanted: NameFilter) -> Checkpoint:
+def open_layout(listing: Listing, asked: Asked) -> Checkpoint:
     """The catalogue of a directory, by the first layout that recognises it."""
     layout = next(row for row in LAYOUTS if row.recognises(listing))
-    return layout.open(listing, open_file, wanted)
+    return layout.open(listing, asked)

@@ -1,161 +1,186 @@
-"""A directory: its sharded checkpoints, and every other tensor file that lies in it.
+"""A directory without a marker: what its files and folders make up is told by names and contents.
 
-Only the directory itself is read, not those inside it. Hidden files are left alone.
+It is one checkpoint or refused; what it holds is never simply added up.
 """
 
 from __future__ import annotations
 
-import os
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
-from typing import TypeVar
+from collections.abc import Sequence
+from dataclasses import replace
 
 from gradtool.core.figures import first_of
-from gradtool.core.names import NameFilter
-from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
+from gradtool.core.tensors import Checkpoint
 from gradtool.errors import (
     EmptyDumpError,
-    UnknownFormatError,
-    UnsupportedFormatError,
+    FoundCheckpoint,
+    InputError,
+    SeveralCheckpointsError,
 )
-from gradtool.formats.files import SUFFIXES, LeftAloneError, OpenFile
-from gradtool.formats.layouts._joined import joined, repeated_name
-from gradtool.formats.layouts.sharded_index import is_index_name, open_index
+from gradtool.formats.layouts._contents import (
+    Contents,
+    Part,
+    contents_of,
+    open_entry,
+    open_others,
+    stem_of,
+)
+from gradtool.formats.layouts._found import (
+    found_below,
+    found_in,
+    may_hold_tensors,
+    several,
+)
+from gradtool.formats.layouts._joined import repeated_name
+from gradtool.formats.layouts._together import joined_files, refuse_same_tensors
+from gradtool.formats.layouts.arrangement import (
+    Unit,
+    are_modules,
+    arranged,
+    glob_of,
+    refuse_gaps,
+    runs_among,
+)
+from gradtool.formats.layouts.asked import DEEPEST, Asked
+from gradtool.formats.layouts.ranks import joined_ranks
+from gradtool.formats.layouts.shards import joined_shards
 from gradtool.storage.listing import Listing
 
-_Item = TypeVar("_Item", TensorSpec, Skipped)
 
-
-def open_directory(listing: Listing, open_file: OpenFile, wanted: NameFilter) -> Checkpoint:
-    """The catalogue of all tensor files of a directory.
-
-    A tensor keeps its name where no other file has it; else all are prefixed by their file's.
+def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
+    """The catalogue of the one checkpoint that a directory is.
 
     Raises:
-        EmptyDumpError: no file holds tensors.
-        UnsupportedFormatError: names that stay ambiguous.
+        EmptyDumpError: no file holds tensors, here or below.
+        SeveralCheckpointsError: it holds the steps of a run, or other checkpoints, or folders do.
+        SameTensorsError: two files hold the same tensors, and names do not tell why.
+        MissingShardError: a shard or a rank is missing.
         InputError: a file that is named like a tensor file is broken, or is none.
     """
-    path = listing.path
-    contents = _open_contents(listing, open_file, wanted)
-    if not contents.parts:
-        hint = "gradtool reads the files of one directory, not of those in it"
-        raise EmptyDumpError(path, "holds no tensor file", hint=hint)
-    if len(contents.parts) == 1 and is_index_name(contents.parts[0][1].path):
-        index = contents.parts[0][1]
-        return replace(index, path=path, notes=(*index.notes, *contents.notes()))
-    parts = [part for _, part in contents.parts]
-    notes = list(contents.notes())
-    if len(parts) > 1:
-        clash = repeated_name(parts) is not None
-        if clash:
-            notes.append("tensors are prefixed by their file: several files use the same names")
-        parts = _placed(contents.parts, prefix=clash)
-        ambiguous = repeated_name(parts)
-        if ambiguous is not None:
-            raise UnsupportedFormatError(path, "two files have a tensor so named", tensor=ambiguous)
-    return joined(path, "directory", parts, notes=notes)
+    contents = contents_of(listing, asked)
+    units = arranged(contents.files)
+    if not asked.join and _has_runs(listing, units, asked):
+        raise several(listing.path, units, _all_found(listing, units, contents, asked))
+    parts = [
+        *contents.parts,
+        *(Part(unit.name, open_unit(listing, unit, asked)) for unit in units),
+        *open_others(listing, contents, asked),
+    ]
+    if not parts:
+        return _from_folders(listing, contents, asked)
+    notes = [*_notes_on_folders(listing, contents, asked), *contents.notes()]
+    if len(parts) == 1:
+        part = parts[0].checkpoint
+        return replace(part, path=listing.path, notes=(*part.notes, *notes))
+    _refuse_steps(listing, parts)
+    return _together(listing, units, parts, notes, asked)
 
 
-@dataclass(slots=True)
-class _Contents:
-    """What a directory holds: catalogues under the names of their files, and the rest."""
-
-    parts: list[tuple[str, Checkpoint]] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
-    repeated: list[str] = field(default_factory=list)
-
-    def notes(self) -> Iterator[str]:
-        """What was left out, in a sentence each."""
-        if self.unread:
-            yield f"not read: {first_of(self.unread)}"
-        if self.repeated:
-            yield f"the same files under other names, read once: {first_of(self.repeated)}"
+def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
+    """The catalogue of a file or folder, or of a set of such, complete with all its numbers."""
+    if unit.kind == "entry":
+        return open_entry(listing, unit.name, asked)
+    path = glob_of(listing, unit)
+    if unit.kind == "rank" and asked.ranks == "each":
+        raise SeveralCheckpointsError(path, "ranks", list(found_in(listing, unit.members)))
+    refuse_gaps(unit, listing.path)
+    members = [open_unit(listing, member, asked) for member in unit.members]
+    if unit.kind == "shard" and repeated_name(members) is None:
+        return joined_shards(path, members)
+    return joined_ranks(path, unit, members, asked)
 
 
-def _open_contents(listing: Listing, open_file: OpenFile, wanted: NameFilter) -> _Contents:
-    """Each index with its shards, then each file that no index claims."""
-    contents = _Contents()
-    seen: dict[tuple[int, int] | None, str] = {}
-    visible = [name for name in listing.names if not name.startswith(".")]
-    for name in filter(is_index_name, visible):
-        index = open_index(listing, name, partial(open_file, wanted=_filter_in(name, wanted)))
-        for file in index.files:
-            seen[file.identity] = os.path.basename(file.path)
-        contents.parts.append((name, index))
-    for name in visible:
-        if listing.is_directory(name):
-            contents.unread.append(f"{name}/")
-        elif not is_index_name(name) and (identity := listing.identity(name)) not in seen:
-            seen[identity] = name
-            _open_one(listing, name, partial(open_file, wanted=_filter_in(name, wanted)), contents)
-        elif not is_index_name(name) and seen[identity] != name:
-            contents.repeated.append(name)
-    return contents
+def _together(
+    listing: Listing, units: Sequence[Unit], parts: Sequence[Part], notes: list[str], asked: Asked
+) -> Checkpoint:
+    prefix = asked.join or are_modules(units)
+    if not prefix:
+        refuse_same_tensors(listing.path, parts)
+    clashes = prefix and repeated_name(part.checkpoint for part in parts) is not None
+    return joined_files(listing.path, parts, notes, prefix=clashes)
 
 
-def _open_one(listing: Listing, name: str, open_file: OpenFile, contents: _Contents) -> None:
-    holds_tensors = name.lower().endswith(SUFFIXES)
-    if not holds_tensors and not listing.is_file(name):
-        return
-    try:
-        part = open_file(listing.at(name), must_be_known=holds_tensors)
-    except LeftAloneError:
-        contents.unread.append(name)
-        return
-    if part is not None:
-        contents.parts.append((name, part))
-    elif holds_tensors:
-        raise UnknownFormatError(listing.at(name), "is named like a tensor file, and is none")
+def _has_runs(listing: Listing, units: Sequence[Unit], asked: Asked) -> bool:
+    """Whether files, by their names, are steps of a run.
 
-
-def _filter_in(file: str, wanted: NameFilter) -> NameFilter:
-    """A filter of the names in a file, each of which may get a prefix yet."""
-    starts = ("", f"{_stem(file)}.", f"{file}.")
-    return lambda name: any(wanted(start + name) for start in starts)
-
-
-def _placed(parts: Sequence[tuple[str, Checkpoint]], *, prefix: bool) -> list[Checkpoint]:
-    """Each file's catalogue as part of the directory's.
-
-    Its prefix is the stem of the file, or all its name where stems repeat.
+    The first of each group tells: files without gradients are none, and bare numbers in the names
+    of several kinds of bare tensors count layers.
     """
-    stems = Counter(_stem(name) for name, _ in parts)
+    runs = runs_among(units)
+    for run in runs:
+        try:
+            first = open_unit(listing, run[0], asked)
+        except InputError:
+            return True
+        holds_one = first.names == (stem_of(run[0].name),)
+        if (first.tensors or first.left_out) and not (holds_one and len(runs) > 1):
+            return True
+    return False
+
+
+def _all_found(
+    listing: Listing, units: Sequence[Unit], contents: Contents, asked: Asked
+) -> list[FoundCheckpoint]:
+    """All checkpoints in a directory and below it."""
     return [
-        _renamed(name if stems[_stem(name)] > 1 else _stem(name), part, prefix=prefix)
-        for name, part in parts
+        *found_in(listing, units),
+        *found_below(listing, arranged(contents.folders), asked),
     ]
 
 
-def _stem(name: str) -> str:
-    return name.split(".", 1)[0] if is_index_name(name) else os.path.splitext(name)[0]
+def _refuse_steps(listing: Listing, parts: Sequence[Part]) -> None:
+    """SeveralCheckpointsError for files that note different steps."""
+    with_tensors = [part for part in parts if part.checkpoint.tensors or part.checkpoint.left_out]
+    steps = {part.checkpoint.step for part in with_tensors}
+    if len(steps - {None}) > 1:
+        found = [
+            FoundCheckpoint(
+                listing.at(part.name),
+                part.checkpoint.step,
+                part.checkpoint.format,
+                len(part.checkpoint.files),
+                part.checkpoint.nbytes,
+            )
+            for part in with_tensors
+        ]
+        found.sort(key=lambda one: (one.step is None, one.step or 0))
+        raise SeveralCheckpointsError(listing.path, "run", found)
 
 
-def _renamed(stem: str, part: Checkpoint, *, prefix: bool) -> Checkpoint:
-    """A file's catalogue under its prefix, and under the section that its name means.
+def _from_folders(listing: Listing, contents: Contents, asked: Asked) -> Checkpoint:
+    """The checkpoint that folders make up, if they are ranks; else the list of what they hold."""
+    holding = arranged(name for name in contents.folders if may_hold_tensors(listing, name, asked))
+    if len(holding) == 1 and holding[0].kind == "rank":
+        return _from_rank_folders(listing, holding[0], asked)
+    found = list(found_below(listing, holding, asked))
+    if not found:
+        hint = f"gradtool looks {DEEPEST} levels below the directory that is named"
+        raise EmptyDumpError(listing.path, "holds no tensor file", hint=hint)
+    raise several(listing.path, holding, found)
 
-    `optimizer.pt` beside `model.safetensors` holds moments, as a key of that name would.
-    """
-    kind = SECTION_KINDS.get(stem)
-    section = stem if kind is not None and not part.section_kinds else None
-    start = f"{stem}." if prefix else ""
 
-    def place(item: _Item) -> _Item:
-        return replace(
-            item,
-            name=start + item.name,
-            section=item.section if section is None else section,
-        )
+def _from_rank_folders(listing: Listing, ranks: Unit, asked: Asked) -> Checkpoint:
+    """The checkpoint of ranks with a folder each; where these hold runs, a run of such."""
+    try:
+        return open_unit(listing, ranks, asked)
+    except SeveralCheckpointsError as error:
+        if error.kind != "run":
+            raise
+    names = [
+        f"{folder}/{name}"
+        for folder in ranks.entries
+        for name in contents_of(listing.folder(folder), asked).files
+    ]
+    units = arranged(names)
+    raise several(listing.path, units, list(found_in(listing, units)))
 
-    return replace(
-        part,
-        tensors=tuple(map(place, part.tensors)),
-        skipped=tuple(map(place, part.skipped)),
-        left_out=tuple(start + name for name in part.left_out),
-        skipped_left_out=tuple(start + name for name in part.skipped_left_out),
-        section_kinds={section: kind} if section and kind else part.section_kinds,
-        in_model_order=False,  # nothing tells which file comes first in the model
-    )
+
+def _notes_on_folders(listing: Listing, contents: Contents, asked: Asked) -> list[str]:
+    """Which folders hold checkpoints of their own, and which are left alone."""
+    holding = [name for name in contents.folders if may_hold_tensors(listing, name, asked)]
+    others = [name for name in contents.folders if name not in holding]
+    notes = []
+    if holding:
+        folders = first_of([f"{name}/" for name in holding])
+        notes.append(f"not read, checkpoints of their own: {folders}")
+    contents.unread.extend(f"{name}/" for name in others)
+    return notes

@@ -8,15 +8,18 @@ themselves may be symbolic links, as in the Hugging Face cache.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
+from gradtool.core.locations import Location
 from gradtool.core.names import natural_key
 from gradtool.core.tensors import Checkpoint
-from gradtool.errors import CorruptFileError, MissingShardError, UnknownFormatError
+from gradtool.errors import CorruptFileError, InputError, MissingShardError, UnknownFormatError
 from gradtool.formats.files import OpenFile
 from gradtool.formats.layouts._joined import joined
+from gradtool.formats.layouts.arrangement import arranged, glob_of, refuse_gaps
 from gradtool.storage.json import parse_object
-from gradtool.storage.listing import Listing
+from gradtool.storage.listing import Listing, listing_around
 
 MAX_INDEX_BYTES: Final = 100_000_000
 
@@ -31,27 +34,68 @@ def open_index(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
 
     In this order writers cut a model into shards.
 
-    Raises CorruptFileError where index and shards contradict each other.
+    Raises CorruptFileError where index and shards contradict each other, MissingShardError for a
+    shard that is not there.
     """
+    path = listing.at(name)
+    weight_map, file = _read_index(listing, name)
+    shards = []
+    for shard_name in _shard_names(weight_map):
+        if not listing.exists(shard_name):
+            hint = _hint_on_stale_index(listing, weight_map, open_file)
+            raise MissingShardError(path, f"shard {shard_name!r} is missing", hint=hint)
+        shards.append((shard_name, _open_shard(listing, shard_name, open_file)))
+    notes = _check_names(path, weight_map, shards)
+    catalogues = [shard for _, shard in shards]
+    return joined(path, "sharded", catalogues, files=[file], notes=notes)
+
+
+def shards_named_by(path: str) -> list[str]:
+    """The paths of the files that an index names; none where it cannot be read."""
+    listing, name = listing_around(path)
+    with suppress(InputError):
+        return [listing.at(shard) for shard in _shard_names(_read_index(listing, name)[0])]
+    return []
+
+
+def _read_index(listing: Listing, name: str) -> tuple[dict[str, str], Location]:
     path = listing.at(name)
     with listing.open(name) as source:
         if source.file.size > MAX_INDEX_BYTES:
             raise CorruptFileError(path, f"an index of {source.file.size} bytes is none")
         index = parse_object(source.read(0, source.file.size), path, "the index")
-        file = source.file
-    weight_map = _weight_map(path, index.get("weight_map"))
-    shards = []
-    for shard_name in sorted(set(weight_map.values()), key=natural_key):
-        if not listing.exists(shard_name):
-            raise MissingShardError(path, f"shard {shard_name!r} is missing")
-        shard = open_file(listing.at(shard_name))
-        if shard is None:
-            problem = "is a shard in no format that gradtool knows"
-            raise UnknownFormatError(listing.at(shard_name), problem)
-        shards.append((shard_name, shard))
-    notes = _check_names(path, weight_map, shards)
-    catalogues = [shard for _, shard in shards]
-    return joined(path, "sharded", catalogues, files=[file], notes=notes)
+        return _weight_map(path, index.get("weight_map")), source.file
+
+
+def _shard_names(weight_map: dict[str, str]) -> list[str]:
+    return sorted(set(weight_map.values()), key=natural_key)
+
+
+def _open_shard(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
+    shard = open_file(listing.at(name))
+    if shard is None:
+        problem = "is a shard in no format that gradtool knows"
+        raise UnknownFormatError(listing.at(name), problem)
+    return shard
+
+
+def _hint_on_stale_index(
+    listing: Listing, weight_map: dict[str, str], open_file: OpenFile
+) -> str | None:
+    """What to read instead, if other shards beside the index hold all that it lists."""
+    named = set(weight_map.values())
+    others = [name for name in listing.names if name not in named and listing.is_file(name)]
+    for unit in arranged(others):
+        if unit.kind == "shard":
+            with suppress(InputError):
+                refuse_gaps(unit, listing.path)
+                shards = [_open_shard(listing, entry, open_file) for entry in unit.entries]
+                if {name for shard in shards for name in shard.names} >= weight_map.keys():
+                    return (
+                        f"the index is stale: all {len(weight_map):,} tensors in it are in "
+                        f"{len(shards)} files beside it: read {glob_of(listing, unit)!r}"
+                    )
+    return None
 
 
 def _weight_map(path: str, found: object) -> dict[str, str]:

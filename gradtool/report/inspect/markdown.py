@@ -65,7 +65,7 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
         yield from _remarks(report, style)
     for grid in _grids(report, style):
         yield ""
-        yield from _table(grid)
+        yield from table(grid)
     if (shown := style.shown(report)) and len(shown) < len(measurement.tensors):
         yield ""
         left_out = len(measurement.tensors) - len(shown)
@@ -90,7 +90,8 @@ def _grids(report: InspectReport, style: Style) -> Iterator[Grid]:
         yield tensor_grid(measurement, tensors)
 
 
-def _table(grid: Grid) -> Iterator[str]:
+def table(grid: Grid) -> Iterator[str]:
+    """The lines of a table whose first column holds names."""
     yield _row(map(escaped, grid.headers))
     yield _row("---:" if numeric else ":---" for numeric in grid.numeric)
     for row in grid.rows:

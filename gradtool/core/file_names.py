@@ -1,0 +1,95 @@
+"""What the numbers in the names of files and folders count: shards, ranks, layers or steps."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+Role: TypeAlias = Literal["shard", "rank", "count", "layer", "step", "other"]
+"""What a number counts; "count" is how many shards or ranks there are, "other" is not said."""
+
+_ROLES: Final[dict[str, Role]] = {
+    **dict.fromkeys(("rank", "gpu", "worker", "proc", "process"), "rank"),
+    **dict.fromkeys(("shard", "part"), "shard"),
+    **dict.fromkeys(("of", "size"), "count"),
+    **dict.fromkeys(("layer", "layers", "block", "blocks", "h", "stage"), "layer"),
+    **dict.fromkeys(("expert", "experts", "module", "modules"), "layer"),
+    **dict.fromkeys(("step", "iter", "iteration", "checkpoint", "ckpt"), "step"),
+}
+"""What a number counts after a word, as trainers write it."""
+
+_WORD_AND_NUMBER: Final = re.compile(r"([A-Za-z]*)([-_=.]*)(\d+)", re.ASCII)
+_OF: Final = re.compile(r"[-_]of[-_]\d", re.ASCII | re.IGNORECASE)
+_TWO_RANKS: Final = re.compile(r".*mp_rank_\d+_", re.ASCII)
+_MOST_DIGITS: Final = 18
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number in a path: what it counts, its value, and where its digits are."""
+
+    role: Role
+    value: int
+    start: int
+    end: int
+
+
+def numbers_in(path: str) -> list[Number]:
+    """All numbers of a path, in their order, but those too long to count anything."""
+    numbers: list[Number] = []
+    for match in _WORD_AND_NUMBER.finditer(path):
+        word, separator, digits = match.groups()
+        if len(digits) <= _MOST_DIGITS:
+            role = _role(path, match, word.lower(), separator)
+            numbers.append(Number(role, int(digits), match.start(3), match.end(3)))
+    return numbers
+
+
+def _role(path: str, match: re.Match[str], word: str, separator: str) -> Role:
+    if _OF.match(path, match.end()):  # model-00001-of-00004
+        return "shard"
+    if separator.endswith("."):  # layer.3 names a layer; model.3 is anything
+        return "layer" if _ROLES.get(word) == "layer" else "other"
+    if not word:
+        name = path[path.rfind("/", 0, match.start()) + 1 : match.start(3)]
+        # __0_1: the second file of rank 0. mp_rank_00_001: two dimensions of ranks.
+        return "rank" if name == "__" or _TWO_RANKS.fullmatch(name) else "other"
+    if word == "size" and not path[: match.start()].lower().endswith("world_"):
+        return "other"
+    return _ROLES.get(word, "other")
+
+
+def template(path: str, of: Callable[[Number], bool], placeholder: str = "*") -> str:
+    """The path, with a placeholder for each number that `of` holds for."""
+    pieces, end = [], 0
+    for number in numbers_in(path):
+        if of(number):
+            pieces += [path[end : number.start], placeholder]
+            end = number.end
+    return "".join([*pieces, path[end:]])
+
+
+def step_in(path: str) -> int | None:
+    """The last number in a path that follows a word for a step; None where there is none.
+
+    That of a directory counts for `step_10/rank1.pt`, a part of a step, and not for
+    `ckpt2/grads_0001.pt`, in which the file has a number of its own.
+    """
+    name_start = len(os.path.split(path)[0])
+    steps = [number for number in numbers_in(path) if number.role == "step"]
+    own = [number for number in numbers_in(path) if number.start >= name_start]
+    if any(number.role == "other" for number in own):
+        steps = [number for number in steps if number.start >= name_start]
+    return steps[-1].value if steps else None
+
+
+def are_parts(path: str, other: str) -> bool:
+    """Whether two paths differ in the number of a rank or another part of one dump only."""
+    return path != other and _without_parts(path) == _without_parts(other)
+
+
+def _without_parts(path: str) -> str:
+    return template(path, lambda number: number.role in ("rank", "shard", "count"))

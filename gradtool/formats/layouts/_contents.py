@@ -1,0 +1,114 @@
+"""What a directory holds: its indices, tensor files, other files and folders, and what is in them.
+
+Hidden files are left alone. A file with several names is read once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+
+from gradtool.core.figures import first_of
+from gradtool.core.names import NameFilter
+from gradtool.core.tensors import Checkpoint
+from gradtool.errors import UnknownFormatError
+from gradtool.formats.files import SUFFIXES, LeftAloneError
+from gradtool.formats.layouts.asked import Asked
+from gradtool.formats.layouts.sharded_index import is_index_name, open_index
+from gradtool.storage.listing import Listing
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Something in a directory: the name of a file, or a glob for several, and what is in them."""
+
+    name: str
+    checkpoint: Checkpoint
+
+
+@dataclass(slots=True)
+class Contents:
+    """The entries of a directory, told apart by their names, in natural order.
+
+    Attributes:
+        files: those named like tensor files.
+        others: files that may hold tensors, if their content says so.
+        folders: directories in it, without links to such.
+        parts: its indices, opened.
+        unread: entries that are not read.
+        repeated: further names of files that are read.
+    """
+
+    files: list[str] = field(default_factory=list)
+    others: list[str] = field(default_factory=list)
+    folders: list[str] = field(default_factory=list)
+    parts: list[Part] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)
+    repeated: list[str] = field(default_factory=list)
+
+    def notes(self) -> Iterator[str]:
+        """What was left out, in a sentence each."""
+        if self.unread:
+            yield f"not read: {first_of(self.unread)}"
+        if self.repeated:
+            yield f"the same files under other names, read once: {first_of(self.repeated)}"
+
+
+def contents_of(listing: Listing, asked: Asked) -> Contents:
+    """What a directory holds, its indices opened: these claim the files that they name."""
+    contents = Contents()
+    seen: dict[tuple[int, int] | None, str] = {}
+    visible = [name for name in listing.names if not name.startswith(".")]
+    for name in filter(is_index_name, visible):
+        index = open_index(listing, name, partial(asked.open_file, wanted=filter_in(name, asked)))
+        for file in index.files:
+            seen[file.identity] = os.path.basename(file.path)
+        contents.parts.append(Part(name, index))
+    for name in visible:
+        if listing.is_directory(name):
+            (contents.unread if listing.is_link(name) else contents.folders).append(name)
+        elif not is_index_name(name) and (identity := listing.identity(name)) not in seen:
+            seen[identity] = name
+            if name.lower().endswith(SUFFIXES):
+                contents.files.append(name)
+            elif listing.is_file(name):
+                contents.others.append(name)
+        elif not is_index_name(name) and seen[identity] != name:
+            contents.repeated.append(name)
+    return contents
+
+
+def open_entry(listing: Listing, name: str, asked: Asked) -> Checkpoint:
+    """The catalogue of a file that is named like a tensor file, or of a folder."""
+    if listing.is_directory(name):
+        return asked.open_folder(listing.folder(name), asked.below())
+    part = asked.open_file(listing.at(name), wanted=filter_in(name, asked))
+    if part is None:
+        raise UnknownFormatError(listing.at(name), "is named like a tensor file, and is none")
+    return part
+
+
+def open_others(listing: Listing, contents: Contents, asked: Asked) -> Iterator[Part]:
+    """What the other files hold, where their content says that they are tensor files."""
+    for name in contents.others:
+        wanted = filter_in(name, asked)
+        try:
+            part = asked.open_file(listing.at(name), must_be_known=False, wanted=wanted)
+        except LeftAloneError:
+            contents.unread.append(name)
+            continue
+        if part is not None:
+            yield Part(name, part)
+
+
+def filter_in(file: str, asked: Asked) -> NameFilter:
+    """A filter of the names in a file, each of which may get a prefix yet."""
+    starts = ("", f"{stem_of(file)}.", f"{file}.")
+    return lambda name: any(asked.wanted(start + name) for start in starts)
+
+
+def stem_of(name: str) -> str:
+    """A file's name without its suffix, an index's without all that follows its first dot."""
+    return name.split(".", 1)[0] if is_index_name(name) else os.path.splitext(name)[0]

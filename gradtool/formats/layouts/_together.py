@@ -1,0 +1,95 @@
+"""Files of a directory that make up one checkpoint, under names that stay apart."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+from gradtool.core.sections import SECTION_KINDS
+from gradtool.core.tensors import Checkpoint
+from gradtool.errors import SameTensorsError, UnsupportedFormatError
+from gradtool.formats.layouts._contents import Part, stem_of
+from gradtool.formats.layouts._joined import joined, repeated_name
+
+PREFIXED = "tensors are prefixed by their file"
+
+
+def refuse_same_tensors(path: str, parts: Sequence[Part]) -> None:
+    """SameTensorsError if two files hold a tensor of the same name."""
+    first_by_name: dict[str, str] = {}
+    for part in parts:
+        for name in _tensor_names(part.checkpoint):
+            first = first_by_name.setdefault(name, part.name)
+            if first != part.name:
+                raise SameTensorsError(
+                    f"{path}: {first!r} and {part.name!r} both hold {name!r:.80}",
+                    hint="name the file that is meant, or give `join` to read both under prefixes",
+                )
+
+
+def joined_files(
+    path: str, parts: Sequence[Part], notes: Iterable[str], *, prefix: bool
+) -> Checkpoint:
+    """All files as one checkpoint: under their own names, or all under prefixes.
+
+    A prefix is the stem of the file, or all its name where stems repeat. What is not measured may
+    be called alike in several files, and is prefixed then. Raises UnsupportedFormatError for names
+    that stay ambiguous.
+    """
+    stems = Counter(stem_of(part.name) for part in parts)
+    repeated = {name for name, count in _counts(parts).items() if count > 1}
+    placed = [
+        _placed(
+            part.checkpoint,
+            stem_of(part.name),
+            part.name if stems[stem_of(part.name)] > 1 else stem_of(part.name),
+            (lambda _: True) if prefix else repeated.__contains__,
+        )
+        for part in parts
+    ]
+    ambiguous = repeated_name(placed)
+    if ambiguous is not None:
+        raise UnsupportedFormatError(path, "two files have a tensor so named", tensor=ambiguous)
+    return joined(path, "directory", placed, notes=[*notes, *([PREFIXED] if prefix else [])])
+
+
+def _tensor_names(part: Checkpoint) -> Iterable[str]:
+    return (*(spec.name for spec in part.tensors), *part.left_out)
+
+
+def _counts(parts: Sequence[Part]) -> Counter[str]:
+    return Counter(name for part in parts for name in part.checkpoint.names)
+
+
+def _placed(
+    part: Checkpoint, stem: str, start: str, is_prefixed: Callable[[str], bool]
+) -> Checkpoint:
+    """A file's catalogue under its prefix, and under the section that its name means.
+
+    `optimizer.pt` beside `model.safetensors` holds moments, as a key of that name would.
+    """
+    kind = SECTION_KINDS.get(stem)
+    section = stem if kind is not None and not part.section_kinds else None
+
+    def named(name: str) -> str:
+        return f"{start}.{name}" if is_prefixed(name) else name
+
+    def section_of(given: str) -> str:
+        return given if section is None else section
+
+    return replace(
+        part,
+        tensors=tuple(
+            replace(spec, name=named(spec.name), section=section_of(spec.section))
+            for spec in part.tensors
+        ),
+        skipped=tuple(
+            replace(item, name=named(item.name), section=section_of(item.section))
+            for item in part.skipped
+        ),
+        left_out=tuple(map(named, part.left_out)),
+        skipped_left_out=tuple(map(named, part.skipped_left_out)),
+        section_kinds={section: kind} if section and kind else part.section_kinds,
+        in_model_order=False,  # nothing tells which file comes first in the model
+    )

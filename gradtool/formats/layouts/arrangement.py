@@ -1,0 +1,192 @@
+"""What files and folders make up together, by their names alone.
+
+Names that differ in the number of a shard are a set of shards, names of files or of such sets that
+differ in the number of a rank are a set of ranks, and what differs in any other number are the
+steps of a run, but for layers: those are modules of one model.
+"""
+
+from __future__ import annotations
+
+import glob
+import itertools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final, Literal, TypeAlias
+
+from gradtool.core.figures import first_of
+from gradtool.core.file_names import Number, Role, numbers_in, template
+from gradtool.core.names import natural_key
+from gradtool.errors import MissingShardError
+from gradtool.storage.listing import Listing
+
+UnitKind: TypeAlias = Literal["entry", "shard", "rank"]
+
+_NAMED_SETS: Final[tuple[Literal["shard", "rank"], ...]] = ("shard", "rank")
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What is one checkpoint as far as names tell.
+
+    Attributes:
+        name: the name of a file or folder; of a set a glob that fits its members.
+        kind: "entry" for a file or folder, else what the set is of.
+        members: of a set, in the order of their numbers.
+        numbers: of a set, those of each member: one, or one for each dimension of ranks.
+    """
+
+    name: str
+    kind: UnitKind = "entry"
+    members: tuple[Unit, ...] = ()
+    numbers: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The files and folders that it consists of."""
+        if self.kind == "entry":
+            return (self.name,)
+        return tuple(entry for member in self.members for entry in member.entries)
+
+    @property
+    def step(self) -> int | None:
+        """The number of the step in its name: that after a word for one, else the only other."""
+        numbers = numbers_in(self.name)
+        steps = [number.value for number in numbers if number.role == "step"]
+        others = [number.value for number in numbers if number.role == "other"]
+        return steps[-1] if steps else others[0] if len(others) == 1 else None
+
+
+def arranged(names: Iterable[str]) -> list[Unit]:
+    """The names as units, in their order: shards first make sets, then ranks."""
+    units = [Unit(name) for name in names]
+    for role in _NAMED_SETS:
+        units = [_as_set(name, role, group) for name, group in _alike(units, _counting(role))]
+    return units
+
+
+def runs_among(units: Sequence[Unit]) -> list[list[Unit]]:
+    """The units that differ in their steps only, in the order of these; each group of two or more.
+
+    A number counts steps where it counts nothing else: `grads_0001.pt`, `epoch3.pt`.
+    """
+    groups = [group for _, group in _alike(units, _counting("step", "other"))]
+    return [sorted(group, key=_step_order) for group in groups if len(group) > 1]
+
+
+def are_modules(units: Sequence[Unit]) -> bool:
+    """Whether the names of all units differ only in the numbers of layers."""
+    return len(units) > 1 and len(_alike(units, _counting("layer"))) == 1
+
+
+def refuse_gaps(unit: Unit, path: str) -> None:
+    """MissingShardError for a set in which a number is missing, naming what would have it."""
+    here = frozenset(unit.numbers)
+    for numbers in _expected(unit):
+        if numbers not in here:
+            problem = f"{_name_of(unit, numbers)!r} is missing: {_words(unit)}"
+            raise MissingShardError(path, problem)
+
+
+def glob_of(listing: Listing, unit: Unit) -> str:
+    """What to give to read a unit alone: its path, or a glob for its members."""
+    if unit.kind == "entry":
+        return listing.at(unit.name)
+    return "*".join(glob.escape(piece) for piece in listing.at(unit.name).split("*"))
+
+
+def note_on_part(path: str) -> tuple[str, ...]:
+    """What to say of a file that is, by its name, one of several shards or ranks."""
+    name = os.path.basename(path)
+    for role in _NAMED_SETS:
+        count, numbers = _count(name, role), _numbers(name, role)
+        if count is not None and count > 1 and numbers:
+            return (
+                f"this file is {role} {numbers[-1]} of {count}: what the others hold is missing",
+            )
+    return ()
+
+
+def _counting(*roles: Role) -> Callable[[Number], bool]:
+    return lambda number: number.role in roles
+
+
+def _alike(units: Iterable[Unit], of: Callable[[Number], bool]) -> list[tuple[str, list[Unit]]]:
+    """Units whose names differ only in numbers that `of` holds for, by the rest of their names."""
+    groups: dict[str, list[Unit]] = {}
+    for unit in units:
+        groups.setdefault(template(unit.name, of), []).append(unit)
+    return list(groups.items())
+
+
+def _as_set(name: str, role: Literal["shard", "rank"], group: list[Unit]) -> Unit:
+    """The group as a set of shards or ranks, if it is one."""
+    numbers = [_numbers(unit.name, role) for unit in group]
+    if not numbers[0] or (len(group) == 1 and _count(group[0].name, role) in (None, 1)):
+        return group[0]
+    members = sorted(zip(numbers, group, strict=True), key=lambda member: member[0])
+    return Unit(
+        name,
+        role,
+        members=tuple(unit for _, unit in members),
+        numbers=tuple(number for number, _ in members),
+    )
+
+
+def _numbers(name: str, role: Role) -> tuple[int, ...]:
+    return tuple(number.value for number in numbers_in(name) if number.role == role)
+
+
+def _count(name: str, role: Role) -> int | None:
+    """How many shards or ranks a name says there are: the number after or before the other."""
+    numbers = numbers_in(name)
+    for number, following in itertools.pairwise(numbers):
+        pair = (number, following) if role == "shard" else (following, number)
+        if pair[0].role == role and pair[1].role == "count":
+            return pair[1].value
+    return None
+
+
+def _expected(unit: Unit) -> Iterator[tuple[int, ...]]:
+    """The numbers that a set has where nothing is missing."""
+    axes = list(zip(*unit.numbers, strict=True))
+    starts_at_one = unit.kind == "shard" and not any(0 in axis for axis in axes)
+    first = 1 if starts_at_one else 0
+    last = [max(axis) for axis in axes]
+    count = _count(unit.members[0].name, unit.kind)
+    if count is not None and len(axes) == 1:
+        last = [max(last[0], first + count - 1)]
+    return _grid(first, last)
+
+
+def _grid(first: int, last: Sequence[int]) -> Iterator[tuple[int, ...]]:
+    """All tuples of numbers from `first` to those in `last`, made one by one: names may lie."""
+    if not last:
+        yield ()
+        return
+    for number in range(first, last[0] + 1):
+        for others in _grid(first, last[1:]):
+            yield (number, *others)
+
+
+def _name_of(unit: Unit, numbers: tuple[int, ...]) -> str:
+    """What a missing member would be called."""
+    like = unit.members[0].name
+    found = [number for number in numbers_in(like) if number.role == unit.kind]
+    pieces, end = [], 0
+    for number, value in zip(found, numbers, strict=True):
+        digits = str(value).zfill(number.end - number.start)
+        pieces += [like[end : number.start], digits]
+        end = number.end
+    return "".join([*pieces, like[end:]])
+
+
+def _words(unit: Unit) -> str:
+    word = {"shard": "shards", "rank": "ranks"}[unit.kind]
+    shown = ["_".join(map(str, numbers)) for numbers in unit.numbers]
+    count = _count(unit.members[0].name, unit.kind)
+    return f"{word} {first_of(shown)}{'' if count is None else f' of {count}'} are here"
+
+
+def _step_order(unit: Unit) -> tuple[bool, int, str]:
+    return unit.step is None, unit.step or 0, natural_key(unit.name)

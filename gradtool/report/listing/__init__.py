@@ -1,0 +1,1 @@
+"""Lists of the checkpoints that a path holds, of which none was chosen."""
