@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from gradtool.core.shapes.boxes import Box
 
@@ -24,3 +27,8 @@ def cuttings(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Box]]:
             sizes[axis] = size
             boxes.append(Box(tuple(offsets), tuple(sizes)))
     return shape, draw(st.permutations(boxes))
+
+
+def part_of(array: NDArray[Any], box: Box) -> NDArray[Any]:
+    """The elements of a box."""
+    return array[tuple(map(slice, box.offsets, box.ends))]

@@ -7,7 +7,7 @@ it touches to the last, so that a view's storage offset is part of the extent.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from gradtool.core.dtypes import DTYPES, DType
@@ -51,6 +51,11 @@ class TensorSpec:
     def parts(self) -> tuple[TensorSpec, ...]:
         """What is stored of it in one piece each: itself, or its chunks, under its name."""
         return tuple(chunk.stored for chunk in self.chunks) if self.chunks else (self,)
+
+    def in_section(self, section: str) -> TensorSpec:
+        """The same tensor, with its chunks, under another section."""
+        chunks = tuple(Chunk(chunk.box, chunk.stored.in_section(section)) for chunk in self.chunks)
+        return replace(self, section=section, chunks=chunks)
 
     @property
     def numel(self) -> int:
@@ -97,6 +102,14 @@ class Chunk:
 
     box: Box
     stored: TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Placed:
+    """That what a file holds under a name is a box of a tensor, whose shape it may say."""
+
+    box: Box
+    whole: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +175,8 @@ class Checkpoint:
         loss_scale: what the file says that gradients are multiplied by; None where files differ.
         step: of the training, as the file says; None where it does not, or files differ.
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
+        placed: of a file that says which boxes of larger tensors it holds, the box of each of its
+            tensors by name, skipped ones included.
         notes: what was assumed while reading, one sentence each.
         in_model_order: whether tensors are listed as the model has them; see `core.names.ordered`.
         left_out, skipped_left_out: names of what would be among `tensors` and `skipped`, and was
@@ -179,6 +194,7 @@ class Checkpoint:
     loss_scale: float | None = 1.0
     step: int | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()
+    placed: dict[str, Placed] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     in_model_order: bool = False
     left_out: tuple[str, ...] = ()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from cuttings import cuttings
+from cuttings import cuttings, part_of
 from dumps import measured, stored
 from hypothesis import given
 from hypothesis import strategies as st
@@ -21,11 +21,6 @@ from gradtool.core.tensors import Chunk, TensorSpec
 from gradtool.engine.backend import Backend
 
 BAD = st.sampled_from([0.0, 0.0, 0.1, 0.9])
-
-
-def part_of(array: NDArray[Any], box: Box) -> NDArray[Any]:
-    """The elements of a box."""
-    return array[tuple(map(slice, box.offsets, box.ends))]
 
 
 def cut(array: NDArray[Any], boxes: list[Box], directory: Path, files: int) -> TensorSpec:

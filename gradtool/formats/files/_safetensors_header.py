@@ -17,6 +17,7 @@ from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Source
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.dump_metadata import PREFIX
+from gradtool.formats.files._dcp_sharding import SHARDING_INFO
 from gradtool.storage.json import parse_object, read_members
 
 METADATA: Final = "__metadata__"
@@ -47,7 +48,7 @@ class Header:
     Attributes:
         types: of all tensors, by name and in the order of their data.
         data_start: the file's byte at which the first one's begin; there are no gaps.
-        noted: what gradtool wrote into the metadata.
+        noted: what gradtool wrote into the metadata, and torch's storage writers about boxes.
     """
 
     types: dict[str, TensorType]
@@ -74,7 +75,7 @@ def read_header(source: Source) -> Header:
         source.path,
         _WHAT,
         texts=METADATA,
-        wanted=lambda key: key.startswith(PREFIX),
+        wanted=lambda key: key == SHARDING_INFO or key.startswith(PREFIX),
     )
     for name, value in members:
         if name in types or (name == METADATA and noted is not None):

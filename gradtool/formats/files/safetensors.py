@@ -15,9 +15,10 @@ from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import ABSENT, Checkpoint, Placed, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata
+from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes
 from gradtool.formats.files._safetensors_header import METADATA, Header, TensorType, read_header
 from gradtool.formats.files._second_format import refuse_second_format
 
@@ -74,6 +75,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         ranks=_split_over(facts),
+        placed=_placed(source.path, header),
         notes=_notes(facts),
         in_model_order=bool(position),
         left_out=tuple(left_out),
@@ -136,6 +138,14 @@ def _facts(path: str, metadata: dict[str, str]) -> DumpMetadata:
         return DumpMetadata.read(metadata)
     except ValueError as error:
         raise CorruptFileError(path, f"{error} in {METADATA} is not what gradtool writes") from None
+
+
+def _placed(path: str, header: Header) -> dict[str, Placed]:
+    """Where in larger tensors those of the file belong, if torch noted it."""
+    text = header.noted.get(SHARDING_INFO)
+    if text is None:
+        return {}
+    return read_boxes(text, path, {name: type_.shape for name, type_ in header.types.items()})
 
 
 def _split_over(facts: DumpMetadata) -> frozenset[tuple[int, int]]:

@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnsupportedFormatError
-from gradtool.formats.layouts import directory
+from gradtool.formats.layouts import directory, hf_dcp
 from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import Listing
 
@@ -42,6 +42,7 @@ LAYOUTS: Final = (
     _with(".metadata", "torch_dcp", "a torch distributed checkpoint (DCP)"),
     _with("_CHECKPOINT_METADATA", "orbax", "an Orbax checkpoint"),
     _with("manifest.ocdbt", "orbax", "an Orbax checkpoint"),
+    Layout("hf_dcp", hf_dcp.recognises, hf_dcp.open_hf_dcp),
     Layout("directory", lambda _: True, directory.open_directory),
 )
 """Every layout, in the order in which a directory is held against them."""

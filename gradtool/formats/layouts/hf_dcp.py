@@ -1,0 +1,166 @@
+"""What torch's writer of distributed checkpoints for Hugging Face leaves: a file for each rank.
+
+Rank r writes `shard-0000R-model-0000i-of-0000n.safetensors`, R being r + 1, for each i that it has
+tensors of. Files of several ranks hold boxes of one tensor under one name; the metadata of each say
+where they belong. The shape of the whole tensor is nowhere: it is as large as its boxes.
+
+Source: `HuggingFaceStorageWriter(save_distributed=True)` of torch/distributed/checkpoint, in
+hf_storage.py and _hf_utils.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Final, NamedTuple
+
+from gradtool.core.figures import first_of
+from gradtool.core.names import NameFilter
+from gradtool.core.sections import sections_of_flat_names
+from gradtool.core.tensors import Checkpoint, Skipped
+from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
+from gradtool.formats.files import SUFFIXES, OpenFile
+from gradtool.formats.layouts._chunked import gathered, parts_of, refuse_replicas
+from gradtool.formats.layouts._joined import joined
+from gradtool.storage.listing import Listing
+
+_NAME: Final = re.compile(r"shard-(\d{5})-model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
+
+
+class _Place(NamedTuple):
+    """What a file's name says: of which shard it is, and which of how many files."""
+
+    shard: int
+    number: int
+    total: int
+
+    @property
+    def name(self) -> str:
+        return f"shard-{self.shard:05}-model-{self.number:05}-of-{self.total:05}.safetensors"
+
+
+def recognises(listing: Listing) -> bool:
+    """Whether files of a directory are so named."""
+    return any(map(_NAME.fullmatch, listing.names))
+
+
+def open_hf_dcp(listing: Listing, open_file: OpenFile, wanted: NameFilter) -> Checkpoint:
+    """The catalogue of all shards, each tensor put together.
+
+    Raises:
+        MissingShardError: a number among the names is missing.
+        CorruptFileError: a file does not say which boxes it holds, or they do not fit each other.
+        UnsupportedFormatError: other tensor files, or two files with the same box.
+    """
+    places = _places(listing)
+    shards = []
+    for place in places:
+        path = listing.at(place.name)
+        shard = open_file(path)
+        if shard is None or (shard.names and not shard.placed):
+            problem = "is named like a shard, and says nothing of the boxes that it holds"
+            raise CorruptFileError(path, problem)
+        shards.append(shard)
+    _refuse_gaps(listing, places, shards)
+    found = gathered(listing.path, (part for shard in shards for part in parts_of(shard)))
+    refuse_replicas(listing.path, found.replicas)
+    unread = _others(listing)
+    notes = [f"not read: {first_of(unread)}"] if unread else []
+    notes.append(
+        "no file says how many shards there are: tensors are as large as the parts that are here"
+    )
+    whole = replace(joined(listing.path, "hf_dcp", shards, notes=notes), tensors=found.tensors)
+    return _filtered(_in_sections(replace(whole, skipped=_once(whole))), wanted)
+
+
+def _places(listing: Listing) -> list[_Place]:
+    """What the names of all shards say, in order; they have to be of one checkpoint."""
+    matches = filter(None, map(_NAME.fullmatch, listing.names))
+    places = sorted(_Place(*map(int, match.groups())) for match in matches)
+    for place in places:
+        if place.total != places[0].total:
+            problem = f"two checkpoints are mixed: {places[0].name!r} and {place.name!r}"
+            raise UnsupportedFormatError(listing.path, problem)
+    return places
+
+
+def _refuse_gaps(listing: Listing, places: Sequence[_Place], shards: Sequence[Checkpoint]) -> None:
+    """Raise MissingShardError if a file is missing that must have been written.
+
+    A rank that has nothing of some file does not write it. Where tensors are cut, ranks have parts
+    of each, and files that some have and others not are taken for missing ones.
+    """
+    total = places[0].total
+    there = {(place.shard, place.number) for place in places}
+    numbers = {place.shard for place in places}
+    last = max(numbers)
+    missing = {*range(1, last + 1)} - numbers
+    if missing:
+        problem = f"{_Place(min(missing), 1, total).name!r} is missing"
+        some = f"{len(numbers)} of at least {last} shards are there"
+        raise MissingShardError(listing.path, f"{problem}: {some}")
+    are_cut = _are_cut(shards)
+    for number in range(1, total + 1):
+        absent = [shard for shard in sorted(numbers) if (shard, number) not in there]
+        if absent and (are_cut or len(absent) == len(numbers)):
+            name = _Place(absent[0], number, total).name
+            raise MissingShardError(listing.path, f"{name!r} is missing")
+
+
+def _are_cut(shards: Iterable[Checkpoint]) -> bool:
+    """Whether some tensor lies in several files, or in one that has no beginning of it."""
+    seen: set[str] = set()
+    for shard in shards:
+        if not seen.isdisjoint(shard.placed):
+            return True
+        seen.update(shard.placed)
+        if any(any(placed.box.offsets) for placed in shard.placed.values()):
+            return True
+    return False
+
+
+def _others(listing: Listing) -> list[str]:
+    """The directories beside the shards; UnsupportedFormatError for other tensor files."""
+    others = [name for name in listing.names if not _NAME.fullmatch(name) and name[0] != "."]
+    for name in others:
+        if name.lower().endswith(SUFFIXES):
+            problem = f"holds {name!r} beside the shards of a checkpoint: two at once"
+            raise UnsupportedFormatError(listing.path, problem, hint="read them one by one")
+    return [f"{name}/" for name in others if listing.is_directory(name)]
+
+
+def _once(joined_shards: Checkpoint) -> tuple[Skipped, ...]:
+    """What is skipped, each name once, whatever number of files have parts of it."""
+    by_name: dict[str, Skipped] = {}
+    for item in joined_shards.skipped:
+        by_name.setdefault(item.name, item)
+    return tuple(by_name.values())
+
+
+def _in_sections(checkpoint: Checkpoint) -> Checkpoint:
+    """The catalogue with the sections that the names of all files together tell."""
+    kinds = sections_of_flat_names(checkpoint.names)
+
+    def section_of(name: str) -> str:
+        head = name.partition(".")[0]
+        return head if head in kinds else ""
+
+    return replace(
+        checkpoint,
+        tensors=tuple(spec.in_section(section_of(spec.name)) for spec in checkpoint.tensors),
+        skipped=tuple(replace(s, section=section_of(s.name)) for s in checkpoint.skipped),
+        section_kinds=kinds,
+    )
+
+
+def _filtered(checkpoint: Checkpoint, wanted: NameFilter) -> Checkpoint:
+    """What is wanted of a catalogue, and the names of the rest."""
+    tensors, skipped = checkpoint.tensors, checkpoint.skipped
+    return replace(
+        checkpoint,
+        tensors=tuple(spec for spec in tensors if wanted(spec.name)),
+        skipped=tuple(item for item in skipped if wanted(item.name)),
+        left_out=tuple(spec.name for spec in tensors if not wanted(spec.name)),
+        skipped_left_out=tuple(item.name for item in skipped if not wanted(item.name)),
+    )
