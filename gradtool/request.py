@@ -13,7 +13,7 @@ from typing import NoReturn, TypedDict, get_args
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, every_name, name_filter, no_name
-from gradtool.core.tensors import ABSENT, Checkpoint, Skipped, TensorSpec
+from gradtool.core.tensors import ABSENT, Checkpoint, Replica, Skipped, TensorSpec
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.overlaps.sharing import Overlaps
@@ -181,12 +181,13 @@ def chosen(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
 def _part(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
     named, section = request.names, request.section
 
-    def is_chosen(item: TensorSpec | Skipped) -> bool:
+    def is_chosen(item: TensorSpec | Replica | Skipped) -> bool:
         return section in (None, item.section) and named(item.name)
 
     return replace(
         checkpoint,
         tensors=tuple(filter(is_chosen, checkpoint.tensors)),
+        replicas=tuple(filter(is_chosen, checkpoint.replicas)),
         skipped=tuple(filter(is_chosen, checkpoint.skipped)),
     )
 

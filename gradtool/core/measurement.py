@@ -91,6 +91,25 @@ class Summary:
 
 
 @dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A copy of a tensor, or of a box of it, that has other bytes.
+
+    Attributes:
+        name: the tensor's.
+        rank: who holds the copy, as users call that.
+        first: index, in the tensor's shape, of the first element in C order that differs.
+        differing: how many elements of the copy differ.
+        stats: over the elements of the copy; positions count from its own first element.
+    """
+
+    name: str
+    rank: str
+    first: tuple[int, ...]
+    differing: int
+    stats: TensorStats
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """A complete measurement of what lies at `path`; none exists for half-read files.
 
@@ -111,6 +130,8 @@ class Measurement:
         step: of the training, where the files say it.
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
         in_model_order: whether tensors are listed as the model has them.
+        replicas: how many further copies of tensors, or of boxes of them, were found equal.
+        disagreements: those that were not, as the catalogue lists them.
     """
 
     path: str
@@ -129,6 +150,8 @@ class Measurement:
     step: int | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()
     in_model_order: bool = False
+    replicas: int = 0
+    disagreements: tuple[Disagreement, ...] = ()
 
     @property
     def in_order(self) -> tuple[TensorMeasurement, ...]:

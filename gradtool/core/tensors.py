@@ -52,10 +52,14 @@ class TensorSpec:
         """What is stored of it in one piece each: itself, or its chunks, under its name."""
         return tuple(chunk.stored for chunk in self.chunks) if self.chunks else (self,)
 
+    def under(self, name: str, section: str) -> TensorSpec:
+        """The same tensor, with its chunks, under another name or in another section."""
+        chunks = tuple(Chunk(chunk.box, chunk.stored.under(name, section)) for chunk in self.chunks)
+        return replace(self, name=name, section=section, chunks=chunks)
+
     def in_section(self, section: str) -> TensorSpec:
-        """The same tensor, with its chunks, under another section."""
-        chunks = tuple(Chunk(chunk.box, chunk.stored.in_section(section)) for chunk in self.chunks)
-        return replace(self, section=section, chunks=chunks)
+        """The same tensor in another section."""
+        return self.under(self.name, section)
 
     @property
     def numel(self) -> int:
@@ -110,6 +114,31 @@ class Placed:
 
     box: Box
     whole: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A further stored copy of a tensor, or of a box of it, which must have the same bytes.
+
+    Attributes:
+        rank: who holds it, as users call that: "rank 1".
+        stored: the copy, under the tensor's name; chunks of it are stored under that name too.
+        box: what it is a copy of, of the shape of `stored`; None for the whole tensor.
+    """
+
+    rank: str
+    stored: TensorSpec
+    box: Box | None = None
+
+    @property
+    def name(self) -> str:
+        """The tensor's name."""
+        return self.stored.name
+
+    @property
+    def section(self) -> str:
+        """The tensor's section."""
+        return self.stored.section
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +197,7 @@ class Checkpoint:
         format: the name of the format or layout, as in FILES and LAYOUTS.
         files: every file that was read for the catalogue.
         tensors: as the file lists them.
+        replicas: further copies of them, which count in no total.
         skipped: stored tensors that no norm is made of (integers, scales), listed alike.
         section_kinds: what each recognised section holds.
         checksums: checksums over tensor data and over what is made of checksums.
@@ -199,6 +229,7 @@ class Checkpoint:
     in_model_order: bool = False
     left_out: tuple[str, ...] = ()
     skipped_left_out: tuple[str, ...] = ()
+    replicas: tuple[Replica, ...] = ()
 
     @property
     def nbytes(self) -> int:
@@ -209,6 +240,12 @@ class Checkpoint:
     def stored(self) -> tuple[TensorSpec, ...]:
         """What is stored of all tensors in one piece each, in their order."""
         return tuple(part for spec in self.tensors for part in spec.parts)
+
+    @property
+    def stored_anywhere(self) -> tuple[TensorSpec, ...]:
+        """The same, and after that what is stored of all replicas."""
+        copies = (part for replica in self.replicas for part in replica.stored.parts)
+        return (*self.stored, *copies)
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class ThreadBuffers(threading.local):
     Attributes:
         block: the bytes that a backend computes with.
         span: a range of a file, from which some bytes are copied.
+        first, second: the bytes of two tensors that are compared.
         values: elements in float64, or their squares.
         magnitudes: the words of elements without their sign bits.
         below: which magnitudes are below the smallest normal number.
@@ -46,6 +47,8 @@ class ThreadBuffers(threading.local):
 
     block: Buffer = field(default_factory=Buffer)
     span: Buffer = field(default_factory=Buffer)
+    first: Buffer = field(default_factory=Buffer)
+    second: Buffer = field(default_factory=Buffer)
     values: Buffer = field(default_factory=Buffer)
     magnitudes: Buffer = field(default_factory=Buffer)
     below: Buffer = field(default_factory=Buffer)

@@ -20,6 +20,7 @@ from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
 from gradtool.engine.overlaps.sharing import find_overlaps, find_sharing
 from gradtool.engine.progress import whole_progress
 from gradtool.engine.reading.measure import reduce_tasks
+from gradtool.engine.reading.pairs.comparisons import ByteEquality
 from gradtool.engine.reading.plan import plan
 from gradtool.engine.reading.reductions import Elements
 from gradtool.engine.reading.tasks import NAMED
@@ -57,7 +58,8 @@ def seen(checkpoint: Checkpoint, backend: Backend) -> list[Seen]:
     sharing = find_sharing(specs, find_overlaps(checkpoint))
     with ThreadPoolExecutor(2) as threads:
         runner = Runner(threads, WINDOW, backend, whole_progress(None))
-        found = reduce_tasks(plan(specs, sharing, (), backend.limits), Places(), runner)
+        tasks = plan(specs, sharing, (), backend.limits)
+        found, _ = reduce_tasks(tasks, Places(), ByteEquality(), runner)
     at = [sharing.same_as.get(index, index) for index in range(len(specs))]
     return [sorted(found.get((index, NAMED), [])) for index in at]
 

@@ -8,7 +8,14 @@ from typing import Any
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
-from gradtool.core.tensors import Checkpoint, SerializationId, Skipped, StoredChecksum, TensorSpec
+from gradtool.core.tensors import (
+    Checkpoint,
+    Replica,
+    SerializationId,
+    Skipped,
+    StoredChecksum,
+    TensorSpec,
+)
 from gradtool.formats.layouts._joined import joined
 from gradtool.storage.reader import LocalFile
 
@@ -19,6 +26,9 @@ OF_EACH_FIELD: dict[str, Any] = {
     "format": "safetensors",
     "files": (FILE,),
     "tensors": (TensorSpec("w", DTYPES["F32"], (3,), (WHOLE,), section="grads"),),
+    "replicas": (
+        Replica("rank 1", TensorSpec("w", DTYPES["F32"], (3,), (WHOLE,), section="grads")),
+    ),
     "skipped": (Skipped("n", "I64", "integer", "grads"),),
     "section_kinds": {"grads": "gradients"},
     "checksums": (StoredChecksum("w", WHOLE, 7, (1, 2)),),

@@ -43,6 +43,17 @@ class Box:
         pairs = zip(self.offsets, self.ends, other.offsets, other.ends, strict=True)
         return all(max(start, first) < min(end, last) for start, end, first, last in pairs)
 
+    def common(self, other: Box) -> Box | None:
+        """The elements that are in both; None if there are none."""
+        offsets = tuple(map(max, self.offsets, other.offsets))
+        ends = map(min, self.ends, other.ends)
+        sizes = tuple(end - offset for end, offset in zip(ends, offsets, strict=True))
+        return Box(offsets, sizes) if all(size > 0 for size in sizes) else None
+
+    def moved(self, by: Sequence[int]) -> Box:
+        """The box that begins `by` later on each axis."""
+        return Box(tuple(map(sum, zip(self.offsets, by, strict=True))), self.sizes)
+
     def position(self, position: int, shape: Sequence[int]) -> int:
         """The C-order position in the shape of the element at C-order `position` in the box.
 

@@ -45,11 +45,21 @@ class Overlaps:
 
 
 def find_overlaps(checkpoint: Checkpoint) -> Overlaps:
-    """The overlaps of a catalogue's tensors, skipped ones included."""
+    """The overlaps of a catalogue's tensors, of their replicas and of skipped ones."""
     located = (item for item in checkpoint.skipped if item.extents)
-    tensors: list[TensorSpec | Skipped] = [*checkpoint.stored, *located]
-    groups = overlapping(tensors)
-    return Overlaps(tuple(frozenset(tensors[index].name for index in group) for group in groups))
+    tensors: list[TensorSpec | Skipped] = [*checkpoint.stored_anywhere, *located]
+    sets = [{tensors[index].name for index in group} for group in overlapping(tensors)]
+    return Overlaps(tuple(map(frozenset, _united(sets))))
+
+
+def _united(sets: Iterable[set[str]]) -> list[set[str]]:
+    """Sets without a common name: chunks of a tensor, and copies, may overlap others elsewhere."""
+    united: dict[str, set[str]] = {}
+    for names in sets:
+        known = {id(found): found for name in names if (found := united.get(name)) is not None}
+        together = names.union(*known.values())
+        united.update(dict.fromkeys(together, together))
+    return list({id(names): names for names in united.values()}.values())
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,36 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from gradtool.core.locations import Extent
-from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
-from gradtool.core.tensors import Checkpoint, StoredChecksum
+from gradtool.core.measurement import (
+    Disagreement,
+    Measurement,
+    Summary,
+    TensorMeasurement,
+    summarize,
+)
+from gradtool.core.tensors import Checkpoint, StoredChecksum, TensorSpec
+from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
 from gradtool.engine.reading.assembly import assembled
+from gradtool.engine.reading.pairs.comparisons import ByteEquality, Comparison, Differing
+from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask
+from gradtool.engine.reading.pairs.regions import Pair
+from gradtool.engine.reading.pairs.tasks import PairResults, compare
 from gradtool.engine.reading.plan import Task, plan
-from gradtool.engine.reading.reductions import Part, Reduction, Statistics, folded
-from gradtool.engine.reading.tasks import Target, run
+from gradtool.engine.reading.reductions import Gathered, Part, Reduction, Statistics
+from gradtool.engine.reading.replicas import disagreement, pairs_of
+from gradtool.engine.reading.tasks import Results, Target, run
 from gradtool.engine.schedule import Runner
+
+AnyTask = Task | PairTask | StreamPairTask
+
+Other = TypeVar("Other")
 
 MOST_NOTES = 3
 """Notes of one kind that are given in full; the others are only counted."""
@@ -34,7 +51,8 @@ def measure(
 ) -> Measurement:
     """Measure every tensor of `checkpoint`, in one pass over their bytes.
 
-    Bytes under a checksum that is verified are read a second time, right after the first.
+    Bytes under a checksum that is verified, or of which there are copies, are read a second time,
+    right after the first. All copies are compared, and those that differ measured too.
 
     Args:
         checkpoint: the catalogue, already narrowed to what is wanted.
@@ -49,30 +67,76 @@ def measure(
     Raises InputError where a file changed, shrank or fails its checksum.
     """
     started = time.perf_counter() if started is None else started
-    stored = checkpoint.stored
-    sharing = find_sharing(stored, find_overlaps(checkpoint) if overlaps is None else overlaps)
-    checksums = _checksums_of(checkpoint, everything=verify)
-    tasks = plan(stored, sharing, checksums, runner.backend.limits)
-    covered = sum(checksum.covers.nbytes for checksum in checksums)
-    runner.progress.begin(sum(spec.nbytes for spec in stored) + covered)
-    stats = reduce_tasks(tasks, Statistics(norm_type), runner)
+    overlaps = find_overlaps(checkpoint) if overlaps is None else overlaps
+    checksums, pairs = _checksums_of(checkpoint, everything=verify), pairs_of(checkpoint)
+    again = sum(checksum.covers.nbytes for checksum in checksums)
+    again += sum(pair.nbytes for pair in pairs)
+    runner.progress.begin(sum(spec.nbytes for spec in checkpoint.tensors) + again)
+    measured = partial(
+        _measured, overlaps=overlaps, norm_type=norm_type, loss_scale=loss_scale, runner=runner
+    )
+    tensors, found = measured(checkpoint.tensors, checksums=checksums, pairs=pairs)
+    differing = [number for number in sorted(found) if found[number].count]
+    copies, _ = measured([checkpoint.replicas[number].stored for number in differing])
     runner.progress.finish()
-    tensors = assembled(checkpoint.tensors, stored, sharing, stats, norm_type, loss_scale)
-    return _measurement(checkpoint, tensors, norm_type, loss_scale, started, runner.backend.name)
+    disagreements = tuple(
+        disagreement(checkpoint.replicas[number], pairs[number], found[number], copy.stats)
+        for number, copy in zip(differing, copies, strict=True)
+    )
+    return _measurement(
+        checkpoint,
+        tensors,
+        disagreements,
+        norm_type,
+        loss_scale,
+        backend=runner.backend.name,
+        started=started,
+    )
+
+
+def _measured(
+    specs: Sequence[TensorSpec],
+    *,
+    overlaps: Overlaps,
+    norm_type: float,
+    loss_scale: float,
+    runner: Runner,
+    checksums: Iterable[StoredChecksum] = (),
+    pairs: Sequence[Pair] = (),
+) -> tuple[tuple[TensorMeasurement, ...], dict[int, Differing]]:
+    """What there is to say of tensors, and of each pair of which elements were compared."""
+    stored = [part for spec in specs for part in spec.parts]
+    sharing = find_sharing(stored, overlaps)
+    tasks = plan(stored, sharing, checksums, runner.backend.limits, pairs)
+    stats, found = reduce_tasks(tasks, Statistics(norm_type), ByteEquality(), runner)
+    return assembled(specs, stored, sharing, stats, norm_type, loss_scale), found
 
 
 def reduce_tasks(
-    tasks: Iterable[Task], reduction: Reduction[Part], runner: Runner
-) -> dict[Target, Part]:
-    """Run all tasks; the result for each target, its parts merged in the order of the tasks."""
-    parts_of: dict[Target, list[Part]] = {}
-    work = partial(run, reduction=reduction, backend=runner.backend)
-    for results in runner.results(tasks, work):
-        for target, part in results:
-            parts = parts_of.setdefault(target, [])
-            parts.append(part)
-            parts_of[target] = folded(parts, reduction)
-    return {target: reduction.merged(parts) for target, parts in parts_of.items()}
+    tasks: Iterable[AnyTask],
+    reduction: Reduction[Part],
+    comparison: Comparison[Other],
+    runner: Runner,
+) -> tuple[dict[Target, Part], dict[int, Other]]:
+    """Run all tasks; the results for each target and for each pair.
+
+    Those of parts are merged in the order of the tasks.
+    """
+    reduced: Gathered[Target, Part] = Gathered(reduction)
+    compared: Gathered[int, Other] = Gathered(comparison)
+    work = partial(_run, reduction=reduction, comparison=comparison, backend=runner.backend)
+    for of_targets, of_pairs in runner.results(tasks, work):
+        reduced.add(of_targets)
+        compared.add(of_pairs)
+    return reduced.merged(), compared.merged()
+
+
+def _run(
+    task: AnyTask, reduction: Reduction[Part], comparison: Comparison[Other], backend: Backend
+) -> tuple[Results[Part], PairResults[Other]]:
+    if isinstance(task, PairTask | StreamPairTask):
+        return [], compare(task, comparison)
+    return run(task, reduction, backend), []
 
 
 def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:
@@ -83,7 +147,7 @@ def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChe
     if not checksums:
         return []
     chosen: dict[str, list[int]] = {}
-    for spec in checkpoint.stored:
+    for spec in checkpoint.stored_anywhere:
         for extent in spec.extents:
             chosen.setdefault(extent.file.path, []).append(extent.offset)
     for offsets in chosen.values():
@@ -99,10 +163,12 @@ def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChe
 def _measurement(
     checkpoint: Checkpoint,
     tensors: tuple[TensorMeasurement, ...],
+    disagreements: tuple[Disagreement, ...],
     norm_type: float,
     loss_scale: float,
-    started: float,
+    *,
     backend: str,
+    started: float,
 ) -> Measurement:
     sections, total = _summaries(checkpoint, tensors, norm_type)
     return Measurement(
@@ -122,6 +188,8 @@ def _measurement(
         step=checkpoint.step,
         ranks=checkpoint.ranks,
         in_model_order=checkpoint.in_model_order,
+        replicas=len(checkpoint.replicas) - len(disagreements),
+        disagreements=disagreements,
     )
 
 

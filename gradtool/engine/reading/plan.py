@@ -8,9 +8,8 @@ them.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
 from typing import Final, NamedTuple
 
 from gradtool.core.dtypes import DType
@@ -20,6 +19,8 @@ from gradtool.engine.backend import BatchLimits
 from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import Sharing
 from gradtool.engine.overlaps.views import Layout
+from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask, pair_tasks
+from gradtool.engine.reading.pairs.regions import Pair
 
 GAP_BYTES: Final = 1 << 10
 """Bytes between two pieces up to which one read over the gap is cheaper than two reads."""
@@ -85,19 +86,19 @@ def plan(
     sharing: Sharing,
     checksums: Iterable[StoredChecksum],
     limits: BatchLimits,
-) -> Iterator[Task]:
-    """All tasks that measure `specs` and verify `checksums`.
+    pairs: Sequence[Pair] = (),
+) -> Iterator[Task | PairTask | StreamPairTask]:
+    """All tasks that measure `specs`, verify `checksums` and compare `pairs`.
 
-    A target is a tensor's position in `specs`.
+    A target is a tensor's position in `specs`. What reads bytes again comes right after what reads
+    them first, while the system caches them.
     """
     grouped = {index for group in sharing.groups for index in group}
     plain = [i for i in range(len(specs)) if i not in grouped and i not in sharing.same_as]
-    waiting: dict[str, deque[StoredChecksum]] = {}
-    for checksum in checksums:
-        waiting.setdefault(checksum.covers.file.path, deque()).append(checksum)
+    followers = _Followers(checksums, pairs)
     for task in _read_tasks(specs, plain, limits):
         yield task
-        yield from _checksums_read(waiting, task)
+        yield from followers.of(task)
     for index in plain:
         spec = specs[index]
         if spec.stream is not None:
@@ -106,19 +107,47 @@ def plan(
             )
     for group in sharing.groups:
         yield from group_tasks(specs, group)
-    for checksum in chain.from_iterable(waiting.values()):
-        yield ChecksumTask(checksum, checksum.covers.nbytes)
+    yield from followers.rest()
 
 
-def _checksums_read(
-    waiting: Mapping[str, deque[StoredChecksum]], task: ReadTask
-) -> Iterator[ChecksumTask]:
-    """Tasks for checksums whose bytes `task` is the last to read, while the system caches them."""
-    checksums = waiting.get(task.file.path)
-    last = task.blocks[-1].pieces[-1]
-    while checksums and checksums[0].covers.end <= last.offset + last.nbytes:
-        checksum = checksums.popleft()
-        yield ChecksumTask(checksum, checksum.covers.nbytes)
+class _Followers:
+    """Tasks that read bytes which others read before them, by file and in its order."""
+
+    def __init__(self, checksums: Iterable[StoredChecksum], pairs: Sequence[Pair]) -> None:
+        self._checksums: dict[str, deque[StoredChecksum]] = {}
+        for checksum in checksums:
+            self._checksums.setdefault(checksum.covers.file.path, deque()).append(checksum)
+        self._comparisons, self._streams = pair_tasks(pairs)
+        self._next = {path: next(tasks, None) for path, tasks in self._comparisons.items()}
+
+    def of(self, task: ReadTask) -> Iterator[ChecksumTask | PairTask]:
+        """Those whose bytes `task` is the last to read."""
+        path, last = task.file.path, task.blocks[-1].pieces[-1]
+        yield from self._verified(path, last.offset + last.nbytes)
+        yield from self._compared(path, last.offset + last.nbytes)
+
+    def rest(self) -> Iterator[ChecksumTask | PairTask | StreamPairTask]:
+        """All others."""
+        for path in self._comparisons:
+            yield from self._compared(path, None)
+        yield from self._streams
+        for path in self._checksums:
+            yield from self._verified(path, None)
+
+    def _verified(self, path: str, end: int | None) -> Iterator[ChecksumTask]:
+        """Checksums over bytes up to `end` of a file, or up to its own."""
+        checksums = self._checksums.get(path)
+        while checksums and (end is None or checksums[0].covers.end <= end):
+            checksum = checksums.popleft()
+            yield ChecksumTask(checksum, checksum.covers.nbytes)
+
+    def _compared(self, path: str, end: int | None) -> Iterator[ChecksumTask | PairTask]:
+        """Comparisons of bytes up to `end` of a file, and checksums over the copies' bytes."""
+        while (task := self._next.get(path)) and (end is None or task.end <= end):
+            self._next[path] = next(self._comparisons[path], None)
+            yield task
+            for copy, copy_end in task.copies_read.items():
+                yield from self._verified(copy, copy_end)
 
 
 def layout_of(spec: TensorSpec) -> Layout | None:

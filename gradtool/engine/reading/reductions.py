@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +17,7 @@ from gradtool.engine.backend import Backend
 Positions = Callable[[NDArray[np.intp]], NDArray[np.int64]]
 
 Part = TypeVar("Part")
+Key = TypeVar("Key", bound=Hashable)
 
 MOST_PARTS: Final = 1024
 """Results of parts of one tensor that are kept before they are merged."""
@@ -44,14 +45,18 @@ class Elements:
     positions: Positions | None = None
 
 
-class Reduction(Protocol[Part]):
-    """Something to compute of tensors, part by part; a plain value that goes to any process."""
-
-    def of(self, elements: Elements, backend: Backend) -> list[Part]:
-        """The result of each segment, a plain value that goes to any process."""
+class Merging(Protocol[Part]):
+    """Something to compute part by part; a plain value that goes to any process."""
 
     def merged(self, parts: Sequence[Part]) -> Part:
         """The result of all parts together, however grouped; of no parts, that of no elements."""
+
+
+class Reduction(Merging[Part], Protocol):
+    """Something to compute of tensors."""
+
+    def of(self, elements: Elements, backend: Backend) -> list[Part]:
+        """The result of each segment, a plain value that goes to any process."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,25 @@ class Statistics:
         return statistics.merge(parts, self.norm_type)
 
 
-def folded(parts: list[Part], reduction: Reduction[Part]) -> list[Part]:
-    """The same parts, merged where there are many, so that memory stays constant."""
-    return [reduction.merged(parts)] if len(parts) >= MOST_PARTS else parts
+class Gathered(Generic[Key, Part]):
+    """Results of parts, by what they are about, in the order in which they come.
+
+    They are merged on the way where there are many, so that memory stays constant.
+    """
+
+    def __init__(self, merging: Merging[Part], results: Iterable[tuple[Key, Part]] = ()) -> None:
+        self._merging = merging
+        self._parts_of: dict[Key, list[Part]] = {}
+        self.add(results)
+
+    def add(self, results: Iterable[tuple[Key, Part]]) -> None:
+        """Add the next results."""
+        for key, part in results:
+            parts = self._parts_of.setdefault(key, [])
+            parts.append(part)
+            if len(parts) >= MOST_PARTS:
+                parts[:] = [self._merging.merged(parts)]
+
+    def merged(self) -> dict[Key, Part]:
+        """One result for each key, in the order in which keys first came."""
+        return {key: self._merging.merged(parts) for key, parts in self._parts_of.items()}

@@ -28,7 +28,7 @@ from gradtool.engine.reading.plan import (
     StreamTask,
     Task,
 )
-from gradtool.engine.reading.reductions import Elements, Reduction, folded
+from gradtool.engine.reading.reductions import Elements, Gathered, Reduction
 from gradtool.errors import CorruptFileError
 
 NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
@@ -125,16 +125,16 @@ def _read_pieces(
 
 
 def _run_stream(task: StreamTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    parts: list[Part] = []
+    found: Gathered[Target, Part] = Gathered(reduction)
     done = 0
     block = Block(task.dtype, task.big_endian, task.layout)
     for piece in task.stream.pieces(BLOCK_ELEMENTS * task.dtype.itemsize):
         raw = np.frombuffer(piece, np.uint8)
         count = len(raw) // task.dtype.itemsize
-        parts += reduction.of(_elements(raw, block, [count], [done]), backend)
-        parts = folded(parts, reduction)
+        (part,) = reduction.of(_elements(raw, block, [count], [done]), backend)
+        found.add([((task.target, NAMED), part)])
         done += count
-    return [((task.target, NAMED), reduction.merged(parts))]
+    return list(found.merged().items())
 
 
 def _run_group(task: GroupTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
@@ -200,10 +200,7 @@ def _reduce(
 
 def _merged(results: Results[Part], reduction: Reduction[Part]) -> Results[Part]:
     """One result for each target, in the order in which targets first occur."""
-    parts_of: dict[Target, list[Part]] = {}
-    for target, part in results:
-        parts_of.setdefault(target, []).append(part)
-    return [(target, reduction.merged(parts)) for target, parts in parts_of.items()]
+    return list(Gathered(reduction, results).merged().items())
 
 
 def _verify_stored(checksum: StoredChecksum) -> None:

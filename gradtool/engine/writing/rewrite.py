@@ -62,7 +62,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> 
         UnsupportedFormatError: a tensor that changes is no byte range, and no member to repack.
     """
     repacked: set[Location] = set()
-    for spec in checkpoint.stored:
+    for spec in checkpoint.stored_anywhere:
         if spec.stream is None or spec.name not in plan.changed:
             continue
         if not isinstance(spec.stream, Inflated):
@@ -80,7 +80,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> 
     return Rewrite(
         checkpoint=checkpoint,
         transforms=plan.transforms,
-        regions=changed_regions(checkpoint.stored, plan.transforms, overlaps),
+        regions=changed_regions(checkpoint.stored_anywhere, plan.transforms, overlaps),
         repacked=frozenset(repacked),
         checksums=checksums,
     )
@@ -91,7 +91,7 @@ def _refuse_skipped(
 ) -> None:
     """Raise UsageError if a skipped tensor shares bytes with one that changes."""
     skipped = [item for item in checkpoint.skipped if item.extents]
-    changed = [spec for spec in checkpoint.stored if skipped and spec.name in transforms]
+    changed = [spec for spec in checkpoint.stored_anywhere if skipped and spec.name in transforms]
     for linked in overlaps.among([*skipped, *changed]):
         if linked[0] < len(skipped) <= linked[-1]:
             names = (skipped[linked[0]].name, changed[linked[-1] - len(skipped)].name)
@@ -106,8 +106,8 @@ def rewrite_file(rewrite: Rewrite, file: Location, sink: Sink, runner: Runner) -
         FileChangedError: the file is not the one that was catalogued.
     """
     if file in rewrite.repacked:
-        changed = (spec for spec in rewrite.checkpoint.stored if spec.name in rewrite.transforms)
-        specs = [spec for spec in changed if spec.nbytes]
+        stored = (spec for spec in rewrite.checkpoint.stored_anywhere if spec.nbytes)
+        specs = [spec for spec in stored if spec.name in rewrite.transforms]
         repack(file, sink, specs, rewrite.transforms, runner)
         return
     sink.allocate(file.size)

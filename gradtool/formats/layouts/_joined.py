@@ -30,6 +30,7 @@ def joined(
         format=format_name,
         files=(*files, *(file for part in parts for file in part.files)),
         tensors=tuple(spec for part in parts for spec in part.tensors),
+        replicas=tuple(replica for part in parts for replica in part.replicas),
         skipped=tuple(item for part in parts for item in part.skipped),
         section_kinds=kinds,
         checksums=tuple(checksum for part in parts for checksum in part.checksums),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import Checkpoint
+from gradtool.core.tensors import Checkpoint, TensorSpec
 from gradtool.errors import SameTensorsError, UnsupportedFormatError
 from gradtool.formats.layouts._contents import Part, stem_of
 from gradtool.formats.layouts._joined import joined, repeated_name
@@ -78,12 +78,13 @@ def _placed(
     def section_of(given: str) -> str:
         return given if section is None else section
 
+    def place(spec: TensorSpec) -> TensorSpec:
+        return spec.under(named(spec.name), section_of(spec.section))
+
     return replace(
         part,
-        tensors=tuple(
-            replace(spec, name=named(spec.name), section=section_of(spec.section))
-            for spec in part.tensors
-        ),
+        tensors=tuple(map(place, part.tensors)),
+        replicas=tuple(replace(replica, stored=place(replica.stored)) for replica in part.replicas),
         skipped=tuple(
             replace(item, name=named(item.name), section=section_of(item.section))
             for item in part.skipped

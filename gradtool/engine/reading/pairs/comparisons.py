@@ -1,0 +1,93 @@
+"""What two blocks of elements are reduced to, and how the results of parts merge."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradtool.core.dtypes import DType
+from gradtool.engine.backend import Bytes
+from gradtool.engine.overlaps.views import Int64
+from gradtool.engine.reading.pairs.regions import Places
+from gradtool.engine.reading.reductions import Merging
+
+Part = TypeVar("Part")
+
+
+@dataclass(frozen=True, slots=True)
+class BlockPair:
+    """Elements of one tensor and those at the same indices of another, in memory.
+
+    Attributes:
+        first, second: their bytes (uint8), as little-endian elements one after another; not to be
+            changed, and valid until the comparison returns.
+        dtypes: the types of the elements.
+        numel: how many elements each block has; at least one.
+        start: the place of the first of them in the walk of `places`.
+        places: where they are.
+    """
+
+    first: Bytes
+    second: Bytes
+    dtypes: tuple[DType, DType]
+    numel: int
+    start: int
+    places: Places
+
+    def positions(self, steps: NDArray[np.intp]) -> Int64:
+        """C-order positions, in the whole tensor, of the elements that far into the blocks."""
+        return self.places.positions(steps + self.start)
+
+
+class Comparison(Merging[Part], Protocol):
+    """Something to compute of pairs of tensors."""
+
+    def of(self, blocks: BlockPair) -> Part:
+        """The result of two blocks, a plain value that goes to any process."""
+
+
+@dataclass(frozen=True, slots=True)
+class Differing:
+    """How many elements differ, and the C-order position of the first; None where none does."""
+
+    count: int = 0
+    first: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ByteEquality:
+    """Which elements have the same bytes: a NaN equals itself, and 0 does not equal -0.
+
+    Elements of two types are never the same.
+    """
+
+    def of(self, blocks: BlockPair) -> Differing:
+        """See `Comparison`."""
+        first, second = blocks.dtypes
+        if first != second:
+            return _differing(np.arange(blocks.numel), blocks)
+        if _are_equal(blocks.first, blocks.second):
+            return Differing()
+        rows = blocks.first.reshape(-1, first.itemsize) != blocks.second.reshape(-1, first.itemsize)
+        return _differing(np.flatnonzero(rows.any(axis=1)), blocks)
+
+    def merged(self, parts: Sequence[Differing]) -> Differing:
+        """See `Comparison`."""
+        firsts = [part.first for part in parts if part.first is not None]
+        return Differing(sum(part.count for part in parts), min(firsts, default=None))
+
+
+def _differing(steps: NDArray[np.intp], blocks: BlockPair) -> Differing:
+    return Differing(len(steps), int(blocks.positions(steps).min()))
+
+
+def _are_equal(first: Bytes, second: Bytes) -> bool:
+    """Whether all bytes are the same: eight at a time, with what is left over."""
+    words = len(first) & -8
+    return np.array_equal(first[:words].view("u8"), second[:words].view("u8")) and np.array_equal(
+        first[words:], second[words:]
+    )

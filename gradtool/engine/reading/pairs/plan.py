@@ -1,0 +1,132 @@
+"""Which blocks of two tensors are compared in which tasks; decided as `reading.plan` does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import chain, groupby, zip_longest
+from typing import Final, NamedTuple
+
+from gradtool.core.shapes.strides import contiguous_strides
+from gradtool.engine.backend import TASK_BYTES
+from gradtool.engine.reading.pairs.gather import first_element
+from gradtool.engine.reading.pairs.regions import BLOCK_NUMEL, Pair, Places, Region, Side, regions
+
+MOST_FILES: Final = 32
+"""Files that a task has open at a time."""
+
+
+class PairBlock(NamedTuple):
+    """Two blocks of a region: `numel` elements from `start` of the walk through `places`.
+
+    Both sides are stored in the order of the walk, or else `places` are of one tile, all of it.
+    """
+
+    region: Region
+    places: Places
+    start: int
+    numel: int
+    is_stored_so: bool
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes to read."""
+        return self.numel * self.region.itemsize
+
+    def end(self, side: Side) -> tuple[str, int]:
+        """The file of one side, and the byte after the last one that is read there, or later."""
+        extent = side.spec.extents[-1]
+        if not self.is_stored_so or len(side.spec.extents) > 1:
+            return extent.file.path, extent.end
+        last = first_element(side.spec, side.within(self.region.box)) + self.start + self.numel
+        return extent.file.path, extent.offset + last * side.spec.dtype.itemsize
+
+
+@dataclass(slots=True)
+class PairTask:
+    """Blocks to read and to compare."""
+
+    blocks: list[PairBlock] = field(default_factory=list)
+    nbytes: int = 0
+
+    @property
+    def end(self) -> int:
+        """The byte after the last one that is read of the first tensor's file."""
+        return max(block.end(block.region.first)[1] for block in self.blocks)
+
+    @property
+    def copies_read(self) -> dict[str, int]:
+        """The byte after the last one that is read of each of the second tensors' files."""
+        return dict(block.end(block.region.second) for block in self.blocks)
+
+
+@dataclass(frozen=True, slots=True)
+class StreamPairTask:
+    """A pair of which a side is no byte range, at least in part."""
+
+    number: int
+    pair: Pair
+    nbytes: int
+
+
+def pair_tasks(
+    pairs: Sequence[Pair],
+) -> tuple[Mapping[str, Iterator[PairTask]], list[StreamPairTask]]:
+    """All tasks that compare `pairs`: those over byte ranges, and those over streams.
+
+    The first ones are those of each file that a first tensor, or the beginning of one, lies in, in
+    the order of that file: whatever is read there may be compared while the system caches it.
+    """
+    starts: dict[str, list[tuple[int, int]]] = {}
+    streams = []
+    for number, pair in enumerate(pairs):
+        first = next(regions(number, pair), None)
+        if first is None:
+            continue
+        if any(part.stream is not None for part in (*pair.first.parts, *pair.second.parts)):
+            streams.append(StreamPairTask(number, pair, pair.nbytes))
+            continue
+        extent = first.first.spec.extents[0]
+        starts.setdefault(extent.file.path, []).append((extent.offset, number))
+    by_file = {
+        path: _tasks_of([(number, pairs[number]) for _, number in sorted(found)])
+        for path, found in starts.items()
+    }
+    return by_file, streams
+
+
+def _tasks_of(pairs: Iterable[tuple[int, Pair]]) -> Iterator[PairTask]:
+    task, files = PairTask(), set[str]()
+    for block in chain.from_iterable(
+        _in_turn(list(group)) for _, group in groupby(pairs, lambda item: id(item[1].first))
+    ):
+        read = {extent.file.path for side in block.region.sides for extent in side.spec.extents}
+        is_full = task.nbytes + block.nbytes > TASK_BYTES or len(files | read) > MOST_FILES
+        if is_full and task.blocks:
+            yield task
+            task, files = PairTask(), set()
+        task.blocks.append(block)
+        task.nbytes += block.nbytes
+        files |= read
+    if task.blocks:
+        yield task
+
+
+def _in_turn(pairs: Iterable[tuple[int, Pair]]) -> Iterator[PairBlock]:
+    """The blocks of copies of one tensor, in turn: what is compared with each is read once."""
+    blocks_of = (chain.from_iterable(map(blocks, regions(number, pair))) for number, pair in pairs)
+    for row in zip_longest(*blocks_of):
+        yield from (block for block in row if block is not None)
+
+
+def blocks(region: Region) -> Iterator[PairBlock]:
+    """The blocks that a region is compared in."""
+    order = region.order
+    if order is None:
+        for box in region.tiles():
+            places = Places(region.shape, box, contiguous_strides(box.sizes))
+            yield PairBlock(region, places, 0, box.numel, is_stored_so=False)
+        return
+    places, numel = Places(region.shape, region.box, order), region.box.numel
+    for start in range(0, numel, BLOCK_NUMEL):
+        yield PairBlock(region, places, start, min(BLOCK_NUMEL, numel - start), is_stored_so=True)

@@ -1,0 +1,134 @@
+"""What an executor runs to compare tensors: one task in, a result for each of its pairs out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import TypeVar
+
+import numpy as np
+
+from gradtool.core.tensors import TensorSpec
+from gradtool.engine.backend import Bytes
+from gradtool.engine.buffers import BUFFERS, Buffer
+from gradtool.engine.reading.pairs.comparisons import BlockPair, Comparison
+from gradtool.engine.reading.pairs.gather import (
+    Sources,
+    first_element,
+    normalize,
+    read_box,
+    read_range,
+)
+from gradtool.engine.reading.pairs.plan import PairBlock, PairTask, StreamPairTask, blocks
+from gradtool.engine.reading.pairs.regions import BLOCK_NUMEL, Region, Side, regions
+from gradtool.engine.reading.reductions import Gathered
+from gradtool.storage.spool import spooled
+
+Part = TypeVar("Part")
+
+PairResults = list[tuple[int, Part]]
+"""Results, each with the position of the pair in the plan."""
+
+
+def compare(task: PairTask | StreamPairTask, comparison: Comparison[Part]) -> PairResults[Part]:
+    """The results of the elements that `task` reads, one for each pair."""
+    match task:
+        case PairTask():
+            pairs = _from_ranges(task.blocks)
+        case StreamPairTask():
+            pairs = _from_streams(task)
+    results = ((number, comparison.of(blocks)) for number, blocks in pairs)
+    return list(Gathered(comparison, results).merged().items())
+
+
+def _from_ranges(found: Iterable[PairBlock]) -> Iterator[tuple[int, BlockPair]]:
+    """The elements of blocks that are byte ranges, each pair with its position in the plan."""
+    held: tuple[object, ...] = ()
+    with Sources() as sources:
+        for block in found:
+            region = block.region
+            # Several copies in turn: what each is compared with is there already.
+            wanted = (id(region.first.spec), block.places, block.start, block.numel)
+            if wanted != held:
+                first = _read(sources, block, region.first, BUFFERS.first)
+                held = wanted
+            second = _read(sources, block, region.second, BUFFERS.second)
+            yield region.pair, _pair(block, first, second)
+
+
+def _read(sources: Sources, block: PairBlock, side: Side, buffer: Buffer) -> Bytes:
+    raw: Bytes = buffer.array(np.uint8, block.numel * side.spec.dtype.itemsize)
+    if block.is_stored_so:
+        first = first_element(side.spec, side.within(block.region.box))
+        read_range(sources, side.spec, first + block.start, raw)
+    else:
+        read_box(sources, side.spec, side.within(block.places.box), raw)
+    return raw
+
+
+def _pair(block: PairBlock, first: Bytes, second: Bytes) -> BlockPair:
+    one, other = block.region.sides
+    types = (one.spec.dtype, other.spec.dtype)
+    return BlockPair(first, second, types, block.numel, block.start, block.places)
+
+
+def _from_streams(task: StreamPairTask) -> Iterator[tuple[int, BlockPair]]:
+    """The elements of a pair with streams, which are read once each, and in their order."""
+    whole = next(regions(task.number, task.pair))
+    if whole.box == task.pair.whole and _is_in_step(whole):
+        yield from _in_step(whole)
+        return
+    with ExitStack() as files:
+        pair = replace(
+            task.pair,
+            first=_without_streams(task.pair.first, files),
+            second=_without_streams(task.pair.second, files),
+        )
+        for region in regions(task.number, pair):
+            yield from _from_ranges(blocks(region))
+
+
+def _is_in_step(region: Region) -> bool:
+    """Whether both parts are stored in one order, and streams among them are all in the region."""
+    streams = [side for side in region.sides if side.spec.stream is not None]
+    return region.order is not None and all(side.box == region.box for side in streams)
+
+
+def _in_step(region: Region) -> Iterator[tuple[int, BlockPair]]:
+    with Sources() as sources:
+        found = list(region.sides)
+        one, other = (
+            _pieces(sources, region, side, buffer)
+            for side, buffer in zip(found, (BUFFERS.first, BUFFERS.second), strict=True)
+        )
+        for block, first, second in zip(blocks(region), one, other, strict=True):
+            yield region.pair, _pair(block, first, second)
+
+
+def _pieces(sources: Sources, region: Region, side: Side, buffer: Buffer) -> Iterator[Bytes]:
+    """The bytes of one side of each block of a region."""
+    if side.spec.stream is None:
+        for block in blocks(region):
+            yield _read(sources, block, side, buffer)
+        return
+    for piece in side.spec.stream.pieces(BLOCK_NUMEL * side.spec.dtype.itemsize):
+        raw: Bytes = buffer.array(np.uint8, len(piece))
+        raw[:] = np.frombuffer(piece, np.uint8)
+        normalize(raw, side.spec)
+        yield raw
+
+
+def _without_streams(spec: TensorSpec, files: ExitStack) -> TensorSpec:
+    """The tensor with the streams among its parts in temporary files, until `files` is closed."""
+    if spec.chunks:
+        return replace(
+            spec,
+            chunks=tuple(
+                replace(chunk, stored=_without_streams(chunk.stored, files))
+                for chunk in spec.chunks
+            ),
+        )
+    if spec.stream is None or not spec.stream.nbytes:
+        return spec
+    return replace(spec, stream=None, extents=(files.enter_context(spooled(spec.stream)),))

@@ -1,0 +1,41 @@
+"""Further copies of tensors: with what each is compared, and what is told of one that differs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gradtool.core.measurement import Disagreement
+from gradtool.core.shapes.boxes import Box
+from gradtool.core.shapes.strides import unravel
+from gradtool.core.stats import TensorStats
+from gradtool.core.tensors import Checkpoint, Replica, TensorSpec
+from gradtool.engine.reading.pairs.comparisons import Differing
+from gradtool.engine.reading.pairs.regions import Pair
+
+
+def pairs_of(checkpoint: Checkpoint) -> list[Pair]:
+    """Each replica with what it must equal, in their order."""
+    replicated = {replica.name for replica in checkpoint.replicas}
+    specs = {spec.name: spec for spec in checkpoint.tensors if spec.name in replicated}
+    # A copy of one chunk has nothing to do with the others, of which there may be thousands.
+    with_chunk: dict[tuple[str, Box | None], TensorSpec] = {
+        (name, chunk.box): replace(spec, chunks=(chunk,))
+        for name, spec in specs.items()
+        for chunk in spec.chunks
+    }
+    return [
+        Pair(
+            first=with_chunk.get((replica.name, replica.box), specs[replica.name]),
+            second=replica.stored,
+            box=replica.box,
+        )
+        for replica in checkpoint.replicas
+    ]
+
+
+def disagreement(
+    replica: Replica, pair: Pair, found: Differing, stats: TensorStats
+) -> Disagreement:
+    """What is told of a copy that differs, and that has these statistics."""
+    first = unravel(found.first or 0, pair.first.shape)
+    return Disagreement(replica.name, replica.rank, first, found.count, stats)
