@@ -38,13 +38,18 @@ if TYPE_CHECKING:
     from gradtool.errors import EmptyDumpError as EmptyDumpError
     from gradtool.errors import FileAccessError as FileAccessError
     from gradtool.errors import FileChangedError as FileChangedError
+    from gradtool.errors import FoundCheckpoint as FoundCheckpoint
     from gradtool.errors import GradtoolError as GradtoolError
     from gradtool.errors import InputError as InputError
     from gradtool.errors import MissingShardError as MissingShardError
     from gradtool.errors import NonFiniteError as NonFiniteError
     from gradtool.errors import NormRangeError as NormRangeError
+    from gradtool.errors import RanksDifferError as RanksDifferError
+    from gradtool.errors import RanksQuestionError as RanksQuestionError
     from gradtool.errors import RefusedError as RefusedError
     from gradtool.errors import ResourceError as ResourceError
+    from gradtool.errors import SameTensorsError as SameTensorsError
+    from gradtool.errors import SeveralCheckpointsError as SeveralCheckpointsError
     from gradtool.errors import TargetBusyError as TargetBusyError
     from gradtool.errors import UnknownFormatError as UnknownFormatError
     from gradtool.errors import UnsupportedFormatError as UnsupportedFormatError
@@ -70,13 +75,18 @@ _HOMES = {
         "EmptyDumpError",
         "FileAccessError",
         "FileChangedError",
+        "FoundCheckpoint",
         "GradtoolError",
         "InputError",
         "MissingShardError",
         "NonFiniteError",
         "NormRangeError",
+        "RanksDifferError",
+        "RanksQuestionError",
         "RefusedError",
         "ResourceError",
+        "SameTensorsError",
+        "SeveralCheckpointsError",
         "TargetBusyError",
         "UnknownFormatError",
         "UnsupportedFormatError",

@@ -6,7 +6,8 @@
     │   └── NormRangeError                    a norm that float64 cannot hold
     ├── UsageError                     2      a bad option, pattern or choice
     │   ├── SeveralCheckpointsError           a path with more than one, of which none was chosen
-    │   └── SameTensorsError                  two files hold the same tensors, and no name says why
+    │   ├── SameTensorsError                  two files hold the same tensors, and no name says why
+    │   └── RanksQuestionError                ranks hold other values under one name
     ├── ResourceError                  3      too little memory, no more threads, a worker that died
     │   └── DeviceError                       torch, or the device to compute on, is not there
     └── InputError                     3      a file that cannot give or take its tensors
@@ -15,7 +16,8 @@
         ├── UnknownFormatError                content that no format recognises
         ├── UnsupportedFormatError            recognised, and outside what gradtool reads
         ├── CorruptFileError                  truncated, contradicting itself, ambiguous
-        │   └── MissingShardError             an index that names a file which is not there
+        │   ├── MissingShardError             a shard or a rank that must be there and is not
+        │   └── RanksDifferError              what ranks hold copies of is not the same in all
         ├── FileChangedError                  changed or shrank while it was read
         └── EmptyDumpError                    readable, and holds no gradient tensor
 
@@ -42,6 +44,8 @@ __all__ = [
     "MissingShardError",
     "NonFiniteError",
     "NormRangeError",
+    "RanksDifferError",
+    "RanksQuestionError",
     "RefusedError",
     "ResourceError",
     "SameTensorsError",
@@ -159,6 +163,20 @@ class SameTensorsError(UsageError):
     """Two files of a directory hold tensors of the same names, for no reason that names tell."""
 
 
+class RanksQuestionError(UsageError):
+    """Ranks hold tensors of one name that are not the same, and nothing says what they are.
+
+    `path` is what the ranks make up.
+    """
+
+    def __init__(self, path: str, tensor: str, difference: str) -> None:
+        super().__init__(
+            f"{path}: {tensor!r:.80}: {difference}: pieces of one gradient, or copies that differ?",
+            hint="say `ranks='shard'`, `ranks='replica'`, or `ranks='each'` for a report of each",
+        )
+        self.path = path
+
+
 class ResourceError(GradtoolError):
     """Too little memory, no more threads, or a worker process that died; the file may be fine."""
 
@@ -223,7 +241,11 @@ class CorruptFileError(InputError):
 
 
 class MissingShardError(CorruptFileError):
-    """An index names a shard that is not there."""
+    """A shard or a rank that must be there, by an index, by names or by metadata, and is not."""
+
+
+class RanksDifferError(CorruptFileError):
+    """Ranks were to hold copies of a tensor, and do not."""
 
 
 class FileChangedError(InputError):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypedDict, get_args
 
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.figures import difference
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, every_name, name_filter, no_name
 from gradtool.core.tensors import ABSENT, Checkpoint, Replica, Skipped, TensorSpec
@@ -21,7 +22,7 @@ from gradtool.engine.progress import Observer, Progress
 from gradtool.engine.reading import measure as engine
 from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
-from gradtool.errors import EmptyDumpError, UsageError
+from gradtool.errors import EmptyDumpError, RanksDifferError, RanksQuestionError, UsageError
 from gradtool.formats import Opening, open_checkpoint, open_together
 from gradtool.formats.layouts.asked import RanksMode
 from gradtool.places import Place, label_of
@@ -202,10 +203,11 @@ def measured(
 ) -> Measurement:
     """The figures of the catalogue's tensors, `started` being when it all began.
 
-    `overlaps` are those of the whole catalogue, if they are known.
+    `overlaps` are those of the whole catalogue, if they are known. Raises RanksQuestionError where
+    ranks hold other values under a name, and nothing says that these are copies.
     """
     with reporting_shortage(checkpoint.path):
-        return engine.measure(
+        measurement = engine.measure(
             checkpoint,
             request.runner(checkpoint, executor, progress),
             started=started,
@@ -214,6 +216,17 @@ def measured(
             verify=request.verify,
             overlaps=overlaps,
         )
+    for copy in measurement.disagreements:
+        if copy.is_assumed:
+            raise RanksQuestionError(measurement.path, copy.name, difference(copy))
+    return measurement
+
+
+def agreed(measurement: Measurement) -> Measurement:
+    """The measurement, if all copies are alike; else RanksDifferError naming one that is not."""
+    for copy in measurement.disagreements:
+        raise RanksDifferError(measurement.path, difference(copy), tensor=copy.name)
+    return measurement
 
 
 def _workers(threads: int | None, choice: BackendChoice) -> int:

@@ -24,7 +24,7 @@ from gradtool.errors import (
     UsageError,
 )
 from gradtool.places import Place, places_among
-from gradtool.request import MeasureOptions, MeasureRequest, require
+from gradtool.request import MeasureOptions, MeasureRequest, agreed, require
 from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.baselines import baseline_of
 from gradtool.rules.config_file import Config
@@ -165,7 +165,7 @@ def _healthy_dumps(
 
 def _healthy(place: Place, request: MeasureRequest, policy: Policy, progress: Progress) -> Evidence:
     """A dump fit to be compared with."""
-    measurement = measure_as(request, place, progress)
+    measurement = agreed(measure_as(request, place, progress))
     path = measurement.path
     evidence = Evidence(measurement, section_chosen=request.section is not None)
     if not evidence.gradients:

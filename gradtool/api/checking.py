@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from gradtool.api.baselines import refuse_other_norm
@@ -23,6 +23,7 @@ from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import (
     EmptyDumpError,
     GradtoolError,
+    RanksQuestionError,
     ResourceError,
     SeveralCheckpointsError,
 )
@@ -164,6 +165,11 @@ class _Judging:
         path = MEMORY_PATH if place is None else label_of(place)
         try:
             yield self._verdict(measure_as(self.request, source, progress), path, started)
+        except RanksQuestionError as question:
+            by_rank = replace(self, request=replace(self.request, ranks="each"))
+            for verdict in by_rank.verdicts(source, progress):
+                note = f"a rank by itself, for which nothing else is right: {question}"
+                yield replace(verdict, notes=(*verdict.notes, note))
         except SeveralCheckpointsError as error:
             parts = progress.divided(len(error.found))
             for found, part in zip(error.found, parts, strict=True):

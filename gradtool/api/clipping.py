@@ -32,6 +32,7 @@ from gradtool.formats.layouts.sharded_index import is_index_name
 from gradtool.request import (
     MeasureOptions,
     MeasureRequest,
+    agreed,
     chosen,
     measured,
     number,
@@ -150,7 +151,7 @@ def _clip(
         shares = [nbytes] if dry_run else [nbytes, checkpoint.nbytes, nbytes]
         stages = split_progress(measuring.progress, shares)
         overlaps = find_overlaps(checkpoint)
-        before = measured(to_clip, measuring, executor, stages[0], started, overlaps)
+        before = agreed(measured(to_clip, measuring, executor, stages[0], started, overlaps))
         plan = plan_clip(before, request)
         rewrite = plan_rewrite(checkpoint, plan, overlaps)
         notes, after = before.notes, None

@@ -12,7 +12,15 @@ from gradtool.core.measurement import Measurement
 from gradtool.engine.progress import Observer, Progress, whole_progress
 from gradtool.formats.layouts.asked import RanksMode
 from gradtool.places import place_of
-from gradtool.request import MeasureRequest, chosen, measured, opened_in_part, require, working
+from gradtool.request import (
+    MeasureRequest,
+    agreed,
+    chosen,
+    measured,
+    opened_in_part,
+    require,
+    working,
+)
 
 
 def measure(  # noqa: PLR0913 - one for each option of the commands
@@ -44,9 +52,10 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
 
     Args:
         source: a path, of a file (safetensors, torch zip, npz, npy), a directory of them or an
-            index file, or a list of the paths of one dump's shards or ranks; or a `torch.nn.Module` or pairs of name and parameter, whose gradients
-            are measured; or arrays (NumPy, torch, MLX, JAX and others) in nested dicts, lists
-            and tuples. What is in memory must not change meanwhile.
+            index file, or a list of the paths of one dump's shards or ranks; or a
+            `torch.nn.Module` or pairs of name and parameter, whose gradients are measured; or
+            arrays (NumPy, torch, MLX, JAX and others) in nested dicts, lists and tuples. What is
+            in memory must not change meanwhile.
         norm_type: p, any float but NaN; `math.inf` gives the largest magnitude.
         include: a glob or globs over tensor names, `*` matching dots too; empty for all.
         exclude: a glob or globs of names to leave out; they win.
@@ -74,7 +83,9 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     Raises:
         UsageError: an argument is out of its range, or nothing matches the filters.
         SeveralCheckpointsError: the path holds more than one dump, which are never added up.
-        InputError: the files cannot be read, understood or trusted, or hold no gradient.
+        RanksQuestionError: ranks hold other values under a name; pieces, or copies that differ?
+        InputError: the files cannot be read, understood or trusted, or hold no gradient; of
+            copies that are not the same a RanksDifferError.
         ResourceError: memory ran out, with one thread as well; or it is a
         DeviceError: torch, CUDA or the device is not there, or has no memory left.
 
@@ -97,7 +108,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         device_memory=device_memory,
         progress=progress,
     )
-    return measure_as(request, source, whole_progress(progress))
+    return agreed(measure_as(request, source, whole_progress(progress)))
 
 
 def measure_as(request: MeasureRequest, source: Any, progress: Progress) -> Measurement:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from gradtool.core.measurement import Disagreement
 from gradtool.core.stats import TensorStats
 
 
@@ -52,6 +53,14 @@ def first_of(items: Sequence[str], most: int = 3) -> str:
 def some(names: Sequence[str], most: int = 3) -> str:
     """`'a', 'b', 'c' and 4 more`: the first of many names, quoted, none of them long."""
     return first_of([f"{name!r:.80}" for name in names], most)
+
+
+def difference(copy: Disagreement) -> str:
+    """What is wrong with a copy of a tensor: how much of it differs, from where on."""
+    elements = counted(copy.differing, "element")
+    first = f", first at {index_text(copy.first)}" if copy.first else ""
+    bad = f"; it holds {', '.join(counts)}" if (counts := nonfinite_counts(copy.stats)) else ""
+    return f"{elements} of the copy of {copy.rank} differ{first}{bad}"
 
 
 def nonfinite_counts(stats: TensorStats) -> list[str]:

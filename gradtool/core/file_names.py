@@ -8,12 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
-Role: TypeAlias = Literal["shard", "rank", "count", "layer", "step", "other"]
-"""What a number counts; "count" is how many shards or ranks there are, "other" is not said."""
+Role: TypeAlias = Literal["shard", "rank", "part", "count", "layer", "step", "other"]
+"""What a number counts; "count" is how many shards or ranks there are, "other" is not said.
+
+Of a "part" nothing says how many there are; it belongs to a step, as shards and ranks do.
+"""
 
 _ROLES: Final[dict[str, Role]] = {
     **dict.fromkeys(("rank", "gpu", "worker", "proc", "process"), "rank"),
-    **dict.fromkeys(("shard", "part"), "shard"),
+    **dict.fromkeys(("shard", "part"), "part"),
     **dict.fromkeys(("of", "size"), "count"),
     **dict.fromkeys(("layer", "layers", "block", "blocks", "h", "stage"), "layer"),
     **dict.fromkeys(("expert", "experts", "module", "modules"), "layer"),
@@ -50,6 +53,8 @@ def numbers_in(path: str) -> list[Number]:
 
 def _role(path: str, match: re.Match[str], word: str, separator: str) -> Role:
     if _OF.match(path, match.end()):  # model-00001-of-00004
+        return "shard"
+    if word == "shard" and path.startswith("-model-", match.end()):  # and which rank wrote it
         return "shard"
     if separator.endswith("."):  # layer.3 names a layer; model.3 is anything
         return "layer" if _ROLES.get(word) == "layer" else "other"
@@ -92,4 +97,4 @@ def are_parts(path: str, other: str) -> bool:
 
 
 def _without_parts(path: str) -> str:
-    return template(path, lambda number: number.role in ("rank", "shard", "count"))
+    return template(path, lambda number: number.role in ("rank", "shard", "part", "count"))

@@ -100,6 +100,7 @@ class Disagreement:
         first: index, in the tensor's shape, of the first element in C order that differs.
         differing: how many elements of the copy differ.
         stats: over the elements of the copy; positions count from its own first element.
+        is_assumed: whether nothing but names and shapes said that it is a copy.
     """
 
     name: str
@@ -107,6 +108,7 @@ class Disagreement:
     first: tuple[int, ...]
     differing: int
     stats: TensorStats
+    is_assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

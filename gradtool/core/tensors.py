@@ -7,12 +7,14 @@ it touches to the last, so that a view's storage offset is part of the extent.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Final, Literal
 
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Location, Stream
-from gradtool.core.shapes.boxes import Box
+from gradtool.core.shapes.boxes import Box, Held
+from gradtool.core.shapes.placements import Placement, fits_mesh, held_boxes
 from gradtool.core.shapes.strides import distinct_axes, is_dense
 
 SectionKind = Literal["gradients", "weights", "optimizer"]
@@ -110,10 +112,31 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """That what a file holds under a name is a box of a tensor, whose shape it may say."""
+    """Where in a larger tensor that belongs which a file holds under the tensor's name.
 
-    box: Box
+    Attributes:
+        held: the boxes of the larger tensor that the file holds: one, mostly.
+        whole: the shape of the larger tensor; None where the file does not say it.
+        is_partial: whether it is a summand of the boxes rather than their elements.
+    """
+
+    held: tuple[Held, ...]
     whole: tuple[int, ...] | None = None
+    is_partial: bool = False
+
+    @classmethod
+    def on_mesh(
+        cls,
+        whole: tuple[int, ...],
+        mesh: Sequence[int],
+        coordinate: Sequence[int],
+        placements: Sequence[Placement],
+    ) -> Placed | None:
+        """What the rank at `coordinate` of a mesh holds; None for numbers that cannot be."""
+        if not fits_mesh(whole, mesh, coordinate, placements):
+            return None
+        held = tuple(held_boxes(whole, mesh, coordinate, placements))
+        return cls(held, whole, is_partial=any(one.is_partial for one in placements))
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,11 +147,13 @@ class Replica:
         rank: who holds it, as users call that: "rank 1".
         stored: the copy, under the tensor's name; chunks of it are stored under that name too.
         box: what it is a copy of, of the shape of `stored`; None for the whole tensor.
+        is_assumed: whether nothing but names and shapes says that it is a copy.
     """
 
     rank: str
     stored: TensorSpec
     box: Box | None = None
+    is_assumed: bool = False
 
     @property
     def name(self) -> str:

@@ -96,12 +96,17 @@ def units_of(paths: Iterable[str]) -> list[Unit]:
     A set takes two of its members to be named: a path that is one file is that file. Files that an
     index among them names are its. In the order of steps where all have one.
     """
-    names = list(dict.fromkeys(name for path in paths for name in expanded(path)))
+    names = [name for path in paths for name in expanded(path)]
     claimed = {shard for name in names if is_index_name(name) for shard in shards_named_by(name)}
-    units = [
-        Unit(unit.entries[0]) if len(unit.entries) == 1 else unit
-        for unit in arranged(name for name in names if name not in claimed)
-    ]
-    if all(unit.step is not None for unit in units):
-        units.sort(key=lambda unit: unit.step or 0)
-    return units
+    found = arranged(dict.fromkeys(name for name in names if name not in claimed))
+    sets = {entry: unit for unit in found for entry in unit.entries if len(unit.entries) > 1}
+    units: dict[object, Unit] = {}
+    for number, name in enumerate(names):
+        if name in sets:
+            units.setdefault(sets[name].name, sets[name])
+        elif name not in claimed:
+            units[number] = Unit(name)  # what is named twice is meant twice
+    in_order = list(units.values())
+    if all(unit.step is not None for unit in in_order):
+        in_order.sort(key=lambda unit: unit.step or 0)
+    return in_order

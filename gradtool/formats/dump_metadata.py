@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from gradtool.core.json_text import is_unicode, parse
+from gradtool.core.shapes.placements import read_placement
+from gradtool.core.tensors import Placed
 
 DUMP_VERSION: Final = 1
 
@@ -120,3 +122,22 @@ _CHECKS: Final = {
     "order": _is_text,
     "names": _are_texts,
 }
+
+
+def noted_part(shard: object) -> Placed | None:
+    """Where a part of a gradient belongs, by what is noted of it in `shards`; None if it is not."""
+    if not isinstance(shard, dict):
+        return None
+    whole, mesh, coordinate = (_sizes(shard.get(name)) for name in ("shape", "mesh", "coordinate"))
+    texts = shard.get("placements")
+    if not isinstance(texts, list) or not _are_texts(texts):
+        return None
+    placements = [read_placement(text) for text in texts]
+    if whole is None or mesh is None or coordinate is None or None in placements:
+        return None
+    return Placed.on_mesh(whole, mesh, coordinate, [one for one in placements if one is not None])
+
+
+def _sizes(value: object) -> tuple[int, ...] | None:
+    is_shape = isinstance(value, list) and all(map(_is_count, value))
+    return tuple(value) if is_shape else None  # type: ignore[arg-type]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import count, islice
 
-from gradtool.core.figures import counted
+from gradtool.core.figures import counted, difference
 from gradtool.core.judging.rule import Parameter
 from gradtool.core.names import name_filter
 from gradtool.core.tensors import ABSENT, hides_magnitude
@@ -72,6 +72,11 @@ def _without_gradient(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
             yield Problem("has no gradient", item.name)
 
 
+def _differing_copies(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # noqa: ARG001
+    for copy in evidence.measurement.disagreements:
+        yield Problem(difference(copy), copy.name, index=copy.first)
+
+
 RULES = (
     DumpRule(
         code="GT001",
@@ -113,10 +118,13 @@ RULES = (
         name="missing-shard",
         mandatory=True,
         errors=(MissingShardError,),
-        summary="An index names a shard that is not there.",
-        explanation="A part of the gradients is missing, so that no norm of the whole is known.",
+        summary="A shard or a rank is missing.",
+        explanation=(
+            "An index, the numbers in names or the metadata of files tell of a part of the "
+            "gradients that is not here, so that no norm of the whole is known."
+        ),
         rationale="None. The rule cannot be switched off.",
-        remedy="Copy all shards that the index names, or write the checkpoint again.",
+        remedy="Copy all shards and ranks into the directory, or write the checkpoint again.",
     ),
     DumpRule(
         code="GT004",
@@ -187,5 +195,21 @@ RULES = (
         ),
         rationale="None; a warning, because unused parts are common.",
         remedy="See GT007; for parts that are meant to be unused, add an override.",
+    ),
+    DumpRule(
+        code="GT009",
+        name="ranks-differ",
+        find=_differing_copies,
+        summary="Ranks that hold copies of a gradient do not hold the same.",
+        explanation=(
+            "Gradients that data-parallel training has reduced are the same on each rank, bit for "
+            "bit. Where they differ an all-reduce was left out, a rank ran other code or read "
+            "other data, or memory is broken; the ranks' weights then drift apart."
+        ),
+        rationale="None: copies are equal or they are not.",
+        remedy=(
+            "Look at the rank and index in the message; `inspect` with ranks='each' shows each "
+            "rank by itself. Gradients that were not reduced yet are dumps of their own."
+        ),
     ),
 )

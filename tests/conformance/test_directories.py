@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 
 import gradtool
 from gradtool.core.names import every_name
-from gradtool.formats import open_checkpoint
+from gradtool.formats import Opening, open_checkpoint
 
 NONE = frozenset[str]().__contains__
 """The filter that lets no name through: whatever it leaves out is checked all the same."""
@@ -93,7 +93,7 @@ def test_an_index_that_lies_is_refused(weight_map: Any, words: str, tmp_path: Pa
     index = sharded(tmp_path / "run", weight_map)
     for wanted in (every_name, NONE):
         with pytest.raises(gradtool.InputError) as caught:
-            open_checkpoint(str(index), None, wanted)
+            open_checkpoint(str(index), Opening(wanted=wanted))
         assert words in str(caught.value)
         assert str(index) in str(caught.value)
 
@@ -103,7 +103,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path: Path) -> None:
     save_file({"c": ONES["c"], "a": ONES["a"]}, tmp_path / SECOND)
     for wanted in (every_name, NONE):
         with pytest.raises(gradtool.CorruptFileError, match="'a': is in two shards"):
-            open_checkpoint(str(index), None, wanted)
+            open_checkpoint(str(index), Opening(wanted=wanted))
 
 
 def test_a_tensor_that_the_index_forgets_is_measured_and_noted(tmp_path: Path) -> None:
@@ -159,16 +159,6 @@ def test_shards_come_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     assert [tensor.name for tensor in found.in_order] == list(weight_map)
 
 
-def test_files_that_use_the_same_names_prefix_them(tmp_path: Path) -> None:
-    for rank in (0, 1, 10, 2):
-        torch.save({"w": torch.ones(4)}, tmp_path / f"grads_rank_{rank}.pt")
-    measurement = gradtool.measure(tmp_path)
-    assert [t.name for t in measurement.tensors] == [
-        f"grads_rank_{rank}.w" for rank in (0, 1, 2, 10)
-    ]
-    assert any("prefixed" in note for note in measurement.notes)
-
-
 def test_a_trainers_directory_is_told_apart_by_its_file_names(tmp_path: Path) -> None:
     save_file({"a": ONES["a"]}, tmp_path / "model.safetensors")
     layer = torch.nn.Linear(3, 3)
@@ -221,7 +211,7 @@ def test_what_is_left_out_is_said(tmp_path: Path) -> None:
     save_file({"a": ONES["a"]}, tmp_path / "a.safetensors")
     (tmp_path / "model.h5").write_bytes(b"\x89HDF\r\n\x1a\n")
     (tmp_path / "global_step5").mkdir()
-    assert gradtool.measure(tmp_path).notes == ("not read: global_step5/, model.h5",)
+    assert gradtool.measure(tmp_path).notes == ("not read: model.h5, global_step5/",)
 
 
 @pytest.mark.parametrize("name", ["b.safetensors", "B.PT"])
@@ -235,7 +225,9 @@ def test_a_dangling_link_named_like_a_tensor_file_is_an_error(name: str, tmp_pat
 def test_files_of_one_stem_are_told_apart_by_their_whole_names(tmp_path: Path) -> None:
     save_file({"w": ONES["a"]}, tmp_path / "grads.safetensors")
     torch.save({"w": torch.ones(5)}, tmp_path / "grads.pt")
-    measurement = gradtool.measure(tmp_path)
+    with pytest.raises(gradtool.SameTensorsError, match=r"'grads\.pt' and 'grads\.safetensors'"):
+        gradtool.measure(tmp_path)
+    measurement = gradtool.measure(tmp_path, join=True)
     assert [t.name for t in measurement.tensors] == ["grads.pt.w", "grads.safetensors.w"]
 
 
@@ -270,7 +262,7 @@ def test_names_that_stay_ambiguous_are_refused(tmp_path: Path) -> None:
     save_file({"c.w": ONES["a"]}, tmp_path / "b.safetensors")
     for wanted in (every_name, NONE):
         with pytest.raises(gradtool.UnsupportedFormatError, match=r"'a\.c\.w'"):
-            open_checkpoint(str(tmp_path), None, wanted)
+            open_checkpoint(str(tmp_path), Opening(wanted=wanted, join=True))
 
 
 def test_a_number_without_end_in_an_index_is_told_as_such(tmp_path: Path) -> None:

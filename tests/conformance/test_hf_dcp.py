@@ -22,7 +22,7 @@ from shards import shard_name, write_shard, write_shards
 import gradtool
 from gradtool.core.names import every_name
 from gradtool.core.shapes.boxes import Box
-from gradtool.formats import open_checkpoint
+from gradtool.formats import Opening, open_checkpoint
 
 ARRAY = np.arange(24, dtype=np.float32).reshape(6, 4)
 TOP, BOTTOM = Box((0, 0), (3, 4)), Box((3, 0), (3, 4))
@@ -38,7 +38,7 @@ def refusal(path: Path) -> str:
     lines = set()
     for wanted in (every_name, frozenset[str]().__contains__):
         with pytest.raises(gradtool.InputError) as caught:
-            open_checkpoint(str(path), None, wanted)
+            open_checkpoint(str(path), Opening(wanted=wanted))
         assert caught.value.exit_code == 3
         lines.add(str(caught.value))
     (line,) = lines
@@ -98,7 +98,7 @@ def test_an_integer_in_parts_is_listed_once(tmp_path: Path) -> None:
 
 def test_what_a_filter_leaves_out_has_its_name_in_the_catalogue(tmp_path: Path) -> None:
     run = two_shards(tmp_path / "run", TOP, BOTTOM)
-    checkpoint = open_checkpoint(str(run), None, frozenset[str]().__contains__)
+    checkpoint = open_checkpoint(str(run), Opening(wanted=frozenset[str]().__contains__))
     assert (checkpoint.tensors, checkpoint.left_out) == ((), ("w",))
 
 

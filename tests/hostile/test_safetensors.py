@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 import gradtool
 from gradtool.errors import GradtoolError, InputError
-from gradtool.formats import open_checkpoint
+from gradtool.formats import Opening, open_checkpoint
 
 
 def write(path: Path, header: str | bytes | dict[str, Any], data: bytes = b"") -> Path:
@@ -173,7 +173,7 @@ def test_a_wrong_file_is_refused_by_name(case: str, tmp_path: Path) -> None:
     message = str(caught.value)
     # What nobody asked for is checked like all else.
     with pytest.raises(InputError) as again:
-        open_checkpoint(str(path), None, lambda _: False)
+        open_checkpoint(str(path), Opening(wanted=lambda _: False))
     assert str(again.value) == message
     assert message.startswith(str(path))
     assert tensor in message

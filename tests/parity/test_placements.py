@@ -18,7 +18,7 @@ from torch.distributed.tensor.placement_types import (
     _StridedShardOffsetMode,
 )
 
-from gradtool.formats.placements import Placement, held_boxes, read_placement
+from gradtool.core.shapes.placements import Placement, held_boxes, read_placement
 
 SHAPES = st.lists(st.integers(0, 9), min_size=1, max_size=3).map(tuple)
 MESHES = st.lists(st.integers(1, 4), min_size=1, max_size=3).map(tuple)

@@ -45,9 +45,9 @@ KINDS = [GOOD, NAN, INF, BOTH, LOST, EMPTY]
 
 
 def named(kind: str, step: str, rank: int) -> str:
-    """A path that differs from those of the other dumps of its step in the rank's number only."""
+    """A path that differs from those of the other dumps of its step in a part's number only."""
     number = 2 * KINDS.index(kind) + rank
-    return f"rank{number}" if step == "none" else f"step{step}-rank{number}"
+    return f"part{number}" if step == "none" else f"step{step}-part{number}"
 
 
 @dataclass(frozen=True)
@@ -166,7 +166,7 @@ def paths_of(at: Path, names: list[str], value: float = math.nan) -> list[Path]:
         (["a/step1.pt", "b/step1.pt"], 2),
         (["step1/rank0.pt", "step01/rank1.pt"], 2),
         (["step1.pt", "step1.pt"], 2),
-        (["rank0.pt", "rank1.pt"], 2),
+        (["rank0.pt", "rank1.pt"], 1),
     ],
 )
 def test_parts_of_one_step_differ_in_the_number_of_the_part_only(

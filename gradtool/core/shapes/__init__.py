@@ -1,1 +1,1 @@
-"""Shapes of tensors: strides over memory, and boxes that they are cut into."""
+"""Shapes of tensors: strides over memory, boxes they are cut into, and which rank holds which."""

@@ -6,7 +6,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from gradtool.core.shapes.strides import contiguous_strides, unravel
 
@@ -66,6 +66,13 @@ class Box:
     def __str__(self) -> str:
         ranges = zip(self.offsets, self.ends, strict=True)
         return f"[{', '.join(f'{start}:{end}' for start, end in ranges)}]"
+
+
+class Held(NamedTuple):
+    """A box of a whole tensor, and the index of its first element in what is held of the tensor."""
+
+    box: Box
+    offsets: tuple[int, ...]
 
 
 def covering_problem(shape: Sequence[int], boxes: Sequence[Box]) -> str | None:

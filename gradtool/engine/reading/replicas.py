@@ -38,4 +38,4 @@ def disagreement(
 ) -> Disagreement:
     """What is told of a copy that differs, and that has these statistics."""
     first = unravel(found.first or 0, pair.first.shape)
-    return Disagreement(replica.name, replica.rank, first, found.count, stats)
+    return Disagreement(replica.name, replica.rank, first, found.count, stats, replica.is_assumed)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, TypeGuard
 
-from gradtool.core.shapes.boxes import Box
+from gradtool.core.shapes.boxes import Box, Held
 from gradtool.core.tensors import Placed
 from gradtool.errors import CorruptFileError
 from gradtool.storage.json import parse_object
@@ -36,7 +36,7 @@ def read_boxes(text: str, path: str, shapes: Mapping[str, tuple[int, ...]]) -> d
         if not _are_offsets(offsets, len(shape)):
             problem = f"{SHARDING_INFO} has no offsets for its {len(shape)} dimensions"
             raise CorruptFileError(path, problem, tensor=name)
-        placed[name] = Placed(Box(tuple(offsets), shape))
+        placed[name] = Placed((Held(Box(tuple(offsets), shape), (0,) * len(shape)),))
     return placed
 
 

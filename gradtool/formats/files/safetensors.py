@@ -17,7 +17,7 @@ from gradtool.core.names import NameFilter
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Checkpoint, Placed, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
-from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata
+from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
 from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes
 from gradtool.formats.files._safetensors_header import METADATA, Header, TensorType, read_header
 from gradtool.formats.files._second_format import refuse_second_format
@@ -75,7 +75,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         ranks=_split_over(facts),
-        placed=_placed(source.path, header),
+        placed=_placed(source.path, header, facts),
         notes=_notes(facts),
         in_model_order=bool(position),
         left_out=tuple(left_out),
@@ -140,12 +140,13 @@ def _facts(path: str, metadata: dict[str, str]) -> DumpMetadata:
         raise CorruptFileError(path, f"{error} in {METADATA} is not what gradtool writes") from None
 
 
-def _placed(path: str, header: Header) -> dict[str, Placed]:
-    """Where in larger tensors those of the file belong, if torch noted it."""
+def _placed(path: str, header: Header, facts: DumpMetadata) -> dict[str, Placed]:
+    """Where in larger tensors those of the file belong, if torch or gradtool noted it."""
     text = header.noted.get(SHARDING_INFO)
-    if text is None:
-        return {}
-    return read_boxes(text, path, {name: type_.shape for name, type_ in header.types.items()})
+    if text is not None:
+        return read_boxes(text, path, {name: type_.shape for name, type_ in header.types.items()})
+    parts = ((name, noted_part(shard)) for name, shard in facts.shards.items())
+    return {name: placed for name, placed in parts if placed is not None}
 
 
 def _split_over(facts: DumpMetadata) -> frozenset[tuple[int, int]]:

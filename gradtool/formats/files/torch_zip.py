@@ -14,13 +14,14 @@ from typing import Final, NamedTuple
 
 from gradtool.core.figures import some
 from gradtool.core.locations import Extent, Source
-from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
+from gradtool.core.tensors import Checkpoint, Placed, SerializationId, StoredChecksum
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder
+from gradtool.formats.pickles.dtensors import placed_part
 from gradtool.formats.pickles.hidden import refuse_hidden
 from gradtool.formats.pickles.unpickle import Unpickled, unpickle
-from gradtool.formats.pickles.walk import walk
+from gradtool.formats.pickles.walk import Walk, walk
 from gradtool.storage.archives.zip import STORED, Entry
 
 MAX_PICKLE_NBYTES: Final = 256 << 20
@@ -126,11 +127,18 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
         section_kinds=walked.section_kinds,
+        placed=_placed(walked),
         checksums=_checksums(archive),
         serialization_ids=_serialization_ids(archive),
         notes=(*walked.notes(), *_notes(archive, tree.unpickled.storages)),
         in_model_order=True,
     )
+
+
+def _placed(walked: Walk) -> dict[str, Placed]:
+    """Where the parts of DTensors belong, of those that say it."""
+    parts = ((name, placed_part(dtensor)) for name, dtensor in walked.dtensors.items())
+    return {name: placed for name, placed in parts if placed is not None}
 
 
 def open_tree(source: Source, entries: Sequence[Entry]) -> Tree:

@@ -2,50 +2,87 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from gradtool.core.shapes.boxes import Box, covering_problem
-from gradtool.core.tensors import Checkpoint, Chunk, TensorSpec
+from gradtool.core.locations import Extent
+from gradtool.core.shapes.boxes import Box, Held, covering_problem
+from gradtool.core.shapes.strides import contiguous_strides, is_contiguous, span
+from gradtool.core.tensors import Checkpoint, Chunk, Placed, Replica, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 
 class Part(NamedTuple):
-    """What one file holds of a tensor: a box, and in which file it was found.
+    """What one file holds of a tensor: a box, and how users call who holds it.
 
     `whole` is the tensor's shape, None where the file does not say it.
     """
 
     chunk: Chunk
     whole: tuple[int, ...] | None
-    file: str
-
-
-class Replica(NamedTuple):
-    """A box of a tensor that two files hold; the tensor is made of the first one."""
-
-    first: Part
-    other: Part
+    holder: str
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """Whole tensors, and the parts that are left over because others hold the same boxes."""
+    """Whole tensors, and copies of boxes of them that several files hold."""
 
     tensors: tuple[TensorSpec, ...]
     replicas: tuple[Replica, ...]
 
 
-def parts_of(catalogue: Checkpoint) -> Iterator[Part]:
-    """The parts in a file that says which boxes it holds, or that holds whole tensors."""
-    file = catalogue.path
+def parts_of(catalogue: Checkpoint, holder: str) -> Iterator[Part]:
+    """The parts in a file that says which boxes it holds, or that holds whole tensors.
+
+    Raises UnsupportedFormatError for summands, of which no part of the whole tensor is known.
+    """
     for spec in catalogue.tensors:
         placed = catalogue.placed.get(spec.name)
-        if placed is None:
-            yield Part(Chunk(Box((0,) * len(spec.shape), spec.shape), spec), spec.shape, file)
-        else:
-            yield Part(Chunk(placed.box, spec), placed.whole, file)
+        yield from parts_of_tensor(spec, placed, catalogue.path, holder)
+
+
+def parts_of_tensor(
+    spec: TensorSpec, placed: Placed | None, path: str, holder: str
+) -> Iterator[Part]:
+    """The parts of one tensor of a file: all of it, or the boxes where it is placed."""
+    if placed is None:
+        yield Part(Chunk(Box((0,) * len(spec.shape), spec.shape), spec), spec.shape, holder)
+        return
+    if placed.is_partial:
+        problem = "is a summand of what the ranks hold together: save its full_tensor()"
+        raise UnsupportedFormatError(path, problem, tensor=spec.name)
+    for held in placed.held:
+        yield Part(Chunk(held.box, _view(spec, held)), placed.whole, holder)
+
+
+def _view(spec: TensorSpec, held: Held) -> TensorSpec:
+    """The elements of a box among those that a file holds of a tensor."""
+    sizes = held.box.sizes
+    if sizes == spec.shape:
+        return spec
+    if 0 in sizes:
+        return replace(spec, shape=sizes, extents=(), strides=None, stream=None)
+    strides = spec.strides or contiguous_strides(spec.shape)
+    first = sum(map(operator.mul, held.offsets, strides)) * spec.dtype.itemsize
+    nbytes = span(sizes, strides) * spec.dtype.itemsize
+    return replace(
+        spec,
+        shape=sizes,
+        extents=tuple(_cut(spec.extents, first, first + nbytes)),
+        strides=None if is_contiguous(sizes, strides) else strides,
+    )
+
+
+def _cut(extents: Iterable[Extent], first: int, end: int) -> Iterator[Extent]:
+    """The bytes from the `first` to before the `end` of those in the extents."""
+    passed = 0
+    for extent in extents:
+        start, stop = max(first - passed, 0), min(end - passed, extent.nbytes)
+        if start < stop:
+            yield Extent(extent.file, extent.offset + start, stop - start)
+        passed += extent.nbytes
 
 
 def gathered(path: str, parts: Iterable[Part]) -> Gathered:
@@ -67,16 +104,6 @@ def gathered(path: str, parts: Iterable[Part]) -> Gathered:
     return Gathered(tuple(tensors), tuple(replicas))
 
 
-def refuse_replicas(path: str, replicas: Sequence[Replica]) -> None:
-    """UnsupportedFormatError if there are any: which of the two is meant, nothing tells."""
-    for first, other in replicas:
-        raise UnsupportedFormatError(
-            path,
-            f"its box {other.chunk.box} is in two files, {first.file!r} and {other.file!r}",
-            tensor=other.chunk.stored.name,
-        )
-
-
 def _whole(path: str, parts: Sequence[Part], replicas: list[Replica]) -> TensorSpec:
     """One tensor of its parts; adds to `replicas` those that are there already."""
     first = parts[0].chunk.stored
@@ -88,7 +115,8 @@ def _whole(path: str, parts: Sequence[Part], replicas: list[Replica]) -> TensorS
     for part in parts:
         there = kept.setdefault(part.chunk.box, part)
         if there is not part and part.chunk.box.numel:
-            replicas.append(Replica(there, part))
+            box = None if part.chunk.box.sizes == shape else part.chunk.box
+            replicas.append(Replica(part.holder, part.chunk.stored, box))
     try:
         problem = covering_problem(shape, list(kept))
     except ValueError as error:
@@ -112,5 +140,5 @@ def _refuse_differences(path: str, parts: Sequence[Part]) -> None:
             ("whole shape", first.whole, part.whole),
         ):
             if one != other:
-                shown = f"{one} in {first.file!r} and {other} in {part.file!r}"
+                shown = f"{one} in {first.holder!r} and {other} in {part.holder!r}"
                 raise CorruptFileError(path, f"its {what} is {shown}", tensor=mine.name)

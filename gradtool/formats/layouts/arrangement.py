@@ -70,7 +70,7 @@ def runs_among(units: Sequence[Unit]) -> list[list[Unit]]:
 
     A number counts steps where it counts nothing else: `grads_0001.pt`, `epoch3.pt`.
     """
-    groups = [group for _, group in _alike(units, _counting("step", "other"))]
+    groups = [group for _, group in _alike(units, _counting("step", "part", "other"))]
     return [sorted(group, key=_step_order) for group in groups if len(group) > 1]
 
 
@@ -122,7 +122,7 @@ def _alike(units: Iterable[Unit], of: Callable[[Number], bool]) -> list[tuple[st
 def _as_set(name: str, role: Literal["shard", "rank"], group: list[Unit]) -> Unit:
     """The group as a set of shards or ranks, if it is one."""
     numbers = [_numbers(unit.name, role) for unit in group]
-    if not numbers[0] or (len(group) == 1 and _count(group[0].name, role) in (None, 1)):
+    if not numbers[0] or (len(group) == 1 and _may_be_alone(group[0].name, role, numbers[0])):
         return group[0]
     members = sorted(zip(numbers, group, strict=True), key=lambda member: member[0])
     return Unit(
@@ -133,11 +133,16 @@ def _as_set(name: str, role: Literal["shard", "rank"], group: list[Unit]) -> Uni
     )
 
 
+def _may_be_alone(name: str, role: Role, numbers: tuple[int, ...]) -> bool:
+    """Whether nothing in the name tells of others: where rank 1 is, there was a rank 0."""
+    return _count(name, role) in (None, 1) and (role == "shard" or not any(numbers))
+
+
 def _numbers(name: str, role: Role) -> tuple[int, ...]:
     return tuple(number.value for number in numbers_in(name) if number.role == role)
 
 
-def _count(name: str, role: Role) -> int | None:
+def _count(name: str, role: Role | UnitKind) -> int | None:
     """How many shards or ranks a name says there are: the number after or before the other."""
     numbers = numbers_in(name)
     for number, following in itertools.pairwise(numbers):

@@ -10,8 +10,9 @@ hf_storage.py and _hf_utils.py.
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
@@ -20,9 +21,10 @@ from gradtool.core.names import NameFilter
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import Checkpoint, Skipped
 from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
-from gradtool.formats.files import SUFFIXES, OpenFile
-from gradtool.formats.layouts._chunked import gathered, parts_of, refuse_replicas
+from gradtool.formats.files import SUFFIXES
+from gradtool.formats.layouts._chunked import Part, gathered, parts_of
 from gradtool.formats.layouts._joined import joined
+from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import Listing
 
 _NAME: Final = re.compile(r"shard-(\d{5})-model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
@@ -45,33 +47,41 @@ def recognises(listing: Listing) -> bool:
     return any(map(_NAME.fullmatch, listing.names))
 
 
-def open_hf_dcp(listing: Listing, open_file: OpenFile, wanted: NameFilter) -> Checkpoint:
+def open_hf_dcp(listing: Listing, asked: Asked) -> Checkpoint:
     """The catalogue of all shards, each tensor put together.
 
     Raises:
         MissingShardError: a number among the names is missing.
         CorruptFileError: a file does not say which boxes it holds, or they do not fit each other.
-        UnsupportedFormatError: other tensor files, or two files with the same box.
+        UnsupportedFormatError: other tensor files.
     """
     places = _places(listing)
     shards = []
     for place in places:
         path = listing.at(place.name)
-        shard = open_file(path)
+        shard = asked.open_file(path)
         if shard is None or (shard.names and not shard.placed):
             problem = "is named like a shard, and says nothing of the boxes that it holds"
             raise CorruptFileError(path, problem)
         shards.append(shard)
     _refuse_gaps(listing, places, shards)
-    found = gathered(listing.path, (part for shard in shards for part in parts_of(shard)))
-    refuse_replicas(listing.path, found.replicas)
+    found = gathered(listing.path, _parts(shards))
     unread = _others(listing)
     notes = [f"not read: {first_of(unread)}"] if unread else []
     notes.append(
         "no file says how many shards there are: tensors are as large as the parts that are here"
     )
-    whole = replace(joined(listing.path, "hf_dcp", shards, notes=notes), tensors=found.tensors)
-    return _filtered(_in_sections(replace(whole, skipped=_once(whole))), wanted)
+    whole = replace(
+        joined(listing.path, "hf_dcp", shards, notes=notes),
+        tensors=found.tensors,
+        replicas=found.replicas,
+    )
+    return _filtered(_in_sections(replace(whole, skipped=_once(whole))), asked.wanted)
+
+
+def _parts(shards: Iterable[Checkpoint]) -> Iterator[Part]:
+    for shard in shards:
+        yield from parts_of(shard, os.path.basename(shard.path))
 
 
 def _places(listing: Listing) -> list[_Place]:
@@ -115,7 +125,7 @@ def _are_cut(shards: Iterable[Checkpoint]) -> bool:
         if not seen.isdisjoint(shard.placed):
             return True
         seen.update(shard.placed)
-        if any(any(placed.box.offsets) for placed in shard.placed.values()):
+        if any(any(held.box.offsets) for placed in shard.placed.values() for held in placed.held):
             return True
     return False
 
@@ -149,6 +159,10 @@ def _in_sections(checkpoint: Checkpoint) -> Checkpoint:
     return replace(
         checkpoint,
         tensors=tuple(spec.in_section(section_of(spec.name)) for spec in checkpoint.tensors),
+        replicas=tuple(
+            replace(copy, stored=copy.stored.in_section(section_of(copy.name)))
+            for copy in checkpoint.replicas
+        ),
         skipped=tuple(replace(s, section=section_of(s.name)) for s in checkpoint.skipped),
         section_kinds=kinds,
     )

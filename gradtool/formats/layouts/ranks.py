@@ -1,19 +1,148 @@
-"""Files of several ranks as one checkpoint."""
+"""Files of several ranks as one checkpoint: pieces put together, copies set beside each other.
+
+What the files say decides: the boxes that they hold of larger tensors. Where they say nothing, the
+same name in several files is a question, unless all hold the same bytes, which is found out when
+they are read.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import NamedTuple
 
-from gradtool.core.tensors import Checkpoint
-from gradtool.errors import UnsupportedFormatError
-from gradtool.formats.layouts._joined import joined, repeated_name
+from gradtool.core.shapes.boxes import Box
+from gradtool.core.tensors import Checkpoint, Chunk, Placed, Replica, Skipped, TensorSpec
+from gradtool.errors import MissingShardError, RanksDifferError, RanksQuestionError
+from gradtool.formats.layouts._chunked import Part, gathered, parts_of_tensor
+from gradtool.formats.layouts._joined import joined
 from gradtool.formats.layouts.arrangement import Unit
 from gradtool.formats.layouts.asked import Asked
 
 
+class _Holder(NamedTuple):
+    """A tensor in the file of one rank."""
+
+    rank: str
+    path: str
+    spec: TensorSpec
+    placed: Placed | None
+
+
 def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: Asked) -> Checkpoint:
-    """The whole of what the ranks hold."""
-    name = repeated_name(members)
-    if name is not None:
-        raise UnsupportedFormatError(path, "ranks", tensor=name)
-    return joined(path, "ranks", members)
+    """The whole of what the ranks hold, as what lies at `path`.
+
+    Raises:
+        MissingShardError: the files say that there are more ranks.
+        RanksQuestionError: ranks hold tensors of one name and different shapes, and nothing says
+            what they are to each other.
+        CorruptFileError: their boxes do not make up a tensor; of copies with different shapes a
+            RanksDifferError.
+    """
+    _refuse_missing(path, members)
+    labels = [f"rank {'_'.join(map(str, numbers))}" for numbers in unit.numbers]
+    tensors: list[TensorSpec] = []
+    replicas: list[Replica] = []
+    for holders in _by_name(labels, members):
+        first = holders[0].spec
+        if any(holder.placed for holder in holders):
+            found = gathered(path, list(_parts(holders)))
+            tensors += found.tensors
+            replicas += found.replicas
+        elif len(holders) == 1:
+            tensors.append(first)
+        elif asked.ranks == "shard" and not asked.replicated(first.name):
+            tensors.append(_in_a_row(holders))
+        else:
+            is_assumed = asked.ranks == "auto" and not asked.replicated(first.name)
+            _refuse_other_shapes(path, holders, is_assumed=is_assumed)
+            tensors.append(first)
+            replicas += (
+                Replica(holder.rank, holder.spec, is_assumed=is_assumed) for holder in holders[1:]
+            )
+    whole = joined(path, "ranks", members, notes=_notes(members, replicas, asked))
+    return replace(
+        whole,
+        tensors=tuple(tensors),
+        replicas=tuple(replicas),
+        skipped=_once(whole.skipped),
+        left_out=tuple(dict.fromkeys(whole.left_out)),
+        skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
+        ranks=frozenset(),
+        placed={},
+    )
+
+
+def _by_name(labels: Sequence[str], members: Sequence[Checkpoint]) -> Iterator[list[_Holder]]:
+    """Who holds each tensor, in the order in which names first occur."""
+    holders: dict[str, list[_Holder]] = {}
+    for rank, member in zip(labels, members, strict=True):
+        for spec in member.tensors:
+            holder = _Holder(rank, member.path, spec, member.placed.get(spec.name))
+            holders.setdefault(spec.name, []).append(holder)
+    yield from holders.values()
+
+
+def _parts(holders: Sequence[_Holder]) -> Iterator[Part]:
+    for holder in holders:
+        yield from parts_of_tensor(holder.spec, holder.placed, holder.path, holder.rank)
+
+
+def _in_a_row(holders: Sequence[_Holder]) -> TensorSpec:
+    """The pieces of all ranks as one tensor of one dimension: how they lie, nothing tells."""
+    chunks = []
+    start = 0
+    for holder in holders:
+        box = Box((start,), (holder.spec.numel,))
+        if box.sizes[0]:
+            chunks.append(Chunk(box, holder.spec))
+        start += box.sizes[0]
+    first = holders[0].spec
+    return TensorSpec(
+        first.name, first.dtype, (start,), section=first.section, chunks=tuple(chunks)
+    )
+
+
+def _refuse_other_shapes(path: str, holders: Sequence[_Holder], *, is_assumed: bool) -> None:
+    """Raise for what cannot be copies of one tensor."""
+    first = holders[0]
+    for holder in holders[1:]:
+        for what, mine, its in (
+            ("shape", list(first.spec.shape), list(holder.spec.shape)),
+            ("type", first.spec.dtype.name, holder.spec.dtype.name),
+        ):
+            if mine != its:
+                shown = f"its {what} is {mine} in {first.rank} and {its} in {holder.rank}"
+                if is_assumed:
+                    raise RanksQuestionError(path, first.spec.name, shown)
+                raise RanksDifferError(path, shown, tensor=first.spec.name)
+
+
+def _refuse_missing(path: str, members: Sequence[Checkpoint]) -> None:
+    """MissingShardError where files note how many ranks there are, and some are not here."""
+    noted = frozenset().union(*(member.ranks for member in members))
+    present = {rank for rank, _ in noted}
+    total = max((number for _, number in noted), default=0)
+    if len(present) < total:
+        missing = next(rank for rank in range(total) if rank not in present)
+        raise MissingShardError(path, f"rank {missing} of {total} is missing, the files say")
+
+
+def _once(skipped: Sequence[Skipped]) -> tuple[Skipped, ...]:
+    """What is skipped, each name once, whatever number of ranks hold it."""
+    by_name: dict[str, Skipped] = {}
+    for item in skipped:
+        by_name.setdefault(item.name, item)
+    return tuple(by_name.values())
+
+
+def _notes(
+    members: Sequence[Checkpoint], replicas: Sequence[Replica], asked: Asked
+) -> Iterator[str]:
+    """What was taken for what."""
+    yield f"{len(members)} ranks"
+    if any(replica.is_assumed for replica in replicas):
+        names = len({replica.name for replica in replicas if replica.is_assumed})
+        yield f"{names} tensors that several ranks hold alike are counted once"
+    if asked.ranks == "shard":
+        yield "pieces of ranks are counted one after the other: how they lie, no file says"

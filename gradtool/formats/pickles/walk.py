@@ -69,7 +69,7 @@ class Walk:
         leaves: everything that holds elements.
         reached: the identities (`id`) of those, and of their parts.
         section_kinds: the kinds of the recognised top-level keys that lead to a leaf.
-        shards: how many DTensors were found, of which a file holds one rank's part.
+        dtensors: those that were found, by the name of the part that the file holds.
         sparse: how many sparse tensors were found that name each index once.
     """
 
@@ -78,7 +78,7 @@ class Walk:
     leaves: list[NamedLeaf] = field(default_factory=list)
     reached: set[int] = field(default_factory=set)
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
-    shards: int = 0
+    dtensors: dict[str, Opaque] = field(default_factory=dict)
     sparse: int = 0
     _section: str = ""
     _open: set[int] = field(default_factory=set)
@@ -93,7 +93,7 @@ class Walk:
             return
         self._open.add(id(root))
         several_kinds = len({SECTION_KINDS[key] for key in top if key in SECTION_KINDS}) > 1
-        for key, value in self._children(root):
+        for key, value in self._children(root, ""):
             kind = SECTION_KINDS.get(key)
             if is_optimizer and key in _OPTIMIZER_KEYS:
                 kind = "optimizer"
@@ -115,7 +115,7 @@ class Walk:
         if len(self._open) == _MAX_DEPTH:
             raise self._refusal(f"nests too deeply: more than {_MAX_DEPTH} levels", name)
         self._open.add(id(value))
-        for key, child in self._children(value):
+        for key, child in self._children(value, name):
             self.visit(child, f"{name}.{key}" if name and key else name or key)
         self._open.discard(id(value))
 
@@ -126,8 +126,8 @@ class Walk:
         if isinstance(value, Unmeasured):
             self.reached.update(map(id, (value.values, *value.parts)))
 
-    def _children(self, value: object) -> Iterator[tuple[str, object]]:
-        """The parts of `value` that may hold tensors, each with what it adds to a name."""
+    def _children(self, value: object, name: str) -> Iterator[tuple[str, object]]:
+        """The parts of `value`, called `name`, that may hold tensors, each with what it adds."""
         match value:
             case dict():
                 yield from self._entries(value)
@@ -148,7 +148,7 @@ class Walk:
                 if local is None:
                     yield from self._parts(value)
                 else:
-                    self.shards += 1
+                    self.dtensors[name or self._stem()] = value
                     yield "", local
 
     def _parts(self, value: Opaque) -> Iterator[tuple[str, object]]:
@@ -194,8 +194,8 @@ class Walk:
     def notes(self) -> tuple[str, ...]:
         """Notes on what is measured in place of whole tensors."""
         notes = []
-        if self.shards:
-            shards = counted(self.shards, "DTensor is", "DTensors are")
+        if self.dtensors:
+            shards = counted(len(self.dtensors), "DTensor is", "DTensors are")
             notes.append(f"{shards} measured by the part that this file holds")
         if self.sparse:
             sparse = counted(self.sparse, "sparse tensor is", "sparse tensors are")

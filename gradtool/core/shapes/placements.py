@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gradtool.core.shapes.boxes import Box
+from gradtool.core.shapes.boxes import Box, Held
 
 
 class Run(NamedTuple):
@@ -38,6 +38,9 @@ class Placement:
     is_partial: bool = False
 
 
+MOST_PIECES: Final = 4096
+"""Pieces that an axis is cut into first; torch cuts it into as many as a mesh has ranks."""
+
 _SHARD: Final = re.compile(r"(?:Shard\(dim=|S\()(\d{1,3})\)", re.ASCII)
 _STRIDED: Final = re.compile(
     r"(?:_StridedShard\(dim=|_S\()(\d{1,3}), (?:sf=|split_factor=)?(\d{1,9})\)", re.ASCII
@@ -53,13 +56,6 @@ def read_placement(text: str) -> Placement | None:
     if match := _STRIDED.fullmatch(text):
         return Placement(axis=int(match[1]), pieces=int(match[2]))
     return Placement(is_partial=True) if text.startswith(("Partial(", "P(")) else None
-
-
-class Held(NamedTuple):
-    """A box of the whole tensor, and where it begins in the rank's own part."""
-
-    box: Box
-    offsets: tuple[int, ...]
 
 
 def held_boxes(
@@ -80,6 +76,21 @@ def held_boxes(
         sizes = tuple(run.size for run, _ in chosen)
         boxes.append(Held(Box(starts, sizes), tuple(offset for _, offset in chosen)))
     return boxes
+
+
+def fits_mesh(
+    shape: Sequence[int],
+    mesh: Sequence[int],
+    coordinate: Sequence[int],
+    placements: Sequence[Placement],
+) -> bool:
+    """Whether the numbers can be those of a DTensor, so that `held_boxes` takes them."""
+    return (
+        len(mesh) == len(coordinate) == len(placements)
+        and all(place < size for place, size in zip(coordinate, mesh, strict=True))
+        and all(one.axis is None or one.axis < len(shape) for one in placements)
+        and all(1 <= one.pieces <= MOST_PIECES for one in placements)
+    )
 
 
 def _with_offsets(runs: Sequence[Run]) -> Iterable[tuple[Run, int]]:
