@@ -14,8 +14,14 @@ SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
 
 @st.composite
 def cuttings(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Box]]:
-    """A shape, and boxes made of it by cutting boxes in two, again and again."""
+    """A shape, and boxes that it is cut into."""
     shape = draw(SHAPES)
+    return shape, draw(boxes_of(shape))
+
+
+@st.composite
+def boxes_of(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Box]:
+    """Boxes made of a shape by cutting boxes in two, again and again."""
     boxes = [Box((0,) * len(shape), shape)]
     for _ in range(draw(st.integers(0, 6)) if shape else 0):
         box = boxes.pop(draw(st.integers(0, len(boxes) - 1)))
@@ -26,7 +32,7 @@ def cuttings(draw: st.DrawFn) -> tuple[tuple[int, ...], list[Box]]:
             offsets[axis] += start
             sizes[axis] = size
             boxes.append(Box(tuple(offsets), tuple(sizes)))
-    return shape, draw(st.permutations(boxes))
+    return draw(st.permutations(boxes))
 
 
 def part_of(array: NDArray[Any], box: Box) -> NDArray[Any]:

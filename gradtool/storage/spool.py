@@ -57,15 +57,13 @@ def spooled(stream: Stream) -> Iterator[Extent]:
     It lies where TMPDIR says. Raises InputError for the stream, and ResourceError, before anything
     is written, where the disk has too little space.
     """
-    folder = tempfile.gettempdir()
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
-    if stream.nbytes > free:
-        raise ResourceError(
-            f"a temporary file of {stream.nbytes:,} bytes is needed, {free:,} are free in {folder}",
-            hint="TMPDIR may name a folder with more space",
-        )
-    with tempfile.TemporaryFile(dir=folder) as file:
+    try:
+        folder = tempfile.gettempdir()
+        _require_space(folder, stream.nbytes)
+        file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise ResourceError(f"no temporary file can be made: {error}") from error
+    with file:
         try:
             for piece in stream.pieces(_PIECE_NBYTES):
                 file.write(piece)
@@ -74,3 +72,13 @@ def spooled(stream: Stream) -> Iterator[Extent]:
             problem = f"a temporary file in {folder} cannot be written: {error.strerror}"
             raise ResourceError(problem) from error
         yield Extent(_Spooled(file.fileno(), stream.nbytes), 0, stream.nbytes)
+
+
+def _require_space(folder: str, nbytes: int) -> None:
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if status.f_blocks and nbytes > free:  # some file systems do not tell
+        raise ResourceError(
+            f"a temporary file of {nbytes:,} bytes is needed, {free:,} are free in {folder}",
+            hint="TMPDIR may name a folder with more space",
+        )

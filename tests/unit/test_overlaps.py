@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
-from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
+from gradtool.core.tensors import Checkpoint, Replica, Skipped, TensorSpec
 from gradtool.engine.overlaps.sharing import find_overlaps, overlapping
 from gradtool.storage.reader import LocalFile
 
@@ -35,3 +35,15 @@ def test_they_are_found_among_those_chosen_as_if_there_were_no_others(
     overlaps = find_overlaps(Checkpoint("by hand", "raw", tuple(FILES), tensors, skipped))
     some = [item for index, item in enumerate(listed) if index in chosen]
     assert sorted(overlaps.among(some)) == sorted(overlapping(some))
+
+
+def test_names_that_share_bytes_in_several_files_are_one_set() -> None:
+    def copy(name: str, file: LocalFile) -> TensorSpec:
+        return TensorSpec(name, DTYPES["F8_E5M2"], (8,), (Extent(file, 0, 8),))
+
+    first, second = FILES
+    linked = [copy("a", first), copy("b", first)]
+    copies = [copy("b", second), copy("c", second)]
+    replicas = tuple(Replica("rank 1", spec) for spec in copies)
+    checkpoint = Checkpoint("by hand", "raw", (first, second), tuple(linked), replicas=replicas)
+    assert list(find_overlaps(checkpoint).among([*linked, *copies])) == [[0, 1], [2, 3]]

@@ -72,8 +72,9 @@ class ByteEquality:
             return _differing(np.arange(blocks.numel), blocks)
         if _are_equal(blocks.first, blocks.second):
             return Differing()
-        rows = blocks.first.reshape(-1, first.itemsize) != blocks.second.reshape(-1, first.itemsize)
-        return _differing(np.flatnonzero(rows.any(axis=1)), blocks)
+        words, parts = f"u{min(first.itemsize, 8)}", max(first.itemsize // 8, 1)
+        differ = blocks.first.view(words) != blocks.second.view(words)
+        return _differing(np.flatnonzero(differ.reshape(-1, parts).any(axis=1)), blocks)
 
     def merged(self, parts: Sequence[Differing]) -> Differing:
         """See `Comparison`."""
@@ -82,7 +83,8 @@ class ByteEquality:
 
 
 def _differing(steps: NDArray[np.intp], blocks: BlockPair) -> Differing:
-    return Differing(len(steps), int(blocks.positions(steps).min()))
+    candidates = steps[:1] if blocks.places.is_ascending else steps
+    return Differing(len(steps), int(blocks.positions(candidates).min()))
 
 
 def _are_equal(first: Bytes, second: Bytes) -> bool:

@@ -35,6 +35,7 @@ class Sources:
     def __init__(self) -> None:
         self._open = ExitStack()
         self._sources: dict[Location, Source] = {}
+        self._last: tuple[Location, Source] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -60,9 +61,12 @@ class Sources:
             offset = max(offset - extent.nbytes, 0)
 
     def _source(self, file: Location) -> Source:
+        if self._last is not None and self._last[0] is file:
+            return self._last[1]
         source = self._sources.get(file)
         if source is None:
             source = self._sources[file] = self._open.enter_context(file.open())
+        self._last = (file, source)
         return source
 
 

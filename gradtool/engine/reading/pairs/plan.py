@@ -10,7 +10,13 @@ from typing import Final, NamedTuple
 from gradtool.core.shapes.strides import contiguous_strides
 from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.reading.pairs.gather import first_element
-from gradtool.engine.reading.pairs.regions import BLOCK_NUMEL, Pair, Places, Region, Side, regions
+from gradtool.engine.reading.pairs.regions import Pair, Places, Region, Side, regions
+
+BLOCK_NBYTES: Final = 4 << 20
+"""Bytes of two blocks together: a core's cache would like fewer, Python more."""
+
+TILE_BLOCKS: Final = 2
+"""How much larger two blocks are that are put together of rows, which want to be long."""
 
 MOST_FILES: Final = 32
 """Files that a task has open at a time."""
@@ -62,15 +68,16 @@ class PairTask:
 
 @dataclass(frozen=True, slots=True)
 class StreamPairTask:
-    """A pair of which a side is no byte range, at least in part."""
+    """A pair of which a side is no byte range, at least in part; `block_nbytes` as planned."""
 
     number: int
     pair: Pair
     nbytes: int
+    block_nbytes: int
 
 
 def pair_tasks(
-    pairs: Sequence[Pair],
+    pairs: Sequence[Pair], block_nbytes: int = BLOCK_NBYTES
 ) -> tuple[Mapping[str, Iterator[PairTask]], list[StreamPairTask]]:
     """All tasks that compare `pairs`: those over byte ranges, and those over streams.
 
@@ -84,22 +91,22 @@ def pair_tasks(
         if first is None:
             continue
         if any(part.stream is not None for part in (*pair.first.parts, *pair.second.parts)):
-            streams.append(StreamPairTask(number, pair, pair.nbytes))
+            streams.append(StreamPairTask(number, pair, pair.nbytes, block_nbytes))
             continue
         extent = first.first.spec.extents[0]
         starts.setdefault(extent.file.path, []).append((extent.offset, number))
     by_file = {
-        path: _tasks_of([(number, pairs[number]) for _, number in sorted(found)])
+        path: _tasks_of([(number, pairs[number]) for _, number in sorted(found)], block_nbytes)
         for path, found in starts.items()
     }
     return by_file, streams
 
 
-def _tasks_of(pairs: Iterable[tuple[int, Pair]]) -> Iterator[PairTask]:
+def _tasks_of(pairs: Iterable[tuple[int, Pair]], block_nbytes: int) -> Iterator[PairTask]:
     task, files = PairTask(), set[str]()
-    for block in chain.from_iterable(
-        _in_turn(list(group)) for _, group in groupby(pairs, lambda item: id(item[1].first))
-    ):
+    copies_of_one = groupby(pairs, lambda numbered: id(numbered[1].first))
+    found = (_in_turn(list(copies), block_nbytes) for _, copies in copies_of_one)
+    for block in chain.from_iterable(found):
         read = {extent.file.path for side in block.region.sides for extent in side.spec.extents}
         is_full = task.nbytes + block.nbytes > TASK_BYTES or len(files | read) > MOST_FILES
         if is_full and task.blocks:
@@ -112,21 +119,24 @@ def _tasks_of(pairs: Iterable[tuple[int, Pair]]) -> Iterator[PairTask]:
         yield task
 
 
-def _in_turn(pairs: Iterable[tuple[int, Pair]]) -> Iterator[PairBlock]:
+def _in_turn(pairs: Iterable[tuple[int, Pair]], block_nbytes: int) -> Iterator[PairBlock]:
     """The blocks of copies of one tensor, in turn: what is compared with each is read once."""
-    blocks_of = (chain.from_iterable(map(blocks, regions(number, pair))) for number, pair in pairs)
+    blocks_of = (
+        chain.from_iterable(blocks(region, block_nbytes) for region in regions(number, pair))
+        for number, pair in pairs
+    )
     for row in zip_longest(*blocks_of):
         yield from (block for block in row if block is not None)
 
 
-def blocks(region: Region) -> Iterator[PairBlock]:
-    """The blocks that a region is compared in."""
-    order = region.order
+def blocks(region: Region, block_nbytes: int) -> Iterator[PairBlock]:
+    """The blocks that a region is compared in, of so many bytes."""
+    order, most = region.order, max(block_nbytes // region.itemsize, 1)
     if order is None:
-        for box in region.tiles():
+        for box in region.tiles(TILE_BLOCKS * most):
             places = Places(region.shape, box, contiguous_strides(box.sizes))
             yield PairBlock(region, places, 0, box.numel, is_stored_so=False)
         return
     places, numel = Places(region.shape, region.box, order), region.box.numel
-    for start in range(0, numel, BLOCK_NUMEL):
-        yield PairBlock(region, places, start, min(BLOCK_NUMEL, numel - start), is_stored_so=True)
+    for start in range(0, numel, most):
+        yield PairBlock(region, places, start, min(most, numel - start), is_stored_so=True)

@@ -59,6 +59,12 @@ class Places:
     box: Box
     order: tuple[int, ...]
 
+    @property
+    def is_ascending(self) -> bool:
+        """Whether positions grow with every step."""
+        strides = [s for s, size in zip(self.order, self.box.sizes, strict=True) if size > 1]
+        return strides == sorted(strides, reverse=True)
+
     def positions(self, steps: NDArray[np.intp]) -> Int64:
         """The C-order positions, in the shape, of the elements that many steps into the walk."""
         rest = steps.astype(np.int64)
@@ -109,28 +115,19 @@ class Region(NamedTuple):
         return first if is_common else None
 
     @property
-    def tile(self) -> tuple[int, ...]:
-        """See `_tile`: how it is cut where there is no common order."""
-        strides = tuple(_strides(side.spec, self.box.sizes) for side in self.sides)
-        return _tile(self.box.sizes, strides)
-
-    @property
     def itemsize(self) -> int:
         """Bytes of an element of both together."""
         return self.first.spec.dtype.itemsize + self.second.spec.dtype.itemsize
 
-    def tiles(self) -> Iterator[Box]:
-        """The boxes that it is cut into, in C order of their first elements."""
-        tile = self.tile
+    def tiles(self, most: int) -> Iterator[Box]:
+        """Boxes of at most `most` elements that it is cut into."""
+        strides = tuple(_strides(side.spec, self.box.sizes) for side in self.sides)
+        tile = _tile(self.box.sizes, strides, most)
         ends = self.box.ends
         starts = map(range, self.box.offsets, ends, tile)
         for offsets in itertools.product(*starts):
             rest = (end - offset for end, offset in zip(ends, offsets, strict=True))
             yield Box(offsets, tuple(map(min, tile, rest)))
-
-
-BLOCK_NUMEL = 1 << 18
-"""Elements of two blocks that are compared: of both together, what a core's cache holds."""
 
 
 def regions(number: int, pair: Pair) -> Iterator[Region]:
@@ -185,7 +182,7 @@ def _strides(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:
 
 
 def _tile(
-    sizes: tuple[int, ...], strides_of: Sequence[tuple[int, ...]], most: int = BLOCK_NUMEL
+    sizes: tuple[int, ...], strides_of: Sequence[tuple[int, ...]], most: int
 ) -> tuple[int, ...]:
     """Sizes of boxes of at most `most` elements, of which each side has rows as long as possible.
 

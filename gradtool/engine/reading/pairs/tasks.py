@@ -21,7 +21,7 @@ from gradtool.engine.reading.pairs.gather import (
     read_range,
 )
 from gradtool.engine.reading.pairs.plan import PairBlock, PairTask, StreamPairTask, blocks
-from gradtool.engine.reading.pairs.regions import BLOCK_NUMEL, Region, Side, regions
+from gradtool.engine.reading.pairs.regions import Region, Side, regions
 from gradtool.engine.reading.reductions import Gathered
 from gradtool.storage.spool import spooled
 
@@ -77,7 +77,7 @@ def _from_streams(task: StreamPairTask) -> Iterator[tuple[int, BlockPair]]:
     """The elements of a pair with streams, which are read once each, and in their order."""
     whole = next(regions(task.number, task.pair))
     if whole.box == task.pair.whole and _is_in_step(whole):
-        yield from _in_step(whole)
+        yield from _in_step(whole, task.block_nbytes)
         return
     with ExitStack() as files:
         pair = replace(
@@ -86,7 +86,7 @@ def _from_streams(task: StreamPairTask) -> Iterator[tuple[int, BlockPair]]:
             second=_without_streams(task.pair.second, files),
         )
         for region in regions(task.number, pair):
-            yield from _from_ranges(blocks(region))
+            yield from _from_ranges(blocks(region, task.block_nbytes))
 
 
 def _is_in_step(region: Region) -> bool:
@@ -95,24 +95,27 @@ def _is_in_step(region: Region) -> bool:
     return region.order is not None and all(side.box == region.box for side in streams)
 
 
-def _in_step(region: Region) -> Iterator[tuple[int, BlockPair]]:
+def _in_step(region: Region, block_nbytes: int) -> Iterator[tuple[int, BlockPair]]:
     with Sources() as sources:
-        found = list(region.sides)
         one, other = (
-            _pieces(sources, region, side, buffer)
-            for side, buffer in zip(found, (BUFFERS.first, BUFFERS.second), strict=True)
+            _pieces(sources, region, side, block_nbytes, buffer)
+            for side, buffer in zip(region.sides, (BUFFERS.first, BUFFERS.second), strict=True)
         )
-        for block, first, second in zip(blocks(region), one, other, strict=True):
+        for block, first, second in zip(blocks(region, block_nbytes), one, other, strict=True):
             yield region.pair, _pair(block, first, second)
 
 
-def _pieces(sources: Sources, region: Region, side: Side, buffer: Buffer) -> Iterator[Bytes]:
+def _pieces(
+    sources: Sources, region: Region, side: Side, block_nbytes: int, buffer: Buffer
+) -> Iterator[Bytes]:
     """The bytes of one side of each block of a region."""
-    if side.spec.stream is None:
-        for block in blocks(region):
+    found, stream = blocks(region, block_nbytes), side.spec.stream
+    if stream is None:
+        for block in found:
             yield _read(sources, block, side, buffer)
         return
-    for piece in side.spec.stream.pieces(BLOCK_NUMEL * side.spec.dtype.itemsize):
+    longest = next(found).numel
+    for piece in stream.pieces(longest * side.spec.dtype.itemsize):
         raw: Bytes = buffer.array(np.uint8, len(piece))
         raw[:] = np.frombuffer(piece, np.uint8)
         normalize(raw, side.spec)
