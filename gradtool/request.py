@@ -34,7 +34,10 @@ _WINDOW_PER_THREAD = 3
 
 
 class MeasureOptions(TypedDict, total=False):
-    """The fields of `MeasureRequest`, for functions that take them as keyword arguments."""
+    """The fields of `MeasureRequest` that all take who measure, as keyword arguments.
+
+    `digest` is for `measure` alone: digests decide nothing.
+    """
 
     norm_type: float
     include: str | Iterable[str]
@@ -58,7 +61,7 @@ class MeasureRequest:
     """Which tensors to read, how, and by what; checked when it is made.
 
     Attributes:
-        norm_type, loss_scale, verify, progress, section, ranks, join: as `gradtool.measure`
+        norm_type, loss_scale, verify, digest, progress, section, ranks, join: as `gradtool.measure`
             explains them.
         include, exclude, replicated: tuples of globs, whatever was given.
         raw_dtype: its name as in DTYPES.
@@ -80,6 +83,7 @@ class MeasureRequest:
     ranks: RanksMode = "auto"
     replicated: str | Iterable[str] = ()
     join: bool = False
+    digest: bool = False
     threads: int | None = None
     backend: str = "auto"
     device: str | None = None
@@ -214,6 +218,7 @@ def measured(
             norm_type=request.norm_type,
             loss_scale=request.loss_scale_of(checkpoint),
             verify=request.verify,
+            digest=request.digest,
             overlaps=overlaps,
         )
     for copy in measurement.disagreements:

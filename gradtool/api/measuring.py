@@ -36,6 +36,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     ranks: RanksMode = "auto",
     replicated: str | Iterable[str] = (),
     join: bool = False,
+    digest: bool = False,
     threads: int | None = None,
     backend: str = "auto",
     device: str | None = None,
@@ -69,6 +70,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
             goes by what files say of themselves, and else takes equal bytes for copies.
         replicated: a glob or globs of names of which each rank holds the whole.
         join: read files that hold the same tensors, of a directory, under prefixes.
+        digest: also make a SHA-256 of each tensor's elements, the same however they are stored.
         threads: workers; by default one for each core, at most MAX_THREADS.
         backend: what computes: "numpy" on the CPU; "torch" on a GPU, or where `device` says;
             "auto" takes a GPU if there is one and the gradients are many enough to gain by it.
@@ -102,6 +104,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         ranks=ranks,
         replicated=replicated,
         join=join,
+        digest=digest,
         threads=threads,
         backend=backend,
         device=device,

@@ -28,6 +28,8 @@ class TensorMeasurement:
         norm: by the rules of IEEE and torch, see `TensorStats.norm`.
         native_norm: the norm rounded to the dtype in which torch returns it; None where
             torch has none.
+        digest: SHA-256, in hexadecimal digits, over the SHA-256 of each MiB of its elements as
+            little-endian bytes in C order: the same however it is stored. None if not asked for.
     """
 
     spec: TensorSpec
@@ -37,6 +39,7 @@ class TensorMeasurement:
     unique_in_section: TensorStats | None
     norm: float
     native_norm: float | None
+    digest: str | None = None
 
     @property
     def name(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -73,6 +73,29 @@ class Held(NamedTuple):
 
     box: Box
     offsets: tuple[int, ...]
+
+
+def boxes_of_range(shape: Sequence[int], start: int, stop: int) -> Iterator[Box]:
+    """The boxes that C-order positions `start` to `stop` of a shape consist of, in C order."""
+    if start >= stop:
+        return
+    if not shape:
+        yield Box((), ())
+        return
+    inner_shape = tuple(shape[1:])
+    inner = math.prod(inner_shape)
+    (row, skipped), (last, rest) = divmod(start, inner), divmod(stop, inner)
+    if row == last or skipped:
+        end = rest if row == last else inner
+        for box in boxes_of_range(inner_shape, skipped, end):
+            yield Box((row, *box.offsets), (1, *box.sizes))
+        if row == last:
+            return
+        row += 1
+    if row < last:
+        yield Box((row, *(0 for _ in inner_shape)), (last - row, *inner_shape))
+    for box in boxes_of_range(inner_shape, 0, rest):
+        yield Box((last, *box.offsets), (1, *box.sizes))
 
 
 def covering_problem(shape: Sequence[int], boxes: Sequence[Box]) -> str | None:

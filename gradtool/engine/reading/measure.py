@@ -21,17 +21,18 @@ from gradtool.core.tensors import Checkpoint, StoredChecksum, TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
 from gradtool.engine.reading.assembly import assembled
+from gradtool.engine.reading.digests import BlockDigests, Digests, DigestTask, digests_of
 from gradtool.engine.reading.pairs.comparisons import ByteEquality, Comparison, Differing
 from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask
 from gradtool.engine.reading.pairs.regions import Pair
 from gradtool.engine.reading.pairs.tasks import PairResults, compare
-from gradtool.engine.reading.plan import Task, plan
+from gradtool.engine.reading.plan import Again, Task, plan
 from gradtool.engine.reading.reductions import Gathered, Part, Reduction, Statistics
 from gradtool.engine.reading.replicas import disagreement, pairs_of
 from gradtool.engine.reading.tasks import Results, Target, run
 from gradtool.engine.schedule import Runner
 
-AnyTask = Task | PairTask | StreamPairTask
+AnyTask = Task | Again
 
 Other = TypeVar("Other")
 
@@ -48,6 +49,7 @@ def measure(
     loss_scale: float = 1.0,
     verify: bool = False,
     overlaps: Overlaps | None = None,
+    digest: bool = False,
 ) -> Measurement:
     """Measure every tensor of `checkpoint`, in one pass over their bytes.
 
@@ -63,6 +65,7 @@ def measure(
         verify: check all stored CRCs of tensor data, not only those that the format's own
             reader checks.
         overlaps: those of the whole catalogue, if they were found before.
+        digest: make digests of all tensors too, see `TensorMeasurement`.
 
     Raises InputError where a file changed, shrank or fails its checksum.
     """
@@ -71,11 +74,15 @@ def measure(
     checksums, pairs = _checksums_of(checkpoint, everything=verify), pairs_of(checkpoint)
     again = sum(checksum.covers.nbytes for checksum in checksums)
     again += sum(pair.nbytes for pair in pairs)
+    digested = checkpoint.tensors if digest else ()
+    again += sum(spec.nbytes for spec in digested)
     runner.progress.begin(sum(spec.nbytes for spec in checkpoint.tensors) + again)
     measured = partial(
         _measured, overlaps=overlaps, norm_type=norm_type, loss_scale=loss_scale, runner=runner
     )
-    tensors, found = measured(checkpoint.tensors, checksums=checksums, pairs=pairs)
+    tensors, found = measured(
+        checkpoint.tensors, checksums=checksums, pairs=pairs, digested=digested
+    )
     differing = [number for number in sorted(found) if found[number].count]
     copies, _ = measured([checkpoint.replicas[number].stored for number in differing])
     runner.progress.finish()
@@ -103,13 +110,18 @@ def _measured(
     runner: Runner,
     checksums: Iterable[StoredChecksum] = (),
     pairs: Sequence[Pair] = (),
+    digested: Sequence[TensorSpec] = (),
 ) -> tuple[tuple[TensorMeasurement, ...], dict[int, Differing]]:
     """What there is to say of tensors, and of each pair of which elements were compared."""
     stored = [part for spec in specs for part in spec.parts]
     sharing = find_sharing(stored, overlaps)
-    tasks = plan(stored, sharing, checksums, runner.backend.limits, pairs)
-    stats, found = reduce_tasks(tasks, Statistics(norm_type), ByteEquality(), runner)
-    return assembled(specs, stored, sharing, stats, norm_type, loss_scale), found
+    tasks = plan(stored, sharing, checksums, runner.backend.limits, pairs, digested)
+    stats, found, digests = reduce_tasks(tasks, Statistics(norm_type), ByteEquality(), runner)
+    tensors = assembled(specs, stored, sharing, stats, norm_type, loss_scale)
+    if digested:
+        numbered = enumerate(tensors)
+        tensors = tuple(replace(tensor, digest=digests.of(n)) for n, tensor in numbered)
+    return tensors, found
 
 
 def reduce_tasks(
@@ -117,26 +129,30 @@ def reduce_tasks(
     reduction: Reduction[Part],
     comparison: Comparison[Other],
     runner: Runner,
-) -> tuple[dict[Target, Part], dict[int, Other]]:
-    """Run all tasks; the results for each target and for each pair.
+) -> tuple[dict[Target, Part], dict[int, Other], Digests]:
+    """Run all tasks; the results for each target and for each pair, and the digests.
 
     Those of parts are merged in the order of the tasks.
     """
     reduced: Gathered[Target, Part] = Gathered(reduction)
     compared: Gathered[int, Other] = Gathered(comparison)
+    digests = Digests()
     work = partial(_run, reduction=reduction, comparison=comparison, backend=runner.backend)
-    for of_targets, of_pairs in runner.results(tasks, work):
+    for of_targets, of_pairs, of_blocks in runner.results(tasks, work):
         reduced.add(of_targets)
         compared.add(of_pairs)
-    return reduced.merged(), compared.merged()
+        digests.add(of_blocks)
+    return reduced.merged(), compared.merged(), digests
 
 
 def _run(
     task: AnyTask, reduction: Reduction[Part], comparison: Comparison[Other], backend: Backend
-) -> tuple[Results[Part], PairResults[Other]]:
+) -> tuple[Results[Part], PairResults[Other], BlockDigests]:
     if isinstance(task, PairTask | StreamPairTask):
-        return [], compare(task, comparison)
-    return run(task, reduction, backend), []
+        return [], compare(task, comparison), []
+    if isinstance(task, DigestTask):
+        return [], [], digests_of(task)
+    return run(task, reduction, backend), [], []
 
 
 def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:

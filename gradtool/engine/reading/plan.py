@@ -7,10 +7,9 @@ them.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from gradtool.core.dtypes import DType
 from gradtool.core.locations import Extent, Location, Stream
@@ -19,6 +18,7 @@ from gradtool.engine.backend import BatchLimits
 from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import Sharing
 from gradtool.engine.overlaps.views import Layout
+from gradtool.engine.reading.digests import DigestTask, digest_tasks
 from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask, pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
 
@@ -77,8 +77,14 @@ class ChecksumTask:
     checksum: StoredChecksum
     nbytes: int
 
+    @property
+    def end(self) -> int:
+        """The byte after those that it covers."""
+        return self.checksum.covers.end
+
 
 Task = ReadTask | StreamTask | GroupTask | ChecksumTask
+Again = PairTask | StreamPairTask | DigestTask
 
 
 def plan(
@@ -87,15 +93,16 @@ def plan(
     checksums: Iterable[StoredChecksum],
     limits: BatchLimits,
     pairs: Sequence[Pair] = (),
-) -> Iterator[Task | PairTask | StreamPairTask]:
-    """All tasks that measure `specs`, verify `checksums` and compare `pairs`.
+    digested: Sequence[TensorSpec] = (),
+) -> Iterator[Task | Again]:
+    """All tasks that measure `specs`, verify `checksums`, compare `pairs` and digest tensors.
 
     A target is a tensor's position in `specs`. What reads bytes again comes right after what reads
     them first, while the system caches them.
     """
     grouped = {index for group in sharing.groups for index in group}
     plain = [i for i in range(len(specs)) if i not in grouped and i not in sharing.same_as]
-    followers = _Followers(checksums, pairs)
+    followers = _Followers(checksums, pairs, digested)
     for task in _read_tasks(specs, plain, limits):
         yield task
         yield from followers.of(task)
@@ -110,44 +117,69 @@ def plan(
     yield from followers.rest()
 
 
+Waiting = TypeVar("Waiting", ChecksumTask, PairTask, DigestTask)
+
+
+class _Queue(Generic[Waiting]):
+    """Tasks in the order of a file, which wait until what they read has been read."""
+
+    def __init__(self, tasks: Iterator[Waiting]) -> None:
+        self._tasks: Iterator[Waiting] = tasks
+        self._next: Waiting | None = next(tasks, None)
+
+    def until(self, end: int | None) -> Iterator[Waiting]:
+        """Take those that read nothing after byte `end`; all for None."""
+        while (task := self._next) is not None and (end is None or task.end <= end):
+            self._next = next(self._tasks, None)
+            yield task
+
+
 class _Followers:
-    """Tasks that read bytes which others read before them, by file and in its order."""
+    """Tasks that read bytes which others read before them, by file."""
 
-    def __init__(self, checksums: Iterable[StoredChecksum], pairs: Sequence[Pair]) -> None:
-        self._checksums: dict[str, deque[StoredChecksum]] = {}
+    def __init__(
+        self,
+        checksums: Iterable[StoredChecksum],
+        pairs: Sequence[Pair],
+        digested: Sequence[TensorSpec],
+    ) -> None:
+        found: dict[str, list[ChecksumTask]] = {}
         for checksum in checksums:
-            self._checksums.setdefault(checksum.covers.file.path, deque()).append(checksum)
-        self._comparisons, self._streams = pair_tasks(pairs)
-        self._next = {path: next(tasks, None) for path, tasks in self._comparisons.items()}
+            task = ChecksumTask(checksum, checksum.covers.nbytes)
+            found.setdefault(checksum.covers.file.path, []).append(task)
+        compared, compared_streams = pair_tasks(pairs)
+        hashed, hashed_streams = digest_tasks(digested)
+        self._checksums = {path: _Queue(iter(tasks)) for path, tasks in found.items()}
+        self._compared = {path: _Queue(tasks) for path, tasks in compared.items()}
+        self._hashed = {path: _Queue(tasks) for path, tasks in hashed.items()}
+        self._streams: list[Again] = [*compared_streams, *hashed_streams]
 
-    def of(self, task: ReadTask) -> Iterator[ChecksumTask | PairTask]:
+    def of(self, task: ReadTask) -> Iterator[ChecksumTask | Again]:
         """Those whose bytes `task` is the last to read."""
-        path, last = task.file.path, task.blocks[-1].pieces[-1]
-        yield from self._verified(path, last.offset + last.nbytes)
-        yield from self._compared(path, last.offset + last.nbytes)
+        last = task.blocks[-1].pieces[-1]
+        yield from self._until(task.file.path, last.offset + last.nbytes)
 
-    def rest(self) -> Iterator[ChecksumTask | PairTask | StreamPairTask]:
+    def rest(self) -> Iterator[ChecksumTask | Again]:
         """All others."""
-        for path in self._comparisons:
-            yield from self._compared(path, None)
+        for path in (*self._compared, *self._hashed):
+            yield from self._until(path, None)
         yield from self._streams
         for path in self._checksums:
-            yield from self._verified(path, None)
+            yield from self._until(path, None)
+
+    def _until(self, path: str, end: int | None) -> Iterator[ChecksumTask | Again]:
+        """Those over bytes of a file up to `end`, and over what is compared with these."""
+        yield from self._verified(path, end)
+        if path in self._hashed:
+            yield from self._hashed[path].until(end)
+        for task in self._compared[path].until(end) if path in self._compared else ():
+            yield task
+            for copy, read in task.copies_read.items():
+                yield from self._verified(copy, read)
 
     def _verified(self, path: str, end: int | None) -> Iterator[ChecksumTask]:
-        """Checksums over bytes up to `end` of a file, or up to its own."""
-        checksums = self._checksums.get(path)
-        while checksums and (end is None or checksums[0].covers.end <= end):
-            checksum = checksums.popleft()
-            yield ChecksumTask(checksum, checksum.covers.nbytes)
-
-    def _compared(self, path: str, end: int | None) -> Iterator[ChecksumTask | PairTask]:
-        """Comparisons of bytes up to `end` of a file, and checksums over the copies' bytes."""
-        while (task := self._next.get(path)) and (end is None or task.end <= end):
-            self._next[path] = next(self._comparisons[path], None)
-            yield task
-            for copy, copy_end in task.copies_read.items():
-                yield from self._verified(copy, copy_end)
+        if path in self._checksums:
+            yield from self._checksums[path].until(end)
 
 
 def layout_of(spec: TensorSpec) -> Layout | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Final, Self
 
@@ -18,6 +19,7 @@ from gradtool.core.shapes.strides import contiguous_strides, distinct_axes, is_c
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import Bytes
 from gradtool.engine.buffers import BUFFERS
+from gradtool.storage.spool import spooled
 
 MOST_SPAN: Final = 4 << 20
 """Bytes that are read at once to pick elements from."""
@@ -136,3 +138,17 @@ def _is_near(axes: Sequence[tuple[int, int]], reach: int, itemsize: int) -> bool
     """Whether one read over all that lies between elements is cheaper than several reads."""
     wasted = reach - math.prod(size for _, size in axes)
     return reach * itemsize <= MOST_SPAN and wasted * itemsize <= axes[0][1] * READ_NBYTES
+
+
+def without_streams(spec: TensorSpec, files: ExitStack) -> TensorSpec:
+    """The tensor with the streams among its parts in temporary files, until `files` is closed."""
+    if spec.chunks:
+        return replace(
+            spec,
+            chunks=tuple(
+                replace(chunk, stored=without_streams(chunk.stored, files)) for chunk in spec.chunks
+            ),
+        )
+    if spec.stream is None or not spec.stream.nbytes:
+        return spec
+    return replace(spec, stream=None, extents=(files.enter_context(spooled(spec.stream)),))

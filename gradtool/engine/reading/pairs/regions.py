@@ -43,8 +43,7 @@ class Pair:
     @property
     def nbytes(self) -> int:
         """Bytes to read."""
-        parts = [side.spec.dtype.itemsize for side in (*_sides(self.first), *_sides(self.second))]
-        return self.whole.numel * (max(parts) + self.second.dtype.itemsize) if parts else 0
+        return self.whole.numel * (self.first.dtype.itemsize + self.second.dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,12 +132,12 @@ class Region(NamedTuple):
 def regions(number: int, pair: Pair) -> Iterator[Region]:
     """All regions of a pair, which is at position `number`: each compared element is in one."""
     offsets = pair.whole.offsets
-    second = [Side(side.box.moved(offsets), side.spec) for side in _sides(pair.second)]
-    for box, one, other in _meetings(_sides(pair.first), second):
+    second = [Side(side.box.moved(offsets), side.spec) for side in sides_of(pair.second)]
+    for box, one, other in meetings(sides_of(pair.first), second):
         yield Region(number, pair.first.shape, box, one, other)
 
 
-def _sides(spec: TensorSpec) -> list[Side]:
+def sides_of(spec: TensorSpec) -> list[Side]:
     """The parts of a tensor that have elements."""
     if not spec.chunks:
         return [Side(_whole(spec), spec)] if spec.numel else []
@@ -149,7 +148,7 @@ def _whole(spec: TensorSpec) -> Box:
     return Box((0,) * len(spec.shape), spec.shape)
 
 
-def _meetings(first: Sequence[Side], second: Sequence[Side]) -> Iterator[tuple[Box, Side, Side]]:
+def meetings(first: Sequence[Side], second: Sequence[Side]) -> Iterator[tuple[Box, Side, Side]]:
     """The boxes that parts of both have in common, each with the two parts.
 
     Parts of the second are sorted along the axis on which they differ most: of those that a part of

@@ -9,7 +9,6 @@ from typing import TypeVar
 
 import numpy as np
 
-from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import Bytes
 from gradtool.engine.buffers import BUFFERS, Buffer
 from gradtool.engine.reading.pairs.comparisons import BlockPair, Comparison
@@ -19,11 +18,11 @@ from gradtool.engine.reading.pairs.gather import (
     normalize,
     read_box,
     read_range,
+    without_streams,
 )
 from gradtool.engine.reading.pairs.plan import PairBlock, PairTask, StreamPairTask, blocks
 from gradtool.engine.reading.pairs.regions import Region, Side, regions
 from gradtool.engine.reading.reductions import Gathered
-from gradtool.storage.spool import spooled
 
 Part = TypeVar("Part")
 
@@ -82,8 +81,8 @@ def _from_streams(task: StreamPairTask) -> Iterator[tuple[int, BlockPair]]:
     with ExitStack() as files:
         pair = replace(
             task.pair,
-            first=_without_streams(task.pair.first, files),
-            second=_without_streams(task.pair.second, files),
+            first=without_streams(task.pair.first, files),
+            second=without_streams(task.pair.second, files),
         )
         for region in regions(task.number, pair):
             yield from _from_ranges(blocks(region, task.block_nbytes))
@@ -120,18 +119,3 @@ def _pieces(
         raw[:] = np.frombuffer(piece, np.uint8)
         normalize(raw, side.spec)
         yield raw
-
-
-def _without_streams(spec: TensorSpec, files: ExitStack) -> TensorSpec:
-    """The tensor with the streams among its parts in temporary files, until `files` is closed."""
-    if spec.chunks:
-        return replace(
-            spec,
-            chunks=tuple(
-                replace(chunk, stored=_without_streams(chunk.stored, files))
-                for chunk in spec.chunks
-            ),
-        )
-    if spec.stream is None or not spec.stream.nbytes:
-        return spec
-    return replace(spec, stream=None, extents=(files.enter_context(spooled(spec.stream)),))
