@@ -9,10 +9,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple, Protocol
 
 from gradtool.core.dtypes import DTYPES, DType
-from gradtool.core.locations import Extent, Location, Stream
+from gradtool.core.locations import Extent, Location, Source, Stream
 from gradtool.core.shapes.boxes import Box, Held
 from gradtool.core.shapes.placements import Placement, fits_mesh, held_boxes
 from gradtool.core.shapes.strides import distinct_axes, is_dense
@@ -32,6 +32,8 @@ class TensorSpec:
             a whole number of elements. Empty for a streamed tensor.
         strides: in elements; None for C order without gaps.
         stream: the source of a tensor that is no byte range; always in C or Fortran order.
+        packed: what a tensor is wrapped in that is found when it is read; it has no extents,
+            strides or byte order until then, and is gapless.
         big_endian: byte order of the stored elements.
         is_negated: whether the elements are the negative of what is stored.
         chunks: the boxes that a tensor is cut into, which hold each of its elements once. It has
@@ -44,6 +46,7 @@ class TensorSpec:
     extents: tuple[Extent, ...] = ()
     strides: tuple[int, ...] | None = None
     stream: Stream | None = None
+    packed: Packed | None = None
     big_endian: bool = False
     is_negated: bool = False
     section: str = ""
@@ -75,6 +78,8 @@ class TensorSpec:
             return sum(chunk.stored.nbytes for chunk in self.chunks)
         if self.stream is not None:
             return self.stream.nbytes
+        if self.packed is not None:
+            return self.numel * self.dtype.itemsize
         return sum(extent.nbytes for extent in self.extents)
 
     @property
@@ -100,6 +105,36 @@ class TensorSpec:
     def stored_type(self) -> str:
         """Its dtype with the byte order, where that is not the usual one."""
         return f"big-endian {self.dtype.name}" if self.big_endian else self.dtype.name
+
+
+class Packed(Protocol):
+    """A range of a file in which a tensor is wrapped, opened only where the tensor is read.
+
+    A plain value, as a `Stream` is: opening each of a hundred thousand takes longer than all else
+    that a catalogue is made of.
+    """
+
+    @property
+    def file(self) -> Location:
+        """The file."""
+
+    @property
+    def offset(self) -> int:
+        """The byte of the file at which the range begins."""
+
+    def unpacked(self, spec: TensorSpec, source: Source, *, checksums: bool) -> Unpacked:
+        """`spec`, which is packed in this, once the range is opened; `source` is the open file.
+
+        Raises InputError where the range does not hold such a tensor.
+        """
+
+
+class Unpacked(NamedTuple):
+    """A tensor with extents, and the checksums over it where they were asked for."""
+
+    spec: TensorSpec
+    checksums: tuple[StoredChecksum, ...] = ()
+    serialization_ids: tuple[SerializationId, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,16 @@ from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
 from gradtool.engine.reading.assembly import assembled
 from gradtool.engine.reading.digests import BlockDigests, Digests, DigestTask, digests_of
+from gradtool.engine.reading.followers import Again
 from gradtool.engine.reading.pairs.comparisons import ByteEquality, Comparison, Differing
 from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask
 from gradtool.engine.reading.pairs.regions import Pair
 from gradtool.engine.reading.pairs.tasks import PairResults, compare
-from gradtool.engine.reading.plan import Again, Task, plan
+from gradtool.engine.reading.plan import Task, plan
 from gradtool.engine.reading.reductions import Gathered, Part, Reduction, Statistics
 from gradtool.engine.reading.replicas import disagreement, pairs_of
 from gradtool.engine.reading.tasks import Results, Target, run
+from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.schedule import Runner
 
 AnyTask = Task | Again
@@ -70,6 +72,8 @@ def measure(
     Raises InputError where a file changed, shrank or fails its checksum.
     """
     started = time.perf_counter() if started is None else started
+    if verify or digest or checkpoint.replicas:
+        checkpoint = unpacked(checkpoint)
     overlaps = find_overlaps(checkpoint) if overlaps is None else overlaps
     checksums, pairs = _checksums_of(checkpoint, everything=verify), pairs_of(checkpoint)
     again = sum(checksum.covers.nbytes for checksum in checksums)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Final, Generic, NamedTuple, TypeVar
+from operator import itemgetter
+from typing import Final, NamedTuple
 
 from gradtool.core.dtypes import DType
 from gradtool.core.locations import Extent, Location, Stream
@@ -18,12 +19,15 @@ from gradtool.engine.backend import BatchLimits
 from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import Sharing
 from gradtool.engine.overlaps.views import Layout
-from gradtool.engine.reading.digests import DigestTask, digest_tasks
-from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask, pair_tasks
+from gradtool.engine.reading.followers import Again, ChecksumTask, Followers
 from gradtool.engine.reading.pairs.regions import Pair
 
 GAP_BYTES: Final = 1 << 10
 """Bytes between two pieces up to which one read over the gap is cheaper than two reads."""
+
+
+MOST_OPENED: Final = 1 << 10
+"""Packed tensors that one task opens."""
 
 
 class Piece(NamedTuple):
@@ -70,21 +74,34 @@ class StreamTask:
     nbytes: int
 
 
-@dataclass(frozen=True, slots=True)
-class ChecksumTask:
-    """A stored checksum to verify."""
+class Located(NamedTuple):
+    """An extent of a target's elements, the first of which has position `first` in its order."""
 
-    checksum: StoredChecksum
+    extent: Extent
+    target: int
+    first: int
+    spec: TensorSpec
+
+
+class PackedPiece(NamedTuple):
+    """`nbytes` bytes of a packed target, from byte `start` of its elements on."""
+
+    target: int
+    spec: TensorSpec
+    start: int
     nbytes: int
 
-    @property
-    def end(self) -> int:
-        """The byte after those that it covers."""
-        return self.checksum.covers.end
+
+@dataclass(slots=True)
+class PackedTask:
+    """Pieces of packed tensors of one file, in its order: to be opened, read and measured."""
+
+    file: Location
+    pieces: list[PackedPiece] = field(default_factory=list)
+    nbytes: int = 0
 
 
-Task = ReadTask | StreamTask | GroupTask | ChecksumTask
-Again = PairTask | StreamPairTask | DigestTask
+Task = ReadTask | PackedTask | StreamTask | GroupTask | ChecksumTask
 
 
 def plan(
@@ -102,10 +119,12 @@ def plan(
     """
     grouped = {index for group in sharing.groups for index in group}
     plain = [i for i in range(len(specs)) if i not in grouped and i not in sharing.same_as]
-    followers = _Followers(checksums, pairs, digested)
-    for task in _read_tasks(specs, plain, limits):
+    followers = Followers(checksums, pairs, digested)
+    for task in read_tasks(_in_file_order(specs, plain), limits):
         yield task
-        yield from followers.of(task)
+        last = task.blocks[-1].pieces[-1]
+        yield from followers.after(task.file.path, last.offset + last.nbytes)
+    yield from _packed_tasks(specs, plain, limits)
     for index in plain:
         spec = specs[index]
         if spec.stream is not None:
@@ -117,86 +136,17 @@ def plan(
     yield from followers.rest()
 
 
-Waiting = TypeVar("Waiting", ChecksumTask, PairTask, DigestTask)
-
-
-class _Queue(Generic[Waiting]):
-    """Tasks in the order of a file, which wait until what they read has been read."""
-
-    def __init__(self, tasks: Iterator[Waiting]) -> None:
-        self._tasks: Iterator[Waiting] = tasks
-        self._next: Waiting | None = next(tasks, None)
-
-    def until(self, end: int | None) -> Iterator[Waiting]:
-        """Take those that read nothing after byte `end`; all for None."""
-        while (task := self._next) is not None and (end is None or task.end <= end):
-            self._next = next(self._tasks, None)
-            yield task
-
-
-class _Followers:
-    """Tasks that read bytes which others read before them, by file."""
-
-    def __init__(
-        self,
-        checksums: Iterable[StoredChecksum],
-        pairs: Sequence[Pair],
-        digested: Sequence[TensorSpec],
-    ) -> None:
-        found: dict[str, list[ChecksumTask]] = {}
-        for checksum in checksums:
-            task = ChecksumTask(checksum, checksum.covers.nbytes)
-            found.setdefault(checksum.covers.file.path, []).append(task)
-        compared, compared_streams = pair_tasks(pairs)
-        hashed, hashed_streams = digest_tasks(digested)
-        self._checksums = {path: _Queue(iter(tasks)) for path, tasks in found.items()}
-        self._compared = {path: _Queue(tasks) for path, tasks in compared.items()}
-        self._hashed = {path: _Queue(tasks) for path, tasks in hashed.items()}
-        self._streams: list[Again] = [*compared_streams, *hashed_streams]
-
-    def of(self, task: ReadTask) -> Iterator[ChecksumTask | Again]:
-        """Those whose bytes `task` is the last to read."""
-        last = task.blocks[-1].pieces[-1]
-        yield from self._until(task.file.path, last.offset + last.nbytes)
-
-    def rest(self) -> Iterator[ChecksumTask | Again]:
-        """All others."""
-        for path in (*self._compared, *self._hashed):
-            yield from self._until(path, None)
-        yield from self._streams
-        for path in self._checksums:
-            yield from self._until(path, None)
-
-    def _until(self, path: str, end: int | None) -> Iterator[ChecksumTask | Again]:
-        """Those over bytes of a file up to `end`, and over what is compared with these."""
-        yield from self._verified(path, end)
-        if path in self._hashed:
-            yield from self._hashed[path].until(end)
-        for task in self._compared[path].until(end) if path in self._compared else ():
-            yield task
-            for copy, read in task.copies_read.items():
-                yield from self._verified(copy, read)
-
-    def _verified(self, path: str, end: int | None) -> Iterator[ChecksumTask]:
-        if path in self._checksums:
-            yield from self._checksums[path].until(end)
-
-
 def layout_of(spec: TensorSpec) -> Layout | None:
     """The layout of a tensor that is not in C order."""
     return None if spec.strides is None else Layout(spec.shape, spec.strides)
 
 
-def _read_tasks(
-    specs: Sequence[TensorSpec], plain: Iterable[int], limits: BatchLimits
-) -> Iterator[ReadTask]:
+def read_tasks(located: Iterable[Located], limits: BatchLimits) -> Iterator[ReadTask]:
+    """Tasks that read all extents, given in the order of their files."""
     task: ReadTask | None = None
-    for extent, index, first in _extents_in_file_order(specs, plain):
-        spec = specs[index]
+    for extent, target, first, spec in located:
         itemsize, layout = spec.dtype.itemsize, layout_of(spec)
-        step = min(limits.block_numel, limits.task_nbytes // itemsize) * itemsize
-        for start in range(0, extent.nbytes, step):
-            nbytes = min(step, extent.nbytes - start)
+        for start, nbytes in _steps(extent.nbytes, itemsize, limits):
             is_full = task is not None and task.nbytes + nbytes > limits.task_nbytes
             if task is None or task.file is not extent.file or is_full:
                 if task is not None:
@@ -206,7 +156,7 @@ def _read_tasks(
                 task.blocks.append(Block(spec.dtype, spec.big_endian, layout))
             block = task.blocks[-1]
             block.pieces.append(
-                Piece(index, first + start // itemsize, extent.offset + start, nbytes)
+                Piece(target, first + start // itemsize, extent.offset + start, nbytes)
             )
             block.nbytes += nbytes
             task.nbytes += nbytes
@@ -214,10 +164,15 @@ def _read_tasks(
         yield task
 
 
-def _extents_in_file_order(
-    specs: Sequence[TensorSpec], plain: Iterable[int]
-) -> Iterator[tuple[Extent, int, int]]:
-    """(extent, target, position of its first element) in file order: disks read forwards."""
+def _steps(nbytes: int, itemsize: int, limits: BatchLimits) -> Iterator[tuple[int, int]]:
+    """(start, bytes) of the steps in which a tensor of `nbytes` bytes is read."""
+    step = min(limits.block_numel, limits.task_nbytes // itemsize) * itemsize
+    for start in range(0, nbytes, step):
+        yield start, min(step, nbytes - start)
+
+
+def _in_file_order(specs: Sequence[TensorSpec], plain: Iterable[int]) -> Iterator[Located]:
+    """The extents of tensors in the order of their files: disks read forwards."""
     order: dict[str, int] = {}
     keyed = []
     for index in plain:
@@ -229,7 +184,36 @@ def _extents_in_file_order(
             first += extent.nbytes // spec.dtype.itemsize
     keyed.sort()
     for _, _, index, first, extent in keyed:
-        yield extent, index, first
+        yield Located(extent, index, first, specs[index])
+
+
+def _packed_tasks(
+    specs: Sequence[TensorSpec], plain: Iterable[int], limits: BatchLimits
+) -> Iterator[PackedTask]:
+    """Tasks for the tensors that are to be opened first, each once for a task that reads of it."""
+    order: dict[str, int] = {}
+    keyed = []
+    for index in plain:
+        packed = specs[index].packed
+        if packed is not None:
+            file = order.setdefault(packed.file.path, len(order))
+            keyed.append((file, packed.offset, index, packed.file))
+    keyed.sort(key=itemgetter(0, 1, 2))
+    task: PackedTask | None = None
+    for *_, index, location in keyed:
+        spec = specs[index]
+        for start, nbytes in _steps(spec.nbytes, spec.dtype.itemsize, limits):
+            is_full = task is not None and (
+                task.nbytes + nbytes > limits.task_nbytes or len(task.pieces) == MOST_OPENED
+            )
+            if task is None or task.file is not location or is_full:
+                if task is not None:
+                    yield task
+                task = PackedTask(location)
+            task.pieces.append(PackedPiece(index, spec, start, nbytes))
+            task.nbytes += nbytes
+    if task is not None:
+        yield task
 
 
 def _joins(

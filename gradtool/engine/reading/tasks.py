@@ -13,23 +13,28 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from gradtool.core.locations import Source
-from gradtool.core.tensors import StoredChecksum
+from gradtool.core.locations import Extent, Source
+from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.overlaps.groups import GroupTask, named_elements, window_bounds
 from gradtool.engine.overlaps.views import Int64
+from gradtool.engine.reading.followers import ChecksumTask
 from gradtool.engine.reading.plan import (
     GAP_BYTES,
     Block,
-    ChecksumTask,
+    Located,
+    PackedTask,
     Piece,
     ReadTask,
     StreamTask,
     Task,
+    read_tasks,
 )
 from gradtool.engine.reading.reductions import Elements, Gathered, Reduction
+from gradtool.engine.reading.unpacking import unpacked_spec
 from gradtool.errors import CorruptFileError
+from gradtool.storage.archives.within import ReadAhead
 
 NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
 """Which elements of a tensor a result is about: all that it names, those that no tensor before it
@@ -51,6 +56,8 @@ def run(task: Task, reduction: Reduction[Part], backend: Backend) -> Results[Par
     match task:
         case ReadTask():
             return _run_reads(task, reduction, backend)
+        case PackedTask():
+            return _run_packed(task, reduction, backend)
         case StreamTask():
             return _run_stream(task, reduction, backend)
         case GroupTask():
@@ -61,14 +68,44 @@ def run(task: Task, reduction: Reduction[Part], backend: Backend) -> Results[Par
 
 
 def _run_reads(task: ReadTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    results: Results[Part] = []
     with task.file.open() as source:
-        for block in task.blocks:
-            parts = reduction.of(_read_block(source, block, backend), backend)
-            for piece, part in zip(block.pieces, parts, strict=True):
-                results.append(((piece.target, NAMED), part))
+        results = _read_all(source, task, reduction, backend)
         source.check_unchanged()
     return _merged(results, reduction)
+
+
+def _run_packed(task: PackedTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+    """The results of tensors that are opened first; reads of what was found are planned here."""
+    results: Results[Part] = []
+    with task.file.open() as source:
+        found = _located(task, ReadAhead(source))
+        for reads in read_tasks(found, backend.limits):
+            results += _read_all(source, reads, reduction, backend)
+        source.check_unchanged()
+    return _merged(results, reduction)
+
+
+def _located(task: PackedTask, source: Source) -> Iterator[Located]:
+    """Where the pieces of a task are, once their tensors are opened."""
+    opened: dict[int, TensorSpec] = {}
+    for target, packed, start, nbytes in task.pieces:
+        if target not in opened:
+            opened = {target: unpacked_spec(packed, source)}  # all pieces of it are in a row
+        (extent,) = opened[target].extents
+        part = Extent(extent.file, extent.offset + start, nbytes)
+        yield Located(part, target, start // packed.dtype.itemsize, opened[target])
+
+
+def _read_all(
+    source: Source, task: ReadTask, reduction: Reduction[Part], backend: Backend
+) -> Results[Part]:
+    """The results of all pieces of a task, in their order."""
+    results: Results[Part] = []
+    for block in task.blocks:
+        parts = reduction.of(_read_block(source, block, backend), backend)
+        for piece, part in zip(block.pieces, parts, strict=True):
+            results.append(((piece.target, NAMED), part))
+    return results
 
 
 def _read_block(source: Source, block: Block, backend: Backend) -> Elements:
