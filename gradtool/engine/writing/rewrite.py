@@ -10,7 +10,7 @@ from functools import partial
 
 from gradtool.core.clip.plan import ClipPlan, transform_conflict
 from gradtool.core.clipping import Transform
-from gradtool.core.locations import Extent, Location
+from gradtool.core.locations import Location
 from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
 from gradtool.engine.overlaps.sharing import Overlaps
 from gradtool.engine.reading.tasks import verify
@@ -39,6 +39,7 @@ class Rewrite:
         regions: the byte ranges that change, by file.
         repacked: the archives in which tensors that change are deflated.
         checksums: all checksums of each file.
+        serialization_ids: all serialization ids of each file.
     """
 
     checkpoint: Checkpoint
@@ -46,6 +47,7 @@ class Rewrite:
     regions: Mapping[Location, Sequence[Region]]
     repacked: frozenset[Location]
     checksums: Mapping[Location, Sequence[StoredChecksum]]
+    serialization_ids: Mapping[Location, Sequence[SerializationId]]
 
     @property
     def changed(self) -> tuple[Location, ...]:
@@ -77,12 +79,16 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> 
     checksums: dict[Location, list[StoredChecksum]] = {}
     for checksum in checkpoint.checksums:
         checksums.setdefault(checksum.covers.file, []).append(checksum)
+    ids: dict[Location, list[SerializationId]] = {}
+    for one in checkpoint.serialization_ids:
+        ids.setdefault(one.digits.file, []).append(one)
     return Rewrite(
         checkpoint=checkpoint,
         transforms=plan.transforms,
         regions=changed_regions(checkpoint.stored_anywhere, plan.transforms, overlaps),
         repacked=frozenset(repacked),
         checksums=checksums,
+        serialization_ids=ids,
     )
 
 
@@ -123,9 +129,10 @@ def rewrite_file(rewrite: Rewrite, file: Location, sink: Sink, runner: Runner) -
     if not checksums:
         return
     renewal.write(sink)
-    for serialization_id in rewrite.checkpoint.serialization_ids:
-        if serialization_id.digits.file == file:
-            _renew_id(serialization_id, renewal.crc32_of, all_checksums, sink)
+    over_ids = {checksum.covers.end: checksum for checksum in all_checksums}
+    for serialization_id in rewrite.serialization_ids.get(file, ()):
+        over_id = over_ids.get(serialization_id.digits.end)
+        _renew_id(serialization_id, renewal.crc32_of, over_id, sink)
 
 
 class _Renewal:
@@ -170,27 +177,29 @@ class _Renewal:
 def _renew_id(
     serialization_id: SerializationId,
     crc32_of: Mapping[str, int],
-    checksums: Iterable[StoredChecksum],
+    record: StoredChecksum | None,
     sink: Sink,
 ) -> None:
-    """Write the id of the new checksums, unless the old id was not that of the old ones."""
-    digits = serialization_id.digits
-    record = next((checksum for checksum in checksums if _ends_with(checksum.covers, digits)), None)
+    """Write the id of the new checksums, unless none changed or the old id was not of the old ones.
+
+    `record` is the checksum over the id's record, of which the digits are the end.
+    """
+    digits, old_crc32_of = serialization_id.digits, serialization_id.crc32_of
+    if crc32_of.keys().isdisjoint(old_crc32_of):
+        return
     covers = record.covers if record else digits
     with digits.file.open() as source:
         old = source.read(covers.offset, covers.nbytes)
     if record is not None:
         verify(record, zlib.crc32(old))
-    if not old.endswith(serialization_digits(serialization_id.crc32_of.values())):
+    if not old.endswith(serialization_digits(old_crc32_of.values())):
         return
-    renewed = serialization_digits({**serialization_id.crc32_of, **crc32_of}.values())
+    renewed = serialization_digits(
+        crc32_of.get(name, crc32) for name, crc32 in old_crc32_of.items()
+    )
     sink.write(digits.offset, memoryview(renewed))
     for place in record.places if record and record.crc32 else ():
         _write_crc32(sink, place, zlib.crc32(old[: -digits.nbytes] + renewed))
-
-
-def _ends_with(covers: Extent, part: Extent) -> bool:
-    return covers.offset <= part.offset and part.end == covers.end
 
 
 def _write_crc32(sink: Sink, place: int, crc32: int) -> None:
