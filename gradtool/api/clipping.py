@@ -24,6 +24,7 @@ from gradtool.core.locations import Location
 from gradtool.core.measurement import Measurement
 from gradtool.engine.overlaps.sharing import find_overlaps
 from gradtool.engine.progress import Progress, split_progress
+from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.threads import Threads
 from gradtool.engine.writing.build import build, check_sources, files_to_write
 from gradtool.engine.writing.rewrite import Rewrite, plan_rewrite
@@ -137,7 +138,7 @@ def _clip(
     follow_links: bool,
 ) -> ClipOutcome:
     started = time.perf_counter()
-    checkpoint = opened(path, measuring)
+    checkpoint = unpacked(opened(path, measuring))
     to_clip = chosen(checkpoint, measuring)
     refuse_unclippable(to_clip, measuring.norm_type, request, explicit=measuring.is_explicit)
     companions = None

@@ -96,3 +96,8 @@ def listing_around(path: str) -> tuple[Listing, str]:
     """The listing of the directory that a file lies in, and the file's name there."""
     directory, name = os.path.split(path)
     return Listing(directory), name
+
+
+def is_plain(name: str) -> bool:
+    """Whether a name that stands in a file is one of an entry, and leads nowhere else."""
+    return name not in ("", ".", "..") and not any(part in name for part in ("/", "\\", "\0"))

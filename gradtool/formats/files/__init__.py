@@ -128,9 +128,9 @@ def open_file(
     and for what is of a format of others. A file of a format that is known is read or refused.
     """
     if path.endswith(".distcp"):
-        raise UnsupportedFormatError(
-            path, "is a shard of a torch distributed checkpoint (DCP), which gradtool does not read"
-        )
+        problem = "is a shard of a torch distributed checkpoint (DCP)"
+        hint = "give its directory, where `.metadata` says what is in it"
+        raise UnsupportedFormatError(path, problem, hint=hint)
     with ExitStack() as stack:
         try:
             source = stack.enter_context(open_source(path))

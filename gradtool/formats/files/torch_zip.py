@@ -108,8 +108,13 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
             that no name leads to, or an object that is far larger than the pickle that
             describes it.
     """
-    tree = open_tree(source, entries)
+    return catalogue_of(open_tree(source, entries))
+
+
+def catalogue_of(tree: Tree) -> Checkpoint:
+    """The tensors that a torch file describes; raises as `open_torch_zip`."""
     archive, pickle = tree.archive, tree.archive.bytes_of(tree.record)
+    source = archive.source
     walked = walk(tree.unpickled.root, source.path, pickle.nbytes)
     builder = SpecBuilder(
         path=source.path,

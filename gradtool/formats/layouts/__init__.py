@@ -12,7 +12,7 @@ from typing import Final, NoReturn
 
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnsupportedFormatError
-from gradtool.formats.layouts import directory, hf_dcp
+from gradtool.formats.layouts import directory, hf_dcp, torch_dcp
 from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import Listing
 
@@ -39,7 +39,7 @@ def _with(marker: str, name: str, words: str) -> Layout:
 
 
 LAYOUTS: Final = (
-    _with(".metadata", "torch_dcp", "a torch distributed checkpoint (DCP)"),
+    Layout("torch_dcp", torch_dcp.recognises, torch_dcp.open_torch_dcp),
     _with("_CHECKPOINT_METADATA", "orbax", "an Orbax checkpoint"),
     _with("manifest.ocdbt", "orbax", "an Orbax checkpoint"),
     Layout("hf_dcp", hf_dcp.recognises, hf_dcp.open_hf_dcp),

@@ -104,6 +104,16 @@ def gathered(path: str, parts: Iterable[Part]) -> Gathered:
     return Gathered(tuple(tensors), tuple(replicas))
 
 
+def require_cover(path: str, name: str, shape: Sequence[int], boxes: Sequence[Box]) -> None:
+    """CorruptFileError unless the boxes are all elements of a tensor, each of them once."""
+    try:
+        problem = covering_problem(shape, boxes)
+    except ValueError as error:
+        raise UnsupportedFormatError(path, f"is cut into {error}", tensor=name) from error
+    if problem is not None:
+        raise CorruptFileError(path, problem, tensor=name)
+
+
 def _whole(path: str, parts: Sequence[Part], replicas: list[Replica]) -> TensorSpec:
     """One tensor of its parts; adds to `replicas` those that are there already."""
     first = parts[0].chunk.stored
@@ -117,12 +127,7 @@ def _whole(path: str, parts: Sequence[Part], replicas: list[Replica]) -> TensorS
         if there is not part and part.chunk.box.numel:
             box = None if part.chunk.box.sizes == shape else part.chunk.box
             replicas.append(Replica(part.holder, part.chunk.stored, box))
-    try:
-        problem = covering_problem(shape, list(kept))
-    except ValueError as error:
-        raise UnsupportedFormatError(path, f"is cut into {error}", tensor=first.name) from error
-    if problem is not None:
-        raise CorruptFileError(path, problem, tensor=first.name)
+    require_cover(path, first.name, shape, list(kept))
     chunks = tuple(part.chunk for part in kept.values() if part.chunk.box.numel)
     if not chunks or chunks[0].box.sizes == shape:
         return replace(first, shape=shape) if not chunks else chunks[0].stored

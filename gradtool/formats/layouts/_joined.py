@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from gradtool.core.locations import Location
+from gradtool.core.names import NameFilter
 from gradtool.core.tensors import Checkpoint, SectionKind
 
 
@@ -58,3 +60,16 @@ def repeated_name(parts: Iterable[Checkpoint]) -> str | None:
     """A tensor's name that occurs more than once in all parts together, if there is one."""
     counts = Counter(name for part in parts for name in part.names)
     return next((name for name, count in counts.items() if count > 1), None)
+
+
+def filtered(checkpoint: Checkpoint, wanted: NameFilter) -> Checkpoint:
+    """A whole catalogue with what is wanted of it, and the names of the rest."""
+    tensors, skipped = checkpoint.tensors, checkpoint.skipped
+    return replace(
+        checkpoint,
+        tensors=tuple(spec for spec in tensors if wanted(spec.name)),
+        replicas=tuple(copy for copy in checkpoint.replicas if wanted(copy.name)),
+        skipped=tuple(item for item in skipped if wanted(item.name)),
+        left_out=tuple(spec.name for spec in tensors if not wanted(spec.name)),
+        skipped_left_out=tuple(item.name for item in skipped if not wanted(item.name)),
+    )

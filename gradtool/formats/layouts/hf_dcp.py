@@ -17,13 +17,12 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 from gradtool.core.figures import first_of
-from gradtool.core.names import NameFilter
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import Checkpoint, Skipped
 from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
 from gradtool.formats.files import SUFFIXES
 from gradtool.formats.layouts._chunked import Part, gathered, parts_of
-from gradtool.formats.layouts._joined import joined
+from gradtool.formats.layouts._joined import filtered, joined
 from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import Listing
 
@@ -76,7 +75,7 @@ def open_hf_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         tensors=found.tensors,
         replicas=found.replicas,
     )
-    return _filtered(_in_sections(replace(whole, skipped=_once(whole))), asked.wanted)
+    return filtered(_in_sections(replace(whole, skipped=_once(whole))), asked.wanted)
 
 
 def _parts(shards: Iterable[Checkpoint]) -> Iterator[Part]:
@@ -165,16 +164,4 @@ def _in_sections(checkpoint: Checkpoint) -> Checkpoint:
         ),
         skipped=tuple(replace(s, section=section_of(s.name)) for s in checkpoint.skipped),
         section_kinds=kinds,
-    )
-
-
-def _filtered(checkpoint: Checkpoint, wanted: NameFilter) -> Checkpoint:
-    """What is wanted of a catalogue, and the names of the rest."""
-    tensors, skipped = checkpoint.tensors, checkpoint.skipped
-    return replace(
-        checkpoint,
-        tensors=tuple(spec for spec in tensors if wanted(spec.name)),
-        skipped=tuple(item for item in skipped if wanted(item.name)),
-        left_out=tuple(spec.name for spec in tensors if not wanted(spec.name)),
-        skipped_left_out=tuple(item.name for item in skipped if not wanted(item.name)),
     )

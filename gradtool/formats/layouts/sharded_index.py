@@ -19,7 +19,7 @@ from gradtool.formats.files import OpenFile
 from gradtool.formats.layouts._joined import joined
 from gradtool.formats.layouts.arrangement import arranged, glob_of, refuse_gaps
 from gradtool.storage.json import parse_object
-from gradtool.storage.listing import Listing, listing_around
+from gradtool.storage.listing import Listing, is_plain, listing_around
 
 MAX_INDEX_BYTES: Final = 100_000_000
 
@@ -102,15 +102,11 @@ def _weight_map(path: str, found: object) -> dict[str, str]:
     if not isinstance(found, dict) or not found:
         raise CorruptFileError(path, "the index has no weight_map of tensors to files")
     for tensor, name in found.items():
-        if not isinstance(name, str) or not _is_plain(name):
+        if not isinstance(name, str) or not is_plain(name):
             raise CorruptFileError(
                 path, f"names {name!r}, which is no plain file name", tensor=tensor
             )
     return found
-
-
-def _is_plain(name: str) -> bool:
-    return name not in ("", ".", "..") and not any(part in name for part in ("/", "\\", "\0"))
 
 
 def _check_names(
