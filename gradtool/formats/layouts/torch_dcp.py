@@ -10,7 +10,7 @@ Source: `FileSystemWriter` of torch/distributed/checkpoint/filesystem.py, and me
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -141,8 +141,17 @@ def _open_shard(listing: Listing, name: str, items: list[_Item], metadata: Metad
                 raise CorruptFileError(file.path, f"{problem}: {_OTHER_SAVE}", byte=reached)
             return _Shard(file, None)
         blob = read_blob(source, in_blob[0].offset)
+        _refuse_unnamed(blob, {item.name for item in in_blob})
         source.check_unchanged()
         return _Shard(file, blob)
+
+
+def _refuse_unnamed(blob: Blob, named: Collection[str]) -> None:
+    """Raise CorruptFileError for elements that the file has and `.metadata` does not."""
+    for name, type_ in blob.types.items():
+        if type_.nbytes and name not in named:
+            problem = f"{METADATA} does not name it in this file: {_OTHER_SAVE}"
+            raise CorruptFileError(blob.file.path, problem, tensor=name, byte=blob.begins[name])
 
 
 def _end_of_items(file: Location, items: list[_Item], *, may_have_gaps: bool) -> int:
