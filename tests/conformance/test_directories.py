@@ -241,11 +241,14 @@ def test_what_is_not_named_like_a_tensor_file_stops_nothing(tmp_path: Path) -> N
 def test_a_file_that_torch_reads_is_read_or_refused_whatever_it_is_called(tmp_path: Path) -> None:
     save_file({"a": ONES["a"]}, tmp_path / "a.safetensors")
     bad = torch.tensor([float("nan")])
-    for tensors, zipped in (({1: bad, "1": bad}, True), ({"w": bad}, False)):
-        torch.save(tensors, tmp_path / "x.pkl", _use_new_zipfile_serialization=zipped)
+    for zipped in (True, False):
+        torch.save({1: bad, "1": bad}, tmp_path / "x.pkl", _use_new_zipfile_serialization=zipped)
         assert torch.load(tmp_path / "x.pkl", weights_only=True)
         with pytest.raises(gradtool.UnsupportedFormatError, match=r"x\.pkl"):
             gradtool.measure(tmp_path)
+        torch.save({"w": bad}, tmp_path / "x.pkl", _use_new_zipfile_serialization=zipped)
+        found = gradtool.measure(tmp_path)
+        assert {tensor.name: tensor.stats.nan for tensor in found.tensors} == {"a": 0, "w": 1}
     (tmp_path / "x.pkl").write_bytes(b"PK\3\4 is how an archive begins")
     with pytest.raises(gradtool.CorruptFileError, match=r"x\.pkl"):
         gradtool.measure(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import safetensors.numpy
@@ -24,19 +25,27 @@ class TestSafetensors(FormatSuite):
 
 class TestTorch(FormatSuite):
     format, suffix = "torch", ".pt"
+    in_a_zip: ClassVar[bool] = True
 
     def write(self, path: Path, arrays: Arrays) -> None:
-        torch.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
+        self.save({name: torch.from_numpy(array) for name, array in arrays.items()}, path)
 
     def write_nested(self, path: Path, arrays: Arrays) -> None:
         tree: dict[str, dict[str, torch.Tensor]] = {}
         for name, array in arrays.items():
             part, _, rest = name.partition(".")
             tree.setdefault(part, {})[rest] = torch.from_numpy(array)
-        torch.save(tree, path)
+        self.save(tree, path)
+
+    def save(self, value: object, path: Path) -> None:
+        torch.save(value, path, _use_new_zipfile_serialization=self.in_a_zip)
 
     def load(self, path: Path) -> Arrays:
         return {name: tensor.numpy() for name, tensor in torch.load(path).items()}
+
+
+class TestTorchLegacy(TestTorch):
+    format, in_a_zip = "torch-legacy", False
 
 
 class TestNpz(FormatSuite):
@@ -67,5 +76,6 @@ class TestNpy(FormatSuite):
 
 
 def test_every_format_is_held_to_the_suite() -> None:
-    held = {suite.format for suite in (TestSafetensors, TestTorch, TestNpz, TestNpy)}
+    suites = TestSafetensors, TestTorch, TestTorchLegacy, TestNpz, TestNpy
+    held = {suite.format for suite in suites}
     assert held == {row.name for row in FILES}

@@ -21,8 +21,8 @@ from gradtool.errors import (
     InputError,
     UnsupportedFormatError,
 )
-from gradtool.formats.files import npy, npz, safetensors, torch_zip
-from gradtool.formats.files._foreign import OLD_TORCH, foreign_format
+from gradtool.formats.files import npy, npz, safetensors, torch_legacy, torch_zip
+from gradtool.formats.files._foreign import foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
 
@@ -77,6 +77,12 @@ FILES: Final = (
         (".pt", ".pth", ".bin", ".ckpt"),
         lambda file: torch_zip.recognises(file.entries),
         lambda file: torch_zip.open_torch_zip(file.source, file.entries),
+    ),
+    FileFormat(
+        "torch-legacy",
+        (".pt", ".pth", ".bin", ".ckpt"),
+        lambda file: torch_legacy.recognises(file.head),
+        lambda file: torch_legacy.open_torch_legacy(file.source),
     ),
     FileFormat(
         "npz",
@@ -147,7 +153,7 @@ def open_file(
         # Last: a mark may be short, and two of its bytes mean little inside another format.
         foreign = foreign_format(candidate.head)
         if foreign is not None:
-            if must_be_known or foreign == OLD_TORCH:  # which torch.load reads
+            if must_be_known:
                 raise UnsupportedFormatError(path, foreign)
             raise LeftAloneError
     return None

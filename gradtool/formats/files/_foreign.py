@@ -4,17 +4,12 @@ from __future__ import annotations
 
 from typing import Final
 
-OLD_TORCH: Final = (
-    "is in torch's format from before 1.6: load it and save it again with a current torch"
-)
-
 _MARKS: Final = (
     (
         0,
         b"version https://git-lfs",
         "is a Git LFS pointer, not the file itself: run `git lfs pull`",
     ),
-    (0, bytes.fromhex("80028a0a6cfc9c46f9206aa850"), OLD_TORCH),
     (257, b"ustar", "is a tar archive: unpack it, or save it again with a current torch"),
     (0, b"GGUF", "is a GGUF model, which holds no gradients"),
     (0, b"\x89HDF\r\n\x1a\n", "is an HDF5 file, which gradtool does not read"),

@@ -19,13 +19,11 @@ from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder
 from gradtool.formats.pickles.dtensors import placed_part
+from gradtool.formats.pickles.cutting import MAX_PICKLE_NBYTES
 from gradtool.formats.pickles.hidden import refuse_hidden
 from gradtool.formats.pickles.unpickle import Unpickled, unpickle
 from gradtool.formats.pickles.walk import Walk, walk
 from gradtool.storage.archives.zip import STORED, Entry
-
-MAX_PICKLE_NBYTES: Final = 256 << 20
-"""About 2.7 million tensors: each takes some 97 bytes of pickle."""
 
 _ID: Final = ".data/serialization_id"
 _ID_DIGITS: Final = 20

@@ -105,8 +105,20 @@ def call_with_keywords(function: object, args: object, keywords: object, spend: 
     return made
 
 
-def storage_of(persistent_id: object) -> Storage:
-    """The storage that a persistent id of torch.save names.
+def named_by(persistent_id: object) -> Storage | Name:
+    """What a persistent id of torch.save names: a storage, or the class of a module.
+
+    Before 1.6 it gave classes of modules such ids, ('module', class, file, source), so that
+    loading could tell who had changed the source; it stands for the class and nothing else.
+    """
+    match persistent_id:
+        case ("module", Name() as module_class, _, _):
+            return module_class
+    return _storage_of(persistent_id)
+
+
+def _storage_of(persistent_id: object) -> Storage:
+    """The storage that a persistent id names.
 
     The id is ('storage', class, key, location, numel) and, from older writers, a sixth
     element for views of storages, which torch has not written since 0.4.

@@ -13,7 +13,7 @@ from gradtool.formats.pickles.calls import (
     call_with_keywords,
     global_of,
     make_object,
-    storage_of,
+    named_by,
 )
 from gradtool.formats.pickles.contents import build_object, items_of, set_items
 from gradtool.formats.pickles.machine import (
@@ -27,6 +27,7 @@ from gradtool.formats.pickles.machine import (
 from gradtool.formats.pickles.pushes import u32, u64
 from gradtool.formats.pickles.stand_ins import (
     MalformedPickleError,
+    Storage,
     Unordered,
     UnsupportedPickleError,
     describe,
@@ -243,7 +244,8 @@ def build(vm: Machine, position: int) -> int:
 
 
 def binpersid(vm: Machine, position: int) -> int:
-    """BINPERSID: push the storage that the last value names."""
+    """BINPERSID: push what the last value names, see `calls.named_by`."""
     vm.spend(OBJECT_COST + ENTRY_COST)
-    vm.stack[-1] = vm.first_mention(storage_of(vm.stack[-1]))
+    named = named_by(vm.stack[-1])
+    vm.stack[-1] = vm.first_mention(named) if type(named) is Storage else named
     return position

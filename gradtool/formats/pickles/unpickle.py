@@ -12,7 +12,7 @@ write (INST, PERSID, text numbers), extension registries and out-of-band buffers
 from __future__ import annotations
 
 import struct
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final, NamedTuple, NoReturn
 
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
@@ -21,6 +21,7 @@ from gradtool.formats.pickles import pushes as put
 from gradtool.formats.pickles.machine import ElementHolder, Machine
 from gradtool.formats.pickles.stand_ins import (
     MalformedPickleError,
+    Storage,
     Unordered,
     UnsupportedPickleError,
 )
@@ -32,12 +33,14 @@ class Unpickled(NamedTuple):
     Attributes:
         root: the pickled object, in plain containers, scalars and stand-ins.
         made: everything with elements that the pickle makes, in the root or not.
-        storages: the keys of the storages that the pickle names.
+        storages: the storages that the pickle names, by key.
+        nbytes: the size of the pickle.
     """
 
     root: object
     made: Sequence[ElementHolder]
-    storages: Collection[str]
+    storages: Mapping[str, Storage]
+    nbytes: int
 
 
 def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int = 0) -> Unpickled:
@@ -67,7 +70,7 @@ def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int =
         why = "missing: the pickle is truncated" if is_cut else _WHY_FAILED[type(error)]
         problem, byte = f"pickle opcode {_opcode_name(data, position)}: {why}", offset + position
         raise CorruptFileError(path, problem, tensor=record, byte=byte) from error
-    return Unpickled(machine.stack[0], machine.made, machine.storages.keys())
+    return Unpickled(machine.stack[0], machine.made, machine.storages, len(data))
 
 
 _WHY_FAILED: Final[dict[type, str]] = {

@@ -495,7 +495,6 @@ def test_a_root_that_holds_itself_is_named_once(tmp_path: Path) -> None:
 
 
 FOREIGN_HEADS = [
-    (bytes.fromhex("80028a0a6cfc9c46f9206aa850"), "before 1.6"),
     (bytes.fromhex("80028a0a4cfc9c66f9204aa870"), "bare pickle"),
     (b"GGUF\3", "GGUF"),
     (b"gguf\3", None),
