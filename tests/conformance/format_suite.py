@@ -48,6 +48,8 @@ class FormatSuite:
         suffix: of its files.
         keeps_order: whether files hold tensors in the order in which they were given.
         holds_several: whether a file holds more than one tensor, under names.
+        has_sections: whether top-level keys of a file may be sections.
+        is_clipped: whether files can be clipped, and not measured only.
         most_bytes_cut: how much of a file is cut off byte by byte, from the start on.
     """
 
@@ -55,6 +57,8 @@ class FormatSuite:
     suffix: ClassVar[str]
     keeps_order: ClassVar[bool] = True
     holds_several: ClassVar[bool] = True
+    has_sections: ClassVar[bool] = True
+    is_clipped: ClassVar[bool] = True
     most_bytes_cut: ClassVar[int] = 3000
 
     def write(self, path: Path, arrays: Arrays) -> None:
@@ -99,8 +103,8 @@ class FormatSuite:
         assert {spec.name for spec in checkpoint.tensors} == arrays.keys() - skipped.keys()
 
     def test_parts_of_a_training_checkpoint_are_sections(self, tmp_path: Path) -> None:
-        if not self.holds_several:
-            pytest.skip("it holds one tensor")
+        if not (self.holds_several and self.has_sections):
+            pytest.skip("it has no sections")
         names = {"grads.w": "grads", "model.w": "model", "optimizer.exp_avg": "optimizer"}
         path = tmp_path / f"dump{self.suffix}"
         self.write_nested(path, {name: np.ones(2, np.float32) for name in names})
@@ -139,7 +143,22 @@ class FormatSuite:
             with pytest.raises(gradtool.InputError):
                 gradtool.measure(cut, verify=True)
 
+    def test_what_can_only_be_measured_is_not_clipped(self, tmp_path: Path) -> None:
+        path, _ = self.written(tmp_path, GRADIENTS)
+        assert bool(open_checkpoint(str(path)).measure_only) != self.is_clipped
+        if self.is_clipped:
+            return
+        out = tmp_path / f"clipped{self.suffix}"
+        for how in ({"out": out}, {"in_place": True}, {"dry_run": True}):
+            with pytest.raises(gradtool.UsageError, match="cannot be clipped: ") as caught:
+                gradtool.clip(path, max_norm=0.5, **how)
+            assert str(path) in str(caught.value)
+            assert "\n" not in str(caught.value)
+        assert [*tmp_path.iterdir()] == [path]
+
     def test_what_was_clipped_loads_as_its_elements_scaled(self, tmp_path: Path) -> None:
+        if not self.is_clipped:
+            pytest.skip("it can only be measured")
         path, arrays = self.written(tmp_path, {**GRADIENTS, **OTHERS})
         out = tmp_path / f"clipped{self.suffix}"
         outcome = gradtool.clip(path, out, max_norm=0.5)
@@ -155,6 +174,8 @@ class FormatSuite:
             assert loaded[name].tobytes() == wanted.tobytes()
 
     def test_its_own_bytes_are_written_back_where_nothing_changes(self, tmp_path: Path) -> None:
+        if not self.is_clipped:
+            pytest.skip("it can only be measured")
         path, _ = self.written(tmp_path, GRADIENTS)
         out = tmp_path / f"clipped{self.suffix}"
         gradtool.clip(path, out, max_norm=1e9)

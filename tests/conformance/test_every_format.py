@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import numpy as np
+import pytest
 import safetensors.numpy
 import torch
 from format_suite import Arrays, FormatSuite
@@ -48,6 +49,31 @@ class TestTorchLegacy(TestTorch):
     format, in_a_zip = "torch-legacy", False
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+class TestTorchScript(FormatSuite):
+    format, suffix, has_sections, is_clipped = "torchscript", ".pt", False, False
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        root = torch.nn.Module()
+        for name, array in arrays.items():
+            module = root
+            *parents, last = name.split(".")
+            for part in parents:
+                if part not in dict(module.named_children()):
+                    module.add_module(part, torch.nn.Module())
+                module = module.get_submodule(part)
+            module.register_buffer(last, torch.from_numpy(array))
+        torch.jit.script(root).save(path)
+
+    def written(self, tmp_path: Path, arrays: Arrays) -> tuple[Path, Arrays]:
+        """In the order of the module, which has its own tensors before those of its children."""
+        path, arrays = super().written(tmp_path, arrays)
+        return path, {name: arrays[name] for name in self.load(path)}
+
+    def load(self, path: Path) -> Arrays:
+        return {name: tensor.numpy() for name, tensor in torch.jit.load(path).state_dict().items()}
+
+
 class TestNpz(FormatSuite):
     format, suffix = "npz", ".npz"
 
@@ -76,6 +102,6 @@ class TestNpy(FormatSuite):
 
 
 def test_every_format_is_held_to_the_suite() -> None:
-    suites = TestSafetensors, TestTorch, TestTorchLegacy, TestNpz, TestNpy
+    suites = TestSafetensors, TestTorch, TestTorchLegacy, TestTorchScript, TestNpz, TestNpy
     held = {suite.format for suite in suites}
     assert held == {row.name for row in FILES}

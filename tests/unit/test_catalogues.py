@@ -37,16 +37,17 @@ OF_EACH_FIELD: dict[str, Any] = {
     "step": 5,
     "ranks": frozenset({(0, 2)}),
     "notes": ("a note",),
+    "measure_only": "it is a program",
     "in_model_order": True,
     "left_out": ("v",),
     "skipped_left_out": ("m",),
 }
 NOT_MEASURED = {
     *("section_kinds", "checksums", "serialization_ids"),
-    *("left_out", "skipped_left_out"),
+    *("left_out", "skipped_left_out", "measure_only"),
 }
-"""What a measurement uses up: sections have their kinds, checksums are verified; and what nobody
-asked for.
+"""What a measurement uses up: sections have their kinds, checksums are verified; what nobody
+asked for; and what matters to clipping alone.
 """
 
 

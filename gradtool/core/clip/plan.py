@@ -101,6 +101,8 @@ def refuse_unclippable(
         UnsupportedFormatError: a tensor that may be a gradient cannot be measured.
     """
     path = checkpoint.path
+    if checkpoint.measure_only:
+        raise UsageError(f"{path}: cannot be clipped: {checkpoint.measure_only}")
     if request.max_norm is not None and norm_type <= 0.0:
         raise UsageError(f"gradients cannot be clipped by a norm of order {norm_type:g}")
     _refuse_mixture(checkpoint, explicit=explicit)

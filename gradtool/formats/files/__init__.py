@@ -21,7 +21,7 @@ from gradtool.errors import (
     InputError,
     UnsupportedFormatError,
 )
-from gradtool.formats.files import npy, npz, safetensors, torch_legacy, torch_zip
+from gradtool.formats.files import npy, npz, safetensors, torch_legacy, torch_zip, torchscript
 from gradtool.formats.files._foreign import foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
@@ -71,6 +71,12 @@ FILES: Final = (
         (".npy",),
         lambda file: npy.recognises(file.head),
         lambda file: npy.open_npy(file.source, file.raw_dtype),
+    ),
+    FileFormat(
+        "torchscript",
+        (".pt", ".pth"),
+        lambda file: torchscript.recognises(file.entries),
+        lambda file: torchscript.open_torchscript(file.source, file.entries),
     ),
     FileFormat(
         "torch",

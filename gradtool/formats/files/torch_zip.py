@@ -14,16 +14,19 @@ from typing import Final, NamedTuple
 
 from gradtool.core.figures import some
 from gradtool.core.locations import Extent, Source
-from gradtool.core.tensors import Checkpoint, Placed, SerializationId, StoredChecksum
+from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder
-from gradtool.formats.pickles.dtensors import placed_part
 from gradtool.formats.pickles.cutting import MAX_PICKLE_NBYTES
+from gradtool.formats.pickles.dtensors import placed_parts
 from gradtool.formats.pickles.hidden import refuse_hidden
 from gradtool.formats.pickles.unpickle import Unpickled, unpickle
 from gradtool.formats.pickles.walk import Walk, walk
 from gradtool.storage.archives.zip import STORED, Entry
+
+PROGRAM_MARK: Final = b"/constants.pkl"
+"""What the name of a record ends with that makes an archive a program to torch.load."""
 
 _ID: Final = ".data/serialization_id"
 _ID_DIGITS: Final = 20
@@ -63,17 +66,16 @@ class Archive:
         """Where the bytes of `entry` are."""
         return Extent(self.source.file, entry.offset, entry.nbytes)
 
-    def others(self, storages: Iterable[str]) -> Iterator[Entry]:
-        """The records that hold something and are neither torch's own nor of `storages`."""
-        names = (*_KNOWN, *(f"data/{key}" for key in storages))
-        known = {entry.header_offset for name in names if (entry := self.find(name))}
+    def others(self, names: Iterable[str]) -> Iterator[Entry]:
+        """The records that hold something and are neither torch's own nor have one of `names`."""
+        known = {entry.header_offset for name in (*_KNOWN, *names) if (entry := self.find(name))}
         for entry in self.records.values():
             if entry.nbytes and entry.header_offset not in known:
                 yield entry
 
 
 class Tree(NamedTuple):
-    """A torch file's objects, the record that they are pickled in, and the archive around it."""
+    """Objects of a torch file, the record that they are pickled in, and the archive around it."""
 
     archive: Archive
     record: Entry
@@ -111,37 +113,22 @@ def open_torch_zip(source: Source, entries: Sequence[Entry]) -> Checkpoint:
 
 def catalogue_of(tree: Tree) -> Checkpoint:
     """The tensors that a torch file describes; raises as `open_torch_zip`."""
-    archive, pickle = tree.archive, tree.archive.bytes_of(tree.record)
-    source = archive.source
-    walked = walk(tree.unpickled.root, source.path, pickle.nbytes)
-    builder = SpecBuilder(
-        path=source.path,
-        pickle=pickle,
-        record_of=lambda key: archive.extent(f"data/{key}"),
-        big_endian=_is_big_endian(archive),
-    )
-    for found in walked.leaves:
-        builder.add(found)
-    refuse_hidden(tree.unpickled.made, walked.reached, source.path, tree.record.name, pickle.offset)
+    archive = tree.archive
+    builder, walked = listed(tree, "data", big_endian=is_big_endian(archive))
+    storages = (f"data/{key}" for key in tree.unpickled.storages)
     return Checkpoint(
-        path=source.path,
+        path=archive.source.path,
         format="torch",
-        files=(source.file,),
+        files=(archive.source.file,),
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
         section_kinds=walked.section_kinds,
-        placed=_placed(walked),
-        checksums=_checksums(archive),
+        placed=placed_parts(walked.dtensors),
+        checksums=checksums(archive, "data.pkl", "data/"),
         serialization_ids=_serialization_ids(archive),
-        notes=(*walked.notes(), *_notes(archive, tree.unpickled.storages)),
+        notes=(*walked.notes(), *unnamed(archive.others(storages))),
         in_model_order=True,
     )
-
-
-def _placed(walked: Walk) -> dict[str, Placed]:
-    """Where the parts of DTensors belong, of those that say it."""
-    parts = ((name, placed_part(dtensor)) for name, dtensor in walked.dtensors.items())
-    return {name: placed for name, placed in parts if placed is not None}
 
 
 def open_tree(source: Source, entries: Sequence[Entry]) -> Tree:
@@ -149,16 +136,44 @@ def open_tree(source: Source, entries: Sequence[Entry]) -> Tree:
 
     For those who know more of it than names: which part of a tensor it holds, which step it is of.
     """
-    archive = _open_archive(source, entries)
-    record = archive.find("data.pkl")
+    if any(entry.raw_name.endswith(PROGRAM_MARK) for entry in entries):
+        hint = "save its state_dict() with torch.save"
+        raise UnsupportedFormatError(source.path, "is TorchScript, a program", hint=hint)
+    return read_tree(open_archive(source, entries), "data.pkl")
+
+
+def read_tree(archive: Archive, name: str) -> Tree:
+    """The objects pickled in the record `name`."""
+    source, record = archive.source, archive.find(name)
     if record is None:
-        raise CorruptFileError(source.path, "no data.pkl record: the save was interrupted")
+        raise CorruptFileError(source.path, f"no {name} record: the save was interrupted")
     data = _checked_pickle(source, record)
     unpickled = unpickle(data, source.path, record=record.name, offset=record.offset)
     return Tree(archive, record, unpickled)
 
 
-def _open_archive(source: Source, entries: Sequence[Entry]) -> Archive:
+def listed(tree: Tree, folder: str, *, big_endian: bool) -> tuple[SpecBuilder, Walk]:
+    """The tensors of a pickle whose storages are the records in `folder`, and how they are named.
+
+    Raises as `open_torch_zip`.
+    """
+    archive, made = tree.archive, tree.unpickled.made
+    path, pickle = archive.source.path, archive.bytes_of(tree.record)
+    walked = walk(tree.unpickled.root, path, pickle.nbytes)
+    builder = SpecBuilder(path, pickle, lambda key: archive.extent(f"{folder}/{key}"), big_endian)
+    for found in walked.leaves:
+        builder.add(found)
+    refuse_hidden(made, walked.reached, path, tree.record.name, pickle.offset)
+    return builder, walked
+
+
+def open_archive(
+    source: Source, entries: Sequence[Entry], may_be_deflated: tuple[bytes, ...] = ()
+) -> Archive:
+    """The records of a torch file, given its archive's directory.
+
+    `may_be_deflated` are beginnings of the names of those that its reader inflates.
+    """
     roots = sorted({entry.name.split("/", 1)[0] for entry in entries})
     if len(roots) > 1:
         names = " and ".join(f"{root!r:.80}" for root in roots[:2])
@@ -166,9 +181,6 @@ def _open_archive(source: Source, entries: Sequence[Entry]) -> Archive:
     records: dict[bytes, Entry] = {}
     for entry in entries:
         name = entry.raw_name.partition(b"/")[2]
-        if name == b"constants.pkl":
-            hint = "save its state_dict() with torch.save"
-            raise UnsupportedFormatError(source.path, "is TorchScript, a program", hint=hint)
         # torch's reader tells no case apart, of ASCII letters that is: as `bytes.lower`.
         same = records.setdefault(name.lower(), entry)
         if same is not entry:
@@ -176,7 +188,7 @@ def _open_archive(source: Source, entries: Sequence[Entry]) -> Archive:
             raise CorruptFileError(
                 source.path, problem, tensor=entry.name, byte=entry.header_offset
             )
-        if entry.method != STORED:
+        if entry.method != STORED and not name.startswith(may_be_deflated):
             problem = "compressed: torch.save never does this"
             raise CorruptFileError(source.path, problem, tensor=entry.name, byte=entry.offset)
         if entry.start == npy.MAGIC:
@@ -197,7 +209,8 @@ def _checked_pickle(source: Source, record: Entry) -> bytes:
     return data
 
 
-def _is_big_endian(archive: Archive) -> bool:
+def is_big_endian(archive: Archive) -> bool:
+    """Whether the archive says that elements are big-endian."""
     record = archive.find("byteorder")
     if record is None:
         return False  # written before torch 2.1, which all little-endian machines did
@@ -207,12 +220,13 @@ def _is_big_endian(archive: Archive) -> bool:
     return order == b"big"
 
 
-def _checksums(archive: Archive) -> tuple[StoredChecksum, ...]:
-    """The checksums over storages, over the pickle, which may hold NumPy arrays, and the id."""
+def checksums(archive: Archive, *names: str) -> tuple[StoredChecksum, ...]:
+    """The checksums over the records whose names begin so, and over the file's id."""
+    beginnings = tuple(name.encode() for name in (*names, _ID))
     return tuple(
         StoredChecksum(entry.name, archive.bytes_of(entry), entry.crc32, entry.crc_places)
         for name, entry in archive.records.items()
-        if entry.nbytes and (name in (b"data.pkl", _ID.encode()) or name.startswith(b"data/"))
+        if entry.nbytes and name.startswith(beginnings)
     )
 
 
@@ -226,9 +240,7 @@ def _serialization_ids(archive: Archive) -> tuple[SerializationId, ...]:
     return (SerializationId(digits, {entry.name: entry.crc32 for entry in others}),)
 
 
-def _notes(archive: Archive, storages: Iterable[str]) -> tuple[str, ...]:
-    """What the archive holds and the pickle does not name, so that no loader sees it either."""
-    others = [entry.name for entry in archive.others(storages)]
-    if not others:
-        return ()
-    return (f"the pickle does not name {some(others)}",)
+def unnamed(others: Iterable[Entry]) -> tuple[str, ...]:
+    """A note on what the archive holds and no pickle names, so that no loader sees it either."""
+    names = [entry.name for entry in others]
+    return (f"the pickle does not name {some(names)}",) if names else ()

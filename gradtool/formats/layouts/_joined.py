@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -40,11 +41,20 @@ def joined(
         step=_same([part.step for part in with_tensors]),
         ranks=frozenset().union(*(part.ranks for part in parts)),
         loss_scale=_common([part.loss_scale for part in with_tensors]),
+        measure_only=_measure_only(parts),
         in_model_order=all(part.in_model_order for part in parts),
         left_out=tuple(name for part in parts for name in part.left_out),
         skipped_left_out=tuple(name for part in parts for name in part.skipped_left_out),
         notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )
+
+
+def _measure_only(parts: Sequence[Checkpoint]) -> str:
+    """Why not all of the parts can be clipped: the first that cannot, and its reason."""
+    if len(parts) == 1:
+        return parts[0].measure_only
+    reasons = (f"{os.path.basename(p.path)}: {p.measure_only}" for p in parts if p.measure_only)
+    return next(reasons, "")
 
 
 def _common(loss_scales: Sequence[float | None]) -> float | None:

@@ -7,7 +7,7 @@ rank that saved.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final
 
 from gradtool.core.shapes.placements import Placement
@@ -18,8 +18,13 @@ _LIMIT: Final = 1 << 62
 _PLACEMENTS: Final = "torch.distributed.tensor.placement_types."
 
 
-def placed_part(dtensor: Opaque) -> Placed | None:
-    """Where the part that a file holds belongs; None where the file does not say it."""
+def placed_parts(dtensors: Mapping[str, Opaque]) -> dict[str, Placed]:
+    """Where the parts of DTensors belong that a file holds, of those of which it says that."""
+    parts = ((name, _placed_part(dtensor)) for name, dtensor in dtensors.items())
+    return {name: placed for name, placed in parts if placed is not None}
+
+
+def _placed_part(dtensor: Opaque) -> Placed | None:
     spec = _attributes(dtensor).get("_spec")
     described = _attributes(spec)
     whole = _shape(described.get("tensor_meta"))

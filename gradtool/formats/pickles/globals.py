@@ -1,8 +1,9 @@
 """The globals that may be called, and the handlers of their calls: pure functions over stand-ins.
 
 An allow-list. Calling any other name makes an `Opaque`; nothing here imports or calls what comes
-from the file. Signatures are those of torch/_utils.py, torch/_tensor.py and numpy/_core
-(numpy/core before 2.0); an argument that is dropped has no elements, or `Machine.made` holds them.
+from the file. Signatures are those of torch/_utils.py, torch/_tensor.py, torch/jit/_pickle.py and
+numpy/_core (numpy/core before 2.0); an argument that is dropped has no elements, or `Machine.made`
+holds them.
 """
 
 from __future__ import annotations
@@ -210,6 +211,10 @@ def _array_scalar(dtype: object, _data: object = None) -> ArrayScalar:
     return ArrayScalar(dtype)
 
 
+def _as_it_is(value: object, _type: object = None) -> object:
+    return value
+
+
 def _name(value: object, what: str) -> str:
     if type(value) is not Name:
         raise MalformedPickleError(f"{describe(value)} where a {what} belongs")
@@ -235,6 +240,13 @@ _TORCH: Final = {
     "torch.nn.parameter.Buffer": Handler(_parameter, 0, 2, is_class=True),
     "torch.Size": Handler(_size, 0, 1, is_class=True),
 }
+_TORCHSCRIPT: Final = {
+    "torch.jit._pickle.restore_type_tag": Handler(_as_it_is, 2, 2),
+    **{
+        f"torch.jit._pickle.build_{kind}list": Handler(_as_it_is, 1, 1)
+        for kind in ("tensor", "int", "double", "bool")
+    },
+}
 _NUMPY: Final = {
     "numpy.dtype": Handler(_array_type, 1, 3),
     "numpy.ndarray": Handler(_new_array, 0, 3, is_class=True),
@@ -248,4 +260,4 @@ _NUMPY: Final = {
         )
     },
 }
-HANDLERS: Final[dict[str, Handler]] = {**_TORCH, **_NUMPY, **CONTAINERS}
+HANDLERS: Final[dict[str, Handler]] = {**_TORCH, **_TORCHSCRIPT, **_NUMPY, **CONTAINERS}
