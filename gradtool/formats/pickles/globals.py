@@ -49,7 +49,8 @@ def _tensor(
     if type(shape) is not tuple or type(strides) is not tuple:
         raise MalformedPickleError("a tensor's shape or strides are no tuple")
     _refuse_hooks(hooks)
-    return TensorRef(stored, offset, shape, strides, dtype, _is_negated(metadata))
+    negated, conjugated = _sign_bits(metadata)
+    return TensorRef(stored, offset, shape, strides, dtype, negated, conjugated)
 
 
 def _refuse_hooks(hooks: object) -> None:
@@ -64,13 +65,13 @@ def _refuse_attributes(*parts: object) -> None:
             raise UnsupportedPickleError("a tensor out of one whose attributes it would lose")
 
 
-def _is_negated(metadata: object) -> bool:
-    """Whether a tensor's metadata say that its elements are stored times -1."""
+def _sign_bits(metadata: object) -> tuple[bool, bool]:
+    """Whether a tensor's metadata say that its elements are stored times -1, or conjugated."""
     if not metadata:
-        return False
+        return False, False
     if not isinstance(metadata, dict) or not metadata.keys() <= _SIGN_BITS:
         raise MalformedPickleError("a tensor's metadata are other than conj and neg")
-    return bool(metadata.get("neg"))
+    return "neg" in metadata, "conj" in metadata  # torch looks at no value
 
 
 def _tensor_v3(*args: object) -> TensorRef:
@@ -97,6 +98,9 @@ def _sparse_tensor(layout: object, data: object) -> SparseRef | Unmeasured:
     if not isinstance(layout, Opaque) or type(data) is not tuple or len(data) not in (3, 4):
         raise MalformedPickleError("a sparse tensor without layout or values")
     _refuse_attributes(*data)
+    # Which torch copies; before 1.6 it has not read them yet then, and copies whatever was there.
+    if any(isinstance(part, TensorRef) and (part.negated or part.conjugated) for part in data):
+        raise UnsupportedPickleError("a sparse tensor of parts stored negated or conjugated")
     if layout.args != ("torch.sparse_coo",):
         compressed, plain = _indices(data[0]), _indices(data[1])
         return SparseRef(data[2], {"compressed_indices": compressed, "plain_indices": plain})

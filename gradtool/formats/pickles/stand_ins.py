@@ -148,7 +148,8 @@ class TensorRef(StandIn):
     """A strided tensor over a storage; offset and strides in elements, all as claimed.
 
     `dtype` is the qualified name of its type where the storage does not give it. `negated`
-    says that the stored elements are the values times -1.
+    says that the stored elements are the values times -1, `conjugated` that they are their
+    conjugates.
     """
 
     storage: Storage
@@ -157,6 +158,7 @@ class TensorRef(StandIn):
     strides: tuple[object, ...]
     dtype: str | None = None
     negated: bool = False
+    conjugated: bool = False
     state: object = None
 
 

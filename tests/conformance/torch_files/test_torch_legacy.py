@@ -15,7 +15,18 @@ import numpy as np
 import pytest
 import torch
 from oracle import close, exact_norm
-from pickle_parts import PROTO, collected, entry, integer, listed, mapped, name, tensor, text
+from pickle_parts import (
+    PROTO,
+    called,
+    collected,
+    entry,
+    integer,
+    listed,
+    mapped,
+    name,
+    tensor,
+    text,
+)
 
 import gradtool
 from gradtool.core.tensors import Checkpoint, TensorSpec
@@ -226,6 +237,27 @@ def view(offset: int, numel: int) -> bytes:
     return collected(text("9"), integer(offset), integer(numel))
 
 
+def bits(stored: bytes, shape: tuple[int, ...], **metadata: bytes) -> bytes:
+    """A tensor whose metadata say such things of it."""
+    strides = [1] * len(shape)
+    args = stored, integer(0), collected(*map(integer, shape)), collected(*map(integer, strides))
+    pairs = mapped(*((text(key), value) for key, value in metadata.items()))
+    hooks = called("collections.OrderedDict")
+    return called("torch._utils._rebuild_tensor_v2", *args, b"\x89", hooks, pairs)
+
+
+def sparse(**metadata: bytes) -> bytes:
+    """A vector of four values at places that are stored behind them."""
+    indices = bits(storage("1", class_name="LongStorage"), (1, 4))
+    values = bits(storage(), (4,), **metadata)
+    size = called("torch.Size", collected(integer(4)))
+    layout = called("torch.serialization._get_layout", text("torch.sparse_coo"))
+    data = collected(indices, values, size, b"\x88")
+    made = called("torch._utils._rebuild_sparse_tensor", layout, data)
+    stored = STORED + struct.pack("<5q", 4, 0, 1, 2, 3)
+    return legacy(entry(text("w"), made), PROTO + listed(text("0"), text("1")) + b".", stored)
+
+
 LIES = {
     "magic": (legacy(magic=MAGIC[:-1] + b"\x85."), "does not begin with torch's magic number"),
     "version": (legacy(version=PROTO + b"M\xea\x03."), "its version is not 1001"),
@@ -277,6 +309,8 @@ LIES = {
         legacy(entry(text("w"), tensor(stored=storage(), offset=integer(1)))),
         "reaches byte 20 of a storage of 16 bytes",
     ),
+    "sparse, negated": (sparse(neg=b"\x88"), "stored negated or conjugated"),
+    "sparse, conjugated": (sparse(conj=b"N"), "stored negated or conjugated"),
     "a tar archive": (as_tar(), "a tar archive by its first bytes"),
     "a tensor in a key": (
         legacy(entry(tensor(stored=storage()), b"N")),
@@ -309,6 +343,26 @@ def test_a_tar_archive_is_one_to_torch_whatever_its_first_name_is(tmp_path: Path
         assert tar.getmembers()
     with pytest.raises(RuntimeError, match=r"legacy \.tar format"):
         torch.load(path)
+
+
+def test_sparse_values_that_torch_does_not_copy_are_measured(tmp_path: Path) -> None:
+    path = tmp_path / "x.pt"
+    path.write_bytes(sparse())
+    loaded = torch.load(path)["w"].coalesce().values()
+    (found,) = gradtool.measure(path).tensors
+    assert close(found.norm, exact_norm(loaded.tolist(), 2))
+
+
+@pytest.mark.parametrize("value", [b"\x88", b"\x89", b"N"])
+def test_a_tensor_is_negated_whatever_its_metadata_say_about_neg(
+    value: bytes, tmp_path: Path
+) -> None:
+    path = tmp_path / "x.pt"
+    content = legacy(entry(text("w"), bits(storage(), (4,), neg=value)))
+    path.write_bytes(content[:-4] + struct.pack("<f", float("inf")))
+    assert torch.load(path)["w"].tolist() == [-1.0, -2.0, -3.0, float("-inf")]
+    (found,) = gradtool.measure(path).tensors
+    assert (found.stats.posinf, found.stats.neginf) == (0, 1)
 
 
 @pytest.mark.parametrize("little", [True, False])

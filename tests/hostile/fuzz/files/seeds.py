@@ -7,6 +7,7 @@ import math
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cache
 from typing import Any, Final, NamedTuple
 
@@ -15,6 +16,8 @@ import numpy as np
 import safetensors.numpy
 import safetensors.torch
 import torch
+
+from fuzz.files.legacy_files import LegacyFile
 
 TORCH_TYPES: Final = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.complex32,
@@ -147,6 +150,16 @@ def _torch_seeds() -> Iterator[Seed]:
     yield Seed("torch", "torch/big endian", _big_endian())
 
 
+def _legacy_seeds() -> Iterator[Seed]:
+    """Objects that torch can write as it did before 1.6, and read again."""
+    for name, make in _torch_objects():
+        with suppress(RuntimeError, AttributeError, KeyError):
+            content = saved(make(), _use_new_zipfile_serialization=False)
+            torch.load(io.BytesIO(content), weights_only=True)
+            content = LegacyFile.parse(content).build()
+            yield Seed("torch legacy", f"torch legacy/{name.removeprefix('torch.')}", content)
+
+
 def saved(value: Any, **options: Any) -> bytes:
     """What `torch.save` writes."""
     buffer = io.BytesIO()
@@ -234,6 +247,12 @@ def seeds() -> dict[str, Seed]:
     """All seeds by name."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        every = [*_torch_seeds(), *_npy_seeds(), *_npz_seeds(), *_safetensors_seeds()]
+        every = [
+            *_torch_seeds(),
+            *_legacy_seeds(),
+            *_npy_seeds(),
+            *_npz_seeds(),
+            *_safetensors_seeds(),
+        ]
     assert math.isfinite(sum(len(seed.content) for seed in every))
     return {seed.name: seed for seed in every}

@@ -31,7 +31,7 @@ LOADERS: Final[dict[str, Callable[[str], Loaded]]] = {
 _FORMATS: Final = {
     "safetensors": ("safetensors",),
     "numpy": ("npy", "npz"),
-    "torch": ("torch",),
+    "torch": ("torch", "torch-legacy"),
     "torch mmap": ("torch",),
 }
 """Which of gradtool's formats each loader reads."""

@@ -82,6 +82,23 @@ def read_torch(data: bytes) -> None:
     _measured(build(Archive(members)))
 
 
+def read_torch_legacy(data: bytes) -> None:
+    """A file of before 1.6 from its third pickle on, behind the magic number and the version."""
+    _measured(bytes.fromhex("80028a0a6cfc9c46f9206aa850192e 80024de9032e") + data)
+
+
+def read_torchscript(data: bytes) -> None:
+    """An archive of two pickles, apart by a separator, and a storage for each."""
+    module, _, constants = data.partition(b"\xff\xff\xff\xff")
+    storage = bytes(range(16))
+    records = {
+        b"data.pkl": b"\x80\x02" + module, b"constants.pkl": b"\x80\x02" + constants,
+        b"data/0": storage, b"constants/0": storage, b"code/a.py": b"?", b"version": b"3\n",
+    }  # fmt: skip
+    members = [Member(b"archive/" + name, content, flags=UTF8) for name, content in records.items()]
+    _measured(build(Archive(members)))
+
+
 def read_pickle(data: bytes) -> None:
     """A pickle of any protocol, interpreted and no more."""
     with suppress(GradtoolError):
@@ -106,6 +123,8 @@ READERS: Final[dict[str, Callable[[bytes], None]]] = {
     "npy": read_npy,
     "npz": read_npz,
     "torch": read_torch,
+    "torch-legacy": read_torch_legacy,
+    "torchscript": read_torchscript,
     "pickle": read_pickle,
     "zip": read_zip,
     "index": read_index,

@@ -56,6 +56,13 @@ STRICTER: Final = (
         "Values left over, keys that repeat, calls of other things: more than one reading.",
     ),
     Reason(
+        "torch file of before 1.6 not as torch.save writes it",
+        r"bytes follow the last storage|, the file says|the storage keys are|its version is not|"
+        r"is a bare pickle",
+        "torch ignores what follows, leaves storages out, reads them twice, and counts modulo "
+        "2^64; numbers before the object's may be spelled in many ways.",
+    ),
+    Reason(
         "names that meet",
         r"two tensors come by this name",
         "A report could not tell them apart.",
@@ -99,7 +106,8 @@ LAXER: Final = (
         "parts that do not fit",
         r"torch.*: (Runtime|UnreadableTensor)Error: .*(INTERNAL ASSERT|scalar type Long|nnz|"
         r"sparse|setStorage|nested|[Qq]uantize|scale|zero_points|resize storage|storage offset|"
-        r"Storage size|size length|record size|dtype|cannot be converted|isIntegral)",
+        r"Storage size|wrong byte size|size length|record size|dtype|cannot be converted|"
+        r"isIntegral)",
         "Of sparse, quantized and nested tensors the parts are listed, whatever torch makes of "
         "them together.",
     ),

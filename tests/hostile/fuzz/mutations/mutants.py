@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from fuzz.files.legacy_files import LegacyFile
 from fuzz.files.numpy_files import (
     ARCHIVE_MUTATIONS,
     ARRAY_MUTATIONS,
@@ -24,6 +25,7 @@ from fuzz.files.seeds import Seed, seeds
 from fuzz.files.torch_files import TorchFile
 from fuzz.files.zips import Archive, build, parse
 from fuzz.mutations.archives import ZIP_MUTATIONS
+from fuzz.mutations.legacy import LEGACY_MUTATIONS
 from fuzz.mutations.objects import OBJECT_MUTATIONS
 from fuzz.mutations.opcodes import OPCODE_MUTATIONS
 from fuzz.mutations.polyglots import also_legacy_torch, opcodes_in_header
@@ -34,7 +36,9 @@ MOST_CHANGES: Final = 5
 
 Change = Callable[[Any, random.Random], None]
 Parts = Any
-"""A file taken apart: a `TorchFile`, an `Archive`, an `NpyFile` or a `SafetensorsFile`."""
+"""A file taken apart: a `TorchFile`, a `LegacyFile`, an `Archive`, an `NpyFile` or a
+`SafetensorsFile`.
+"""
 
 
 def _changing(change: Change, archive_of: Callable[[Parts], Archive]) -> Change:
@@ -80,6 +84,17 @@ KINDS: Final[dict[str, Kind]] = {
             (2, _OF_RECORDS),
         ),
     ),
+    "torch legacy": Kind(
+        LegacyFile.parse,
+        LegacyFile.build,
+        spoil_record,
+        (
+            (10, TENSOR_MUTATIONS),
+            (10, OBJECT_MUTATIONS),
+            (6, LEGACY_MUTATIONS),
+            (2, OPCODE_MUTATIONS),
+        ),
+    ),
     "npz": Kind(
         parse,
         build,
@@ -95,7 +110,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
 }
 
-_SHARES: Final = {"torch": 10, "npz": 4, "npy": 2, "safetensors": 4}
+_SHARES: Final = {"torch": 10, "torch legacy": 3, "npz": 4, "npy": 2, "safetensors": 4}
 """Of all mutants, by the kind of their seed."""
 
 
