@@ -27,7 +27,7 @@ from fuzz.judging.loaders import silence
 from fuzz.tally import FAILURES, kind_of, say
 from fuzz.workers import judged
 from gradtool.core.measurement import Measurement
-from gradtool.formats.files import _torch_specs, npy, npz, safetensors, torch_zip
+from gradtool.formats.files import _torch_specs, npy, npz, safetensors, torch_legacy, torch_zip
 from gradtool.formats.pickles import calls, contents, machine
 from gradtool.storage.archives import zip as archives
 from gradtool.storage.archives import zip_central
@@ -68,13 +68,13 @@ def later_mention() -> None:
 
 def alike_by_case() -> None:
     """Of records alike by case the last one is read."""
-    known = torch_zip._open_archive
+    known = torch_zip.open_archive
 
-    def open_archive(source: Any, entries: Any) -> Any:
+    def open_archive(source: Any, entries: Any, **options: Any) -> Any:
         unique = {entry.raw_name.lower(): entry for entry in entries}
-        return known(source, tuple(unique.values()))
+        return known(source, tuple(unique.values()), **options)
 
-    _put(torch_zip, "_open_archive", open_archive)
+    _put(torch_zip, "open_archive", open_archive)
 
 
 def alike_by_raw_name() -> None:
@@ -177,10 +177,20 @@ def _drifting_sum(found: Measurement) -> Measurement:
     return replace(found, tensors=tuple(map(drifted, found.tensors)))
 
 
+def storages_as_named() -> None:
+    """Storages of torch before 1.6 lie in the object's order, whatever their keys say."""
+    known = torch_legacy._storages
+
+    def storages(source: Any, keys: Any, named: Any, at: int) -> Any:
+        return known(source, [*named] if len(keys) == len(named) else keys, named, at)
+
+    _put(torch_legacy, "_storages", storages)
+
+
 FAULTS: Final = (
     tensor_of_numbers, replaced_elements, later_mention, alike_by_case, alike_by_raw_name,
     hidden_tensors, swapped_untyped, said_to_be_a_directory, member_without_suffix,
-    two_members_for_one_key, torch_beside_arrays, two_formats, big_endian_arrays,
+    two_members_for_one_key, torch_beside_arrays, two_formats, big_endian_arrays, storages_as_named,
     *map(_measuring, (_missing_tensor, _nan_is_zero, _drifting_sum)),
 )  # fmt: skip
 

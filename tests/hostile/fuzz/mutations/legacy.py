@@ -15,8 +15,16 @@ Mutation = Callable[[LegacyFile, random.Random], None]
 
 
 def shuffle_storages(file: LegacyFile, rng: random.Random) -> None:
-    """Storages in another order, and their keys with them."""
-    rng.shuffle(file.archive.members)
+    """Storages in another order, and their keys with them; two of one size, if there are."""
+    members = file.archive.members
+    sizes = [len(member.data) for member in members]
+    alike = [at for at, size in enumerate(sizes) if sizes.count(size) > 1]
+    if alike and rng.random() < 0.7:
+        one = rng.choice(alike)
+        other = rng.choice([at for at in alike if sizes[at] == sizes[one] and at != one])
+        members[one], members[other] = members[other], members[one]
+    else:
+        rng.shuffle(members)
 
 
 def change_count(file: LegacyFile, rng: random.Random) -> None:
