@@ -88,6 +88,8 @@ def read_box(sources: Sources, spec: TensorSpec, box: Box, out: Bytes) -> None:
 
 def first_element(spec: TensorSpec, box: Box) -> int:
     """Where in its storage the first element of a box of `spec` is, counted in elements."""
+    if not any(box.offsets):
+        return 0
     strides = contiguous_strides(spec.shape) if spec.strides is None else spec.strides
     return sum(offset * stride for offset, stride in zip(box.offsets, strides, strict=True))
 

@@ -10,7 +10,14 @@ from typing import Final, NamedTuple
 from gradtool.core.shapes.strides import contiguous_strides
 from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.reading.pairs.gather import first_element
-from gradtool.engine.reading.pairs.regions import Pair, Places, Region, Side, regions
+from gradtool.engine.reading.pairs.regions import (
+    Pair,
+    Places,
+    Region,
+    Side,
+    regions,
+    sides_of,
+)
 
 BLOCK_NBYTES: Final = 4 << 20
 """Bytes of two blocks together: a core's cache would like fewer, Python more."""
@@ -50,20 +57,25 @@ class PairBlock(NamedTuple):
 
 @dataclass(slots=True)
 class PairTask:
-    """Blocks to read and to compare."""
+    """Blocks to read and to compare.
+
+    Attributes:
+        end: the byte after the last one that is read of the first tensors' file.
+        copies_read: the same of each file that second tensors are in.
+    """
 
     blocks: list[PairBlock] = field(default_factory=list)
     nbytes: int = 0
+    end: int = 0
+    copies_read: dict[str, int] = field(default_factory=dict)
 
-    @property
-    def end(self) -> int:
-        """The byte after the last one that is read of the first tensor's file."""
-        return max(block.end(block.region.first)[1] for block in self.blocks)
-
-    @property
-    def copies_read(self) -> dict[str, int]:
-        """The byte after the last one that is read of each of the second tensors' files."""
-        return dict(block.end(block.region.second) for block in self.blocks)
+    def add(self, block: PairBlock) -> None:
+        """Add one more block."""
+        self.blocks.append(block)
+        self.nbytes += block.nbytes
+        self.end = max(self.end, block.end(block.region.first)[1])
+        path, end = block.end(block.region.second)
+        self.copies_read[path] = end
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,13 +99,12 @@ def pair_tasks(
     starts: dict[str, list[tuple[int, int]]] = {}
     streams = []
     for number, pair in enumerate(pairs):
-        first = next(regions(number, pair), None)
-        if first is None:
+        if not pair.whole.numel:
             continue
         if any(part.stream is not None for part in (*pair.first.parts, *pair.second.parts)):
             streams.append(StreamPairTask(number, pair, pair.nbytes, block_nbytes))
             continue
-        extent = first.first.spec.extents[0]
+        extent = sides_of(pair.first)[0].spec.extents[0]
         starts.setdefault(extent.file.path, []).append((extent.offset, number))
     by_file = {
         path: _tasks_of([(number, pairs[number]) for _, number in sorted(found)], block_nbytes)
@@ -112,8 +123,7 @@ def _tasks_of(pairs: Iterable[tuple[int, Pair]], block_nbytes: int) -> Iterator[
         if is_full and task.blocks:
             yield task
             task, files = PairTask(), set()
-        task.blocks.append(block)
-        task.nbytes += block.nbytes
+        task.add(block)
         files |= read
     if task.blocks:
         yield task

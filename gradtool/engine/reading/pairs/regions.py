@@ -86,7 +86,7 @@ class Side(NamedTuple):
 
     def within(self, box: Box) -> Box:
         """A box of the shape, as one of the part's own."""
-        return box.moved([-offset for offset in self.box.offsets])
+        return box.moved([-offset for offset in self.box.offsets]) if any(self.box.offsets) else box
 
 
 class Region(NamedTuple):
@@ -131,8 +131,9 @@ class Region(NamedTuple):
 
 def regions(number: int, pair: Pair) -> Iterator[Region]:
     """All regions of a pair, which is at position `number`: each compared element is in one."""
-    offsets = pair.whole.offsets
-    second = [Side(side.box.moved(offsets), side.spec) for side in sides_of(pair.second)]
+    offsets, second = pair.whole.offsets, sides_of(pair.second)
+    if any(offsets):
+        second = [Side(side.box.moved(offsets), side.spec) for side in second]
     for box, one, other in meetings(sides_of(pair.first), second):
         yield Region(number, pair.first.shape, box, one, other)
 
@@ -156,13 +157,13 @@ def meetings(first: Sequence[Side], second: Sequence[Side]) -> Iterator[tuple[Bo
     """
     if not first or not second:
         return
+    if len(first) == len(second) == 1 and first[0].box == second[0].box:
+        yield first[0].box, first[0], second[0]
+        return
     differing = [
         len(set(column)) for column in zip(*(side.box.offsets for side in second), strict=True)
     ]
-    axis = max(range(len(differing)), key=differing.__getitem__, default=None)
-    if axis is None:  # scalars
-        yield first[0].box, first[0], second[0]
-        return
+    axis = max(range(len(differing)), key=differing.__getitem__)
     ordered = sorted(second, key=lambda side: side.box.offsets[axis])
     starts = [side.box.offsets[axis] for side in ordered]
     longest = max(side.box.sizes[axis] for side in ordered)
