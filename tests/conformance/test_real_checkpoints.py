@@ -24,32 +24,16 @@ from gradtool.core.clipping import TORCH_EPS
 FIXTURES: Final = Path(__file__).parents[1] / "fixtures" / "checkpoints"
 CHECKPOINTS: Final = Path(os.environ.get("GRADTOOL_TEST_CHECKPOINTS", FIXTURES))
 
-_DCP: Final = "torch's distributed checkpoints are not read"
-_RANKS: Final = "the files of ranks are added up and not joined"
 _NAMES: Final = "sections are called as the framework calls them"
 
 NOT_YET: Final = {
-    "dcp_[1-4]:*": ("measure clip", _DCP),
-    "dcp_gradients:*": ("measure clip", _DCP),
-    "dcp_hsdp:*": ("measure clip", _DCP),
-    "dcp_safetensors:*": ("measure clip", _DCP),
-    "torchtitan:*/step-*": ("measure clip", _DCP),
-    "torchtitan:checkpoint": ("refuse", "directories of directories are not understood"),
-    "accelerate_fsdp:*": ("measure clip", _DCP),
-    "dcp_hf:*": ("measure", "boxes under one name in several files are not joined"),
-    "ranks_dtensor_*": ("measure clip", _RANKS),
-    "ranks_strided:*": ("measure clip", _RANKS),
-    "ranks_dump_gradients:*": ("measure", _RANKS),
-    "ranks_fsdp1_*": ("measure clip", _RANKS),
-    "ranks_replicas_equal:checkpoint": ("measure clip", _RANKS),
-    "ranks_replicas_differing:checkpoint": ("refuse", _RANKS),
+    "accelerate_fsdp:*": ("measure clip", "folders of one checkpoint are not joined"),
+    "ranks_fsdp1_sharded_tensor:*": ("measure clip", "ShardedTensors are not placed"),
     "hf_trainer:*/checkpoint-*": ("measure", _NAMES),
     "accelerate:*": ("measure", _NAMES),
     "accelerate_bin:*": ("measure clip", "`pytorch_model.bin` is not told to be weights"),
     "lightning:*.ckpt": ("measure clip", _NAMES),
-    "torch_legacy:*": ("measure clip", "torch files of before 1.6 are not read"),
-    "torchscript:*": ("measure clip", "TorchScript is not read"),
-    "lightning:checkpoint": ("refuse", "the steps of a run are added up"),
+    "torchscript:*": ("clip", "TorchScript is a program: it is measured only"),
 }
 """What gradtool cannot do yet: patterns of `layout:path`, which tests those fail, and why.
 
@@ -133,7 +117,8 @@ def test_clipped_and_read_back_by_the_framework(
             assert torch.equal(whole, after[name]), name
         else:
             wanted = whole.double() * coef
-            room = torch.finfo(whole.dtype).eps * wanted.abs() + torch.finfo(whole.dtype).tiny
+            info = torch.finfo(whole.dtype)
+            room = 2 * info.eps * wanted.abs() + info.tiny  # coef is rounded too
             assert ((after[name].double() - wanted).abs() <= room).all(), name
 
 

@@ -12,8 +12,9 @@ from typing import Final, NoReturn
 
 from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnsupportedFormatError
-from gradtool.formats.layouts import directory, hf_dcp, torch_dcp
+from gradtool.formats.layouts import directory
 from gradtool.formats.layouts.asked import Asked
+from gradtool.formats.layouts.dcp import hf_dcp, torch_dcp
 from gradtool.storage.listing import Listing
 
 

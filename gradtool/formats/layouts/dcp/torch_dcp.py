@@ -21,18 +21,18 @@ from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Checkpoint, Chunk, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, MissingShardError
 from gradtool.formats.layouts._chunked import Part, gathered, require_cover
-from gradtool.formats.layouts._dcp_blob import Blob, read_blob
-from gradtool.formats.layouts._dcp_metadata import (
+from gradtool.formats.layouts._joined import filtered
+from gradtool.formats.layouts.asked import Asked
+from gradtool.formats.layouts.dcp.blob import Blob, read_blob
+from gradtool.formats.layouts.dcp.item import TorchItem
+from gradtool.formats.layouts.dcp.metadata import (
     METADATA,
     Metadata,
     StoredBox,
     StoredTensor,
     read_metadata,
 )
-from gradtool.formats.layouts._dcp_sections import sections_of
-from gradtool.formats.layouts._joined import filtered
-from gradtool.formats.layouts._torch_item import TorchItem
-from gradtool.formats.layouts.asked import Asked
+from gradtool.formats.layouts.dcp.sections import sections_of
 from gradtool.storage.listing import Listing, is_plain
 
 _SUFFIX: Final = ".distcp"

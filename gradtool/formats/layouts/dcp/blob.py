@@ -14,7 +14,7 @@ from gradtool.core.tensors import Placed, TensorSpec
 from gradtool.errors import CorruptFileError
 from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes
 from gradtool.formats.files._safetensors_header import TensorType, read_header
-from gradtool.formats.layouts._dcp_metadata import StoredBox
+from gradtool.formats.layouts.dcp.metadata import StoredBox
 from gradtool.storage.archives.within import OpenRange, Range
 
 

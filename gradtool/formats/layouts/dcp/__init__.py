@@ -1,0 +1,1 @@
+"""torch distributed checkpoints: the boxes of tensors that ranks write into files of their own."""
