@@ -107,7 +107,7 @@ LAXER: Final = (
         r"torch.*: (Runtime|UnreadableTensor)Error: .*(INTERNAL ASSERT|scalar type Long|nnz|"
         r"sparse|setStorage|nested|[Qq]uantize|scale|zero_points|resize storage|storage offset|"
         r"Storage size|wrong byte size|size length|record size|dtype|cannot be converted|"
-        r"isIntegral)",
+        r"isIntegral|alloc_cpu)",
         "Of sparse, quantized and nested tensors the parts are listed, whatever torch makes of "
         "them together.",
     ),
