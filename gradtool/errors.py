@@ -38,7 +38,6 @@ __all__ = [
     "EmptyDumpError",
     "FileAccessError",
     "FileChangedError",
-    "FoundCheckpoint",
     "GradtoolError",
     "InputError",
     "MissingShardError",

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypedDict, get_args
 
+from gradtool.arguments import globs, number, require
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import difference
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, every_name, name_filter, no_name
-from gradtool.core.tensors import ABSENT, Checkpoint, Replica, Skipped, TensorSpec
+from gradtool.core.tensors import ABSENT, Replica, Skipped, TensorSpec
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.overlaps.sharing import Overlaps
@@ -269,20 +271,6 @@ def _refuse_nothing(checkpoint: Checkpoint, section: str | None) -> NoReturn:
     raise UsageError(f"{checkpoint.path}: no tensor matches the filters")
 
 
-def number(name: str, value: float) -> float:
-    """A float of what may be one: numbers, and texts such as "inf"."""
-    try:
-        return float(value)
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UsageError(f"`{name}` must be a number, not {value!r}") from error
-
-
-def require(condition: bool, problem: str) -> None:
-    """UsageError saying what the problem is, unless the condition holds."""
-    if not condition:
-        raise UsageError(problem)
-
-
 def _why_empty(checkpoint: Checkpoint) -> str:
     if not checkpoint.skipped:
         return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
@@ -290,16 +278,6 @@ def _why_empty(checkpoint: Checkpoint) -> str:
         return "no parameter has a gradient: measure after backward() and before zero_grad()"
     reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
     return f"holds no gradient: every tensor is skipped ({reasons})"
-
-
-def globs(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
-    """A glob or globs as a tuple; UsageError for anything else."""
-    require(hasattr(patterns, "__iter__"), f"`{name}` must be a glob or globs, not {patterns!r}")
-    # Patterns are used more than once; what gives them may not be.
-    found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    texts = all(isinstance(pattern, str) for pattern in found)
-    require(texts, f"`{name}` must be a glob or globs, not {patterns!r}")
-    return found
 
 
 def _available_cores() -> int:

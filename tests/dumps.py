@@ -16,10 +16,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
-from gradtool.core.tensors import Checkpoint, TensorSpec
+from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.progress import Observer, whole_progress

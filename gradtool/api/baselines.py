@@ -10,6 +10,7 @@ from typing import Unpack
 
 from gradtool.api.configured import config_of, request_of
 from gradtool.api.measuring import measure_as
+from gradtool.arguments import require
 from gradtool.core.figures import short
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Policy
@@ -24,7 +25,7 @@ from gradtool.errors import (
     UsageError,
 )
 from gradtool.places import Place, places_among
-from gradtool.request import MeasureOptions, MeasureRequest, agreed, require
+from gradtool.request import MeasureOptions, MeasureRequest, agreed
 from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.baselines import baseline_of
 from gradtool.rules.config_file import Config

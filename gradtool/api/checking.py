@@ -12,6 +12,7 @@ from typing import Any, Unpack
 from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, request_of
 from gradtool.api.measuring import measure_as
+from gradtool.arguments import require
 from gradtool.core.file_names import are_parts, step_in
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Override, Policy
@@ -28,7 +29,7 @@ from gradtool.errors import (
     SeveralCheckpointsError,
 )
 from gradtool.places import grouped, label_of, place_of
-from gradtool.request import MeasureOptions, MeasureRequest, require
+from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence

@@ -10,6 +10,7 @@ from contextlib import ExitStack, closing
 from dataclasses import replace
 from typing import Unpack
 
+from gradtool.arguments import number, require
 from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.clip.plan import (
     ClipPlan,
@@ -36,9 +37,7 @@ from gradtool.request import (
     agreed,
     chosen,
     measured,
-    number,
     opened,
-    require,
     working,
 )
 from gradtool.storage.copying import Companions

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 
-from gradtool.request import MeasureOptions, MeasureRequest, globs
+from gradtool.arguments import globs
+from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.config_file import Config, load_config
 from gradtool.rules.settings import Settings
 

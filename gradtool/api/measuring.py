@@ -7,20 +7,13 @@ import time
 from collections.abc import Iterable
 from typing import Any
 
+from gradtool.arguments import require
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.measurement import Measurement
 from gradtool.engine.progress import Observer, Progress, whole_progress
 from gradtool.formats.layouts.asked import RanksMode
 from gradtool.places import place_of
-from gradtool.request import (
-    MeasureRequest,
-    agreed,
-    chosen,
-    measured,
-    opened_in_part,
-    require,
-    working,
-)
+from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
 
 
 def measure(  # noqa: PLR0913 - one for each option of the commands

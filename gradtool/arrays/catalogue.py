@@ -8,10 +8,11 @@ from typing import NamedTuple
 from gradtool.arrays.memory import Elements, elements_of
 from gradtool.arrays.parameters import NamedArray, gradient, named_arrays, refuse_repeated
 from gradtool.arrays.tree import LONE_NAME, Tree, all_leaves
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.element_types import listed_name
 from gradtool.core.figures import counted
 from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import ABSENT, Checkpoint, SectionKind, Skipped, TensorSpec
+from gradtool.core.tensors import ABSENT, SectionKind, Skipped, TensorSpec
 from gradtool.errors import UsageError
 from gradtool.storage.memory import MEMORY_PATH
 

@@ -1,4 +1,4 @@
-"""What a checkpoint is once its headers are read: tensors as byte ranges of files.
+"""Tensors as byte ranges of files, as headers tell of them.
 
 A `TensorSpec` is in normal form: its extents hold exactly the elements from the first one
 it touches to the last, so that a view's storage offset is part of the extent.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Final, Literal, NamedTuple, Protocol
 
 from gradtool.core.dtypes import DTYPES, DType
@@ -246,74 +246,6 @@ class SerializationId:
 
     digits: Extent
     crc32_of: dict[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Checkpoint:
-    """A catalogue of what lies at `path`.
-
-    Attributes:
-        path: as the user gave it.
-        format: the name of the format or layout, as in FILES and LAYOUTS.
-        files: every file that was read for the catalogue.
-        tensors: as the file lists them.
-        replicas: further copies of them, which count in no total.
-        skipped: stored tensors that no norm is made of (integers, scales), listed alike.
-        section_kinds: what each recognised section holds.
-        checksums: checksums over tensor data and over what is made of checksums.
-        serialization_ids: what torch files make of those.
-        loss_scale: what the file says that gradients are multiplied by; None where files differ.
-        step: of the training, as the file says; None where it does not, or files differ.
-        ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
-        placed: of a file that says which boxes of larger tensors it holds, the box of each of its
-            tensors by name, skipped ones included.
-        notes: what was assumed while reading, one sentence each.
-        measure_only: why nothing in it can be clipped, what or which it is first; "" if it can.
-        in_model_order: whether tensors are listed as the model has them; see `core.names.ordered`.
-        left_out, skipped_left_out: names of what would be among `tensors` and `skipped`, and was
-            not asked for.
-    """
-
-    path: str
-    format: str
-    files: tuple[Location, ...]
-    tensors: tuple[TensorSpec, ...]
-    skipped: tuple[Skipped, ...] = ()
-    section_kinds: dict[str, SectionKind] = field(default_factory=dict)
-    checksums: tuple[StoredChecksum, ...] = ()
-    serialization_ids: tuple[SerializationId, ...] = ()
-    loss_scale: float | None = 1.0
-    step: int | None = None
-    ranks: frozenset[tuple[int, int]] = frozenset()
-    placed: dict[str, Placed] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    measure_only: str = ""
-    in_model_order: bool = False
-    left_out: tuple[str, ...] = ()
-    skipped_left_out: tuple[str, ...] = ()
-    replicas: tuple[Replica, ...] = ()
-
-    @property
-    def nbytes(self) -> int:
-        """Size of all files together, in bytes."""
-        return sum(file.size for file in self.files)
-
-    @property
-    def stored(self) -> tuple[TensorSpec, ...]:
-        """What is stored of all tensors in one piece each, in their order."""
-        return tuple(part for spec in self.tensors for part in spec.parts)
-
-    @property
-    def stored_anywhere(self) -> tuple[TensorSpec, ...]:
-        """The same, and after that what is stored of all replicas."""
-        copies = (part for replica in self.replicas for part in replica.stored.parts)
-        return (*self.stored, *copies)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all that the files hold, listed or left out."""
-        listed = (*(spec.name for spec in self.tensors), *(item.name for item in self.skipped))
-        return (*listed, *self.left_out, *self.skipped_left_out)
 
 
 TEXT: Final = "text or dates"

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
 from gradtool.core.names import NameFilter, every_name, no_name
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import open_file
 from gradtool.formats.layouts import open_layout

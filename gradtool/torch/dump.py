@@ -15,13 +15,13 @@ from typing import Any, Final, NamedTuple
 import torch
 from torch import Tensor
 
+from gradtool.arguments import number
 from gradtool.arrays.memory import holds_its_elements, torch_dtype_name
 from gradtool.arrays.parameters import NamedArray, named_arrays, refuse_repeated
 from gradtool.core.element_types import listed_name
 from gradtool.engine.schedule import in_order
 from gradtool.errors import EmptyDumpError, FileAccessError, UsageError
 from gradtool.formats.dump_metadata import DUMP_VERSION, MODEL_ORDER, DumpMetadata
-from gradtool.request import number
 from gradtool.storage.links import target_path
 from gradtool.storage.sink import Sink, create_sink
 from gradtool.storage.workspace import Workspace, warn, writing

@@ -20,14 +20,17 @@ from gradtool.formats.layouts import LAYOUTS
 from gradtool.report import (
     CHECK_REPORTERS,
     CLIP_REPORTERS,
+    LISTING_REPORTERS,
     REPORTERS,
     check_reporter,
     clip_reporter,
+    listing_reporter,
     reporter,
 )
 from gradtool.report.check import json as check_json
 from gradtool.report.clip import json as clip_json
 from gradtool.report.inspect import json
+from gradtool.report.listing import json as listing_json
 
 PACKAGE = Path(gradtool.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -63,8 +66,12 @@ def test_the_table_of_files_lists_the_modules_of_single_files() -> None:
 def test_the_table_of_layouts_lists_the_modules_of_directories() -> None:
     opened = {row.open.__module__ for row in LAYOUTS if isinstance(row.open, FunctionType)}
     # An index names its shards itself, whichever layout they lie in.
-    modules = _modules_in("formats/layouts") - {"sharded_index"}
-    assert {f"gradtool.formats.layouts.{m}" for m in modules} == opened
+    modules = [
+        ".".join(m.relative_to(PACKAGE.parent).with_suffix("").parts)
+        for m in (PACKAGE / "formats/layouts").rglob("*.py")
+        if f"def open_{m.stem}(" in m.read_text()
+    ]
+    assert set(modules) == opened
 
 
 def test_no_folder_holds_more_than_a_reader_can_keep_in_mind() -> None:
@@ -84,16 +91,18 @@ def test_the_tables_of_reporters_list_the_modules_that_render() -> None:
         for node in ast.parse(module.read_text(encoding="utf-8")).body
         if isinstance(node, ast.FunctionDef) and node.name == "render"
     }
-    tables = (REPORTERS, CLIP_REPORTERS, CHECK_REPORTERS)
+    tables = (REPORTERS, CLIP_REPORTERS, CHECK_REPORTERS, LISTING_REPORTERS)
     assert {module for table in tables for module in table.values()} == rendering
     assert all(callable(reporter(name)) for name in REPORTERS)
     assert all(callable(clip_reporter(name)) for name in CLIP_REPORTERS)
     assert all(callable(check_reporter(name)) for name in CHECK_REPORTERS)
+    assert all(callable(listing_reporter(name)) for name in LISTING_REPORTERS)
+    assert LISTING_REPORTERS.keys() >= REPORTERS.keys() | CLIP_REPORTERS.keys()
 
 
 def test_every_json_report_has_a_schema() -> None:
     schemas = {schema.name for schema in (PACKAGE / "report" / "schemas").iterdir()}
-    modules = (json, clip_json, check_json, baseline)
+    modules = (json, clip_json, check_json, listing_json, baseline)
     declared = [module.SCHEMA.removeprefix("gradtool.") for module in modules]
     assert schemas == {f"{name.replace('/', '-')}.schema.json" for name in declared}
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 import gradtool
-from gradtool.core.tensors import Checkpoint
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import EmptyDumpError, GradtoolError, UsageError
 from gradtool.formats import open_checkpoint
 from gradtool.request import MeasureRequest, chosen, opened, opened_in_part

@@ -16,8 +16,9 @@ import pytest
 import torch
 
 import gradtool
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
-from gradtool.core.tensors import Checkpoint, TensorSpec
+from gradtool.core.tensors import TensorSpec
 from gradtool.formats.files.npy import open_npy
 from gradtool.formats.files.npz import open_npz, recognises
 from gradtool.storage.archives.inflate import inflate

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradtool
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
 from gradtool.formats.files.npy import open_npy
 from gradtool.formats.files.npz import open_npz

@@ -14,8 +14,8 @@ from dumps import WINDOW, stored
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.shapes.strides import contiguous_strides
-from gradtool.core.tensors import Checkpoint
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
 from gradtool.engine.overlaps.sharing import find_overlaps, find_sharing
 from gradtool.engine.progress import whole_progress

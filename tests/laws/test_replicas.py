@@ -17,11 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.clip.plan import ClipRequest, plan_clip
 from gradtool.core.measurement import Measurement
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.shapes.strides import contiguous_strides
-from gradtool.core.tensors import Checkpoint, Chunk, Replica, TensorSpec
+from gradtool.core.tensors import Chunk, Replica, TensorSpec
 from gradtool.engine.backend import TASK_BYTES, Backend
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.overlaps.sharing import find_overlaps

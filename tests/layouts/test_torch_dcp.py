@@ -23,7 +23,7 @@ from torch.distributed.checkpoint.metadata import Metadata
 import gradtool
 from gradtool.core.shapes.boxes import Box
 from gradtool.engine.reading.unpacking import unpacked
-from gradtool.formats import open_checkpoint
+from gradtool.formats import Opening, open_checkpoint
 
 FORMATS = pytest.mark.parametrize("form", list(SerializationFormat))
 TYPES = (
@@ -157,7 +157,7 @@ def test_a_dump_of_gradients_alone_has_no_sections(tmp_path: Path) -> None:
 
 def test_a_filter_leaves_names_in_the_catalogue(tmp_path: Path) -> None:
     save({"a": torch.ones(4), "b": torch.ones(9), "ids": torch.arange(2)}, tmp_path / "run")
-    checkpoint = open_checkpoint(str(tmp_path / "run"), None, lambda name: name == "a")
+    checkpoint = open_checkpoint(str(tmp_path / "run"), Opening(wanted=lambda name: name == "a"))
     assert [spec.name for spec in checkpoint.tensors] == ["a"]
     assert (checkpoint.left_out, checkpoint.skipped_left_out) == (("b",), ("ids",))
     assert [t.norm for t in gradtool.measure(tmp_path / "run", include="b").tensors] == [3.0]

@@ -5,17 +5,11 @@ from __future__ import annotations
 from dataclasses import fields, replace
 from typing import Any
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
-from gradtool.core.tensors import (
-    Checkpoint,
-    Replica,
-    SerializationId,
-    Skipped,
-    StoredChecksum,
-    TensorSpec,
-)
+from gradtool.core.tensors import Replica, SerializationId, Skipped, StoredChecksum, TensorSpec
 from gradtool.formats.layouts._joined import joined
 from gradtool.storage.reader import LocalFile
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
-from gradtool.core.tensors import Checkpoint, Replica, Skipped, TensorSpec
+from gradtool.core.tensors import Replica, Skipped, TensorSpec
 from gradtool.engine.overlaps.sharing import find_overlaps, overlapping
 from gradtool.storage.reader import LocalFile
 

@@ -13,7 +13,8 @@ import importlib
 import os
 import shutil
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -37,15 +38,23 @@ MODULES: Final = (
 
 
 def _telling(folder: Path) -> list[str]:
-    """The files that hold the name of this machine or of the folder they were written to."""
-    words = [os.fsencode(folder.parent)]
+    """The files that hold the name of this machine, or of a folder that only it has."""
+    words = [os.fsencode(folder.parent), os.fsencode(sys.path[0])]
     if len(name := os.uname().nodename) > 4:  # shorter ones occur by chance
         words.append(name.encode())
     return [
         str(file)
         for file in folder.rglob("*")
-        if file.is_file() and any(word in file.read_bytes() for word in words)
+        if file.is_file() and any(word in piece for piece in _pieces(file) for word in words)
     ]
+
+
+def _pieces(file: Path) -> Iterator[bytes]:
+    """The bytes of a file, and if it is an archive, those of its members unpacked."""
+    yield file.read_bytes()
+    if zipfile.is_zipfile(file):
+        with zipfile.ZipFile(file) as archive:
+            yield from map(archive.read, archive.namelist())
 
 
 def main() -> int:

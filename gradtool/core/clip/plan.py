@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.clipping import IDENTITY, TORCH_EPS, Transform, clip_coef
 from gradtool.core.figures import first_of, nonfinite_counts
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.stats import TensorStats
-from gradtool.core.tensors import Checkpoint, hides_magnitude
+from gradtool.core.tensors import hides_magnitude
 from gradtool.errors import (
     NonFiniteError,
     NormRangeError,

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec
+from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 MOST_VIEWS: Final = 16

@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import TypeVar
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import (
     Disagreement,
@@ -17,7 +18,7 @@ from gradtool.core.measurement import (
     TensorMeasurement,
     summarize,
 )
-from gradtool.core.tensors import Checkpoint, StoredChecksum, TensorSpec
+from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
 from gradtool.engine.reading.assembly import assembled

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.measurement import Disagreement
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
-from gradtool.core.tensors import Checkpoint, Replica, TensorSpec
+from gradtool.core.tensors import Replica, TensorSpec
 from gradtool.engine.reading.pairs.comparisons import Differing
 from gradtool.engine.reading.pairs.regions import Pair
 

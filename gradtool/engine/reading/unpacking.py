@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Location, Source
-from gradtool.core.tensors import Checkpoint, Chunk, TensorSpec, Unpacked
+from gradtool.core.tensors import Chunk, TensorSpec, Unpacked
 from gradtool.storage.archives.within import ReadAhead
 
 

@@ -8,10 +8,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.clip.plan import ClipPlan, transform_conflict
 from gradtool.core.clipping import Transform
 from gradtool.core.locations import Location
-from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
+from gradtool.core.tensors import SerializationId, StoredChecksum
 from gradtool.engine.overlaps.sharing import Overlaps
 from gradtool.engine.reading.tasks import verify
 from gradtool.engine.schedule import Runner

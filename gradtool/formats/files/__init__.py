@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final, Protocol
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
 from gradtool.core.locations import Source
 from gradtool.core.names import NameFilter, every_name
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import (
     FileAccessError,
     FileChangedError,

@@ -17,10 +17,11 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Final, cast
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Source, Stream
 from gradtool.core.shapes.strides import contiguous_strides, is_contiguous
-from gradtool.core.tensors import Checkpoint, Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 MAGIC: Final = b"\x93NUMPY"

@@ -9,11 +9,12 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Final
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import some
 from gradtool.core.locations import Extent, Source
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import Checkpoint, Skipped, StoredChecksum, TensorSpec
+from gradtool.core.tensors import Skipped, StoredChecksum, TensorSpec
 from gradtool.errors import CorruptFileError
 from gradtool.formats.files.npy import MAGIC, Where, catalogued, read_header
 from gradtool.storage.archives.inflate import Inflated, inflate_start

@@ -11,11 +11,12 @@ from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import Final
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import ABSENT, Checkpoint, Placed, Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
 from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes

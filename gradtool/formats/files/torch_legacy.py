@@ -13,9 +13,9 @@ import re
 from collections.abc import Mapping
 from typing import Final
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.element_types import storage_type
 from gradtool.core.locations import Extent, Source
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files._torch_specs import SpecBuilder
 from gradtool.formats.pickles.cutting import read_pickle

@@ -12,9 +12,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import some
 from gradtool.core.locations import Extent, Source
-from gradtool.core.tensors import Checkpoint, SerializationId, StoredChecksum
+from gradtool.core.tensors import SerializationId, StoredChecksum
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Final
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Source
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import torch_zip
 from gradtool.formats.files._torch_specs import SpecBuilder

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final, NoReturn
 
-from gradtool.core.tensors import Checkpoint
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import UnsupportedFormatError
 from gradtool.formats.layouts import directory
 from gradtool.formats.layouts.asked import Asked

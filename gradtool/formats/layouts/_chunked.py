@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Extent
 from gradtool.core.shapes.boxes import Box, Held, covering_problem
 from gradtool.core.shapes.strides import contiguous_strides, is_contiguous, span
-from gradtool.core.tensors import Checkpoint, Chunk, Placed, Replica, TensorSpec
+from gradtool.core.tensors import Chunk, Placed, Replica, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 

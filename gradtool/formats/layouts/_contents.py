@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
 from gradtool.core.names import NameFilter
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import SUFFIXES, LeftAloneError
 from gradtool.formats.layouts.asked import Asked

@@ -7,9 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Location
 from gradtool.core.names import NameFilter
-from gradtool.core.tensors import Checkpoint, SectionKind
+from gradtool.core.tensors import SectionKind
 
 
 def joined(

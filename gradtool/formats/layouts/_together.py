@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import Checkpoint, TensorSpec
+from gradtool.core.tensors import TensorSpec
 from gradtool.errors import SameTensorsError, UnsupportedFormatError
 from gradtool.formats.layouts._contents import Part, stem_of
 from gradtool.formats.layouts._joined import joined, repeated_name

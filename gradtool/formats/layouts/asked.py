@@ -6,8 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.names import NameFilter, no_name
-from gradtool.core.tensors import Checkpoint
 from gradtool.formats.files import OpenFile
 from gradtool.storage.listing import Listing
 

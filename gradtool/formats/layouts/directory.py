@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import (
     EmptyDumpError,
     FoundCheckpoint,
@@ -30,7 +30,7 @@ from gradtool.formats.layouts._found import (
     may_hold_tensors,
     several,
 )
-from gradtool.formats.layouts._joined import repeated_name
+from gradtool.formats.layouts._joined import joined, repeated_name
 from gradtool.formats.layouts._together import joined_files, refuse_same_tensors
 from gradtool.formats.layouts.arrangement import (
     Unit,
@@ -42,7 +42,6 @@ from gradtool.formats.layouts.arrangement import (
 )
 from gradtool.formats.layouts.asked import DEEPEST, Asked
 from gradtool.formats.layouts.ranks import joined_ranks
-from gradtool.formats.layouts.shards import joined_shards
 from gradtool.storage.listing import Listing
 
 
@@ -85,7 +84,8 @@ def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
     refuse_gaps(unit, listing.path)
     members = [open_unit(listing, member, asked) for member in unit.members]
     if unit.kind == "shard" and repeated_name(members) is None:
-        return joined_shards(path, members)
+        # In the order of their numbers writers cut a model.
+        return joined(path, "sharded", members, notes=["the shards have no index"])
     return joined_ranks(path, unit, members, asked)
 
 

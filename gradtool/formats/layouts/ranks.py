@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.tensors import Checkpoint, Chunk, Placed, Replica, Skipped, TensorSpec
+from gradtool.core.tensors import Chunk, Placed, Replica, Skipped, TensorSpec
 from gradtool.errors import MissingShardError, RanksDifferError, RanksQuestionError
 from gradtool.formats.layouts._chunked import Part, gathered, parts_of_tensor
 from gradtool.formats.layouts._joined import joined

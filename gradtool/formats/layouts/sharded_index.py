@@ -11,9 +11,9 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import Final
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Location
 from gradtool.core.names import natural_key
-from gradtool.core.tensors import Checkpoint
 from gradtool.errors import CorruptFileError, InputError, MissingShardError, UnknownFormatError
 from gradtool.formats.files import OpenFile
 from gradtool.formats.layouts._joined import joined

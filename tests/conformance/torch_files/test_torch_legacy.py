@@ -29,7 +29,8 @@ from pickle_parts import (
 )
 
 import gradtool
-from gradtool.core.tensors import Checkpoint, TensorSpec
+from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.tensors import TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats import open_checkpoint
 

@@ -21,7 +21,8 @@ import pytest
 import torch
 
 import gradtool
-from gradtool.core.tensors import Checkpoint, TensorSpec
+from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.tensors import TensorSpec
 from gradtool.errors import CorruptFileError, InputError, UnsupportedFormatError
 from gradtool.formats.files.torch_zip import open_torch_zip, recognises
 from gradtool.storage.archives.zip import Entry, read_directory

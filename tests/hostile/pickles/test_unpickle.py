@@ -32,7 +32,7 @@ from pickle_parts import (
     text,
 )
 
-from gradtool.core.tensors import Checkpoint
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
 from gradtool.formats.files._foreign import foreign_format
 from gradtool.formats.files.torch_zip import open_torch_zip

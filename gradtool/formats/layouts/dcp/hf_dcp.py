@@ -16,9 +16,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Final, NamedTuple
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import Checkpoint, Skipped
+from gradtool.core.tensors import Skipped
 from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
 from gradtool.formats.files import SUFFIXES
 from gradtool.formats.layouts._chunked import Part, gathered, parts_of

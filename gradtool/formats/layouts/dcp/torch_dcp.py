@@ -14,11 +14,12 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import counted, first_of
 from gradtool.core.locations import Location
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.tensors import Checkpoint, Chunk, Skipped, TensorSpec
+from gradtool.core.tensors import Chunk, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, MissingShardError
 from gradtool.formats.layouts._chunked import Part, gathered, require_cover
 from gradtool.formats.layouts._joined import filtered
