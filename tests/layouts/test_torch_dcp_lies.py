@@ -93,7 +93,7 @@ LIES: dict[str, tuple[Callable[[Metadata], object], str]] = {
     "float": (lambda m: chunk(m, (0.0, 0), (3, 4)), "no offset"),
     "no sizes": (lambda m: chunk(m, (0, 0), None), "'w': a chunk of it has no offsets"),  # type: ignore[arg-type]
     "65 dimensions": (lambda m: entry(m, size=(1,) * 65), "'w': its size or chunks are none"),
-    "no chunks": (lambda m: entry(m, chunks=[]), "storage_data has an item at ["),
+    "no chunks": (lambda m: entry(m, chunks=[]), "storage_data has an item of it"),
     "chunks are none": (lambda m: entry(m, chunks=7), "'w': its size or chunks are none"),
     "no type": (lambda m: entry(m, properties=None), "'w': its properties name no type"),
     "type": (
@@ -107,7 +107,7 @@ LIES: dict[str, tuple[Callable[[Metadata], object], str]] = {
     "no item": (lambda m: m.storage_data.pop(FIRST), "'w': storage_data has no item for its chunk"),
     "an item more": (
         lambda m: m.storage_data.update({MetadataIndex("v"): m.storage_data[FIRST]}),
-        "'v': storage_data has an item that no tensor has",
+        "'v': storage_data has an item of it",
     ),
     "elsewhere": (lambda m: place(m, relative_path="../x.distcp"), "no plain file name"),
     "absolute": (lambda m: place(m, relative_path="/etc/passwd"), "no plain file name"),

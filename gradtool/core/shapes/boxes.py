@@ -121,12 +121,16 @@ def _overlap(boxes: Sequence[Box], axes: frozenset[int] | None = None) -> tuple[
     if not axes:
         return boxes[0], boxes[1]
     for axis in sorted(axes):
-        ranges: dict[tuple[int, int], list[Box]] = {}
-        for box in boxes:
-            ranges.setdefault((box.offsets[axis], box.ends[axis]), []).append(box)
+        runs = sorted(
+            ((box.offsets[axis], box.sizes[axis]), number) for number, box in enumerate(boxes)
+        )
+        alike = [list(group) for _, group in itertools.groupby(runs, key=lambda run: run[0])]
+        ranges = [group[0][0] for group in alike]
         # Where ranges are equal or disjoint, only boxes of one range can overlap.
-        if all(end <= start for (_, end), (start, _) in itertools.pairwise(sorted(ranges))):
-            pairs = (_overlap(alike, axes - {axis}) for alike in ranges.values())
+        if all(start + size <= after for (start, size), (after, _) in itertools.pairwise(ranges)):
+            pairs = (
+                _overlap([boxes[number] for _, number in group], axes - {axis}) for group in alike
+            )
             return next((pair for pair in pairs if pair is not None), None)
     if len(boxes) > MOST_IRREGULAR:
         raise ValueError(f"{len(boxes):,} boxes in no grid")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import operator
+from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
@@ -105,6 +106,11 @@ def gathered(path: str, parts: Iterable[Part]) -> Gathered:
     return Gathered(tuple(tensors), tuple(replicas))
 
 
+def _key(box: Box) -> bytes:
+    """A key of a box, of whose hash a file has no choice, as it has of that of integers."""
+    return array("q", (*box.offsets, *box.sizes)).tobytes()
+
+
 def require_cover(path: str, name: str, shape: Sequence[int], boxes: Sequence[Box]) -> None:
     """CorruptFileError unless the boxes are all elements of a tensor, each of them once."""
     try:
@@ -122,13 +128,13 @@ def _whole(path: str, parts: Sequence[Part], replicas: list[Replica]) -> TensorS
     shape = parts[0].whole or tuple(
         map(max, zip(*(part.chunk.box.ends for part in parts), strict=True))
     )
-    kept: dict[Box, Part] = {}
+    kept: dict[bytes, Part] = {}
     for part in parts:
-        there = kept.setdefault(part.chunk.box, part)
+        there = kept.setdefault(_key(part.chunk.box), part)
         if there is not part and part.chunk.box.numel:
             box = None if part.chunk.box.sizes == shape else part.chunk.box
             replicas.append(Replica(part.holder, part.chunk.stored, box))
-    require_cover(path, first.name, shape, list(kept))
+    require_cover(path, first.name, shape, [part.chunk.box for part in kept.values()])
     chunks = tuple(part.chunk for part in kept.values() if part.chunk.box.numel)
     if not chunks or chunks[0].box.sizes == shape:
         return replace(first, shape=shape) if not chunks else chunks[0].stored
@@ -140,6 +146,8 @@ def _refuse_differences(path: str, parts: Sequence[Part]) -> None:
     first = parts[0]
     for part in parts[1:]:
         mine, its = first.chunk.stored, part.chunk.stored
+        if mine.dtype is its.dtype and first.whole == part.whole is not None:
+            continue  # in a third of the time: boxes of other dimensions do not fit the whole
         for what, one, other in (
             ("type", mine.dtype.name, its.dtype.name),
             ("number of dimensions", len(mine.shape), len(its.shape)),

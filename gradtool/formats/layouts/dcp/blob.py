@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from gradtool.core.dtypes import DType
 from gradtool.core.locations import Extent, Location, Source
+from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Placed, TensorSpec
 from gradtool.errors import CorruptFileError
 from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes
 from gradtool.formats.files._safetensors_header import TensorType, read_header
-from gradtool.formats.layouts.dcp.metadata import StoredBox
 from gradtool.storage.archives.within import OpenRange, Range
 
 
@@ -27,7 +27,7 @@ class Blob:
     begins: dict[str, int]
     placed: dict[str, Placed]
 
-    def spec(self, name: str, section: str, dtype: DType, box: StoredBox) -> TensorSpec:
+    def spec(self, name: str, section: str, dtype: DType, box: Box) -> TensorSpec:
         """The tensor in which a box of `name` is stored.
 
         Raises CorruptFileError where it is not there, or is of another type, shape or place.

@@ -9,7 +9,6 @@ Source: `FileSystemWriter` of torch/distributed/checkpoint/filesystem.py, and me
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -18,7 +17,6 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import counted, first_of
 from gradtool.core.locations import Location
-from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Chunk, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, MissingShardError
 from gradtool.formats.layouts._chunked import Part, gathered, require_cover
@@ -70,8 +68,7 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
     for name, tensor in metadata.tensors.items():
         element, section = tensor.element, sections[name]
         if element.dtype is None:
-            boxes = [Box(box.offsets, box.sizes) for box in tensor.boxes]
-            require_cover(path, name, tensor.shape, boxes)
+            require_cover(path, name, tensor.shape, [box for box, _ in tensor.boxes])
             skipped.append(Skipped(name, element.name, element.reason, section))
         else:
             parts.extend(_parts(name, tensor, element.dtype, section, shards))
@@ -110,17 +107,17 @@ def _open_shards(listing: Listing, metadata: Metadata) -> dict[str, _Shard]:
     """The files of items by name, each of the size that the items take."""
     items: dict[str, list[_Item]] = {}
     for name, tensor in metadata.tensors.items():
-        for box in tensor.boxes:
-            items.setdefault(box.stored.file, []).append(_item(name, box, tensor))
+        for stored_box in tensor.boxes:
+            items.setdefault(stored_box.stored.file, []).append(_item(name, stored_box, tensor))
     for name, (file, offset, nbytes) in metadata.others.items():
         items.setdefault(file, []).append(_Item(offset, offset + nbytes, name, False))
     return {file: _open_shard(listing, file, items[file], metadata) for file in sorted(items)}
 
 
-def _item(name: str, box: StoredBox, tensor: StoredTensor) -> _Item:
+def _item(name: str, stored_box: StoredBox, tensor: StoredTensor) -> _Item:
     """The item of a box: where it takes just the bytes of the elements, it lies in a blob."""
-    _, offset, nbytes = box.stored
-    is_in_blob = nbytes == math.prod(box.sizes) * tensor.element.itemsize
+    box, (_, offset, nbytes) = stored_box
+    is_in_blob = nbytes == box.numel * tensor.element.itemsize
     return _Item(offset, offset + (0 if is_in_blob else nbytes), name, is_in_blob)
 
 
@@ -185,15 +182,14 @@ def _parts(
     name: str, tensor: StoredTensor, dtype: DType, section: str, shards: Mapping[str, _Shard]
 ) -> Iterator[Part]:
     """The boxes of a tensor, packed in items, or where they are in blobs."""
-    for box in tensor.boxes:
-        file, offset, nbytes = box.stored
+    for box, (file, offset, nbytes) in tensor.boxes:
         shard = shards[file]
         if shard.blob is not None:
             stored = shard.blob.spec(name, section, dtype, box)
         else:
             packed = TorchItem(shard.file, offset, nbytes)
             stored = TensorSpec(name, dtype, box.sizes, packed=packed, section=section)
-        yield Part(Chunk(Box(box.offsets, box.sizes), stored), tensor.shape, file)
+        yield Part(Chunk(box, stored), tensor.shape, file)
 
 
 def _notes(listing: Listing, metadata: Metadata, shards: Mapping[str, _Shard]) -> Iterator[str]:
