@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import warnings
 from pathlib import Path
@@ -107,9 +108,23 @@ def test_boxes_that_do_not_make_up_a_tensor_are_refused_by_name(tmp_path: Path) 
     assert "'w': its boxes [0:3, 0:4] and [2:6, 0:4] overlap" in refusal(run)
     run = two_shards(tmp_path / "hole", TOP, Box((4, 0), (2, 4)))
     assert "'w': its boxes hold 20 of its 24 elements" in refusal(run)
+
+
+def test_a_box_that_two_ranks_hold_is_the_same_in_both(tmp_path: Path) -> None:
     run = two_shards(tmp_path / "twice", TOP, BOTTOM, BOTTOM)
-    assert "'w': its box [3:6, 0:4] is in two files" in refusal(run)
-    assert shard_name(3) in refusal(run)
+    found = gradtool.measure(run)
+    assert (found.replicas, found.tensors[0].norm) == (
+        1,
+        math.sqrt(math.fsum(ARRAY.ravel() ** 2.0)),
+    )
+    other = part_of(ARRAY, BOTTOM).copy()
+    other[1, 2] += 1
+    write_shard(run / shard_name(3), {"w": (BOTTOM, other)})
+    with pytest.raises(
+        gradtool.RanksDifferError, match=r"'w': 1 element.*first at \[4, 2\]"
+    ) as error:
+        gradtool.measure(run)
+    assert shard_name(3) in str(error.value)
 
 
 def test_parts_of_different_tensors_are_refused_by_name(tmp_path: Path) -> None:

@@ -9,7 +9,15 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.measurement import Measurement
-from gradtool.core.tensors import Replica, SerializationId, Skipped, StoredChecksum, TensorSpec
+from gradtool.core.shapes.boxes import Box, Held
+from gradtool.core.tensors import (
+    Placed,
+    Replica,
+    SerializationId,
+    Skipped,
+    StoredChecksum,
+    TensorSpec,
+)
 from gradtool.formats.layouts._joined import joined
 from gradtool.storage.reader import LocalFile
 
@@ -30,6 +38,7 @@ OF_EACH_FIELD: dict[str, Any] = {
     "loss_scale": 1024.0,
     "step": 5,
     "ranks": frozenset({(0, 2)}),
+    "placed": {"w": Placed((Held(Box((3,), (3,)), (0,)),), (6,))},
     "notes": ("a note",),
     "measure_only": "it is a program",
     "in_model_order": True,
@@ -38,10 +47,10 @@ OF_EACH_FIELD: dict[str, Any] = {
 }
 NOT_MEASURED = {
     *("section_kinds", "checksums", "serialization_ids"),
-    *("left_out", "skipped_left_out", "measure_only"),
+    *("placed", "left_out", "skipped_left_out", "measure_only"),
 }
-"""What a measurement uses up: sections have their kinds, checksums are verified; what nobody
-asked for; and what matters to clipping alone.
+"""What a measurement uses up: sections have their kinds, checksums are verified, boxes are put
+together; what nobody asked for; and what matters to clipping alone.
 """
 
 

@@ -41,6 +41,7 @@ def joined(
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
         step=_same([part.step for part in with_tensors]),
         ranks=frozenset().union(*(part.ranks for part in parts)),
+        placed={name: placed for part in parts for name, placed in part.placed.items()},
         loss_scale=_common([part.loss_scale for part in with_tensors]),
         measure_only=_measure_only(parts),
         in_model_order=all(part.in_model_order for part in parts),

@@ -92,6 +92,7 @@ def _placed(
         ),
         left_out=tuple(map(named, part.left_out)),
         skipped_left_out=tuple(map(named, part.skipped_left_out)),
+        placed={named(name): placed for name, placed in part.placed.items()},
         section_kinds={section: kind} if section and kind else part.section_kinds,
         in_model_order=False,  # nothing tells which file comes first in the model
     )

@@ -71,12 +71,15 @@ def open_hf_dcp(listing: Listing, asked: Asked) -> Checkpoint:
     notes.append(
         "no file says how many shards there are: tensors are as large as the parts that are here"
     )
+    all_of_them = joined(listing.path, "hf_dcp", shards, notes=notes)
     whole = replace(
-        joined(listing.path, "hf_dcp", shards, notes=notes),
+        all_of_them,
         tensors=found.tensors,
         replicas=found.replicas,
+        skipped=_once(all_of_them),
+        placed={},
     )
-    return filtered(_in_sections(replace(whole, skipped=_once(whole))), asked.wanted)
+    return filtered(_in_sections(whole), asked.wanted)
 
 
 def _parts(shards: Iterable[Checkpoint]) -> Iterator[Part]:
