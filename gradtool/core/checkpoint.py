@@ -36,6 +36,7 @@ class Checkpoint:
         placed: of a file that says which boxes of larger tensors it holds, the box of each of its
             tensors by name, skipped ones included.
         notes: what was assumed while reading, one sentence each.
+        part_notes: the same of parts of tensors, until these are put together.
         measure_only: why nothing in it can be clipped, what or which it is first; "" if it can.
         in_model_order: whether tensors are listed as the model has them; see `core.names.ordered`.
         left_out, skipped_left_out: names of what would be among `tensors` and `skipped`, and was
@@ -55,6 +56,7 @@ class Checkpoint:
     ranks: frozenset[tuple[int, int]] = frozenset()
     placed: dict[str, Placed] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    part_notes: tuple[str, ...] = ()
     measure_only: str = ""
     in_model_order: bool = False
     left_out: tuple[str, ...] = ()

@@ -28,7 +28,6 @@ _NAMES: Final = "sections are called as the framework calls them"
 
 NOT_YET: Final = {
     "accelerate_fsdp:*": ("measure clip", "folders of one checkpoint are not joined"),
-    "ranks_fsdp1_sharded_tensor:*": ("measure clip", "ShardedTensors are not placed"),
     "hf_trainer:*/checkpoint-*": ("measure", _NAMES),
     "accelerate:*": ("measure", _NAMES),
     "accelerate_bin:*": ("measure clip", "`pytorch_model.bin` is not told to be weights"),

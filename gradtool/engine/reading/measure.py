@@ -204,7 +204,7 @@ def _measurement(
         sections=sections,
         total=total,
         skipped=checkpoint.skipped,
-        notes=checkpoint.notes + tuple(_sharing_notes(tensors)),
+        notes=(*checkpoint.notes, *checkpoint.part_notes, *_sharing_notes(tensors)),
         elapsed_s=time.perf_counter() - started,
         step=checkpoint.step,
         ranks=checkpoint.ranks,

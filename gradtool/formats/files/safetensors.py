@@ -63,6 +63,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         else:
             skipped_left_out.append(name)
     position = _positions(facts, header.types)
+    placed = _placed(source.path, header, facts)
     if position:
         tensors.sort(key=lambda spec: position[spec.name])
         skipped.sort(key=lambda item: position[item.name])
@@ -76,7 +77,8 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         ranks=_split_over(facts),
-        placed=_placed(source.path, header, facts),
+        placed=placed,
+        part_notes=_part_notes(facts, placed),
         notes=_notes(facts),
         in_model_order=bool(position),
         left_out=tuple(left_out),
@@ -157,13 +159,20 @@ def _split_over(facts: DumpMetadata) -> frozenset[tuple[int, int]]:
     return frozenset({(facts.rank, facts.world_size)})
 
 
-def _notes(facts: DumpMetadata) -> tuple[str, ...]:
-    notes = []
+def _part_notes(facts: DumpMetadata, placed: Mapping[str, Placed]) -> tuple[str, ...]:
+    """What is said of tensors of which the file holds a part."""
     if facts.shards:
         where = f"rank {facts.rank} of {facts.world_size}"
-        notes.append(
-            f"{counted(len(facts.shards), 'tensor is', 'tensors are')} the part of {where}"
-        )
+        parts = counted(len(facts.shards), "tensor is", "tensors are")
+        return (f"{parts} the part of {where}",)
+    if placed:
+        parts = counted(len(placed), "tensor is", "tensors are")
+        return (f"{parts} measured by the part that this file holds",)
+    return ()
+
+
+def _notes(facts: DumpMetadata) -> tuple[str, ...]:
+    notes = []
     if facts.sparse:
         sparse = counted(len(facts.sparse), "sparse tensor is", "sparse tensors are")
         notes.append(f"{sparse} measured by the stored values")

@@ -19,7 +19,7 @@ from gradtool.core.locations import Extent, Source
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files._torch_specs import SpecBuilder
 from gradtool.formats.pickles.cutting import read_pickle
-from gradtool.formats.pickles.dtensors import placed_parts
+from gradtool.formats.pickles.distributed import placed_parts
 from gradtool.formats.pickles.hidden import refuse_hidden
 from gradtool.formats.pickles.stand_ins import Storage
 from gradtool.formats.pickles.unpickle import Unpickled, unpickle
@@ -67,7 +67,8 @@ def open_torch_legacy(source: Source) -> Checkpoint:
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
         section_kinds=walked.section_kinds,
-        placed=placed_parts(walked.dtensors),
+        placed=placed_parts(walked.distributed),
+        part_notes=walked.part_notes(),
         notes=walked.notes(),
         in_model_order=True,
     )

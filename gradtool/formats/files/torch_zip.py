@@ -20,7 +20,7 @@ from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
 from gradtool.formats.files._torch_specs import SpecBuilder
 from gradtool.formats.pickles.cutting import MAX_PICKLE_NBYTES
-from gradtool.formats.pickles.dtensors import placed_parts
+from gradtool.formats.pickles.distributed import placed_parts
 from gradtool.formats.pickles.hidden import refuse_hidden
 from gradtool.formats.pickles.unpickle import Unpickled, unpickle
 from gradtool.formats.pickles.walk import Walk, walk
@@ -124,7 +124,8 @@ def catalogue_of(tree: Tree) -> Checkpoint:
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
         section_kinds=walked.section_kinds,
-        placed=placed_parts(walked.dtensors),
+        placed=placed_parts(walked.distributed),
+        part_notes=walked.part_notes(),
         checksums=checksums(archive, "data.pkl", "data/"),
         serialization_ids=_serialization_ids(archive),
         notes=(*walked.notes(), *unnamed(archive.others(storages))),

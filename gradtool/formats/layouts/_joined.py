@@ -47,6 +47,7 @@ def joined(
         in_model_order=all(part.in_model_order for part in parts),
         left_out=tuple(name for part in parts for name in part.left_out),
         skipped_left_out=tuple(name for part in parts for name in part.skipped_left_out),
+        part_notes=tuple(dict.fromkeys(note for part in parts for note in part.part_notes)),
         notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )
 

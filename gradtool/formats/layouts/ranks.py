@@ -71,6 +71,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
         ranks=frozenset(),
         placed={},
+        part_notes=(),
     )
 
 

@@ -16,6 +16,7 @@ from gradtool.core.figures import counted
 from gradtool.core.sections import SECTION_KINDS
 from gradtool.core.tensors import SectionKind
 from gradtool.errors import UnsupportedFormatError
+from gradtool.formats.pickles.distributed import local_part
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,
@@ -69,7 +70,7 @@ class Walk:
         leaves: everything that holds elements.
         reached: the identities (`id`) of those, and of their parts.
         section_kinds: the kinds of the recognised top-level keys that lead to a leaf.
-        dtensors: those that were found, by the name of the part that the file holds.
+        distributed: the DTensors and ShardedTensors, by the name of the part in the file.
         sparse: how many sparse tensors were found that name each index once.
     """
 
@@ -78,7 +79,7 @@ class Walk:
     leaves: list[NamedLeaf] = field(default_factory=list)
     reached: set[int] = field(default_factory=set)
     section_kinds: dict[str, SectionKind] = field(default_factory=dict)
-    dtensors: dict[str, Opaque] = field(default_factory=dict)
+    distributed: dict[str, Opaque] = field(default_factory=dict)
     sparse: int = 0
     _section: str = ""
     _open: set[int] = field(default_factory=set)
@@ -144,11 +145,11 @@ class Walk:
             case ArrayRef():
                 yield from self._numbered(_objects(value) or ())
             case Opaque():
-                local = _local_tensor(value)
+                local = local_part(value)
                 if local is None:
                     yield from self._parts(value)
                 else:
-                    self.dtensors[name or self._stem()] = value
+                    self.distributed[name or self._stem()] = value
                     yield "", local
 
     def _parts(self, value: Opaque) -> Iterator[tuple[str, object]]:
@@ -193,14 +194,17 @@ class Walk:
 
     def notes(self) -> tuple[str, ...]:
         """Notes on what is measured in place of whole tensors."""
-        notes = []
-        if self.dtensors:
-            shards = counted(len(self.dtensors), "DTensor is", "DTensors are")
-            notes.append(f"{shards} measured by the part that this file holds")
-        if self.sparse:
-            sparse = counted(self.sparse, "sparse tensor is", "sparse tensors are")
-            notes.append(f"{sparse} measured by the stored values")
-        return tuple(notes)
+        if not self.sparse:
+            return ()
+        sparse = counted(self.sparse, "sparse tensor is", "sparse tensors are")
+        return (f"{sparse} measured by the stored values",)
+
+    def part_notes(self) -> tuple[str, ...]:
+        """The same of what one rank holds."""
+        if not self.distributed:
+            return ()
+        parts = counted(len(self.distributed), "DTensor is", "DTensors are")
+        return (f"{parts} measured by the part that this file holds",)
 
     def _stem(self) -> str:
         return os.path.splitext(os.path.basename(self.path))[0]
@@ -258,17 +262,6 @@ def _size(item: object) -> int:
     if isinstance(item, int):
         return item.bit_length()
     return 0 if item is None or isinstance(item, float) else _MAX_KEY_CHARS + 1
-
-
-def _local_tensor(value: Opaque) -> object:
-    """The part of a DTensor that this file holds; None for anything else."""
-    if not value.name.endswith(".DTensor"):
-        return None
-    parts = value.state if isinstance(value.state, tuple) else (value.state,)
-    for attributes in parts[:2]:
-        if isinstance(attributes, dict) and "_local_tensor" in attributes:
-            return attributes["_local_tensor"]
-    return None
 
 
 def _objects(value: object) -> list[object] | None:

@@ -78,6 +78,7 @@ def open_hf_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         replicas=found.replicas,
         skipped=_once(all_of_them),
         placed={},
+        part_notes=(),
     )
     return filtered(_in_sections(whole), asked.wanted)
 

@@ -1,8 +1,8 @@
-"""What a pickled DTensor says about the part of it that a file holds.
+"""What a pickled DTensor or ShardedTensor says about the part of it that a file holds.
 
 Source: `DTensorSpec` of torch/distributed/tensor/_dtensor_spec.py, and `DeviceMesh` of
 torch/distributed/device_mesh.py, whose state names the shape of the mesh and the place in it of the
-rank that saved.
+rank that saved; `ShardedTensor.__getstate__` of torch/distributed/_shard/sharded_tensor/api.py.
 """
 
 from __future__ import annotations
@@ -10,21 +10,58 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from gradtool.core.shapes.boxes import Box, Held
 from gradtool.core.shapes.placements import Placement
 from gradtool.core.tensors import Placed
 from gradtool.formats.pickles.stand_ins import Opaque, TensorRef
 
 _LIMIT: Final = 1 << 62
+_SHARDED_TENSOR: Final = "torch.distributed._shard.sharded_tensor.api.ShardedTensor"
 _PLACEMENTS: Final = "torch.distributed.tensor.placement_types."
 
 
-def placed_parts(dtensors: Mapping[str, Opaque]) -> dict[str, Placed]:
-    """Where the parts of DTensors belong that a file holds, of those of which it says that."""
-    parts = ((name, _placed_part(dtensor)) for name, dtensor in dtensors.items())
+def local_part(value: Opaque) -> object:
+    """The part of a distributed tensor that this file holds; None for anything else.
+
+    None also for ShardedTensors of which it holds several parts.
+    """
+    if value.name.endswith(".DTensor"):
+        return _attributes(value).get("_local_tensor")
+    shard = _only_shard(value)
+    return None if shard is None else _attributes(shard).get("tensor")
+
+
+def placed_parts(tensors: Mapping[str, Opaque]) -> dict[str, Placed]:
+    """Where the parts of distributed tensors belong that a file holds, where it says that."""
+    parts = (
+        (name, _shard_place(value) if value.name == _SHARDED_TENSOR else _dtensor_place(value))
+        for name, value in tensors.items()
+    )
     return {name: placed for name, placed in parts if placed is not None}
 
 
-def _placed_part(dtensor: Opaque) -> Placed | None:
+def _only_shard(value: Opaque) -> Opaque | None:
+    """The one shard of a ShardedTensor in this file."""
+    state = value.state if value.name == _SHARDED_TENSOR else None
+    shards = state[0] if isinstance(state, tuple) and state else None
+    if isinstance(shards, list) and len(shards) == 1 and isinstance(shards[0], Opaque):
+        return shards[0]
+    return None
+
+
+def _shard_place(value: Opaque) -> Placed | None:
+    state = value.state
+    size = (
+        _attributes(state[1]).get("size") if isinstance(state, tuple) and len(state) > 1 else None
+    )
+    whole, place = _integers(size), _attributes(_attributes(_only_shard(value)).get("metadata"))
+    offsets, sizes = _integers(place.get("shard_offsets")), _integers(place.get("shard_sizes"))
+    if whole is None or offsets is None or sizes is None or len(offsets) != len(sizes):
+        return None
+    return Placed((Held(Box(offsets, sizes), (0,) * len(sizes)),), whole)
+
+
+def _dtensor_place(dtensor: Opaque) -> Placed | None:
     spec = _attributes(dtensor).get("_spec")
     described = _attributes(spec)
     whole = _shape(described.get("tensor_meta"))
