@@ -226,7 +226,7 @@ def _write(
             synced = syncing.submit(built.sync)
             started = time.perf_counter()
             found = opened(os.path.join(path, *index), measuring)
-            built.check_read(found.files)
+            built.check_read(found.files, path)
             again = chosen(found, measuring)
             after = measured(again, measuring, executor, checking, started)
             synced.result()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Final
 
 from gradtool.core.locations import Location
@@ -49,8 +49,13 @@ class Companions:
             self.path = real_path(directory)
             self._status = os.stat(self.path)
         self.name = os.path.basename(self.path)
-        self.checkpoint = {os.path.basename(file.path): file for file in checkpoint}
+        self.directory = directory
+        self.checkpoint = {self.name_of(file): file for file in checkpoint}
         self.follow_links = follow_links
+
+    def name_of(self, file: Location) -> str:
+        """The path of a file of the checkpoint within the directory."""
+        return os.path.relpath(file.path, self.directory)
 
     def sizes(self, written: Collection[Location]) -> list[int]:
         """The size of each file to copy, while the files `written` are written anew.
@@ -100,7 +105,7 @@ class _Walk:
         self._root = root
         self._new = new
         self._checkpoint = {file.identity for file in companions.checkpoint.values()}
-        self._written = {file.identity: _name_of(file) for file in written}
+        self._written = {file.identity: companions.name_of(file) for file in written}
         self.sizes: list[int] = []
 
     def copy(self, path: str, old: int, new: int | None) -> None:
@@ -112,8 +117,9 @@ class _Walk:
             names = sorted(os.listdir(old))
         written = set(self._written.values())
         for name in names:
-            if path or not (name in written or is_workspace(name)):
-                self._copy_entry(os.path.join(path, name), name, old, new)
+            inner = os.path.join(path, name)
+            if inner not in written and (path or not is_workspace(name)):
+                self._copy_entry(inner, name, old, new)
 
     def _copy_entry(self, path: str, name: str, old: int, new: int | None) -> None:
         with reading(self._shown(path)):
@@ -137,7 +143,8 @@ class _Walk:
             if new is None:
                 self.copy(path, inner, None)
                 return
-            os.mkdir(name, 0o700, dir_fd=new)
+            with suppress(FileExistsError):  # files in it were written anew
+                os.mkdir(name, 0o700, dir_fd=new)
             made = stack.enter_context(opened(name, dir_fd=new))
             self.copy(path, inner, made)
             traits_of(inner).give(made)
@@ -238,10 +245,6 @@ class _Walk:
 
     def _shown(self, path: str) -> str:
         return os.path.join(self._companions.path, path)
-
-
-def _name_of(file: Location) -> str:
-    return os.path.basename(file.path)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ CHECKPOINTS: Final = Path(os.environ.get("GRADTOOL_TEST_CHECKPOINTS", FIXTURES))
 _NAMES: Final = "sections are called as the framework calls them"
 
 NOT_YET: Final = {
-    "accelerate_fsdp:*": ("measure clip", "folders of one checkpoint are not joined"),
+    "torch_legacy:*training.pt": ("measure", _NAMES),
     "hf_trainer:*/checkpoint-*": ("measure", _NAMES),
     "accelerate:*": ("measure", _NAMES),
     "accelerate_bin:*": ("measure clip", "`pytorch_model.bin` is not told to be weights"),

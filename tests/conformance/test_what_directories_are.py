@@ -263,3 +263,19 @@ def test_clip_scales_every_rank_by_the_norm_that_counts_once(tmp_path: Path) -> 
     shutil.rmtree(tmp_path / "out")
     each = gradtool.clip(tmp_path / "in" / "rank0.safetensors", tmp_path / "o", max_norm=1.0)
     assert each.clip_coef == pytest.approx(1 / math.sqrt(41), rel=1e-5)
+
+
+def test_clip_writes_each_file_into_its_own_folder(tmp_path: Path) -> None:
+    for rank in range(2):
+        dump(tmp_path / "in" / f"rank_{rank}" / "grads.safetensors", a=A, **{f"e{rank}": B})
+        (tmp_path / "in" / f"rank_{rank}" / "log.txt").write_text(f"rank {rank}")
+        (tmp_path / "in" / f"rank_{rank}").chmod(0o750)
+    gradtool.clip(tmp_path / "in", tmp_path / "out", max_norm=1.0, eps=0.0)
+    coef = 1 / math.sqrt(9 + 16 + 16)
+    for rank in range(2):
+        folder = tmp_path / "out" / f"rank_{rank}"
+        found = gradtool.measure(folder / "grads.safetensors")
+        assert {tensor.name for tensor in found.tensors} == {"a", f"e{rank}"}
+        assert norm(folder / "grads.safetensors") == pytest.approx(5 * coef, rel=1e-6)
+        assert (folder / "log.txt").read_text() == f"rank {rank}"
+        assert folder.stat().st_mode & 0o777 == 0o750

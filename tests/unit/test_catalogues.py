@@ -40,6 +40,7 @@ OF_EACH_FIELD: dict[str, Any] = {
     "ranks": frozenset({(0, 2)}),
     "placed": {"w": Placed((Held(Box((3,), (3,)), (0,)),), (6,))},
     "notes": ("a note",),
+    "part_notes": ("a part",),
     "measure_only": "it is a program",
     "in_model_order": True,
     "left_out": ("v",),
@@ -47,7 +48,7 @@ OF_EACH_FIELD: dict[str, Any] = {
 }
 NOT_MEASURED = {
     *("section_kinds", "checksums", "serialization_ids"),
-    *("placed", "left_out", "skipped_left_out", "measure_only"),
+    *("placed", "part_notes", "left_out", "skipped_left_out", "measure_only"),
 }
 """What a measurement uses up: sections have their kinds, checksums are verified, boxes are put
 together; what nobody asked for; and what matters to clipping alone.

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradtool.core.locations import Location
@@ -24,7 +25,8 @@ class Built:
     Attributes:
         name: its name in the workspace.
         directory: the open directory in which its files are.
-        written: the files that were written anew, by name, each with the file it was made from.
+        written: the files that were written anew, by their paths in the directory, each with the
+            file it was made from.
         companions: all else that a directory holds; None for a single file.
     """
 
@@ -39,10 +41,11 @@ class Built:
             with open_sink(name, dir_fd=self.directory) as sink:
                 sink.sync()
 
-    def check_read(self, files: Sequence[Location]) -> None:
-        """FileChangedError unless `files`, which were read by their paths, are the ones built."""
+    def check_read(self, files: Sequence[Location], path: str) -> None:
+        """FileChangedError unless `files`, which were read below `path`, are the ones built."""
         for file in files:
-            status = status_in(self.directory, os.path.basename(file.path))
+            name = self.name if file.path == path else os.path.relpath(file.path, path)
+            status = status_in(self.directory, name)
             if status is None or (status.st_dev, status.st_ino) != file.identity:
                 raise FileChangedError(file.path, "is not what was written", hint="run again")
 
@@ -73,14 +76,18 @@ def build(
     It has the name of the original, after which tensors may be named. All else that a directory
     holds is copied along.
     """
-    files = {os.path.basename(file.path): file for file in files_to_write(rewrite, companions)}
-    runner.progress.begin(sum(file.size for file in files.values()))
+    to_write = files_to_write(rewrite, companions)
+    runner.progress.begin(sum(file.size for file in to_write))
     if companions is None:
-        (name,) = files
+        (file,) = to_write
+        name = os.path.basename(file.path)
+        files = {name: file}
         directory = workspace.directory
     else:
         name = companions.name
+        files = {companions.name_of(file): file for file in to_write}
         directory = workspace.make_directory(name)
+        _make_folders(files, directory)
     for file_name, file in files.items():
         with create_sink(file_name, dir_fd=directory) as sink:
             rewrite_file(rewrite, file, sink, runner)
@@ -88,6 +95,17 @@ def build(
     if companions is not None:
         companions.copy(directory, files)
     return Built(name, directory, files, companions)
+
+
+def _make_folders(names: Iterable[str], directory: int) -> None:
+    """Make the folders that files are to be in; what they stand for is copied along later."""
+    made: set[str] = set()
+    for name in names:
+        parts = name.split(os.sep)[:-1]
+        for folder in itertools.accumulate(parts, os.path.join):
+            if folder not in made:
+                os.mkdir(folder, 0o700, dir_fd=directory)
+                made.add(folder)
 
 
 def check_sources(rewrite: Rewrite) -> None:

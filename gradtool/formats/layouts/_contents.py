@@ -6,9 +6,11 @@ Hidden files are left alone. A file with several names is read once.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
@@ -18,6 +20,12 @@ from gradtool.formats.files import SUFFIXES, LeftAloneError
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index
 from gradtool.storage.listing import Listing
+
+_PART_FOLDER: Final = re.compile(r"(pytorch_model_fsdp|optimizer)_\d+", re.ASCII)
+"""What Accelerate and Transformers call the folders in which FSDP saves model and optimizer.
+
+Source: `save_fsdp_model` and `save_fsdp_optimizer` of accelerate/utils/fsdp_utils.py.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +43,8 @@ class Contents:
     Attributes:
         files: those named like tensor files.
         others: files that may hold tensors, if their content says so.
-        folders: directories in it, without links to such.
+        folders: directories in it, without links to such, that are not its own parts.
+        part_folders: directories that are parts of its checkpoint.
         parts: its indices, opened.
         unread: entries that are not read.
         repeated: further names of files that are read.
@@ -44,6 +53,7 @@ class Contents:
     files: list[str] = field(default_factory=list)
     others: list[str] = field(default_factory=list)
     folders: list[str] = field(default_factory=list)
+    part_folders: list[str] = field(default_factory=list)
     parts: list[Part] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
     repeated: list[str] = field(default_factory=list)
@@ -68,7 +78,9 @@ def contents_of(listing: Listing, asked: Asked) -> Contents:
         contents.parts.append(Part(name, index))
     for name in visible:
         if listing.is_directory(name):
-            (contents.unread if listing.is_link(name) else contents.folders).append(name)
+            is_part = _PART_FOLDER.fullmatch(name)
+            folders = contents.part_folders if is_part else contents.folders
+            (contents.unread if listing.is_link(name) else folders).append(name)
         elif not is_index_name(name) and (identity := listing.identity(name)) not in seen:
             seen[identity] = name
             if name.lower().endswith(SUFFIXES):

@@ -62,6 +62,7 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
     parts = [
         *contents.parts,
         *(Part(unit.name, open_unit(listing, unit, asked)) for unit in units),
+        *(Part(name, open_entry(listing, name, asked)) for name in contents.part_folders),
         *open_others(listing, contents, asked),
     ]
     if not parts:

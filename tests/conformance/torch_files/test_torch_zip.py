@@ -562,7 +562,7 @@ def test_a_dtensor_is_measured_by_its_local_part(tmp_path: Path) -> None:
     assert found.name == "w"
     assert_same(found, torch.arange(8.0).view(4, 2))
     assert checkpoint.skipped == ()
-    assert checkpoint.notes == ("1 DTensor is measured by the part that this file holds",)
+    assert checkpoint.part_notes == ("1 DTensor is measured by the part that this file holds",)
 
 
 def test_every_stored_checksum_is_listed_and_holds(tmp_path: Path) -> None:
