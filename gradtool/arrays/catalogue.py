@@ -93,7 +93,7 @@ def _elements(name: str, array: object) -> Elements:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{name!r}: {problem} ({reason})") from error
     if elements is None:
-        hint = "one path at a time is measured" if isinstance(array, str) else None
+        hint = "a path has to stand alone, or among paths only" if isinstance(array, str) else None
         raise UsageError(f"{name!r} is no array of numbers: {type(array).__name__}", hint=hint)
     return elements
 

@@ -208,7 +208,7 @@ RULES = (
         ),
         rationale="None: copies are equal or they are not.",
         remedy=(
-            "Look at the rank and index in the message; `inspect` with ranks='each' shows each "
+            "Look at the rank and index in the message; `ranks='each'` has each "
             "rank by itself. Gradients that were not reduced yet are dumps of their own."
         ),
     ),

@@ -181,6 +181,12 @@ def two_steps(at: Path, sick: bool) -> list[Path]:
     return made
 
 
+def two_ranks(at: Path, sick: bool) -> Path:
+    for rank, value in enumerate((4, 5 if sick else 4)):
+        save_file({"w": f32(3, value)}, at / f"rank{rank}.safetensors")
+    return at
+
+
 def subnormals(dtype: str) -> Builder:
     """Three of 300 elements, or two."""
     kind = NUMPY_TYPES[dtype]
@@ -247,6 +253,11 @@ CASES: dict[str, Case] = {
         options={"thresholds": {"GT007.names": ["*.bias", "a.*"]}},
     ),
     "GT008": Case(absent, [Found("GT008", "warning", "bias")]),
+    "GT009": Case(
+        two_ranks,
+        [Found("GT009", "error", "w", index=(1,))],
+        options={"ranks": "replica"},
+    ),
     "GT101": Case(
         alone("w", sick=f32(1, math.nan, math.nan)[None], healthy=f32(1, 1, 1)[None]),
         [Found("GT101", "error", "w", 2.0, 0.0, (0, 1))],

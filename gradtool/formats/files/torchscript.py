@@ -107,4 +107,4 @@ def _note(used: SpecBuilder) -> tuple[str, ...]:
     if not used.tensors:
         return ()
     constants = counted(len(used.tensors), "constant")
-    return (f"{constants} of the program measured beside its parameters, as `constants`",)
+    return (f"{constants} of the program measured beside its parameters, as 'constants'",)
