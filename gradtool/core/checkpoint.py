@@ -32,6 +32,7 @@ class Checkpoint:
         serialization_ids: what torch files make of those.
         loss_scale: what the file says that gradients are multiplied by; None where files differ.
         step: of the training, as the file says; None where it does not, or files differ.
+        writer: rank of the process that wrote it, and their number, as the file says.
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
         placed: of a file that says which boxes of larger tensors it holds, the box of each of its
             tensors by name, skipped ones included.
@@ -53,6 +54,7 @@ class Checkpoint:
     serialization_ids: tuple[SerializationId, ...] = ()
     loss_scale: float | None = 1.0
     step: int | None = None
+    writer: tuple[int, int] | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()
     placed: dict[str, Placed] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -362,8 +362,8 @@ def test_a_clipped_dump_keeps_its_notes_and_is_within_the_trainers_bound(path: P
 
 
 def test_dumps_of_different_loss_scales_are_one_set_only_if_told_the_scale(tmp_path: Path) -> None:
-    for rank, scale in enumerate((2.0, 4.0)):
-        dump(tmp_path / f"{rank}.safetensors", {f"w{rank}": noise(3)}, loss_scale=scale)
+    for name, scale in (("a", 2.0), ("b", 4.0)):
+        dump(tmp_path / f"{name}.safetensors", {name: noise(3)}, loss_scale=scale)
     for command in (["inspect"], ["clip", "--max-norm", "1", "--dry-run"]):
         result = gradtool_command(*command, str(tmp_path))
         (line,) = error_lines(result)
@@ -371,7 +371,7 @@ def test_dumps_of_different_loss_scales_are_one_set_only_if_told_the_scale(tmp_p
         assert "different loss scales" in line
         assert "--loss-scale" in line
         assert gradtool_command(*command, str(tmp_path), "--loss-scale", "2").returncode == 0
-    dump(tmp_path / "1.safetensors", {"w1": noise(3)}, loss_scale=2.0)
+    dump(tmp_path / "b.safetensors", {"b": noise(3)}, loss_scale=2.0)
     # What holds no gradient has no scale either.
     torch.save({"step": torch.tensor(3)}, tmp_path / "step.pt")
     assert inspected(tmp_path)["loss_scale"] == 2.0

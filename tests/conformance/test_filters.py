@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 import gradtool
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import EmptyDumpError, GradtoolError, UsageError
-from gradtool.formats import open_checkpoint
+from gradtool.formats import Opening, open_checkpoint
 from gradtool.request import MeasureRequest, chosen, opened, opened_in_part
 from gradtool.torch import dump_gradients
 
@@ -96,17 +96,17 @@ def folder_of_stems(folder: Path) -> Path:
 
 def folder_of_scales(folder: Path) -> Path:
     """Dumps of two loss scales, and counts, which have none."""
-    for scale in (1, 2):
+    for name, scale in (("a", 1), ("b", 2)):
         grads = {f"h.{scale}.w": ("F32", ONE)}
-        notes = {"gradtool.loss_scale": str(scale), "gradtool.step": str(scale)}
-        write_safetensors(folder / f"{scale}.safetensors", grads, notes)
+        notes = {"gradtool.loss_scale": str(scale), "gradtool.step": "1"}
+        write_safetensors(folder / f"{name}.safetensors", grads, notes)
     save_file({"step": COUNT}, folder / "counts.safetensors")
     return folder
 
 
 def folder_of_one_scale(folder: Path) -> Path:
     folder_of_scales(folder)
-    (folder / "1.safetensors").unlink()
+    (folder / "a.safetensors").unlink()
     return folder
 
 
@@ -149,10 +149,10 @@ def test_what_is_asked_for_is_the_same_or_refused_in_the_same_words(
 @pytest.mark.parametrize("kind", KINDS)
 def test_what_is_left_out_is_left_out_by_name_alone(kind: Any, tmp_path: Path) -> None:
     path = str(kind(tmp_path))
-    whole = open_checkpoint(path)
+    whole = open_checkpoint(path, Opening(join=True))
     names = [*whole.names]
     for wanted in ({names[0]}, {names[-1]}, set(names[:-1])):
-        part = open_checkpoint(path, None, wanted.__contains__)
+        part = open_checkpoint(path, Opening(wanted=wanted.__contains__, join=True))
         assert sorted(part.names) == sorted(names)
         assert {spec.name for spec in whole.tensors if spec.name in wanted} <= {
             spec.name for spec in part.tensors
@@ -182,7 +182,7 @@ def test_why_there_is_nothing_is_told_as_of_the_whole(
     kind: Any, options: dict[str, Any], error: type[GradtoolError], words: str, tmp_path: Path
 ) -> None:
     with pytest.raises(error) as caught:
-        gradtool.measure(kind(tmp_path), **options)
+        gradtool.measure(kind(tmp_path), join=True, **options)
     assert words in str(caught.value)
     if "opt" in words:
         assert caught.value.hint == "its sections are 'grads', 'model'"
@@ -206,7 +206,7 @@ def test_who_measures_a_tensor_of_many_pays_for_the_names_of_the_others(tmp_path
 
 def test_a_filter_is_of_the_names_that_files_of_one_directory_end_up_with(tmp_path: Path) -> None:
     path = folder_of_stems(tmp_path)
-    (found,) = gradtool.measure(path, include="a.pt.*").tensors
+    (found,) = gradtool.measure(path, include="a.pt.*", join=True).tensors
     assert found.name == "a.pt.h.0.w"
-    (found,) = gradtool.measure(path, exclude="a.*").tensors
+    (found,) = gradtool.measure(path, exclude="a.*", join=True).tensors
     assert found.name == "b.h.0.w"

@@ -279,3 +279,13 @@ def test_clip_writes_each_file_into_its_own_folder(tmp_path: Path) -> None:
         assert norm(folder / "grads.safetensors") == pytest.approx(5 * coef, rel=1e-6)
         assert (folder / "log.txt").read_text() == f"rank {rank}"
         assert folder.stat().st_mode & 0o777 == 0o750
+
+
+def test_files_that_note_their_ranks_are_ranks_whatever_they_are_called(tmp_path: Path) -> None:
+    for rank in range(3):
+        noted = {"gradtool.rank": str(rank), "gradtool.world_size": "3", "gradtool.dump": "1"}
+        save_file({"a": A, "b": B}, tmp_path / f"{rank}.safetensors", noted)
+    assert norm(tmp_path) == 5.0
+    (tmp_path / "1.safetensors").unlink()
+    with pytest.raises(gradtool.MissingShardError, match="'rank 1' is missing"):
+        gradtool.measure(tmp_path)

@@ -37,6 +37,7 @@ OF_EACH_FIELD: dict[str, Any] = {
     "serialization_ids": (SerializationId(WHOLE, {"w": 7}),),
     "loss_scale": 1024.0,
     "step": 5,
+    "writer": (0, 2),
     "ranks": frozenset({(0, 2)}),
     "placed": {"w": Placed((Held(Box((3,), (3,)), (0,)),), (6,))},
     "notes": ("a note",),
@@ -48,7 +49,7 @@ OF_EACH_FIELD: dict[str, Any] = {
 }
 NOT_MEASURED = {
     *("section_kinds", "checksums", "serialization_ids"),
-    *("placed", "part_notes", "left_out", "skipped_left_out", "measure_only"),
+    *("writer", "placed", "part_notes", "left_out", "skipped_left_out", "measure_only"),
 }
 """What a measurement uses up: sections have their kinds, checksums are verified, boxes are put
 together; what nobody asked for; and what matters to clipping alone.

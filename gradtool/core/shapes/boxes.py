@@ -10,8 +10,11 @@ from typing import Final, NamedTuple
 
 from gradtool.core.shapes.strides import contiguous_strides, unravel
 
-MOST_IRREGULAR: Final = 4096
-"""Boxes that may lie in no grid: telling whether they overlap takes time by the square of them."""
+MOST_IRREGULAR: Final = 128
+"""Boxes that no cut sets apart: telling whether they overlap takes time by the square of them."""
+
+MOST_CUTS: Final = 32
+"""Cuts, one through what another left, that set boxes apart: a grid takes one for each axis."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,27 +115,28 @@ def covering_problem(shape: Sequence[int], boxes: Sequence[Box]) -> str | None:
     return None
 
 
-def _overlap(boxes: Sequence[Box], axes: frozenset[int] | None = None) -> tuple[Box, Box] | None:
-    """Two boxes that overlap, which have equal ranges on all axes but these."""
+def _overlap(boxes: Sequence[Box], levels: int = MOST_CUTS) -> tuple[Box, Box] | None:
+    """Two boxes that overlap; boxes are set apart along one axis after another, like cut glass."""
     if len(boxes) < 2:
         return None
-    if axes is None:
-        axes = frozenset(range(len(boxes[0].sizes)))
-    if not axes:
-        return boxes[0], boxes[1]
-    for axis in sorted(axes):
-        runs = sorted(
-            ((box.offsets[axis], box.sizes[axis]), number) for number, box in enumerate(boxes)
-        )
-        alike = [list(group) for _, group in itertools.groupby(runs, key=lambda run: run[0])]
-        ranges = [group[0][0] for group in alike]
-        # Where ranges are equal or disjoint, only boxes of one range can overlap.
-        if all(start + size <= after for (start, size), (after, _) in itertools.pairwise(ranges)):
-            pairs = (
-                _overlap([boxes[number] for _, number in group], axes - {axis}) for group in alike
-            )
+    for axis in range(len(boxes[0].sizes) if levels else 0):
+        parts = _apart(boxes, axis)
+        if len(parts) > 1:
+            pairs = (_overlap(part, levels - 1) for part in parts)
             return next((pair for pair in pairs if pair is not None), None)
     if len(boxes) > MOST_IRREGULAR:
         raise ValueError(f"{len(boxes):,} boxes in no grid")
     pairs_of_boxes = itertools.combinations(boxes, 2)
     return next((pair for pair in pairs_of_boxes if pair[0].overlaps(pair[1])), None)
+
+
+def _apart(boxes: Sequence[Box], axis: int) -> list[list[Box]]:
+    """The boxes in groups of which no two have an index of the axis in common."""
+    groups: list[list[Box]] = []
+    end = -1
+    for box in sorted(boxes, key=lambda box: box.offsets[axis]):
+        if box.offsets[axis] >= end:
+            groups.append([])
+        groups[-1].append(box)
+        end = max(end, box.offsets[axis] + box.sizes[axis])
+    return groups

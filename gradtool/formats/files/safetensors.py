@@ -76,6 +76,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         section_kinds=sections,
         loss_scale=float(facts.loss_scale),
         step=facts.step,
+        writer=_writer(facts),
         ranks=_split_over(facts),
         placed=placed,
         part_notes=_part_notes(facts, placed),
@@ -150,6 +151,12 @@ def _placed(path: str, header: Header, facts: DumpMetadata) -> dict[str, Placed]
         return read_boxes(text, path, {name: type_.shape for name, type_ in header.types.items()})
     parts = ((name, noted_part(shard)) for name, shard in facts.shards.items())
     return {name: placed for name, placed in parts if placed is not None}
+
+
+def _writer(facts: DumpMetadata) -> tuple[int, int] | None:
+    if facts.rank is None or facts.world_size is None:
+        return None
+    return facts.rank, facts.world_size
 
 
 def _split_over(facts: DumpMetadata) -> frozenset[tuple[int, int]]:

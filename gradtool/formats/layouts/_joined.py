@@ -6,11 +6,14 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from typing import TypeVar
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Location
 from gradtool.core.names import NameFilter
 from gradtool.core.tensors import SectionKind
+
+Fact = TypeVar("Fact")
 
 
 def joined(
@@ -40,6 +43,7 @@ def joined(
         checksums=tuple(checksum for part in parts for checksum in part.checksums),
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
         step=_same([part.step for part in with_tensors]),
+        writer=_same([part.writer for part in with_tensors]),
         ranks=frozenset().union(*(part.ranks for part in parts)),
         placed={name: placed for part in parts for name, placed in part.placed.items()},
         loss_scale=_common([part.loss_scale for part in with_tensors]),
@@ -65,8 +69,8 @@ def _common(loss_scales: Sequence[float | None]) -> float | None:
     return loss_scales[0] if len(different) == 1 else None if different else 1.0
 
 
-def _same(steps: Sequence[int | None]) -> int | None:
-    return steps[0] if len(set(steps)) == 1 else None
+def _same(facts: Sequence[Fact | None]) -> Fact | None:
+    return facts[0] if len(set(facts)) == 1 else None
 
 
 def repeated_name(parts: Iterable[Checkpoint]) -> str | None:

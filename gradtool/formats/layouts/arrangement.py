@@ -34,12 +34,14 @@ class Unit:
         kind: "entry" for a file or folder, else what the set is of.
         members: of a set, in the order of their numbers.
         numbers: of a set, those of each member: one, or one for each dimension of ranks.
+        count: how many members a set has, where names or files say it.
     """
 
     name: str
     kind: UnitKind = "entry"
     members: tuple[Unit, ...] = ()
     numbers: tuple[tuple[int, ...], ...] = ()
+    count: int | None = None
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -63,6 +65,13 @@ def arranged(names: Iterable[str]) -> list[Unit]:
     for role in _NAMED_SETS:
         units = [_as_set(name, role, group) for name, group in _alike(units, _counting(role))]
     return units
+
+
+def rank_set(ranked: Sequence[tuple[int, Unit]], count: int) -> Unit:
+    """The set of units whose names differ in one number, which are of these of `count` ranks."""
+    name = template(ranked[0][1].name, _counting("step", "part", "other"))
+    members = tuple(unit for _, unit in ranked)
+    return Unit(name, "rank", members, tuple((rank,) for rank, _ in ranked), count)
 
 
 def runs_among(units: Sequence[Unit]) -> list[list[Unit]]:
@@ -130,6 +139,7 @@ def _as_set(name: str, role: Literal["shard", "rank"], group: list[Unit]) -> Uni
         role,
         members=tuple(unit for _, unit in members),
         numbers=tuple(number for number, _ in members),
+        count=_count(group[0].name, role),
     )
 
 
@@ -158,9 +168,8 @@ def _expected(unit: Unit) -> Iterator[tuple[int, ...]]:
     starts_at_one = unit.kind == "shard" and not any(0 in axis for axis in axes)
     first = 1 if starts_at_one else 0
     last = [max(axis) for axis in axes]
-    count = _count(unit.members[0].name, unit.kind)
-    if count is not None and len(axes) == 1:
-        last = [max(last[0], first + count - 1)]
+    if unit.count is not None and len(axes) == 1:
+        last = [max(last[0], first + unit.count - 1)]
     return _grid(first, last)
 
 
@@ -178,6 +187,8 @@ def _name_of(unit: Unit, numbers: tuple[int, ...]) -> str:
     """What a missing member would be called."""
     like = unit.members[0].name
     found = [number for number in numbers_in(like) if number.role == unit.kind]
+    if len(found) != len(numbers):
+        return f"{unit.kind} {numbers[0]}"  # as the files note it
     pieces, end = [], 0
     for number, value in zip(found, numbers, strict=True):
         digits = str(value).zfill(number.end - number.start)
@@ -189,8 +200,8 @@ def _name_of(unit: Unit, numbers: tuple[int, ...]) -> str:
 def _words(unit: Unit) -> str:
     word = {"shard": "shards", "rank": "ranks"}[unit.kind]
     shown = ["_".join(map(str, numbers)) for numbers in unit.numbers]
-    count = _count(unit.members[0].name, unit.kind)
-    return f"{word} {first_of(shown)}{'' if count is None else f' of {count}'} are here"
+    total = "" if unit.count is None else f" of {unit.count}"
+    return f"{word} {first_of(shown)}{total} are here"
 
 
 def _step_order(unit: Unit) -> tuple[bool, int, str]:

@@ -6,7 +6,9 @@ It is one checkpoint or refused; what it holds is never simply added up.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
+from operator import itemgetter
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
@@ -37,6 +39,7 @@ from gradtool.formats.layouts.arrangement import (
     are_modules,
     arranged,
     glob_of,
+    rank_set,
     refuse_gaps,
     runs_among,
 )
@@ -56,7 +59,7 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
         InputError: a file that is named like a tensor file is broken, or is none.
     """
     contents = contents_of(listing, asked)
-    units = arranged(contents.files)
+    units = _with_noted_ranks(listing, arranged(contents.files), asked)
     if not asked.join and _has_runs(listing, units, asked):
         raise several(listing.path, units, _all_found(listing, units, contents, asked))
     parts = [
@@ -98,6 +101,23 @@ def _together(
         refuse_same_tensors(listing.path, parts)
     clashes = prefix and repeated_name(part.checkpoint for part in parts) is not None
     return joined_files(listing.path, parts, notes, prefix=clashes)
+
+
+def _with_noted_ranks(listing: Listing, units: Sequence[Unit], asked: Asked) -> list[Unit]:
+    """The units, those made a set that differ in one number and note ranks: `0.safetensors`."""
+    merged = list(units)
+    for run in runs_among(units):
+        if any(unit.kind != "entry" or listing.is_directory(unit.name) for unit in run):
+            continue
+        with suppress(InputError):  # which opening all of them will raise again
+            if (open_entry(listing, run[0].name, asked).writer or (0, 1))[1] > 1:
+                writers = [open_entry(listing, unit.name, asked).writer or (0, 1) for unit in run]
+                ranks = [rank for rank, _ in writers]
+                if len(set(ranks)) == len(run):
+                    merged = [unit for unit in merged if unit not in run]
+                    ranked = sorted(zip(ranks, run, strict=True), key=itemgetter(0))
+                    merged.append(rank_set(ranked, max(count for _, count in writers)))
+    return merged
 
 
 def _has_runs(listing: Listing, units: Sequence[Unit], asked: Asked) -> bool:

@@ -69,6 +69,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         skipped=_once(whole.skipped),
         left_out=tuple(dict.fromkeys(whole.left_out)),
         skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
+        writer=None,
         ranks=frozenset(),
         placed={},
         part_notes=(),

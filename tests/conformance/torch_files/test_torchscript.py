@@ -95,7 +95,7 @@ def test_literals_of_a_trace_are_constants_in_a_section_of_their_own(tmp_path: P
     assert all(t.spec.name.removeprefix("constants.").isdigit() for t in constants)
     assert any(close(t.norm, exact(torch.tensor(LITERAL))) for t in constants)
     assert found.notes == (
-        f"{len(constants)} constants of the program measured beside its parameters, as `constants`",
+        f"{len(constants)} constants of the program measured beside its parameters, as 'constants'",
     )
     named = dict(floating(torch.jit.load(path)))
     chosen = norms(gradtool.measure(path, exclude=["constants.*"]))

@@ -109,7 +109,7 @@ def test_any_mapping_is_a_branch() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        (["a.pt", "b.pt"], "one path at a time"),
+        (["a.pt", "b.pt", 3], "a path has to stand alone"),
         (nn.Linear(2, 2), "no parameter has a gradient"),
         (nn.Linear, "no array of numbers"),
     ],
