@@ -18,7 +18,7 @@ from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, every_name, name_filter, no_name
 from gradtool.core.tensors import ABSENT, Replica, Skipped, TensorSpec
 from gradtool.engine.choice import BackendChoice
-from gradtool.engine.memory import reporting_shortage
+from gradtool.engine.memory import collector_paused, reporting_shortage
 from gradtool.engine.overlaps.sharing import Overlaps
 from gradtool.engine.progress import Observer, Progress
 from gradtool.engine.reading import measure as engine
@@ -163,7 +163,7 @@ def working(request: MeasureRequest) -> Iterator[Executor]:
 
 def opened(place: Place, request: MeasureRequest, wanted: NameFilter = every_name) -> Checkpoint:
     """The catalogue of all that lies at a place, or of what is `wanted`; ResourceError as above."""
-    with reporting_shortage(label_of(place)):
+    with reporting_shortage(label_of(place)), collector_paused():
         opening = request.opening(wanted)
         if isinstance(place, str):
             return open_checkpoint(place, opening)
