@@ -142,7 +142,9 @@ def _clip(
     refuse_unclippable(to_clip, measuring.norm_type, request, explicit=measuring.is_explicit)
     companions = None
     if target is not None and target.is_directory:
-        companions = Companions(target.source, checkpoint.files, follow_links=follow_links)
+        companions = Companions(
+            target.source, checkpoint.files, base=_directory(path), follow_links=follow_links
+        )
     sizes = _sizes(checkpoint.files, companions)
     if target is not None and not (dry_run or target.is_source):
         require_space(target.shown, target.parent, sizes)
@@ -185,7 +187,7 @@ def _underflow(plan: ClipPlan, before: Measurement, after: Measurement | None) -
 
 
 def _target(path: str, output: str, *, in_place: bool, force: bool) -> Target:
-    source = (os.path.dirname(path) or os.curdir) if _is_index(path) else path
+    source = _directory(path)
     try:
         if in_place:
             return target_in_place(path, source)
@@ -194,6 +196,11 @@ def _target(path: str, output: str, *, in_place: bool, force: bool) -> Target:
         # Loops of links, a current directory that is gone, characters that no path may have.
         reason = (isinstance(error, OSError) and error.strerror) or error
         raise FileAccessError(output, f"cannot be written: {reason}") from error
+
+
+def _directory(path: str) -> str:
+    """The directory that a path names, itself or by an index in it; a file as it is."""
+    return (os.path.dirname(path) or os.curdir) if _is_index(path) else path
 
 
 def _is_index(path: str) -> bool:

@@ -43,19 +43,25 @@ class Companions:
     """
 
     def __init__(
-        self, directory: str, checkpoint: Collection[Location], *, follow_links: bool = False
+        self,
+        directory: str,
+        checkpoint: Collection[Location],
+        *,
+        base: str,
+        follow_links: bool = False,
     ) -> None:
+        """`base` is what the directory is called in the paths of the files of the checkpoint."""
         with reading(directory):
             self.path = real_path(directory)
             self._status = os.stat(self.path)
         self.name = os.path.basename(self.path)
-        self.directory = directory
+        self._base = base
         self.checkpoint = {self.name_of(file): file for file in checkpoint}
         self.follow_links = follow_links
 
     def name_of(self, file: Location) -> str:
         """The path of a file of the checkpoint within the directory."""
-        return os.path.relpath(file.path, self.directory)
+        return os.path.relpath(file.path, self._base)
 
     def sizes(self, written: Collection[Location]) -> list[int]:
         """The size of each file to copy, while the files `written` are written anew.

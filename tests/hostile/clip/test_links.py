@@ -454,7 +454,7 @@ class World:
             (self.private / folder).mkdir()
             for name in ("00", "11", "file", "config.json", "model.safetensors"):
                 (self.private / folder / name).write_text("secret")
-        self._rest = Companions(str(self.snapshot), [])
+        self._rest = Companions(str(self.snapshot), [], base=str(self.snapshot))
 
     def swap(self, name: str) -> None:
         """Put a link to something private in the place of what is so named in the snapshot."""
