@@ -152,10 +152,18 @@ class SeveralCheckpointsError(UsageError):
         }
         holds = words.get(kind, f"{len(found):,} checkpoints" if len(found) > 1 else "a checkpoint")
         place = " below it" if kind == "checkpoints" and len(found) == 1 else ""
-        super().__init__(f"{path}: holds {holds}{place}", hint="name the one to read")
+        super().__init__(f"{path}: holds {holds}{place}")
         self.path = path
         self.kind = kind
         self.found = tuple(found)
+        if found:
+            self.hint = f"name one, as {self.likely.path}"
+
+    @property
+    def likely(self) -> FoundCheckpoint:
+        """The one that is mostly meant: the last that can be read."""
+        readable = [one for one in self.found if one.layout is not None]
+        return (readable or self.found)[-1]
 
 
 class SameTensorsError(UsageError):

@@ -11,6 +11,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -46,6 +47,10 @@ figures = st.tuples(
     st.builds(Figures, nan=_counts, **_sizes),
     st.builds(Figures, posinf=_counts, neginf=_counts, **_sizes),
 )
+
+
+AS_SHELL = re.compile(f"(?<=gradtool inspect ){WORD.pattern}")
+"""A word in a line that is for a shell."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,7 @@ def expected(reading: Reading, texts: Mapping[str, str], form: ReportFormat) -> 
         if form.is_exact:
             return form.spelled(WORD.sub(lambda word: texts[word[0]], value))
         quoted = re.sub(f"'({WORD.pattern})'", lambda word: repr(texts[word[1]]), value)
+        quoted = AS_SHELL.sub(lambda word: shlex.quote(texts[word[0]]), quoted)
         return form.spelled(WORD.sub(lambda word: texts[word[0]], quoted))
 
     return [(place, other(value)) for place, value in reading]

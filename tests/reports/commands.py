@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
 from gradtool import report
@@ -16,6 +16,7 @@ from gradtool.core.judging.policy import Override
 from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.tensors import Skipped
+from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
 from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.model import InspectReport, Style
 from reports.samples import (
@@ -243,7 +244,71 @@ class Check(Command):
         return found
 
 
-COMMANDS: dict[str, Command] = {"inspect": Inspect(), "clip": Clip(), "check": Check()}
+@dataclass(frozen=True)
+class ListMade:
+    """What a list of checkpoints is made of: errors cannot be compared."""
+
+    path: str
+    kind: str
+    found: tuple[FoundCheckpoint, ...]
+
+
+class Listing(Command):
+    """The list of the checkpoints that a path holds, for `inspect` and `clip`."""
+
+    table = report.LISTING_REPORTERS
+    left_out: ClassVar = {"csv": {"path"}}
+    figure_places: ClassVar = {
+        "json": "checkpoints/",
+        "csv": "rows/",
+        "table": "checkpoints/.*/(step|files)",
+        "markdown": "checkpoints/.*/(step|files)",
+    }
+
+    def render(self, name: str, made: Sequence[ListMade], style: Style) -> str:
+        lists = [SeveralCheckpointsError(one.path, one.kind, one.found) for one in made]
+        return report.listing_reporter(name)(lists, style)
+
+    def sample(self, figures: Three = SOME) -> Sequence[ListMade]:
+        step, files, nbytes = (int(one.power_sum) % 10**9 for one in figures)
+        run = (
+            FoundCheckpoint("qtensor1q", 7, "safetensors", 1, 123456789),
+            FoundCheckpoint("qpicked1q", step, "torch_dcp", 1 + files, nbytes),
+            FoundCheckpoint("qtensor2q", None, None, 0, 0),
+        )
+        ranks = (FoundCheckpoint("qtensor3q", None, None, 1, 7),)
+        ranks += (FoundCheckpoint("qpicked2q", 0, "npz", 1, 1234),)
+        return ListMade("qpath1q", "run", run), ListMade("qpath2q", "ranks", ranks)
+
+    def of_many(self, names: Sequence[str]) -> Sequence[ListMade]:
+        # Only the first can be read, or a name that the table leaves out would be picked.
+        found = tuple(
+            FoundCheckpoint(name, None, None if at else "torch", 1, 9)
+            for at, name in enumerate(names)
+        )
+        return (ListMade("run", "checkpoints", found),)
+
+    def figures(self, made: Sequence[ListMade]) -> dict[str, float | None]:
+        """By list and row, and for what has one table of all lists by row."""
+        rows = [
+            (f"checkpoints/{number}/{at}", row)
+            for number, one in enumerate(made)
+            for at, row in enumerate(one.found)
+        ]
+        rows += [(f"rows/{at}", row) for at, (_, row) in enumerate(rows)]
+        return {
+            f"{place}/{name}": number
+            for place, row in rows
+            for name, number in (("step", row.step), ("files", row.files), ("bytes", row.nbytes))
+        }
+
+
+COMMANDS: dict[str, Command] = {
+    "inspect": Inspect(),
+    "clip": Clip(),
+    "check": Check(),
+    "listing": Listing(),
+}
 
 
 def _of_tensor(place: str, row: TensorMeasurement) -> dict[str, float | None]:
@@ -282,6 +347,8 @@ def retold(made: Any, texts: Mapping[str, str]) -> Any:
         return replace(made, **changed) if changed else made
     if isinstance(made, dict):
         return {retold(key, texts): retold(value, texts) for key, value in made.items()}
+    if isinstance(made, FoundCheckpoint):
+        return made._replace(path=retold(made.path, texts))
     if isinstance(made, list | tuple | frozenset):
         return type(made)(retold(one, texts) for one in made)
     return made

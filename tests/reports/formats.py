@@ -6,10 +6,11 @@ import csv
 import io
 import re
 from collections import Counter
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from gradtool.report.escaping import visible
 from gradtool.report.inspect import csv as inspect_csv
+from gradtool.report.listing import csv as listing_csv
 from reports.parsers import (
     elements,
     flattened,
@@ -24,7 +25,7 @@ from reports.parsers import (
 Reading = list[tuple[str, object]]
 """Places in a report, in order, and what stands there."""
 
-_HEADS = {"name": "tensors", "group": "groups", "section": "sections"}
+_HEADS = {"name": "tensors", "group": "groups", "section": "sections", "path": "checkpoints"}
 """What the rows of a table are, by the header of its first column."""
 
 _FIELDS = {
@@ -32,7 +33,12 @@ _FIELDS = {
     "NaN": "nan", "+Inf": "posinf", "-Inf": "neginf",
     "norm before": "finite_norm", "after": "finite_norm_after",
 }  # fmt: skip
-_OTHER_HEADERS = {"dtype", "shape", "zeros", "holds", "tensors", "elements"}
+_OTHER_HEADERS = {
+    *("dtype", "shape", "zeros", "holds", "tensors", "elements"),
+    *("step", "layout", "files", "size"),
+}
+_LISTED = re.compile(r"(.*?) +(-|\d+)  (cannot be read|\S+) +(-|[\d,]+) +(-|[\d.]+ +\w+)")
+"""A row of a list of checkpoints, in whose cells there are blanks."""
 
 
 class ReportFormat:
@@ -80,8 +86,9 @@ class Json(ReportFormat):
     figure_places = ""
 
     def read(self, text: str) -> Reading:
-        result = strict_json(text)
-        validator(result["schema"].removeprefix("gradtool.").replace("/", "-")).validate(result)
+        if text.startswith('{"schema": "gradtool.listing/1"'):
+            return self._read_lists(text)
+        result = _valid(text)
         reports = result.pop("reports", [])
         found = [*flattened("", result)]
         for number, report in enumerate(reports):
@@ -89,9 +96,24 @@ class Json(ReportFormat):
                 found += flattened(f"{key}/{number}", value)
         return found
 
+    def _read_lists(self, text: str) -> Reading:
+        """A list of checkpoints is a line."""
+        found: Reading = []
+        for number, line in enumerate(text.splitlines()):
+            for key, value in _valid(line).items():
+                found += flattened(f"{key}/{number}", value)
+        return found
+
     def spelled(self, text: str) -> str:
         """Exactly it, but that two halves of a character are that character."""
         return text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+
+
+def _valid(text: str) -> Any:
+    """What JSON of one of our schemas says."""
+    result = strict_json(text)
+    validator(result["schema"].removeprefix("gradtool.").replace("/", "-")).validate(result)
+    return result
 
 
 class Csv(ReportFormat):
@@ -101,8 +123,14 @@ class Csv(ReportFormat):
 
     def read(self, text: str) -> Reading:
         found: Reading = []
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        if reader.fieldnames == [*listing_csv.HEADER]:
+            for number, row in enumerate(reader):
+                row["path"] = recovered(row["path"])
+                found += [(f"rows/{number}/{column}", cell) for column, cell in row.items()]
+            return found
         rows: Counter[str] = Counter()
-        for row in csv.DictReader(io.StringIO(text, newline=""), strict=True):
+        for row in reader:
             assert row.keys() == set(inspect_csv.HEADER), "more or fewer cells than columns"
             path = row["path"]
             rows[path] += 1
@@ -143,8 +171,10 @@ class Table(_ForPeople):
                 kind = _HEADS[words[0]]
                 place = f"{kind}/{tables[kind]}"
                 tables[kind] += 1
-            elif headers and line and not re.fullmatch(r"… .* more \(--all shows them\)", line):
+            elif headers and line and not re.fullmatch(r"… .* more\b.* \(--all shows them\)", line):
                 cells = line.rsplit(None, len(headers) - 1)
+                if kind == "checkpoints":
+                    cells = [*_LISTED.fullmatch(line).groups()]
                 if len(cells) == len(headers) - 1:  # the name is blank
                     cells.insert(0, "")
                 found += _cells(f"{place}/{row}", headers, cells)

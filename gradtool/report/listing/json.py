@@ -1,4 +1,4 @@
-"""Lists of checkpoints for programs, schema `gradtool.listing/1`: an object for each list."""
+"""Lists of checkpoints for programs, schema `gradtool.listing/1`: a line for each list."""
 
 from __future__ import annotations
 
@@ -14,20 +14,18 @@ SCHEMA: Final = "gradtool.listing/1"
 
 
 def render(lists: Sequence[SeveralCheckpointsError], style: Style) -> str:  # noqa: ARG001
-    """Each list as a JSON object, with a line for each checkpoint."""
-    return "".join(map(_object, lists))
+    """Each list as a JSON object on a line of its own."""
+    return "".join(f"{json.dumps(_list(several))}\n" for several in lists)
 
 
-def _object(several: SeveralCheckpointsError) -> str:
-    head = {
+def _list(several: SeveralCheckpointsError) -> dict[str, object]:
+    return {
         "schema": SCHEMA,
         "gradtool": __version__,
         "path": several.path,
         "kind": several.kind,
+        "checkpoints": list(map(_checkpoint, several.found)),
     }
-    fields = ", ".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in head.items())
-    lines = ",\n ".join(json.dumps(_checkpoint(one)) for one in several.found)
-    return f'{{{fields}, "checkpoints": [\n {lines}\n]}}\n'
 
 
 def _checkpoint(one: FoundCheckpoint) -> dict[str, object]:

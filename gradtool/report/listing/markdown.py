@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gradtool.errors import SeveralCheckpointsError
+from gradtool.report.escaping import brief
 from gradtool.report.inspect.markdown import code, escaped, table
-from gradtool.report.listing.words import grid, heading, left_out, picking
+from gradtool.report.listing.words import grid, holds, left_out, picking
 from gradtool.report.model import Style
 
 
@@ -16,11 +17,13 @@ def render(lists: Sequence[SeveralCheckpointsError], style: Style) -> str:
 
 
 def _lines(several: SeveralCheckpointsError, style: Style) -> Iterator[str]:
-    yield f"### {escaped(heading(several))}"
+    yield f"### {code(brief(several.path))}"
     yield ""
-    yield from table(grid(several, show_all=style.show_all))
+    yield escaped(holds(several))
     yield ""
-    if more := left_out(several, show_all=style.show_all):
-        yield f"{more:,} more are not listed."
+    yield from table(grid(several, style))
+    yield ""
+    if more := left_out(several, style):
+        yield f"{more} not listed."
         yield ""
     yield f"To read one: {code(picking(several))}"

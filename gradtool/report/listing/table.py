@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from gradtool.errors import SeveralCheckpointsError
-from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines
-from gradtool.report.listing.words import grid, heading, left_out, picking
+from gradtool.report.escaping import brief
+from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
+from gradtool.report.listing.words import grid, holds, left_out, picking
 from gradtool.report.model import Style
 
 
@@ -18,10 +19,13 @@ def render(lists: Sequence[SeveralCheckpointsError], style: Style) -> str:
 
 
 def _lines(several: SeveralCheckpointsError, style: Style, painter: Painter) -> Iterator[str]:
-    yield painter.paint(heading(several), HEADER)
+    path = brief(several.path)
+    first, *following = paragraph(f"{path}: {holds(several)}", style.width, "  ")
+    yield first.replace(path, painter.paint(path, HEADER), 1)
+    yield from following
     yield ""
-    yield from grid_lines(grid(several, show_all=style.show_all), style.width, painter)
-    if more := left_out(several, show_all=style.show_all):
-        yield painter.paint(f"… {more:,} more (--all shows them)", MOODS["minor"])
+    yield from grid_lines(grid(several, style), style.width, painter)
+    if more := left_out(several, style):
+        yield painter.paint(f"… {more} (--all shows them)", MOODS["minor"])
     yield ""
     yield f"to read one: {picking(several)}"

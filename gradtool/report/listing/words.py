@@ -3,50 +3,64 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from gradtool.core.figures import byte_size, counted
 from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
 from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, Row
+from gradtool.report.model import Style
 
 MOST_ROWS = 20
 """Checkpoints that people are shown without --all."""
 
-_KINDS = {"run": ("step of a run", "steps of a run"), "ranks": ("rank", "ranks")}
+_UNREADABLE = "cannot be read"
+_KINDS = {
+    "run": ("step of a run", "steps of a run"),
+    "ranks": ("rank", "ranks"),
+    "checkpoints": ("checkpoint below it", "checkpoints"),
+}
 
 
-def heading(several: SeveralCheckpointsError) -> str:
+def holds(several: SeveralCheckpointsError) -> str:
     """How many there are, and what they are together."""
-    words = _KINDS.get(several.kind, ("checkpoint", "checkpoints"))
-    return f"{brief(several.path)}: {counted(len(several.found), *words)}"
+    return counted(len(several.found), *_KINDS[several.kind])
 
 
-def grid(several: SeveralCheckpointsError, *, show_all: bool) -> Grid:
-    """A row for each checkpoint, or for the first of them."""
-    found = several.found if show_all else several.found[:MOST_ROWS]
+def grid(several: SeveralCheckpointsError, style: Style) -> Grid:
+    """A row for each checkpoint that is shown; those that cannot be read stand out."""
     return Grid(
         ("path", "step", "layout", "files", "size"),
         (False, True, False, True, True),
-        tuple(Row(_cells(one), "plain" if one.layout else "alarming") for one in found),
+        tuple(
+            Row(_cells(one), "alarming" if one.layout is None else "plain")
+            for one in _shown(several, style)
+        ),
     )
 
 
-def left_out(several: SeveralCheckpointsError, *, show_all: bool) -> int:
-    """How many of them the grid does not show."""
-    return 0 if show_all else max(len(several.found) - MOST_ROWS, 0)
+def left_out(several: SeveralCheckpointsError, style: Style) -> str:
+    """What the grid does not show, as `5 more` or `5 more, 1 of which cannot be read`; or ""."""
+    others = several.found[len(_shown(several, style)) :]
+    unreadable = sum(one.layout is None for one in others)
+    which = f", {unreadable:,} of which cannot be read" if unreadable else ""
+    return f"{len(others):,} more{which}" if others else ""
 
 
 def picking(several: SeveralCheckpointsError) -> str:
-    """The line that picks one: the last, which is what is mostly meant."""
-    readable = [one for one in several.found if one.layout is not None] or several.found
-    return f"gradtool inspect {shlex.quote(brief(readable[-1].path))}"
+    """The command that reads one of them alone, for a shell."""
+    return f"gradtool inspect {brief(shlex.quote(several.likely.path))}"
+
+
+def _shown(several: SeveralCheckpointsError, style: Style) -> Sequence[FoundCheckpoint]:
+    return several.found if style.show_all else several.found[:MOST_ROWS]
 
 
 def _cells(one: FoundCheckpoint) -> tuple[str, ...]:
     return (
         brief(one.path),
         "-" if one.step is None else str(one.step),
-        one.layout or "cannot be read",
-        str(one.files) if one.files else "-",
+        one.layout or _UNREADABLE,
+        f"{one.files:,}" if one.files else "-",
         byte_size(one.nbytes) if one.files else "-",
     )
