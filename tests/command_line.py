@@ -105,11 +105,13 @@ def wait_for_reading(process: subprocess.Popen[bytes], path: str) -> None:
     time.sleep(3.0)  # for systems that do not tell
 
 
-def on_terminal(*args: str, columns: int = 80, env: dict[str, str] | None = None) -> str:
-    """What gradtool writes to a terminal."""
+def on_terminal(
+    *args: str, columns: int = 80, env: dict[str, str] | None = None, code: int = 0
+) -> str:
+    """What gradtool, which exits with `code`, writes to a terminal."""
     ours, theirs = pty.openpty()
     termios.tcsetwinsize(theirs, (24, columns))
-    assert run(*args, env=env, stdout=theirs).returncode == 0
+    assert run(*args, env=env, stdout=theirs).returncode == code
     os.close(theirs)
     shown = os.read(ours, 65536).decode()
     os.close(ours)
