@@ -178,8 +178,10 @@ class RanksQuestionError(UsageError):
 
     def __init__(self, path: str, tensor: str, difference: str) -> None:
         super().__init__(
-            f"{path}: {tensor!r:.80}: {difference}: pieces of one gradient, or copies that differ?",
-            hint="say `ranks='shard'`, `ranks='replica'`, or `ranks='each'` for a report of each",
+            f"{path}: {tensor!r:.80}: {difference}: "
+            "nothing says whether ranks hold pieces or copies",
+            hint="say `ranks='shard'` for pieces that add up, `ranks='replica'` for copies that "
+            "must agree, or `ranks='each'` for a report of each",
         )
         self.path = path
 

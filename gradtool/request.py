@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import NoReturn, TypedDict, get_args
 
 from gradtool.arguments import globs, number, require
-from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import difference
 from gradtool.core.measurement import Measurement
@@ -26,7 +26,6 @@ from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
 from gradtool.errors import EmptyDumpError, RanksDifferError, RanksQuestionError, UsageError
 from gradtool.formats import Opening, open_checkpoint, open_together
-from gradtool.formats.layouts.asked import RanksMode
 from gradtool.places import Place, label_of
 
 MAX_THREADS = 4

@@ -22,6 +22,11 @@ def request_of(options: MeasureOptions, configured: Settings) -> MeasureRequest:
     choices: MeasureOptions = {**options}
     choices["include"] = globs("include", options.get("include", ())) or configured.include
     choices["exclude"] = globs("exclude", options.get("exclude", ())) or configured.exclude
+    choices["replicated"] = globs("replicated", options.get("replicated", ())) or (
+        configured.replicated
+    )
+    if "ranks" not in options and configured.ranks is not None:
+        choices["ranks"] = configured.ranks
     if options.get("section") is None:
         choices["section"] = configured.section
     return MeasureRequest(**choices)

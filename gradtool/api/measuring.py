@@ -9,9 +9,9 @@ from typing import Any
 
 from gradtool.arguments import require
 from gradtool.arrays.catalogue import catalogue
+from gradtool.core.checkpoint import RanksMode
 from gradtool.core.measurement import Measurement
 from gradtool.engine.progress import Observer, Progress, whole_progress
-from gradtool.formats.layouts.asked import RanksMode
 from gradtool.places import place_of
 from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
 

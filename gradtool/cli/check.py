@@ -88,7 +88,12 @@ def _with_options(outcome: CheckOutcome) -> CheckOutcome:
         )
 
     verdicts = (
-        replace(verdict, findings=reworded(verdict.findings)) for verdict in outcome.verdicts
+        replace(
+            verdict,
+            findings=reworded(verdict.findings),
+            notes=tuple(map(with_options, verdict.notes)),
+        )
+        for verdict in outcome.verdicts
     )
     return replace(outcome, verdicts=tuple(verdicts), findings=reworded(outcome.findings))
 

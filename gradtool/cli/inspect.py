@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
 import typer
@@ -13,13 +13,15 @@ from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
 from gradtool.cli.paths import expand_all, for_each
 from gradtool.cli.reports import Reports
+from gradtool.cli.spelling import with_options
 from gradtool.core.names import group_namer
-from gradtool.errors import UsageError
+from gradtool.errors import RanksQuestionError, SeveralCheckpointsError, UsageError
 from gradtool.report import REPORTERS, listing_reporter, reporter
 from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.model import InspectReport
 
 if TYPE_CHECKING:  # it loads all readers, which --help does not need
+    from gradtool.core.measurement import Measurement
     from gradtool.places import Place
 
 EPILOG = """\
@@ -58,6 +60,13 @@ Top: TypeAlias = Annotated[
 Clipping: TypeAlias = Annotated[
     groups.Arguments, groups.clipping_to("Say what clipping to X would do.")
 ]
+Digest: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--digest",
+        help="A SHA-256 of each tensor's elements, the same however they are stored.",
+    ),
+]
 ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(REPORTERS)]
 DisplayOptions: TypeAlias = Annotated[Display, groups.display(groups.ALL_TENSORS)]
 
@@ -70,6 +79,7 @@ def inspect(
     group_by: GroupBy = None,
     sort: Sort = "name",
     top: Top = None,
+    digest: Digest = False,
     measuring: groups.Measuring,
     reports: ReportOptions,
     display: DisplayOptions,
@@ -86,11 +96,12 @@ def inspect(
     if group_by is not None:
         group_namer(group_by)  # refuses a wrong pattern before hours of reading
 
-    from gradtool.places import label_of, places_among  # noqa: PLC0415 - not for --help
+    from gradtool.places import places_among  # noqa: PLC0415 - not for --help
+
+    measurer = _Measurer({**measuring, "digest": digest}, display)
 
     def report(place: Place) -> InspectReport:
-        with display.progress(label_of(place)) as progress:
-            measurement = gradtool.measure(place, **measuring, progress=progress)
+        measurement = measurer.measure(place)
         return report_on(measurement, order=sort, top=top, group_by=group_by, **clipping)
 
     outcome = for_each(places_among(paths), report)
@@ -101,3 +112,44 @@ def inspect(
     elif outcome.several:
         reports.write(lambda name, style: listing_reporter(name)(outcome.several, style), display)
     raise typer.Exit(outcome.exit_code)
+
+
+@dataclass(slots=True)
+class _Measurer:
+    """Measures as was asked, and knows of ranks that stay apart why they do."""
+
+    arguments: groups.Arguments
+    display: Display
+    questions: dict[str, str] = field(default_factory=dict)
+
+    def measure(self, place: Place) -> Measurement:
+        """The figures of a place.
+
+        Of ranks that were named file by file, and that nothing tells to be pieces or copies, a
+        SeveralCheckpointsError: they stay apart. What is open about a directory is an error.
+        """
+        try:
+            measurement = self._measure(place)
+        except RanksQuestionError as question:
+            if not isinstance(place, str):
+                self._set_apart(place, question)
+            raise
+        if isinstance(place, str) and place in self.questions:
+            notes = (*measurement.notes, self.questions[place])
+            return replace(measurement, notes=notes)
+        return measurement
+
+    def _measure(self, place: Place, **changed: str) -> Measurement:
+        from gradtool.places import label_of  # noqa: PLC0415 - not for --help
+
+        with self.display.progress(label_of(place)) as progress:
+            return gradtool.measure(place, **{**self.arguments, **changed}, progress=progress)
+
+    def _set_apart(self, place: Place, question: RanksQuestionError) -> None:
+        """SeveralCheckpointsError with the ranks, of which each gets the question as a note."""
+        try:
+            self._measure(place, ranks="each")
+        except SeveralCheckpointsError as ranks:
+            note = with_options(f"a rank by itself: {question}")
+            self.questions |= {one.path: note for one in ranks.found}
+            raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import chain
@@ -48,18 +49,22 @@ def is_among(place: str, files: Iterable[str]) -> bool:
 def for_each(places: Iterable[Place], work: Callable[[Place], Result]) -> Outcome[Result]:
     """The results of `work` for all places where it succeeds, and the highest exit code.
 
-    Each failure is said on stderr. After a DeviceError no other place is tried: the device would
-    fail again.
+    Ranks that are to be read by themselves are places of their own. Each failure is said on
+    stderr. After a DeviceError no other place is tried: the device would fail again.
     """
     outcome = Outcome[Result]()
-    for place in places:
+    waiting = deque(places)
+    while waiting:
         try:
-            outcome.results.append(work(place))
+            outcome.results.append(work(waiting.popleft()))
         except GradtoolError as error:
+            if isinstance(error, SeveralCheckpointsError):
+                if error.kind == "ranks":
+                    waiting.extendleft(one.path for one in reversed(error.found))
+                    continue
+                outcome.several.append(error)
             say_error(error)
             outcome.exit_code = max(outcome.exit_code, error.exit_code)
-            if isinstance(error, SeveralCheckpointsError):
-                outcome.several.append(error)
             if isinstance(error, DeviceError):
                 break
     return outcome

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
 
 from gradtool.core.locations import Location
 from gradtool.core.tensors import (
@@ -14,6 +15,9 @@ from gradtool.core.tensors import (
     StoredChecksum,
     TensorSpec,
 )
+
+RanksMode: TypeAlias = Literal["auto", "shard", "replica", "each"]
+"""What the files of several ranks are to each other; `auto` where their metadata or bytes say."""
 
 
 @dataclass(frozen=True, slots=True)

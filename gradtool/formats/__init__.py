@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
-from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.dtypes import DType
 from gradtool.core.names import NameFilter, every_name, no_name
 from gradtool.errors import UnknownFormatError
@@ -14,7 +14,7 @@ from gradtool.formats.files import open_file
 from gradtool.formats.layouts import open_layout
 from gradtool.formats.layouts._found import found_in, several
 from gradtool.formats.layouts.arrangement import Unit, arranged, note_on_part
-from gradtool.formats.layouts.asked import Asked, RanksMode
+from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index, shards_named_by
 from gradtool.storage.listing import Listing, expanded, listing_around, listing_of

@@ -12,6 +12,8 @@ from gradtool.core.stats import TensorStats
 from gradtool.report.escaping import brief
 
 CELL_DIGITS = 5
+DIGEST_DIGITS = 16
+"""Hexadecimal digits of a digest that people are shown: enough that no two are alike by chance."""
 
 Mood: TypeAlias = Literal["plain", "alarming", "minor"]
 """How much attention a row or line deserves."""
@@ -50,6 +52,8 @@ def tensor_grid(measurement: Measurement, tensors: Sequence[TensorMeasurement]) 
         columns.append(_Column("dtype", lambda tensor: tensor.spec.dtype.name, numeric=False))
     columns.append(_Column("shape", _shape, numeric=False))
     columns.extend(_figures(measurement, tensors, lambda tensor: tensor.stats))
+    if any(tensor.digest for tensor in tensors):
+        columns.append(_Column("SHA-256", _digest, numeric=False))
     return _fill(columns, tensors, _tensor_mood)
 
 
@@ -134,6 +138,10 @@ def _label(tensor: TensorMeasurement) -> str:
 
 def _shape(tensor: TensorMeasurement) -> str:
     return brief(dimensions(tensor.spec.shape))
+
+
+def _digest(tensor: TensorMeasurement) -> str:
+    return "-" if tensor.digest is None else tensor.digest[:DIGEST_DIGITS]
 
 
 def _tensor_mood(tensor: TensorMeasurement) -> Mood:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn, cast, get_args
 
+from gradtool.core.checkpoint import RanksMode
 from gradtool.core.judging.policy import Override
 from gradtool.core.judging.rule import SEVERITIES, Rule, Severity, Threshold, Thresholds
 from gradtool.errors import UsageError
@@ -40,6 +41,8 @@ class Settings:
         baseline: path of the baseline to compare with.
         include, exclude: globs over the names of the tensors to judge.
         section: the only section to judge.
+        ranks: what files of several ranks are to each other.
+        replicated: globs over the names of tensors that each rank holds whole.
     """
 
     select: tuple[str, ...] | None = None
@@ -53,9 +56,14 @@ class Settings:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     section: str | None = None
+    ranks: RanksMode | None = None
+    replicated: tuple[str, ...] = ()
 
 
-_KEYS = ("select", "ignore", "overrides", "fail_on", "baseline", "include", "exclude", "section")
+_KEYS = (
+    *("select", "ignore", "overrides", "fail_on", "baseline"),
+    *("include", "exclude", "section", "ranks", "replicated"),
+)
 
 
 def read_settings(table: Mapping[str, Any], where: str) -> Settings:
@@ -80,6 +88,8 @@ def read_settings(table: Mapping[str, Any], where: str) -> Settings:
         include=_texts(table.get("include", []), f"{where} include"),
         exclude=_texts(table.get("exclude", []), f"{where} exclude"),
         section=_text(table, "section", where),
+        ranks=_ranks(table["ranks"], f"{where} ranks") if "ranks" in table else None,
+        replicated=_texts(table.get("replicated", []), f"{where} replicated"),
     )
 
 
@@ -181,6 +191,14 @@ def _severity(value: object, where: str) -> Severity:
             return severity
     choices = " or ".join(map(repr, SEVERITIES))
     raise UsageError(f"{where}: must be {choices}, not {brief_repr(value)}")
+
+
+def _ranks(value: object, where: str) -> RanksMode:
+    modes: tuple[RanksMode, ...] = get_args(RanksMode)
+    for mode in modes:
+        if value == mode:
+            return mode
+    raise UsageError(f"{where}: must be one of {', '.join(modes)}, not {brief_repr(value)}")
 
 
 def _severities(table: Mapping[str, Any], where: str) -> Iterator[tuple[str, Severity]]:

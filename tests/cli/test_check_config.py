@@ -382,6 +382,11 @@ WRONG = [
     ("exclude = 3", "exclude: must be a list of texts"),
     ('exclude = ["a", ""]', "exclude: must be a list of texts"),
     ("section = 3", "section: must be a text, not 3"),
+    ('ranks = "shards"', "ranks: must be one of auto, shard, replica, each, not 'shards'"),
+    ('ranks = ["shard"]', "ranks: must be one of auto"),
+    ("ranks = 1", "ranks: must be one of auto, shard, replica, each, not 1"),
+    ('replicated = "b"', "replicated: must be a list of texts, not 'b'"),
+    ("replicated = [1]", "replicated: must be a list of texts"),
     ('section = ["grads"]', "section: must be a text"),
     ("baseline = 3", "baseline: must be a text, not 3"),
     ("baseline = false", "baseline: must be a text, not False"),
@@ -628,7 +633,10 @@ def test_a_configuration_that_is_there_and_cannot_be_read_is_not_passed_over(
 
 # Documents of anything: whatever is in them, a policy comes of it or a UsageError.
 
-KEYS = ["select", "ignore", "overrides", "fail_on", "baseline", "include", "exclude", "section"]
+KEYS = [
+    *("select", "ignore", "overrides", "fail_on", "baseline"),
+    *("include", "exclude", "section", "ranks", "replicated"),
+]
 NAMES = sorted({one.name for rule in RULES.values() for one in rule.parameters} | {"severity"})
 words = st.one_of(
     st.sampled_from(

@@ -371,6 +371,32 @@ def test_nonfinite_elements_are_replaced_or_kept(
     assert after["w"].tobytes() == np.float32([*np.divide(w, 2), *kept]).tobytes()
 
 
+@pytest.mark.parametrize(
+    ("options", "coef"),
+    [
+        ("--ranks shard", 5 / (5 * 25 + 2 * 144) ** 0.5),
+        ("--ranks shard --replicated b", 5 / (5 * 25 + 144) ** 0.5),
+        ("--ranks replica -i b", 5 / 12),
+        ("--join", 5 / (5 * 25 + 2 * 144) ** 0.5),
+    ],
+)
+def test_ranks_are_clipped_by_one_norm(options: str, coef: float, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    names = ["x.safetensors", "y.safetensors"]
+    if "--ranks" in options:
+        names = ["rank0.safetensors", "rank1.safetensors"]
+    for name, scale in zip(names, (1, 2), strict=True):
+        path = tmp_path / "in" / name
+        save_file({"w": SAVED * np.float32(scale), "b": np.float32([12])}, path)
+    out = str(tmp_path / "out")
+    report = clipped(
+        str(tmp_path / "in"), "--max-norm", "5", "--eps", "0", *options.split(), "-o", out
+    )
+    assert report["clip_coef"] == pytest.approx(coef, rel=1e-12)
+    for name in names:
+        assert load_file(f"{out}/{name}")["b"] == np.float32(12 * coef)
+
+
 def test_raw_dtype_says_what_raw_bytes_are(tmp_path: Path) -> None:
     path, out = str(tmp_path / "grads.npy"), tmp_path / "out.npy"
     np.save(path, np.array([0x4040, 0x4080], np.uint16).view("V2"))

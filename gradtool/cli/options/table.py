@@ -13,14 +13,12 @@ import typer
 from gradtool.cli.console import Color
 from gradtool.cli.options import values
 from gradtool.cli.options.command import Row
+from gradtool.core.checkpoint import RanksMode
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.dtypes import DTYPES
 
 Backend = Literal["auto", "numpy", "torch"]
 """The names in `engine.choice.BACKENDS`, repeated here to load no backend."""
-
-Ranks = Literal["auto", "shard", "replica", "each"]
-"""The modes in `formats.layouts.asked`, repeated here to load no reader."""
 
 PATHS: Final = Row(
     "paths",
@@ -93,12 +91,13 @@ VERIFY: Final = Row(
 )
 RANKS: Final = Row(
     "ranks",
-    Ranks,
+    RanksMode | None,
     typer.Option(
-        "auto",
+        None,
         "--ranks",
-        help="Files of several ranks: pieces that add up, copies that must agree, or each a dump. "
-        "auto goes by what they say, and takes equal bytes for copies.",
+        help="What files of several ranks are: shards that add up, replicas that must agree, or "
+        "each a dump by itself. auto goes by what they say, and takes equal bytes for replicas.",
+        show_default="auto",
     ),
 )
 REPLICATED: Final = Row(
@@ -108,14 +107,16 @@ REPLICATED: Final = Row(
         None,
         "--replicated",
         metavar="GLOB",
-        help="Each rank holds the whole of tensors with such names; repeatable.",
+        help="Tensors with such names are whole on each rank, and must agree; repeatable.",
     ),
 )
 JOIN: Final = Row(
     "join",
     bool,
     typer.Option(
-        False, "--join", help="Read files of a directory that hold the same tensors, prefixed."
+        False,
+        "--join",
+        help="Read all files of a directory together, under prefixes where they share names.",
     ),
 )
 THREADS: Final = Row(

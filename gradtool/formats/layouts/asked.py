@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Final, Literal, TypeAlias
+from typing import Final
 
-from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.names import NameFilter, no_name
 from gradtool.formats.files import OpenFile
 from gradtool.storage.listing import Listing
-
-RanksMode: TypeAlias = Literal["auto", "shard", "replica", "each"]
-"""What the files of several ranks are to each other; `auto` where their metadata or bytes say."""
 
 DEEPEST: Final = 3
 """Levels of directories below the one that was named in which checkpoints are looked for."""

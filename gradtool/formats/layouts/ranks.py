@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.figures import counted
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Chunk, Placed, Replica, Skipped, TensorSpec
 from gradtool.errors import MissingShardError, RanksDifferError, RanksQuestionError
@@ -146,6 +147,6 @@ def _notes(
     yield f"{len(members)} ranks"
     if any(replica.is_assumed for replica in replicas):
         names = len({replica.name for replica in replicas if replica.is_assumed})
-        yield f"{names} tensors that several ranks hold alike are counted once"
+        yield f"{counted(names, 'tensor')} held alike by several ranks, each counted once"
     if asked.ranks == "shard":
         yield "pieces of ranks are counted one after the other: how they lie, no file says"

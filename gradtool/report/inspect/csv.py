@@ -30,6 +30,7 @@ HEADER = (
     "zeros",
     "first_nonfinite",
     "alias_of",
+    "digest",
 )
 
 _OPERATOR: Final = "[-=+@\u207a\u207b\u207c\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
@@ -81,3 +82,4 @@ def _row(path: str, tensor: TensorMeasurement) -> Iterator[object]:
     yield stats.zeros
     yield "" if first is None else index_text(first)
     yield literal(tensor.alias_of or "")
+    yield tensor.digest or ""

@@ -105,7 +105,7 @@ def _tensor(tensor: TensorMeasurement) -> str:
         f'"nan": {stats.nan}, "posinf": {stats.posinf}, "neginf": {stats.neginf}, '
         f'"zeros": {stats.zeros}, "subnormals": {stats.subnormals}, '
         f'"first_nonfinite": {"null" if first is None else list(first)}, '
-        f'"alias_of": {_encode(tensor.alias_of)}}}'
+        f'"alias_of": {_encode(tensor.alias_of)}, "digest": {_encode(tensor.digest)}}}'
     )
 
 
