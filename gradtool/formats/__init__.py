@@ -12,7 +12,7 @@ from gradtool.core.names import NameFilter, every_name, no_name
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import open_file
 from gradtool.formats.layouts import open_layout
-from gradtool.formats.layouts._found import found_in, several
+from gradtool.formats.layouts._found import found_apart, several
 from gradtool.formats.layouts.arrangement import Unit, arranged, note_on_part
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
@@ -83,7 +83,7 @@ def open_together(label: str, paths: Sequence[str], opening: Opening) -> Checkpo
     """
     units = units_of(paths)
     if len(units) > 1:
-        raise several(label, units, list(found_in(Listing(""), units)))
+        raise several(label, units, list(found_apart(Listing(""), units, opening.asked)))
     (unit,) = units
     if unit.kind == "entry":
         return open_checkpoint(unit.name, opening)

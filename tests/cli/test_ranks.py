@@ -78,6 +78,16 @@ def test_ranks_in_folders_have_one_each(yard: Path) -> None:
     assert [report["total"]["norm"] for report in found] == [3.0, 4.0]
 
 
+def test_the_list_of_ranks_in_folders_says_what_each_is(yard: Path) -> None:
+    options = ["--ranks", "each", "--max-norm", "1", "--dry-run", "-f", "json"]
+    found = json.loads(run("clip", "folders", *options, cwd=yard).stdout)["checkpoints"]
+    size = (yard / "folders" / "rank0" / "grads.safetensors").stat().st_size
+    assert found == [
+        {"path": path, "step": None, "layout": "safetensors", "files": 1, "bytes": size}
+        for path in ("folders/rank0", "folders/rank1")
+    ]
+
+
 def test_a_rank_that_cannot_be_read_leaves_the_others(yard: Path) -> None:
     (yard / RANKS[0]).write_bytes(b"\x10garbage")
     result = run("inspect", "a", "--ranks", "each", "-f", "csv", cwd=yard)

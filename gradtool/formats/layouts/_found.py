@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import (
     EmptyDumpError,
     FoundCheckpoint,
@@ -41,6 +42,21 @@ def found_in(listing: Listing, units: Iterable[Unit]) -> Iterator[FoundCheckpoin
         sizes = [listing.size(entry) for entry in unit.entries]
         layout = format_of(listing.at(unit.entries[0]))
         yield FoundCheckpoint(glob_of(listing, unit), unit.step, layout, len(sizes), sum(sizes))
+
+
+def found_apart(listing: Listing, units: Iterable[Unit], asked: Asked) -> Iterator[FoundCheckpoint]:
+    """One for each unit: of files as `found_in` has them, of a folder by what it is as a whole."""
+    for unit in units:
+        if not listing.is_directory(unit.entries[0]):
+            yield from found_in(listing, [unit])
+            continue
+        path = glob_of(listing, unit)
+        try:
+            checkpoint = open_entry(listing, unit.entries[0], asked)
+        except (InputError, SameTensorsError, SeveralCheckpointsError):
+            yield FoundCheckpoint(path, unit.step, None, 0, 0)
+        else:
+            yield _found(path, unit, checkpoint)
 
 
 def may_hold_tensors(listing: Listing, folder: str, asked: Asked) -> bool:
@@ -85,6 +101,10 @@ def _in_folder(
     except (InputError, SameTensorsError):
         yield FoundCheckpoint(path, unit.step, None, 0, 0)
     else:
-        step = unit.step if checkpoint.step is None else checkpoint.step
-        files = checkpoint.files
-        yield FoundCheckpoint(path, step, checkpoint.format, len(files), checkpoint.nbytes)
+        yield _found(path, unit, checkpoint)
+
+
+def _found(path: str, unit: Unit, checkpoint: Checkpoint) -> FoundCheckpoint:
+    step = unit.step if checkpoint.step is None else checkpoint.step
+    files = checkpoint.files
+    return FoundCheckpoint(path, step, checkpoint.format, len(files), checkpoint.nbytes)

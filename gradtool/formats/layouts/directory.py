@@ -27,6 +27,7 @@ from gradtool.formats.layouts._contents import (
     stem_of,
 )
 from gradtool.formats.layouts._found import (
+    found_apart,
     found_below,
     found_in,
     may_hold_tensors,
@@ -84,7 +85,8 @@ def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
         return open_entry(listing, unit.name, asked)
     path = glob_of(listing, unit)
     if unit.kind == "rank" and asked.ranks == "each":
-        raise SeveralCheckpointsError(path, "ranks", list(found_in(listing, unit.members)))
+        found = list(found_apart(listing, unit.members, asked))
+        raise SeveralCheckpointsError(path, "ranks", found)
     refuse_gaps(unit, listing.path)
     members = [open_unit(listing, member, asked) for member in unit.members]
     if unit.kind == "shard" and repeated_name(members) is None:
