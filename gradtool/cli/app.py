@@ -31,6 +31,7 @@ COMMANDS: Final = {
     "inspect": "gradtool.cli.inspect",
     "clip": "gradtool.cli.clip",
     "check": "gradtool.cli.check",
+    "formats": "gradtool.cli.formats",
     "explain": "gradtool.cli.rules",
     "rules": "gradtool.cli.rules",
     "baseline": "gradtool.cli.baseline",

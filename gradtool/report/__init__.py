@@ -5,7 +5,13 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Final, cast
 
-from gradtool.report.model import CheckReporter, ClipReporter, ListingReporter, Reporter
+from gradtool.report.model import (
+    CheckReporter,
+    ClipReporter,
+    FormatsReporter,
+    ListingReporter,
+    Reporter,
+)
 
 REPORTERS: Final = {
     "table": "gradtool.report.inspect.table",
@@ -38,6 +44,14 @@ LISTING_REPORTERS: Final = {
 }
 """The same for the list of checkpoints that a path holds, in the formats of all that list it."""
 
+FORMATS_REPORTERS: Final = {
+    "table": "gradtool.report.formats.table",
+    "json": "gradtool.report.formats.json",
+    "csv": "gradtool.report.formats.csv",
+    "markdown": "gradtool.report.formats.markdown",
+}
+"""The same for `formats --format`."""
+
 
 def reporter(name: str) -> Reporter:
     """The function that renders measurements in format `name`, loaded only now: rich is slow."""
@@ -57,3 +71,8 @@ def check_reporter(name: str) -> CheckReporter:
 def listing_reporter(name: str) -> ListingReporter:
     """The function that renders lists of checkpoints in format `name`."""
     return cast(ListingReporter, import_module(LISTING_REPORTERS[name]).render)
+
+
+def formats_reporter(name: str) -> FormatsReporter:
+    """The function that renders what `formats` lists in format `name`."""
+    return cast(FormatsReporter, import_module(FORMATS_REPORTERS[name]).render)

@@ -12,6 +12,7 @@ from gradtool.errors import SeveralCheckpointsError
 
 if TYPE_CHECKING:  # `inspect` need not load the types of `check`
     from gradtool.core.judging.verdict import CheckOutcome
+    from gradtool.formats.known import KnownFormat
 
 DEFAULT_ROWS = 40
 """Rows that people are shown without --all: about a screen."""
@@ -79,3 +80,6 @@ CheckReporter: TypeAlias = "Callable[[CheckOutcome, Style], str]"
 
 ListingReporter: TypeAlias = Callable[[Sequence[SeveralCheckpointsError], Style], str]
 """The same for lists of the checkpoints that a path holds."""
+
+FormatsReporter: TypeAlias = "Callable[[Sequence[KnownFormat], Style], str]"
+"""The same for the formats that gradtool knows."""

@@ -26,6 +26,7 @@ REPORTING = {
     "clip": ("clip --max-norm 1 --dry-run", ["table", "json"]),
     "check": ("check", ["text", "json", "junit", "github", "markdown"]),
 }
+"""Those that report on a dump."""
 COMMANDS = [(words, name) for words, names in REPORTING.values() for name in names]
 
 

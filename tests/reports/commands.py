@@ -17,6 +17,8 @@ from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.tensors import Skipped
 from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
+from gradtool.formats.about import About
+from gradtool.formats.known import KnownFormat
 from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.model import InspectReport, Style
 from reports.samples import (
@@ -303,11 +305,36 @@ class Listing(Command):
         }
 
 
+class Formats(Command):
+    """The list of formats, which has no number."""
+
+    table = report.FORMATS_REPORTERS
+    figure_places: ClassVar = dict.fromkeys(report.FORMATS_REPORTERS, "(?!)")
+
+    def render(self, name: str, made: Sequence[KnownFormat], style: Style) -> str:
+        return report.formats_reporter(name)(made, style)
+
+    def sample(self, figures: Three = SOME) -> Sequence[KnownFormat]:  # noqa: ARG002
+        about = About("qwords1q", ("qmarker1q", "qmarker2q"), clips=False, extra="qextra1q")
+        other = About("qwords2q", ("qmarker3q",), reads=False, clips=False)
+        return (
+            KnownFormat("qtensor1q", "file", ("qsuffix1q",), about),
+            KnownFormat("qtensor2q", "directory", (), other),
+        )
+
+    def of_many(self, names: Sequence[str]) -> Sequence[KnownFormat]:
+        return tuple(KnownFormat(name, "set", (), About("words", ("*",))) for name in names)
+
+    def figures(self, made: Sequence[KnownFormat]) -> dict[str, float | None]:  # noqa: ARG002
+        return {}
+
+
 COMMANDS: dict[str, Command] = {
     "inspect": Inspect(),
     "clip": Clip(),
     "check": Check(),
     "listing": Listing(),
+    "formats": Formats(),
 }
 
 

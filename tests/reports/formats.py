@@ -9,6 +9,7 @@ from collections import Counter
 from typing import Any, ClassVar
 
 from gradtool.report.escaping import visible
+from gradtool.report.formats import csv as formats_csv
 from gradtool.report.inspect import csv as inspect_csv
 from gradtool.report.listing import csv as listing_csv
 from reports.parsers import (
@@ -124,10 +125,10 @@ class Csv(ReportFormat):
     def read(self, text: str) -> Reading:
         found: Reading = []
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        if reader.fieldnames == [*listing_csv.HEADER]:
+        if reader.fieldnames in ([*listing_csv.HEADER], [*formats_csv.HEADER]):
             for number, row in enumerate(reader):
-                row["path"] = recovered(row["path"])
-                found += [(f"rows/{number}/{column}", cell) for column, cell in row.items()]
+                cells = ((column, recovered(cell)) for column, cell in row.items())
+                found += [(f"rows/{number}/{column}", cell) for column, cell in cells]
             return found
         rows: Counter[str] = Counter()
         for row in reader:

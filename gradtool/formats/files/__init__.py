@@ -21,6 +21,7 @@ from gradtool.errors import (
     InputError,
     UnsupportedFormatError,
 )
+from gradtool.formats.about import About
 from gradtool.formats.files import npy, npz, safetensors, torch_legacy, torch_zip, torchscript
 from gradtool.formats.files._foreign import foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
@@ -57,6 +58,7 @@ class FileFormat:
     suffixes: tuple[str, ...]
     recognises: Callable[[Candidate], bool]
     open: Callable[[Candidate], Checkpoint]
+    about: About
 
 
 FILES: Final = (
@@ -65,30 +67,35 @@ FILES: Final = (
         (".safetensors",),
         lambda file: safetensors.recognises(file.head),
         lambda file: safetensors.open_safetensors(file.source, file.wanted),
+        About("safetensors: Hugging Face, MLX", ("a header of JSON",)),
     ),
     FileFormat(
         "npy",
         (".npy",),
         lambda file: npy.recognises(file.head),
         lambda file: npy.open_npy(file.source, file.raw_dtype),
+        About("numpy.save: one array", (r"\x93NUMPY",)),
     ),
     FileFormat(
         "torchscript",
         (".pt", ".pth"),
         lambda file: torchscript.recognises(file.entries),
         lambda file: torchscript.open_torchscript(file.source, file.entries),
+        About("torch.jit.save: a program", ("*/constants.pkl in a zip archive",), clips=False),
     ),
     FileFormat(
         "torch",
         (".pt", ".pth", ".bin", ".ckpt"),
         lambda file: torch_zip.recognises(file.entries),
         lambda file: torch_zip.open_torch_zip(file.source, file.entries),
+        About("torch.save; Lightning's .ckpt", ("*/data.pkl in a zip archive",)),
     ),
     FileFormat(
         "torch-legacy",
         (".pt", ".pth", ".bin", ".ckpt"),
         lambda file: torch_legacy.recognises(file.head),
         lambda file: torch_legacy.open_torch_legacy(file.source),
+        About("torch.save of before 1.6", ("a pickle of torch's magic number",)),
     ),
     FileFormat(
         "npz",
@@ -96,6 +103,7 @@ FILES: Final = (
         # numpy.savez of nothing: an archive that is only its end record.
         lambda file: npz.recognises(file.entries) or file.head.startswith(b"PK\5\6"),
         lambda file: npz.open_npz(file.source, file.entries, file.raw_dtype),
+        About("numpy.savez: several arrays", ("arrays in a zip archive",)),
     ),
 )
 

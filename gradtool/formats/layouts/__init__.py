@@ -12,6 +12,7 @@ from typing import Final, NoReturn
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import UnsupportedFormatError
+from gradtool.formats.about import About
 from gradtool.formats.layouts import directory
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.dcp import hf_dcp, torch_dcp
@@ -28,25 +29,65 @@ class Layout:
     name: str
     recognises: Callable[[Listing], bool]
     open: Callable[[Listing, Asked], Checkpoint]
+    about: About
 
 
-def _unread(words: str, listing: Listing, _asked: Asked) -> NoReturn:
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """A way in which files of other formats make up a checkpoint, told by how they are named."""
+
+    name: str
+    about: About
+
+
+def _refuse(words: str, listing: Listing, _asked: Asked) -> NoReturn:
     raise UnsupportedFormatError(listing.path, f"is {words}, which gradtool does not read")
 
 
-def _with(marker: str, name: str, words: str) -> Layout:
-    """A layout that is known by a file in it, and not read."""
-    return Layout(name, lambda listing: marker in listing.names, partial(_unread, words))
+def _unread(name: str, words: str, *markers: str) -> Layout:
+    """A layout that is known by one of several entries in it, and not read."""
+    return Layout(
+        name,
+        lambda listing: any(marker in listing.names for marker in markers),
+        partial(_refuse, words),
+        About(words, markers, reads=False, clips=False),
+    )
 
 
 LAYOUTS: Final = (
-    Layout("torch_dcp", torch_dcp.recognises, torch_dcp.open_torch_dcp),
-    _with("_CHECKPOINT_METADATA", "orbax", "an Orbax checkpoint"),
-    _with("manifest.ocdbt", "orbax", "an Orbax checkpoint"),
-    Layout("hf_dcp", hf_dcp.recognises, hf_dcp.open_hf_dcp),
-    Layout("directory", lambda _: True, directory.open_directory),
+    Layout(
+        "torch_dcp",
+        torch_dcp.recognises,
+        torch_dcp.open_torch_dcp,
+        About("torch.distributed.checkpoint", torch_dcp.MARKERS),
+    ),
+    _unread("orbax", "an Orbax checkpoint", "_CHECKPOINT_METADATA", "manifest.ocdbt"),
+    Layout(
+        "hf_dcp",
+        hf_dcp.recognises,
+        hf_dcp.open_hf_dcp,
+        About("torch's HuggingFaceStorageWriter", hf_dcp.MARKERS),
+    ),
+    Layout(
+        "directory",
+        lambda _: True,
+        directory.open_directory,
+        About("files that belong together", ("no other marker",)),
+    ),
 )
 """Every layout, in the order in which a directory is held against them."""
+
+SETS: Final = (
+    FileSet(
+        "sharded",
+        About("shards, with an index or without", ("*.index.json", "*-#####-of-#####.*")),
+    ),
+    FileSet(
+        "ranks",
+        About("a file or a folder for each rank", ("*rank#*", "*rank_#*", "*rank=#*")),
+    ),
+)
+"""What files make up in a directory of no layout, or where they are named together."""
 
 
 def open_layout(listing: Listing, asked: Asked) -> Checkpoint:

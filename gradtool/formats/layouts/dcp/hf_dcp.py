@@ -29,6 +29,8 @@ from gradtool.storage.listing import Listing
 
 _NAME: Final = re.compile(r"shard-(\d{5})-model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 
+MARKERS: Final = ("shard-#####-model-#####-of-#####.safetensors",)
+
 
 class _Place(NamedTuple):
     """What a file's name says: of which shard it is, and which of how many files."""

@@ -35,6 +35,7 @@ from gradtool.formats.layouts.dcp.sections import sections_of
 from gradtool.storage.listing import Listing, is_plain
 
 _SUFFIX: Final = ".distcp"
+MARKERS: Final = (METADATA, f"*{_SUFFIX}")
 _OTHER_SAVE: Final = f"truncated, or the {METADATA} of another save"
 
 
