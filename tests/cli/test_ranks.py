@@ -66,6 +66,15 @@ def test_a_directory_a_glob_and_files_mean_the_same(
     assert found == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_glob_that_fits_no_name_is_told(yard: Path) -> None:
+    said = "no tensor has a name of those said to be whole on each rank"
+    for glob in ("b", "b*"):
+        (report,) = reports(yard, "a", "--ranks", "shard", "--replicated", glob)
+        assert said not in report["notes"]
+    (report,) = reports(yard, "a", "--ranks", "shard", "--replicated", "bias")
+    assert said in report["notes"]
+
+
 @pytest.mark.parametrize("place", ["a", "a/rank?.safetensors", " ".join(RANKS)])
 def test_each_rank_has_a_report_of_its_own(place: str, yard: Path) -> None:
     found = reports(yard, *place.split(), "--ranks", "each")

@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
+from gradtool.core.names import no_name
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Chunk, Placed, Replica, Skipped, TensorSpec
 from gradtool.errors import MissingShardError, RanksDifferError, RanksQuestionError
@@ -148,5 +149,8 @@ def _notes(
     if any(replica.is_assumed for replica in replicas):
         names = len({replica.name for replica in replicas if replica.is_assumed})
         yield f"{counted(names, 'tensor')} held alike by several ranks, each counted once"
+    names_held = (name for member in members for name in member.names)
+    if asked.replicated is not no_name and not any(map(asked.replicated, names_held)):
+        yield "no tensor has a name of those said to be whole on each rank"
     if asked.ranks == "shard":
         yield "pieces of ranks are counted one after the other: how they lie, no file says"
