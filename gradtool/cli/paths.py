@@ -55,12 +55,14 @@ def for_each(places: Iterable[Place], work: Callable[[Place], Result]) -> Outcom
     outcome = Outcome[Result]()
     waiting = deque(places)
     while waiting:
+        place = waiting.popleft()
         try:
-            outcome.results.append(work(waiting.popleft()))
+            outcome.results.append(work(place))
         except GradtoolError as error:
             if isinstance(error, SeveralCheckpointsError):
-                if error.kind == "ranks":
-                    waiting.extendleft(one.path for one in reversed(error.found))
+                paths = [one.path for one in error.found]
+                if error.kind == "ranks" and place not in paths:  # or there is no end
+                    waiting.extendleft(reversed(paths))
                     continue
                 outcome.several.append(error)
             say_error(error)
