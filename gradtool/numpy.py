@@ -32,6 +32,7 @@ from gradtool.arrays.parameters import NamedArray
 from gradtool.arrays.tree import LONE_NAME, Tree, all_leaves, mapped
 from gradtool.core.clipping import TORCH_EPS, Transform, clip_coef
 from gradtool.core.element_types import array_type
+from gradtool.core.sections import Sections
 from gradtool.core.stats import merge
 from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.numpy_backend.transforms import apply
@@ -93,7 +94,7 @@ def clip_grad_norm(
 def _norm(named: list[NamedArray], request: MeasureRequest, executor: Executor) -> float:
     if not named:
         return 0.0
-    checkpoint, owners = catalogue_of(named, {})
+    checkpoint, owners = catalogue_of(named, Sections())
     measurement = measured(checkpoint, request, executor, whole_progress(None), time.perf_counter())
     del owners  # they kept the memory alive that was read
     # Shared elements count for each array that names them, as if each had its own memory.

@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NoReturn, TypedDict, get_args
 
 from gradtool.arguments import globs, number, require
@@ -16,7 +16,7 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import difference
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, every_name, name_filter, no_name
-from gradtool.core.tensors import ABSENT, Replica, Skipped, TensorSpec
+from gradtool.core.tensors import ABSENT
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import collector_paused, reporting_shortage
 from gradtool.engine.overlaps.sharing import Overlaps
@@ -185,17 +185,8 @@ def chosen(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
 
 
 def _part(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
-    named, section = request.names, request.section
-
-    def is_chosen(item: TensorSpec | Replica | Skipped) -> bool:
-        return section in (None, item.section) and named(item.name)
-
-    return replace(
-        checkpoint,
-        tensors=tuple(filter(is_chosen, checkpoint.tensors)),
-        replicas=tuple(filter(is_chosen, checkpoint.replicas)),
-        skipped=tuple(filter(is_chosen, checkpoint.skipped)),
-    )
+    named, in_section = request.names, checkpoint.section_filter(request.section)
+    return checkpoint.narrowed(lambda item: in_section(item) and named(item.name))
 
 
 def measured(
@@ -261,7 +252,7 @@ def _refuse_nothing(checkpoint: Checkpoint, section: str | None) -> NoReturn:
     if not checkpoint.tensors:
         raise EmptyDumpError(checkpoint.path, _why_empty(checkpoint))
     sections = sorted({spec.section for spec in checkpoint.tensors})
-    if section is not None and section not in sections:
+    if section is not None and not any(map(checkpoint.section_filter(section), checkpoint.tensors)):
         names = ", ".join(repr(name) for name in sections if name)
         raise UsageError(
             f"{checkpoint.path}: has no section {section!r}",

@@ -22,7 +22,12 @@ from torch import Tensor
 
 HERE = Path(__file__).resolve().parent
 SHARDS = 3
-KINDS = {"grads": "gradients", "model": "weights", "optimizer": "optimizer"}
+KINDS = {
+    "grads": "gradients",
+    "model": "weights",
+    "optimizer.exp_avg": "optimizer",
+    "optimizer.exp_avg_sq": "optimizer",
+}
 PLAIN = (Clip(),)
 
 _NONFINITE = [["GT101", "layers.1.up.weight"], ["GT102", "layers.1.up.gain"]]
@@ -197,7 +202,8 @@ def walk(checkpoint: object) -> Iterator[Entry]:
         if isinstance(value, Tensor):
             name = ".".join(path)
             alias = first.setdefault(value.data_ptr(), name)
-            section = path[0] if path[0] in KINDS else ""
+            of_optimizer = f"optimizer.{path[-1]}" if path[0] == "optimizer" else path[0]
+            section = of_optimizer if of_optimizer in KINDS else "other"
             yield Entry(name, value, section, alias if alias != name else None)
         elif isinstance(value, dict):
             for key, item in value.items():

@@ -138,7 +138,7 @@ def _clip(
 ) -> ClipOutcome:
     started = time.perf_counter()
     checkpoint = unpacked(opened(path, measuring))
-    to_clip = chosen(checkpoint, measuring)
+    to_clip = chosen(checkpoint, measuring).without_others()
     refuse_unclippable(to_clip, measuring.norm_type, request, explicit=measuring.is_explicit)
     companions = None
     if target is not None and target.is_directory:
@@ -234,7 +234,7 @@ def _write(
             started = time.perf_counter()
             found = opened(os.path.join(path, *index), measuring)
             built.check_read(found.files, path)
-            again = chosen(found, measuring)
+            again = chosen(found, measuring).without_others()
             after = measured(again, measuring, executor, checking, started)
             synced.result()
         built.finish(workspace)

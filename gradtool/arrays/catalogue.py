@@ -11,8 +11,8 @@ from gradtool.arrays.tree import LONE_NAME, Tree, all_leaves
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.element_types import listed_name
 from gradtool.core.figures import counted
-from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import ABSENT, SectionKind, Skipped, TensorSpec
+from gradtool.core.sections import OPTIMIZER, OPTIMIZER_KEYS, Sections, sections_of
+from gradtool.core.tensors import ABSENT, Skipped, TensorSpec
 from gradtool.errors import UsageError
 from gradtool.storage.memory import MEMORY_PATH
 
@@ -35,23 +35,22 @@ def catalogue(source: Tree) -> MemoryCatalogue:
     if named is None:
         leaves = all_leaves(source)
         named = [item for name, leaf in leaves for item in gradient(name or LONE_NAME, leaf)]
-        kinds = _sections_of_tree(source)
+        section_of = _sections_of_tree(source, [item.name for item in named])
     else:
-        kinds = {}  # a module may be called like a section
-    listed = catalogue_of(named, kinds)
+        section_of = Sections()  # a module may be called like a section
+    listed = catalogue_of(named, section_of)
     refuse_repeated(listed.checkpoint.names)
     return listed
 
 
-def catalogue_of(named: Sequence[NamedArray], kinds: dict[str, SectionKind]) -> MemoryCatalogue:
-    """The catalogue of named arrays; names that begin with a key of `kinds` are in that section."""
+def catalogue_of(named: Sequence[NamedArray], section_of: Sections) -> MemoryCatalogue:
+    """The catalogue of named arrays, in these sections."""
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     owners: list[object] = []
     shards = sparse = 0
     for name, array, dtype in named:
-        head = name.split(".", 1)[0]
-        section = head if head in kinds else ""
+        section = section_of(name)
         if array is None:
             skipped.append(Skipped(name, listed_name(dtype), ABSENT, section))
             continue
@@ -76,7 +75,7 @@ def catalogue_of(named: Sequence[NamedArray], kinds: dict[str, SectionKind]) -> 
         files=(),
         tensors=tuple(tensors),
         skipped=tuple(skipped),
-        section_kinds=kinds,
+        section_kinds=section_of.kinds,
         notes=tuple(notes),
         in_model_order=True,
     )
@@ -98,15 +97,18 @@ def _elements(name: str, array: object) -> Elements:
     return elements
 
 
-def _sections_of_tree(tree: Tree) -> dict[str, SectionKind]:
-    """The kind of each recognised key at the top of a tree, as in a dict that torch saved."""
+def _sections_of_tree(tree: Tree, names: Sequence[str]) -> Sections:
+    """The sections of the arrays in a tree, as of those in a dict that torch saved."""
     if not isinstance(tree, dict):
-        return {}
-    kinds = {key: SECTION_KINDS[key] for key in tree if key in SECTION_KINDS}
-    several = len(set(kinds.values())) > 1
-    # Where keys of one kind only are recognised, one with a lone array may just be its name.
-    return {
-        key: kind
-        for key, kind in kinds.items()
-        if several or isinstance(tree[key], dict | list | tuple)
+        return Sections()
+    keys = {str(key): isinstance(value, dict | list | tuple) for key, value in tree.items()}
+    heads = [name.split(".", 1)[0] for name in names]
+    if keys.keys() >= OPTIMIZER_KEYS:
+        tops = {key: OPTIMIZER if key in OPTIMIZER_KEYS else key for key in keys}
+    else:
+        tops = {key: key for key in keys}
+    by_name = {
+        name: tops[head] if keys.get(head) else None
+        for name, head in zip(names, heads, strict=True)
     }
+    return sections_of(by_name, keys)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from gradtool.core.locations import Location
+from gradtool.core.sections import OTHER, InSection, section_filter
 from gradtool.core.tensors import (
     Placed,
     Replica,
@@ -90,3 +92,25 @@ class Checkpoint:
         """Names of all that the files hold, listed or left out."""
         listed = (*(spec.name for spec in self.tensors), *(item.name for item in self.skipped))
         return (*listed, *self.left_out, *self.skipped_left_out)
+
+    def narrowed(self, keep: Callable[[TensorSpec | Replica | Skipped], bool]) -> Checkpoint:
+        """The catalogue of those tensors, copies and skipped ones that `keep` holds for."""
+        return replace(
+            self,
+            tensors=tuple(filter(keep, self.tensors)),
+            replicas=tuple(filter(keep, self.replicas)),
+            skipped=tuple(filter(keep, self.skipped)),
+        )
+
+    def section_filter(self, section: str | None) -> Callable[[InSection], bool]:
+        """Whether something is in the section that is asked for, if one is."""
+        if section is None:
+            return lambda _: True
+        known = {spec.section for spec in self.tensors} | {item.section for item in self.skipped}
+        return section_filter(section, {*self.section_kinds, *known, OTHER})
+
+    def without_others(self) -> Checkpoint:
+        """The catalogue without what is neither gradient, weight nor moment, unless it is all."""
+        if all(spec.section == OTHER for spec in self.tensors):
+            return self
+        return self.narrowed(lambda item: item.section != OTHER)

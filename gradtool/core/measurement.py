@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
 from gradtool.core.names import UNGROUPED, group_namer, order_name, ordered
+from gradtool.core.sections import OTHER
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats, merge, norm_of
 from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
@@ -72,6 +73,8 @@ class Summary:
             torch has no norm for a dtype.
         native_dtype: the promoted dtype of those norms.
         lower_bound: whether gradients may be missing, in a dtype that is skipped.
+        has_norm: whether its norm means anything: not of a section of what is neither gradient,
+            weight nor moment.
     """
 
     name: str
@@ -81,6 +84,7 @@ class Summary:
     native_norm: float | None
     native_dtype: DType | None
     lower_bound: bool
+    has_norm: bool = True
 
     @property
     def norm(self) -> float:
@@ -128,7 +132,8 @@ class Measurement:
         loss_scale: what every element was divided by before anything else.
         tensors: as the file lists them, aliases included.
         sections: one for each section that occurs, in the order of their first tensors.
-        total: over all sections; None where they hold different kinds of things.
+        total: over all sections but `other`, and over that where there is nothing else; None where
+            they hold different kinds of things.
         skipped: stored tensors that were not measured, and why.
         notes: what was assumed or deserves a warning, one sentence each.
         elapsed_s: seconds from opening the path to the last figure.
@@ -190,7 +195,10 @@ class Measurement:
         for item in self.skipped:
             skipped.setdefault(place(item.name, item.section), []).append(item)
         return tuple(
-            summarize(at[1], None, tensors, skipped.get(at, ()), self.norm_type)
+            replace(
+                summarize(at[1], None, tensors, skipped.get(at, ()), self.norm_type),
+                has_norm=at[0] != OTHER,
+            )
             for at, tensors in members.items()
         )
 

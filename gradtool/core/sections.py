@@ -1,56 +1,211 @@
-"""What the top-level keys of training checkpoints hold.
+"""Sections of a checkpoint: what is gradients, weights, an optimizer's moments, or neither.
 
-A training checkpoint keeps weights, optimizer moments and gradients side by side; one norm
-over all of them means nothing, and moments or weights are never called gradients.
+A training checkpoint keeps them side by side; one norm over all of them means nothing, and moments
+or weights are never called gradients. Sections have names that people use, the same whatever file
+or layout they come from: `grads`, `model`, `ema`, `optimizer.exp_avg`, `other`.
+
+Sources of the keys: `get_state_dict` of torch/distributed/checkpoint/state_dict.py, flattened or
+not; torchtitan, whose model's names have no prefix beside `optimizer`; Lightning's
+pytorch/trainer/connectors/checkpoint_connector.py; Megatron-LM, DeepSpeed and optax for moments.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Final
+import re
+from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from typing import Final, Protocol
 
 from gradtool.core.tensors import SectionKind
 
-SECTION_KINDS: Final[dict[str, SectionKind]] = {
-    **dict.fromkeys(("grad", "grads", "gradients", "main_grad", "main_grads"), "gradients"),
-    **dict.fromkeys(
-        (
-            "ema",
-            "ema_state_dict",
-            "model",
-            "model_ema",
-            "model_state",
-            "model_state_dict",
-            "module",
-            "network",
-            "params",
-            "state_dict",
-            "weights",
-        ),
-        "weights",
-    ),
-    **dict.fromkeys(
-        (
-            "opt_state",
-            "optim",
-            "optim_state",
-            "optimizer",
-            "optimizer_state",
-            "optimizer_state_dict",
-            "optimizer_states",
-            "optimizers",
-        ),
-        "optimizer",
-    ),
+GRADS: Final = "grads"
+MODEL: Final = "model"
+EMA: Final = "ema"
+OPTIMIZER: Final = "optimizer"
+OTHER: Final = "other"
+"""What is neither gradient, weight nor moment: a loss, a step, a learning rate, a callback's state.
+
+It is listed, and enters no total.
+"""
+
+OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
+"""The keys of what `Optimizer.state_dict` of torch gives."""
+
+_KEYS: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("grad", "grads", "gradients", "main_grad", "main_grads"), GRADS),
+    **dict.fromkeys(("model", "model_state", "model_state_dict", "state_dict"), MODEL),
+    **dict.fromkeys(("module", "network", "params", "weights"), MODEL),
+    **dict.fromkeys(("ema", "ema_model", "ema_state_dict", "model_ema"), EMA),
+    **dict.fromkeys(("optim", "optim_state", "opt_state"), OPTIMIZER),
+    **dict.fromkeys(("optimizer", "optimizer_state", "optimizer_state_dict"), OPTIMIZER),
+    **dict.fromkeys(("optimizers", "optimizer_states"), OPTIMIZER),
 }
+"""The section that a key at the top of a checkpoint, or the stem of a file's name, stands for."""
+
+_KINDS: Final[Mapping[str, SectionKind]] = {
+    GRADS: "gradients",
+    MODEL: "weights",
+    EMA: "weights",
+    OPTIMIZER: "optimizer",
+}
+_OTHERS: Final = frozenset(
+    {
+        *("callbacks", "dataloader", "dataloader_states", "epoch", "extra_state", "global_step"),
+        *("grad_scaler", "learning_rate", "loops", "loss", "lr", "lr_scheduler", "lr_schedulers"),
+        *("random_states", "rng", "rng_state", "rng_states", "sampler", "scaler", "scheduler"),
+        *("step", "train_state", "trainer_state", "training_args"),
+    }
+)
+"""Keys, and stems of files' names, of what is neither."""
+
+_NO_MOMENTS: Final = frozenset(
+    {
+        *("betas", "count", "eps", "learning_rate", "lr", "step", "steps", "weight_decay"),
+        *("initial_lr", "max_lr", "min_lr"),
+    }
+)
+_MASTER: Final = "master"
+_MOMENTS: Final[Mapping[str, str]] = {
+    **{name: name for name in ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg")},
+    **{name: name for name in ("grad_avg", "acc_delta", "momentum_buffer", "momentum", "sum")},
+    **{name: name for name in ("m", "v", "mu", "nu", "trace")},
+    **dict.fromkeys(("fp32_flat_groups", "fp32_from_fp16_params", "fp32_param"), _MASTER),
+    **dict.fromkeys(("master", "master_param", "master_params", "master_weights"), _MASTER),
+    **dict.fromkeys(("fp32_groups", "single_partition_of_fp32_groups"), _MASTER),
+}
+"""What optimizers keep of a parameter, where the name alone tells."""
+
+_NUMBER_AT_END: Final = re.compile(r"[-_]\d+$", re.ASCII)
 
 
-def sections_of_flat_names(names: Iterable[str]) -> dict[str, SectionKind]:
-    """The recognised sections of a format that knows no nesting, by first dotted component.
+@dataclass(frozen=True, slots=True)
+class Sections:
+    """The section of each tensor by name, and the kinds of those that are recognised."""
 
-    `model.layers.0.weight` alone is how many gradients are called, so first components
-    count as sections only where two different kinds of them stand side by side.
+    by_name: Mapping[str, str] = field(default_factory=dict)
+    kinds: dict[str, SectionKind] = field(default_factory=dict)
+
+    def __call__(self, name: str) -> str:
+        """The section of a tensor; "" for one that is in none."""
+        return self.by_name.get(name, "")
+
+
+def sections_of(tops: Mapping[str, str | None], keys: Iterable[str] = ()) -> Sections:
+    """The sections of a checkpoint's tensors, by the keys at its top.
+
+    `tops` has, for each tensor's name, the key that it lies under, with which the name begins;
+    None where the name is a key by itself. `keys` are others at the top. A lone parameter may well
+    be called `weights`: a name by itself counts as such a key only beside one of another kind.
+    Where nothing is recognised there are no sections.
     """
-    found = {name.partition(".")[0] for name in names} & SECTION_KINDS.keys()
-    kinds = {head: SECTION_KINDS[head] for head in sorted(found)}
-    return kinds if len(set(kinds.values())) > 1 else {}
+    heads = {name if top is None else top for name, top in tops.items()}
+    several = len({_KEYS[key] for key in (*heads, *keys) if key in _KEYS}) > 1
+
+    def known(name: str, top: str | None) -> str | None:
+        return _KEYS.get(name if top is None else top) if top is not None or several else None
+
+    recognised = {section for name, top in tops.items() if (section := known(name, top))}
+    if not recognised:
+        return Sections()
+    by_name: dict[str, str] = {}
+    kinds: dict[str, SectionKind] = {}
+    for name, top in tops.items():
+        section = known(name, top)
+        if section is None:
+            section = MODEL if _is_weight(name, top, recognised) else OTHER
+        kind = _KINDS.get(section)
+        if section == OPTIMIZER:
+            section = _within_optimizer(name.removeprefix(f"{top}."))
+            kind = _KINDS.get(section, kind)
+        by_name[name] = section
+        if kind is not None and section != OTHER:
+            kinds[section] = kind
+    return Sections(by_name, kinds)
+
+
+def _is_weight(name: str, top: str | None, recognised: AbstractSet[str]) -> bool:
+    """Whether what lies under no known key is a weight: beside an optimizer's moments it may be."""
+    head = name.partition(".")[0] if top is None else top
+    if OPTIMIZER not in recognised or head in _OTHERS:
+        return False
+    return recognised.isdisjoint((MODEL, EMA)) or (top is None and "." in name)
+
+
+def _within_optimizer(name: str) -> str:
+    """The section of what an optimizer keeps: named by what it is of each parameter."""
+    words = [word for word in name.split(".") if not word.isdecimal()]
+    if "param_groups" in words:
+        # An optimizer that was saved whole has the parameters themselves there.
+        return MODEL if words[-1] == "params" else OTHER
+    keys = words[1:] if words[:1] == ["state"] else words
+    if not keys or keys[-1] in _NO_MOMENTS:
+        return OTHER
+    moment = _MOMENTS.get(keys[-1]) or _MOMENTS.get(keys[0])
+    if moment is None and words[:1] == ["state"]:
+        moment = keys[-1]  # as any optimizer of torch calls it
+    return f"{OPTIMIZER}.{moment}" if moment else OPTIMIZER
+
+
+def sections_of_flat_names(names: Collection[str]) -> Sections:
+    """The sections of a format that knows no nesting, by the first dotted component of names.
+
+    `model.layers.0.weight` alone is how many gradients are called, so such components count only
+    where two different kinds of them stand side by side, or gradients beside what is neither.
+    """
+    heads = {name: name.partition(".")[0] for name in names}
+    found = {_KEYS[head] for head in heads.values() if head in _KEYS}
+    beside_others = GRADS in found and not _OTHERS.isdisjoint(heads.values())
+    if len({_KINDS[section] for section in found}) < 2 and not beside_others:
+        return Sections()
+    return sections_of(
+        {name: head if head in _KEYS and head != name else None for name, head in heads.items()}
+    )
+
+
+def sections_of_file(stem: str, names: Iterable[str]) -> Sections:
+    """What a file's name says of the tensors in it, as a key of that name would.
+
+    `optimizer.pt` beside `model.safetensors` holds moments, `scheduler.pt` what is `other`.
+    """
+    key = _NUMBER_AT_END.sub("", stem)
+    if key in _OTHERS:
+        return Sections(dict.fromkeys(names, OTHER))
+    if key not in _KEYS:
+        return Sections()
+    tops = {f"{key}.{name}": key for name in names}
+    found = sections_of(tops)
+    return Sections(
+        {name.removeprefix(f"{key}."): section for name, section in found.by_name.items()},
+        found.kinds,
+    )
+
+
+class InSection(Protocol):
+    """Whatever has a name and lies in a section."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+
+    @property
+    def section(self) -> str:
+        """Its section; "" for none."""
+
+
+def section_filter(chosen: str, known: Iterable[str]) -> Callable[[InSection], bool]:
+    """Whether something lies in the section that is asked for, of those that are `known`.
+
+    It is asked for by its name, by that of a parent (`optimizer` is all `optimizer.*`), or else by
+    the file's own key, such as `state_dict`, under which what is `other` stays out.
+    """
+    if chosen == "" or any(_is_within(name, chosen) for name in known):
+        return lambda item: _is_within(item.section, chosen)
+    return lambda item: (
+        item.section not in ("", OTHER) and (item.name == chosen or _is_within(item.name, chosen))
+    )
+
+
+def _is_within(name: str, parent: str) -> bool:
+    """Whether a dotted name is `parent` or below it."""
+    return name == parent or (parent != "" and name.startswith(f"{parent}."))

@@ -26,7 +26,7 @@ class TensorSpec:
 
     Attributes:
         name: unique in its checkpoint; nested keys joined by dots.
-        section: the recognised top-level key that it lies under, or "".
+        section: what it belongs to, as `core.sections` calls that, or "".
         shape: sizes; () for a scalar.
         extents: the bytes from the first element touched to the last, in order, each extent
             a whole number of elements. Empty for a streamed tensor.

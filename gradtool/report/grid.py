@@ -61,10 +61,12 @@ def section_grid(measurement: Measurement) -> Grid:
     """A row for each section, with what it holds."""
     sections = measurement.sections
     columns: list[_Column[Summary]] = [
-        _Column("section", lambda section: brief(section.name) or "(other)", numeric=False),
+        _Column("section", lambda section: brief(section.name) or "(none)", numeric=False),
         _Column("holds", lambda section: section.kind or "", numeric=False),
         *_sizes(),
-        *_figures(measurement, sections, lambda section: section.stats),
+        *_figures(
+            measurement, sections, lambda section: section.stats, lambda section: section.has_norm
+        ),
     ]
     return _fill(columns, sections, lambda section: _stats_mood(section.stats))
 
@@ -74,7 +76,7 @@ def group_grid(measurement: Measurement, groups: Sequence[Summary]) -> Grid:
     columns: list[_Column[Summary]] = [
         _Column("group", lambda group: brief(group.name), numeric=False),
         *_sizes(),
-        *_figures(measurement, groups, lambda group: group.stats),
+        *_figures(measurement, groups, lambda group: group.stats, lambda group: group.has_norm),
     ]
     return _fill(columns, groups, lambda group: _stats_mood(group.stats))
 
@@ -98,7 +100,10 @@ def _sizes() -> tuple[_Column[Summary], ...]:
 
 
 def _figures(
-    measurement: Measurement, items: Sequence[Item], stats_of: Callable[[Item], TensorStats]
+    measurement: Measurement,
+    items: Sequence[Item],
+    stats_of: Callable[[Item], TensorStats],
+    has_norm: Callable[[Item], bool] = lambda _: True,
 ) -> Iterator[_Column[Item]]:
     def column(header: str, cell: Callable[[TensorStats], str]) -> _Column[Item]:
         return _Column(header, lambda item: cell(stats_of(item)))
@@ -106,8 +111,9 @@ def _figures(
     def occurs(count: Callable[[TensorStats], int]) -> bool:
         return any(count(stats_of(item)) for item in items)
 
-    yield column(
-        norm_name(measurement.norm_type), lambda stats: significant(stats.norm, CELL_DIGITS)
+    yield _Column(
+        norm_name(measurement.norm_type),
+        lambda item: significant(stats_of(item).norm, CELL_DIGITS) if has_norm(item) else "",
     )
     yield column(magnitude_name(measurement), lambda stats: significant(stats.max_abs, CELL_DIGITS))
     if occurs(lambda stats: stats.zeros):

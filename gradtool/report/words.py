@@ -39,10 +39,17 @@ def holdings(measurement: Measurement) -> str:
     """What is in it, as `290 tensors in F32`, `48 weights and 96 optimizer states in F32, BF16`."""
     counts: Counter[str] = Counter()
     for section in measurement.sections:
-        counts[_NOUNS[section.kind] if section.kind else "tensor"] += section.tensors
+        counts[_noun(section)] += section.tensors
     kinds = [counted(count, noun) for noun, count in counts.items()] or ["no tensors"]
     listed = " and ".join([", ".join(kinds[:-1]), kinds[-1]] if kinds[1:] else kinds)
     return f"{listed} in {', '.join(dtypes(measurement))}" if measurement.tensors else listed
+
+
+def _noun(section: Summary) -> str:
+    """What one of a section's tensors is called."""
+    if not section.has_norm:
+        return "other tensor"
+    return _NOUNS[section.kind] if section.kind else "tensor"
 
 
 def totals(report: InspectReport) -> Iterator[tuple[str, str]]:
@@ -90,6 +97,8 @@ def diagnoses(measurement: Measurement) -> Iterator[str]:
     """Sentences about norms that float64, or torch in the dtype of the gradients, cannot hold."""
     total = measurement.total
     for summary in measurement.sections if total is None else (total,):
+        if not summary.has_norm:
+            continue
         where = f"{brief(summary.name, LONGEST_NAME)}: " if total is None else ""
         if summary.kind in (None, "gradients"):
             yield from (where + text for text in _native_trouble(summary))

@@ -14,6 +14,7 @@ from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.names import NameFilter, every_name
+from gradtool.core.sections import OTHER
 from gradtool.core.tensors import Skipped
 from gradtool.errors import GradtoolError
 from gradtool.rules.siblings import Kind, kinds_of, peers_of, split_name
@@ -23,8 +24,8 @@ from gradtool.rules.siblings import Kind, kinds_of, peers_of, split_name
 class Evidence:
     """A measured dump as rules see it, with its gradients set apart.
 
-    In a dump with recognised sections only those of gradients count as gradients, not weights or
-    optimizer state; if the user chose the section to judge, all tensors count.
+    In a dump with recognised sections only those of gradients count as gradients, not weights,
+    optimizer state, or what is neither; if the user chose the section to judge, all tensors count.
 
     Attributes:
         measurement: the dump.
@@ -58,10 +59,14 @@ class Evidence:
 
     @cached_property
     def state(self) -> tuple[TensorMeasurement, ...]:
-        """The stored tensors that are no gradients, such as weights and optimizer state."""
+        """The stored tensors that are weights or optimizer state; nothing is known of others."""
         gradients = {tensor.name for tensor in self.named_gradients}
         stored = (tensor for tensor in self.measurement.tensors if tensor.alias_of is None)
-        return tuple(tensor for tensor in stored if tensor.name not in gradients)
+        return tuple(
+            tensor
+            for tensor in stored
+            if tensor.name not in gradients and tensor.spec.section != OTHER
+        )
 
     @cached_property
     def named_gradients(self) -> tuple[TensorMeasurement, ...]:
@@ -131,9 +136,12 @@ class Evidence:
     def _sections(self) -> frozenset[str] | None:
         """Names of the sections whose tensors count as gradients; None for all sections."""
         kinds = {section.name: section.kind for section in self.measurement.sections}
-        if self.section_chosen or not any(kinds.values()):
+        if self.section_chosen or not (any(kinds.values()) or OTHER in kinds):
             return None
-        return frozenset(name for name, kind in kinds.items() if kind == "gradients")
+        # A file of which nothing tells what it holds is a dump, alone and beside others.
+        return frozenset(
+            name for name, kind in kinds.items() if kind in ("gradients", None) and name != OTHER
+        )
 
 
 @dataclass(frozen=True, slots=True)

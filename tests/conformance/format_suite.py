@@ -105,13 +105,24 @@ class FormatSuite:
     def test_parts_of_a_training_checkpoint_are_sections(self, tmp_path: Path) -> None:
         if not (self.holds_several and self.has_sections):
             pytest.skip("it has no sections")
-        names = {"grads.w": "grads", "model.w": "model", "optimizer.exp_avg": "optimizer"}
+        names = {
+            "grads.w": "grads",
+            "model.w": "model",
+            "optimizer.exp_avg": "optimizer.exp_avg",
+            "optimizer.w": "optimizer",
+            "optimizer.step": "other",
+            "best": "other",
+        }
         path = tmp_path / f"dump{self.suffix}"
         self.write_nested(path, {name: np.ones(2, np.float32) for name in names})
         checkpoint = open_checkpoint(str(path))
         assert {spec.name: spec.section for spec in checkpoint.tensors} == names
-        kinds = {"grads": "gradients", "model": "weights", "optimizer": "optimizer"}
-        assert checkpoint.section_kinds == kinds
+        assert checkpoint.section_kinds == {
+            "grads": "gradients",
+            "model": "weights",
+            "optimizer": "optimizer",
+            "optimizer.exp_avg": "optimizer",
+        }
 
     def test_tensors_are_in_the_models_order_where_the_format_keeps_it(
         self, tmp_path: Path

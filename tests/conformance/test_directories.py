@@ -169,7 +169,12 @@ def test_a_trainers_directory_is_told_apart_by_its_file_names(tmp_path: Path) ->
     torch.save({"cpu": torch.get_rng_state()}, tmp_path / "rng_state.pth")
     measurement = gradtool.measure(tmp_path)
     assert measurement.total is None
-    assert {s.kind for s in measurement.sections} == {"weights", "optimizer"}
+    assert {s.name: s.kind for s in measurement.sections} == {
+        "model": "weights",
+        "optimizer.exp_avg": "optimizer",
+        "optimizer.exp_avg_sq": "optimizer",
+        "other": None,
+    }
 
 
 def test_a_broken_file_among_good_ones_is_an_error(tmp_path: Path) -> None:

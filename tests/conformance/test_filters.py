@@ -185,7 +185,7 @@ def test_why_there_is_nothing_is_told_as_of_the_whole(
         gradtool.measure(kind(tmp_path), join=True, **options)
     assert words in str(caught.value)
     if "opt" in words:
-        assert caught.value.hint == "its sections are 'grads', 'model'"
+        assert caught.value.hint == "its sections are 'grads', 'model', 'other'"
 
 
 def test_who_measures_a_tensor_of_many_pays_for_the_names_of_the_others(tmp_path: Path) -> None:

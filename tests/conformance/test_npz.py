@@ -151,7 +151,7 @@ def test_gradients_beside_weights_lie_in_sections(tmp_path):
     np.savez(tmp_path / "a.npz", **{"grads.w": one, "model.w": one, "loss": one})
     found = catalogue(tmp_path / "a.npz")
     assert found.section_kinds == {"grads": "gradients", "model": "weights"}
-    assert [tensor.section for tensor in found.tensors] == ["grads", "model", ""]
+    assert [tensor.section for tensor in found.tensors] == ["grads", "model", "other"]
 
 
 def test_archives_of_arrays_are_told_by_their_members(tmp_path):

@@ -24,14 +24,8 @@ from gradtool.core.clipping import TORCH_EPS
 FIXTURES: Final = Path(__file__).parents[1] / "fixtures" / "checkpoints"
 CHECKPOINTS: Final = Path(os.environ.get("GRADTOOL_TEST_CHECKPOINTS", FIXTURES))
 
-_NAMES: Final = "sections are called as the framework calls them"
-
 NOT_YET: Final = {
-    "torch_legacy:*training.pt": ("measure", _NAMES),
-    "hf_trainer:*/checkpoint-*": ("measure", _NAMES),
-    "accelerate:*": ("measure", _NAMES),
     "accelerate_bin:*": ("measure clip", "`pytorch_model.bin` is not told to be weights"),
-    "lightning:*.ckpt": ("measure clip", _NAMES),
     "torchscript:*": ("clip", "TorchScript is a program: it is measured only"),
 }
 """What gradtool cannot do yet: patterns of `layout:path`, which tests those fail, and why.

@@ -125,7 +125,7 @@ def test_sections_need_two_kinds_of_first_components(tmp_path: Path) -> None:
     assert [(s.name, s.kind) for s in measurement.sections] == [
         ("model", "weights"),
         ("optimizer", "optimizer"),
-        ("", None),
+        ("other", None),
     ]
     chosen = gradtool.measure(training, section="model")
     assert chosen.total is not None
@@ -142,7 +142,7 @@ def test_no_group_mixes_sections(tmp_path: Path) -> None:
         "model.layers.#": 1,
         "optimizer.(other)": 1,
         "optimizer.layers.#": 1,
-        "(other)": 1,
+        "other.(other)": 1,
     }
 
 

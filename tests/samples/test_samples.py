@@ -99,6 +99,9 @@ def test_sections(name: str, engine: str) -> None:
     for known in EXPECTED[name]["sections"]:
         assert sections[known["name"]]["kind"] == known["kind"]
         assert_set(sections[known["name"]], known)
+    other = sections.pop("other")
+    assert (other["kind"], other["norm"], other["finite_norm"]) == (None, None, None)
+    assert sections.keys() == {known["name"] for known in EXPECTED[name]["sections"]}
 
 
 @pytest.mark.parametrize("engine", ENGINES)

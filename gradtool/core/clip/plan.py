@@ -122,7 +122,7 @@ def refuse_unclippable(
 
 
 def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
-    """Refuse tensors of several kinds, and weights or optimizer state unless `explicit`.
+    """Refuse tensors of several kinds, and all but gradients unless `explicit`.
 
     Beside a recognised kind, tensors of no recognised kind count as one more.
     """

@@ -18,6 +18,7 @@ from gradtool.core.measurement import (
     TensorMeasurement,
     summarize,
 )
+from gradtool.core.sections import OTHER
 from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
@@ -79,15 +80,14 @@ def measure(
     checksums, pairs = _checksums_of(checkpoint, everything=verify), pairs_of(checkpoint)
     again = sum(checksum.covers.nbytes for checksum in checksums)
     again += sum(pair.nbytes for pair in pairs)
-    digested = checkpoint.tensors if digest else ()
+    specs = sorted(checkpoint.tensors, key=_is_other)  # elements count for what is in the total
+    digested = specs if digest else ()
     again += sum(spec.nbytes for spec in digested)
-    runner.progress.begin(sum(spec.nbytes for spec in checkpoint.tensors) + again)
+    runner.progress.begin(sum(spec.nbytes for spec in specs) + again)
     measured = partial(
         _measured, overlaps=overlaps, norm_type=norm_type, loss_scale=loss_scale, runner=runner
     )
-    tensors, found = measured(
-        checkpoint.tensors, checksums=checksums, pairs=pairs, digested=digested
-    )
+    tensors, found = measured(specs, checksums=checksums, pairs=pairs, digested=digested)
     differing = [number for number in sorted(found) if found[number].count]
     copies, _ = measured([checkpoint.replicas[number].stored for number in differing])
     runner.progress.finish()
@@ -97,13 +97,28 @@ def measure(
     )
     return _measurement(
         checkpoint,
-        tensors,
+        _as_listed(checkpoint, tensors),
         disagreements,
         norm_type,
         loss_scale,
         backend=runner.backend.name,
         started=started,
     )
+
+
+def _is_other(spec: TensorSpec) -> bool:
+    return spec.section == OTHER
+
+
+def _as_listed(
+    checkpoint: Checkpoint, tensors: tuple[TensorMeasurement, ...]
+) -> tuple[TensorMeasurement, ...]:
+    """What was measured, in the order of the catalogue, whose `other` tensors come last here."""
+    if not any(map(_is_other, checkpoint.tensors)):
+        return tensors
+    inner = iter(tensors)
+    others = iter(tensors[sum(not _is_other(spec) for spec in checkpoint.tensors) :])
+    return tuple(next(others if _is_other(spec) else inner) for spec in checkpoint.tensors)
 
 
 def _measured(
@@ -217,26 +232,37 @@ def _measurement(
 def _summaries(
     checkpoint: Checkpoint, tensors: tuple[TensorMeasurement, ...], norm_type: float
 ) -> tuple[tuple[Summary, ...], Summary | None]:
-    """The summary of each section, and of all tensors where the sections are of one kind."""
+    """The summary of each section, and of all tensors where the sections are of one kind.
+
+    What is `other` enters the total only where there is nothing else.
+    """
     kinds = checkpoint.section_kinds
     names = list(dict.fromkeys(tensor.spec.section for tensor in tensors))
+    by_section: dict[str, list[TensorMeasurement]] = {name: [] for name in names}
+    for tensor in tensors:
+        by_section[tensor.spec.section].append(tensor)
     sections = tuple(
-        summarize(
-            name,
-            kinds.get(name),
-            [tensor for tensor in tensors if tensor.spec.section == name],
-            [item for item in checkpoint.skipped if item.section == name],
-            norm_type,
+        replace(
+            summarize(
+                name,
+                kinds.get(name),
+                by_section[name],
+                [item for item in checkpoint.skipped if item.section == name],
+                norm_type,
+            ),
+            has_norm=name != OTHER,
         )
         for name in names
     )
-    if len({kinds[name] for name in names if name in kinds}) > 1:
+    counted = [name for name in names if name != OTHER] or names
+    if len({kinds.get(name) for name in counted}) > 1:
         return sections, None
-    if len(sections) == 1 and not checkpoint.skipped:
-        return sections, replace(sections[0], name="", kind=None)
-    return sections, summarize(
-        "", None, tensors, checkpoint.skipped, norm_type, lambda tensor: tensor.unique
-    )
+    skipped = [item for item in checkpoint.skipped if item.section != OTHER or OTHER in counted]
+    if len(counted) == 1 and not skipped:
+        (section,) = (section for section in sections if section.name in counted)
+        return sections, replace(section, name="", kind=None, has_norm=True)
+    chosen = [tensor for tensor in tensors if tensor.spec.section in counted]
+    return sections, summarize("", None, chosen, skipped, norm_type, lambda tensor: tensor.unique)
 
 
 def _sharing_notes(tensors: Iterable[TensorMeasurement]) -> Iterator[str]:

@@ -49,12 +49,14 @@ class SpecBuilder:
         path: the file's, for errors.
         pickle: where the pickle lies, with the NumPy arrays inside it.
         record_of: the bytes of the storage with a key; None if there is no such record.
+        section_of: the section of each tensor by name.
         big_endian: byte order of the storages that have a type; torch leaves the others alone.
     """
 
     path: str
     pickle: Extent
     record_of: Callable[[str], Extent | None]
+    section_of: Callable[[str], str]
     big_endian: bool
     tensors: list[TensorSpec] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
@@ -108,7 +110,7 @@ class SpecBuilder:
                 strides=None if in_order else strides,
                 big_endian=self._is_swapped(found, tensor, element),
                 is_negated=tensor.negated,
-                section=found.section,
+                section=self.section_of(found.name),
             )
         )
 
@@ -226,7 +228,7 @@ class SpecBuilder:
                 strides=None if is_contiguous(sizes, strides) else strides,
                 stream=place if isinstance(place, Inline) else None,
                 big_endian=self._is_big_endian(found, dtype),
-                section=found.section,
+                section=self.section_of(found.name),
             )
         )
 
@@ -266,4 +268,5 @@ class SpecBuilder:
     def _skip(
         self, found: NamedLeaf, dtype_name: str, reason: str, extents: tuple[Extent, ...] = ()
     ) -> None:
-        self.skipped.append(Skipped(found.name, dtype_name, reason, found.section, extents))
+        section = self.section_of(found.name)
+        self.skipped.append(Skipped(found.name, dtype_name, reason, section, extents))

@@ -42,11 +42,11 @@ def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) 
     others: list[Entry] = []
     for entry in entries:
         (members if _is_array(source, entry) else others).append(entry)
-    sections = sections_of_flat_names(entry.name.removesuffix(_SUFFIX) for entry in members)
+    section_of = sections_of_flat_names([entry.name.removesuffix(_SUFFIX) for entry in members])
     tensors, skipped, checksums = [], [], []
     for entry in members:
-        head = entry.name.removesuffix(_SUFFIX).split(".", 1)[0]
-        found = _read_member(source, entry, raw_dtype, head if head in sections else "")
+        section = section_of(entry.name.removesuffix(_SUFFIX))
+        found = _read_member(source, entry, raw_dtype, section)
         if isinstance(found, Skipped):
             skipped.append(found)
             continue
@@ -62,7 +62,7 @@ def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) 
         (source.file,),
         tuple(tensors),
         tuple(skipped),
-        section_kinds=sections,
+        section_kinds=section_of.kinds,
         checksums=tuple(checksums),
         notes=_notes([entry.name for entry in others if entry.nbytes]),
         in_model_order=True,

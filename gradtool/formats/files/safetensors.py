@@ -15,7 +15,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
-from gradtool.core.sections import sections_of_flat_names
+from gradtool.core.sections import Sections, sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
@@ -42,7 +42,8 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
     facts = _facts(source.path, header.noted)
     _refuse_lies(source.path, facts, header.types)
     # A dump holds gradients, whatever the parts of a model are called.
-    sections = {} if facts.dump else sections_of_flat_names(header.types)
+    named = {**header.types, **facts.aliases, **facts.absent}
+    section_of = Sections() if facts.dump else sections_of_flat_names(named)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     left_out: list[str] = []
@@ -52,14 +53,14 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         if not wanted(name):
             (left_out if reason is None else skipped_left_out).append(name)
         elif reason is not None:
-            skipped.append(Skipped(name, type_.dtype.name, reason, _section(name, sections)))
+            skipped.append(Skipped(name, type_.dtype.name, reason, section_of(name)))
         else:
             extents = (Extent(source.file, begin, type_.nbytes),) if type_.nbytes else ()
-            section = _section(name, sections)
+            section = section_of(name)
             tensors.append(TensorSpec(name, type_.dtype, type_.shape, extents, section=section))
     for name, dtype_name in facts.absent.items():
         if wanted(name):
-            skipped.append(Skipped(name, dtype_name, ABSENT, _section(name, sections)))
+            skipped.append(Skipped(name, dtype_name, ABSENT, section_of(name)))
         else:
             skipped_left_out.append(name)
     position = _positions(facts, header.types)
@@ -73,7 +74,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         files=(source.file,),
         tensors=tuple(tensors),
         skipped=tuple(skipped),
-        section_kinds=sections,
+        section_kinds=section_of.kinds,
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         writer=_writer(facts),
@@ -129,11 +130,6 @@ def _positions(facts: DumpMetadata, types: Mapping[str, TensorType]) -> dict[str
     position = {name: at for at, name in enumerate(facts.names)}
     is_whole = all(name in position for name in chain(types, facts.aliases, facts.absent))
     return position if is_whole else {}
-
-
-def _section(name: str, sections: Mapping[str, object]) -> str:
-    head = name.split(".", 1)[0] if sections else ""
-    return head if head in sections else ""
 
 
 def _facts(path: str, metadata: dict[str, str]) -> DumpMetadata:

@@ -56,7 +56,7 @@ def open_torch_legacy(source: Source) -> Checkpoint:
     storages = _storages(source, keys.root, pickled.storages, at)
     extent = Extent(source.file, object_at, pickled.nbytes)
     walked = walk(pickled.root, source.path, pickled.nbytes)
-    builder = SpecBuilder(source.path, extent, storages.get, big_endian=False)
+    builder = SpecBuilder(source.path, extent, storages.get, walked.sections, big_endian=False)
     for found in walked.leaves:
         builder.add(found)
     refuse_hidden(pickled.made, walked.reached, source.path, "the object", object_at)
@@ -66,7 +66,7 @@ def open_torch_legacy(source: Source) -> Checkpoint:
         files=(source.file,),
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
-        section_kinds=walked.section_kinds,
+        section_kinds=walked.sections.kinds,
         placed=placed_parts(walked.distributed),
         part_notes=walked.part_notes(),
         notes=walked.notes(),

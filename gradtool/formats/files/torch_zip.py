@@ -123,7 +123,7 @@ def catalogue_of(tree: Tree) -> Checkpoint:
         files=(archive.source.file,),
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
-        section_kinds=walked.section_kinds,
+        section_kinds=walked.sections.kinds,
         placed=placed_parts(walked.distributed),
         part_notes=walked.part_notes(),
         checksums=checksums(archive, "data.pkl", "data/"),
@@ -162,7 +162,9 @@ def listed(tree: Tree, folder: str, *, big_endian: bool) -> tuple[SpecBuilder, W
     archive, made = tree.archive, tree.unpickled.made
     path, pickle = archive.source.path, archive.bytes_of(tree.record)
     walked = walk(tree.unpickled.root, path, pickle.nbytes)
-    builder = SpecBuilder(path, pickle, lambda key: archive.extent(f"{folder}/{key}"), big_endian)
+    builder = SpecBuilder(
+        path, pickle, lambda key: archive.extent(f"{folder}/{key}"), walked.sections, big_endian
+    )
     for found in walked.leaves:
         builder.add(found)
     refuse_hidden(made, walked.reached, path, tree.record.name, pickle.offset)

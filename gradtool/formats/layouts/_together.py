@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import TensorSpec
+from gradtool.core.sections import Sections, sections_of_file
+from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.errors import SameTensorsError, UnsupportedFormatError
 from gradtool.formats.layouts._contents import Part, stem_of
 from gradtool.formats.layouts._joined import joined, repeated_name
@@ -40,10 +40,11 @@ def joined_files(
     """
     stems = Counter(stem_of(part.name) for part in parts)
     repeated = {name for name, count in _counts(parts).items() if count > 1}
+    sections = _sections(parts)
     placed = [
         _placed(
             part.checkpoint,
-            stem_of(part.name),
+            sections[part.name],
             part.name if stems[stem_of(part.name)] > 1 else stem_of(part.name),
             (lambda _: True) if prefix else repeated.__contains__,
         )
@@ -63,36 +64,48 @@ def _counts(parts: Sequence[Part]) -> Counter[str]:
     return Counter(name for part in parts for name in part.checkpoint.names)
 
 
-def _placed(
-    part: Checkpoint, stem: str, start: str, is_prefixed: Callable[[str], bool]
-) -> Checkpoint:
-    """A file's catalogue under its prefix, and under the section that its name means.
+def _sections(parts: Sequence[Part]) -> dict[str, Sections | None]:
+    """What each file's name says of the sections in it; None where its own keys say that.
 
-    `optimizer.pt` beside `model.safetensors` holds moments, as a key of that name would.
+    What is neither gradient, weight nor moment is told only beside such.
     """
-    kind = SECTION_KINDS.get(stem)
-    section = stem if kind is not None and not part.section_kinds else None
+    found: dict[str, Sections | None] = {
+        part.name: None
+        if part.checkpoint.section_kinds
+        else sections_of_file(stem_of(part.name), part.checkpoint.names)
+        for part in parts
+    }
+    recognised = any(each is None or each.kinds for each in found.values())
+    return {
+        name: each if each is None or each.kinds or recognised else Sections()
+        for name, each in found.items()
+    }
+
+
+def _placed(
+    part: Checkpoint, sections: Sections | None, start: str, is_prefixed: Callable[[str], bool]
+) -> Checkpoint:
+    """A file's catalogue under its prefix, and in the `sections` given, if any are."""
 
     def named(name: str) -> str:
         return f"{start}.{name}" if is_prefixed(name) else name
 
-    def section_of(given: str) -> str:
-        return given if section is None else section
+    def section_of(item: TensorSpec | Skipped) -> str:
+        return item.section if sections is None else sections(item.name)
 
     def place(spec: TensorSpec) -> TensorSpec:
-        return spec.under(named(spec.name), section_of(spec.section))
+        return spec.under(named(spec.name), section_of(spec))
 
     return replace(
         part,
         tensors=tuple(map(place, part.tensors)),
         replicas=tuple(replace(replica, stored=place(replica.stored)) for replica in part.replicas),
         skipped=tuple(
-            replace(item, name=named(item.name), section=section_of(item.section))
-            for item in part.skipped
+            replace(item, name=named(item.name), section=section_of(item)) for item in part.skipped
         ),
         left_out=tuple(map(named, part.left_out)),
         skipped_left_out=tuple(map(named, part.skipped_left_out)),
         placed={named(name): placed for name, placed in part.placed.items()},
-        section_kinds={section: kind} if section and kind else part.section_kinds,
+        section_kinds=part.section_kinds if sections is None else sections.kinds,
         in_model_order=False,  # nothing tells which file comes first in the model
     )

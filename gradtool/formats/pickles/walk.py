@@ -13,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple, get_args
 
 from gradtool.core.figures import counted
-from gradtool.core.sections import SECTION_KINDS
-from gradtool.core.tensors import SectionKind
+from gradtool.core.sections import OPTIMIZER, OPTIMIZER_KEYS, Sections, sections_of
 from gradtool.errors import UnsupportedFormatError
 from gradtool.formats.pickles.distributed import local_part
 from gradtool.formats.pickles.stand_ins import (
@@ -44,7 +43,6 @@ _MAX_KEY_ITEMS: Final = 16
 _MAX_KEY_CHARS: Final = 256
 
 _MODULE_TABLES: Final = frozenset({"_parameters", "_buffers", "_modules"})
-_OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
 
 Leaf = TensorRef | Unmeasured | MetaRef | ArrayRef | ArrayScalar | Storage
 _BRANCHES: Final = (dict, list, tuple, Opaque, SparseRef)
@@ -53,10 +51,13 @@ _WALKED: Final = (*_BRANCHES, *get_args(Leaf))
 
 
 class NamedLeaf(NamedTuple):
-    """A stand-in that holds elements, or describes some, with its name and section."""
+    """A stand-in that holds elements, or describes some, with its name.
+
+    `top` is the key at the top of the file that it lies under; None where that is its name.
+    """
 
     name: str
-    section: str
+    top: str | None
     leaf: Leaf
 
 
@@ -69,7 +70,7 @@ class Walk:
         budget: what the walk may still cost.
         leaves: everything that holds elements.
         reached: the identities (`id`) of those, and of their parts.
-        section_kinds: the kinds of the recognised top-level keys that lead to a leaf.
+        sections: of the leaves, by name, once all are found.
         distributed: the DTensors and ShardedTensors, by the name of the part in the file.
         sparse: how many sparse tensors were found that name each index once.
     """
@@ -78,33 +79,30 @@ class Walk:
     budget: int
     leaves: list[NamedLeaf] = field(default_factory=list)
     reached: set[int] = field(default_factory=set)
-    section_kinds: dict[str, SectionKind] = field(default_factory=dict)
+    sections: Sections = field(default_factory=Sections)
     distributed: dict[str, Opaque] = field(default_factory=dict)
     sparse: int = 0
-    _section: str = ""
+    _top: str | None = None
     _open: set[int] = field(default_factory=set)
 
     def visit_root(self, root: object) -> None:
         """Find all tensors, and the sections among the top-level keys."""
         attributes = root.state if isinstance(root, Opaque) else None
         top = attributes if isinstance(attributes, dict) else root
-        is_optimizer = isinstance(top, dict) and top.keys() >= _OPTIMIZER_KEYS
+        is_optimizer = isinstance(top, dict) and top.keys() >= OPTIMIZER_KEYS
         if not isinstance(top, dict) or (top is attributes and not is_optimizer):
             self.visit(root, "")
             return
         self._open.add(id(root))
-        several_kinds = len({SECTION_KINDS[key] for key in top if key in SECTION_KINDS}) > 1
+        keys = []
         for key, value in self._children(root, ""):
-            kind = SECTION_KINDS.get(key)
-            if is_optimizer and key in _OPTIMIZER_KEYS:
-                kind = "optimizer"
-            # A section holds tensors; a lone parameter may well be called `weights`.
-            is_section = kind and (several_kinds or isinstance(value, _BRANCHES))
-            self._section = key if is_section else ""
-            before = len(self.leaves)
+            keys.append(key)
+            self._top = key if isinstance(value, _BRANCHES) else None
+            if is_optimizer and key in OPTIMIZER_KEYS:
+                self._top = OPTIMIZER
             self.visit(value, key)
-            if kind and self._section and len(self.leaves) > before:
-                self.section_kinds[key] = kind
+        tops = {found.name: found.top for found in self.leaves}
+        self.sections = sections_of(tops, keys)
 
     def visit(self, value: object, name: str) -> None:
         """Find the tensors in `value`, which `name` leads to."""
@@ -123,7 +121,7 @@ class Walk:
     def _note(self, value: Leaf | SparseRef, name: str) -> None:
         self.reached.add(id(value))
         if isinstance(value, Leaf) and _objects(value) is None:
-            self.leaves.append(NamedLeaf(name or self._stem(), self._section, value))
+            self.leaves.append(NamedLeaf(name or self._stem(), self._top, value))
         if isinstance(value, Unmeasured):
             self.reached.update(map(id, (value.values, *value.parts)))
 

@@ -74,15 +74,16 @@ def _report(report: InspectReport) -> dict[str, object]:
 
 
 def figures(summary: Summary) -> dict[str, object]:
-    """The fields of a total, a section or a group."""
-    stats = summary.stats
+    """The fields of a total, a section or a group; of what is `other` all norms are null."""
+    stats, has_norm = summary.stats, summary.has_norm
+    native_dtype = summary.native_dtype if has_norm else None
     return {
         "tensors": summary.tensors,
         "numel": stats.numel,
-        "norm": json_number(summary.norm),
-        "finite_norm": json_number(summary.finite_norm),
-        "native_norm": optional(summary.native_norm),
-        "native_dtype": None if summary.native_dtype is None else summary.native_dtype.name,
+        "norm": json_number(summary.norm) if has_norm else None,
+        "finite_norm": json_number(summary.finite_norm) if has_norm else None,
+        "native_norm": optional(summary.native_norm) if has_norm else None,
+        "native_dtype": None if native_dtype is None else native_dtype.name,
         "max_abs": json_number(stats.max_abs),
         "nan": stats.nan,
         "posinf": stats.posinf,

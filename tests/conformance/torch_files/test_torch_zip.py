@@ -315,7 +315,8 @@ def test_a_real_training_checkpoint_has_its_sections(tmp_path: Path) -> None:
     found = by_name(checkpoint)
     assert checkpoint.section_kinds == {
         "model": "weights",
-        "optimizer": "optimizer",
+        "optimizer.exp_avg": "optimizer",
+        "optimizer.exp_avg_sq": "optimizer",
         "grads": "gradients",
     }
     assert_same(found["model.1.running_var"], model.state_dict()["1.running_var"])
@@ -328,7 +329,7 @@ def test_a_real_training_checkpoint_has_its_sections(tmp_path: Path) -> None:
         "model.1.num_batches_tracked": ("I64", "integer"),
         "rng": ("U8", "integer"),
     }
-    assert {entry.name: entry.section for entry in checkpoint.skipped}["rng"] == ""
+    assert {entry.name: entry.section for entry in checkpoint.skipped}["rng"] == "other"
 
 
 def test_an_optimizer_s_own_state_dict_is_no_gradient(tmp_path: Path) -> None:
@@ -337,8 +338,12 @@ def test_an_optimizer_s_own_state_dict_is_no_gradient(tmp_path: Path) -> None:
     weight.grad = torch.ones(3)
     optimizer.step()
     checkpoint = saved(tmp_path, optimizer.state_dict())
-    assert checkpoint.section_kinds == {"state": "optimizer"}
-    assert {tensor.section for tensor in checkpoint.tensors} == {"state"}
+    assert {tensor.name: tensor.section for tensor in checkpoint.tensors} == {
+        "state.0.step": "other",
+        "state.0.exp_avg": "optimizer.exp_avg",
+        "state.0.exp_avg_sq": "optimizer.exp_avg_sq",
+    }
+    assert set(checkpoint.section_kinds.values()) == {"optimizer"}
 
 
 @pytest.mark.parametrize("protocol", [2, 4])
@@ -348,9 +353,13 @@ def test_a_pickled_optimizer_is_no_gradient(tmp_path: Path, protocol: int) -> No
     weight.grad = torch.ones(3)
     optimizer.step()
     checkpoint = saved(tmp_path, optimizer, protocol)
-    assert checkpoint.section_kinds == {"state": "optimizer", "param_groups": "optimizer"}
-    assert {tensor.section for tensor in checkpoint.tensors} == {"state", "param_groups"}
+    assert checkpoint.section_kinds == {
+        "optimizer.exp_avg": "optimizer",
+        "optimizer.exp_avg_sq": "optimizer",
+        "model": "weights",
+    }
     found = by_name(checkpoint)
+    assert found["param_groups.0.params.0"].section == "model"
     assert_same(found["state.key#0.exp_avg"], optimizer.state[weight]["exp_avg"])
     assert_same(found["param_groups.0.params.0"], weight)
 

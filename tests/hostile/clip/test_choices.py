@@ -30,14 +30,18 @@ def refused(
 
 
 @pytest.mark.parametrize("other", ["loss", "net", "policy"])
+@pytest.mark.parametrize("how", [{"section": "grads"}, {"section": "gradients"}, {}])
 def test_what_is_not_known_to_be_gradients_is_not_clipped_beside_them(
-    other: str, tmp_path: Path
+    other: str, how: dict[str, str], tmp_path: Path
 ) -> None:
-    path = saved(tmp_path / "x.pt", {"grads": {"w": torch.ones(3)}, other: torch.tensor(2.5)})
-    refused(path, "different kinds of tensors.*`section`")
-    outcome = gradtool.clip(path, tmp_path / "out", max_norm=0.1, section="grads", eps=0)
+    path = saved(tmp_path / "x.pt", {"gradients": {"w": torch.ones(3)}, other: torch.tensor(2.5)})
+    outcome = gradtool.clip(path, tmp_path / "out", max_norm=0.1, eps=0, **how)
     assert outcome.norm_before == pytest.approx(3**0.5, rel=1e-15)
     assert torch.load(tmp_path / "out")[other] == 2.5
+    assert gradtool.measure(path).total == gradtool.measure(path, section="grads").total
+    by_name = gradtool.clip(path, tmp_path / "named", max_norm=0.1, eps=0, section="other")
+    assert by_name.norm_before == 2.5
+    assert torch.load(tmp_path / "named")[other] == pytest.approx(0.1)
 
 
 @pytest.mark.parametrize("key", ["model", "optimizer"])

@@ -156,12 +156,7 @@ def _once(joined_shards: Checkpoint) -> tuple[Skipped, ...]:
 
 def _in_sections(checkpoint: Checkpoint) -> Checkpoint:
     """The catalogue with the sections that the names of all files together tell."""
-    kinds = sections_of_flat_names(checkpoint.names)
-
-    def section_of(name: str) -> str:
-        head = name.partition(".")[0]
-        return head if head in kinds else ""
-
+    section_of = sections_of_flat_names(checkpoint.names)
     return replace(
         checkpoint,
         tensors=tuple(spec.in_section(section_of(spec.name)) for spec in checkpoint.tensors),
@@ -170,5 +165,5 @@ def _in_sections(checkpoint: Checkpoint) -> Checkpoint:
             for copy in checkpoint.replicas
         ),
         skipped=tuple(replace(s, section=section_of(s.name)) for s in checkpoint.skipped),
-        section_kinds=kinds,
+        section_kinds=section_of.kinds,
     )

@@ -17,6 +17,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import counted, first_of
 from gradtool.core.locations import Location
+from gradtool.core.sections import sections_of
 from gradtool.core.tensors import Chunk, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, MissingShardError
 from gradtool.formats.layouts._chunked import Part, gathered, require_cover
@@ -31,7 +32,6 @@ from gradtool.formats.layouts.dcp.metadata import (
     StoredTensor,
     read_metadata,
 )
-from gradtool.formats.layouts.dcp.sections import sections_of
 from gradtool.storage.listing import Listing, is_plain
 
 _SUFFIX: Final = ".distcp"
@@ -62,12 +62,12 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         files = [source.file]
     shards = _open_shards(listing, metadata)
     files += [shard.file for shard in shards.values()]
-    sections, kinds = sections_of(metadata.tensors, metadata.paths)
+    sections = sections_of({name: _top(metadata.paths.get(name, ())) for name in metadata.tensors})
     parts: list[Part] = []
     skipped = []
     path = listing.at(METADATA)
     for name, tensor in metadata.tensors.items():
-        element, section = tensor.element, sections[name]
+        element, section = tensor.element, sections(name)
         if element.dtype is None:
             require_cover(path, name, tensor.shape, [box for box, _ in tensor.boxes])
             skipped.append(Skipped(name, element.name, element.reason, section))
@@ -81,10 +81,15 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         tensors=found.tensors,
         replicas=found.replicas,
         skipped=tuple(skipped),
-        section_kinds=kinds,
+        section_kinds=sections.kinds,
         notes=tuple(_notes(listing, metadata, shards)),
     )
     return filtered(checkpoint, asked.wanted)
+
+
+def _top(path: tuple[str, ...]) -> str | None:
+    """The first of the keys that lead to a tensor; None where there is one alone."""
+    return path[0] if len(path) > 1 else None
 
 
 @dataclass(frozen=True, slots=True)
