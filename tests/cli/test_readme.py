@@ -32,7 +32,8 @@ def output_of(arguments: str) -> str:
     environment = {**PLAIN, "COLUMNS": "100", "NO_COLOR": "1"}
     command = [sys.executable, "-m", "gradtool", *shlex.split(arguments)]
     with tempfile.TemporaryDirectory() as directory:
-        (Path(directory) / "sample_ckpts").symlink_to(ROOT / "sample_ckpts")
+        for shown in ("sample_ckpts", "tests"):
+            (Path(directory) / shown).symlink_to(ROOT / shown)
         run = subprocess.run(
             command,
             cwd=directory,
