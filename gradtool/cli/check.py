@@ -103,7 +103,7 @@ def _say_unjudged(outcome: CheckOutcome) -> None:
     from gradtool.report.check.words import sentence  # noqa: PLC0415 - not for --help
 
     for verdict in outcome.verdicts:
-        if verdict.summary is None:
+        if not verdict.is_judged:
             for finding in verdict.findings:
                 start = f"{console.ERROR}{brief(verdict.path, LONGEST_NAME)}: "
                 reason = sentence(finding, verdict, LONGEST_LINE - len(start))

@@ -11,6 +11,7 @@ pytorch/trainer/connectors/checkpoint_connector.py; Megatron-LM, DeepSpeed and o
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
@@ -49,6 +50,9 @@ _KINDS: Final[Mapping[str, SectionKind]] = {
     EMA: "weights",
     OPTIMIZER: "optimizer",
 }
+FLAT_WEIGHTS: Final[dict[str, SectionKind]] = {"": "weights"}
+"""The kinds of the sections of weights that lie under no key."""
+
 _OTHERS: Final = frozenset(
     {
         *("callbacks", "dataloader", "dataloader_states", "epoch", "extra_state", "global_step"),
@@ -75,6 +79,21 @@ _MOMENTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("fp32_groups", "single_partition_of_fp32_groups"), _MASTER),
 }
 """What optimizers keep of a parameter, where the name alone tells."""
+
+_WEIGHTS: Final = re.compile(
+    r"""
+    (model | diffusion_pytorch_model)(\.[a-z0-9]+)?(_\d+)?(-\d+-of-\d+)?\.safetensors
+    | pytorch_model[-_.\w]*\.bin
+    | adapter_model(-\d+-of-\d+)?\.(safetensors|bin|pt|pth)
+    | consolidated([-.]\d+(-of-\d+)?)?\.(safetensors|pth)
+    """,
+    re.ASCII | re.VERBOSE,
+)
+"""Names that writers give to weights, and to shards of them.
+
+Sources: `SAFE_WEIGHTS_NAME` and `WEIGHTS_NAME` of transformers, accelerate, diffusers and PEFT;
+Llama's and Mistral's releases.
+"""
 
 _NUMBER_AT_END: Final = re.compile(r"[-_]\d+$", re.ASCII)
 
@@ -179,6 +198,16 @@ def sections_of_file(stem: str, names: Iterable[str]) -> Sections:
         {name.removeprefix(f"{key}."): section for name, section in found.by_name.items()},
         found.kinds,
     )
+
+
+def kinds_of_file(path: str, sections: Sections) -> dict[str, SectionKind]:
+    """The kinds of a file's sections; where it has none, what those have whose name it has.
+
+    Weights are weights in a file as in the directory around it, and need no section for that.
+    """
+    if sections.by_name or _WEIGHTS.fullmatch(os.path.basename(path)) is None:
+        return sections.kinds
+    return FLAT_WEIGHTS.copy()
 
 
 class InSection(Protocol):

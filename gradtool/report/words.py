@@ -25,7 +25,7 @@ from gradtool.report.grid import dtypes, magnitude_name
 from gradtool.report.model import ClipPreview, InspectReport
 from gradtool.shortening import LONGEST_NAME
 
-_NOUNS = {"gradients": "gradient", "weights": "weight", "optimizer": "optimizer state"}
+NOUNS = {"gradients": "gradient", "weights": "weight", "optimizer": "optimizer state"}
 _SKIPPED_NAMES = 3
 
 
@@ -49,7 +49,7 @@ def _noun(section: Summary) -> str:
     """What one of a section's tensors is called."""
     if not section.has_norm:
         return "other tensor"
-    return _NOUNS[section.kind] if section.kind else "tensor"
+    return NOUNS[section.kind] if section.kind else "tensor"
 
 
 def totals(report: InspectReport) -> Iterator[tuple[str, str]]:

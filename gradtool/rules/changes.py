@@ -32,7 +32,9 @@ def _new_zeros(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 
 def _other_model(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # noqa: ARG001
-    if evidence.baseline is not None and evidence.gradients and not evidence.baseline_fits:
+    if not evidence.gradients and not evidence.has_only_state:
+        return  # for no tensors at all there is GT002
+    if evidence.baseline is not None and not evidence.baseline_fits:
         tensors = counted(len(evidence.baseline.tensors), "tensor")
         first = next(iter(evidence.baseline.tensors), "")
         yield Problem(

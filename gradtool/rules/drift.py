@@ -17,7 +17,11 @@ EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT = "GT401", "GT402", "GT403"
 def _expected(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     expected, rtol = limit(limits.dump, "norm"), limit(limits.dump, "rtol")
     norm = evidence.summary.norm
-    if expected is None or rtol is None or not evidence.gradients or evidence.is_reported(norm):
+    if expected is None or rtol is None or evidence.is_reported(norm):
+        return
+    if not evidence.gradients:
+        if evidence.has_only_state:  # for no tensors at all there is GT002
+            yield Problem(f"holds no gradients, of a norm of {short(expected)}", limit=rtol)
         return
     if not NormRange(expected, expected).factor(norm) <= 1.0 + rtol:  # true of NaN too
         message = f"the total norm, {precise(norm)}, is not the expected {short(expected)}"

@@ -15,7 +15,7 @@ from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.names import NameFilter, every_name
 from gradtool.core.sections import OTHER
-from gradtool.core.tensors import Skipped
+from gradtool.core.tensors import SectionKind, Skipped
 from gradtool.errors import GradtoolError
 from gradtool.rules.siblings import Kind, kinds_of, peers_of, split_name
 
@@ -67,6 +67,21 @@ class Evidence:
             for tensor in stored
             if tensor.name not in gradients and tensor.spec.section != OTHER
         )
+
+    @cached_property
+    def state_by_kind(self) -> dict[SectionKind, list[TensorMeasurement]]:
+        """The weights and the optimizer's moments."""
+        kinds = {section.name: section.kind for section in self.measurement.sections}
+        found: dict[SectionKind, list[TensorMeasurement]] = {}
+        for tensor in self.state:
+            if (kind := kinds[tensor.spec.section]) is not None:
+                found.setdefault(kind, []).append(tensor)
+        return found
+
+    @property
+    def has_only_state(self) -> bool:
+        """Whether it holds weights or moments, and no gradient: no dump, but a checkpoint."""
+        return not self.gradients and bool(self.state_by_kind)
 
     @cached_property
     def named_gradients(self) -> tuple[TensorMeasurement, ...]:

@@ -17,12 +17,8 @@ _MOST_RANKS = 8
 
 
 def _no_gradients(evidence: Evidence, limits: Limits) -> Iterator[Problem]:  # noqa: ARG001
-    if not evidence.gradients:
-        sections = evidence.measurement.sections
-        kinds = sorted({section.kind for section in sections if section.kind})
-        yield Problem(
-            f"holds {' and '.join(kinds)} and no gradients; choose with `section` what to judge"
-        )
+    if not evidence.gradients and not evidence.has_only_state:
+        yield Problem("holds no gradients, weights or moments; choose with `section` what to judge")
 
 
 def _unmeasured(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -53,7 +49,9 @@ def _lower_bound(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 def _too_few(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     least = limits.dump["min_tensors"]
     number = len(evidence.gradients)
-    if isinstance(least, int) and 0 < number < least:  # for 0 there is GT002
+    # Of a checkpoint of weights alone nobody expects gradients who does not say how many.
+    expected = number > 0 or (evidence.has_only_state and least != 1)
+    if isinstance(least, int) and number < least and expected:
         held = counted(number, "gradient")
         yield Problem(f"holds {held}, at least {least:,} expected", value=number, limit=least)
 
@@ -105,7 +103,8 @@ RULES = (
         explanation=(
             "A dump of nothing passes every test of norms. It comes from dumping before "
             "backward() or after zero_grad(), from trainers that keep gradients in main_grad or "
-            "in flat buffers, and from checkpoints of weights taken for gradients."
+            "in flat buffers. A checkpoint of weights or moments is no dump: these are judged by "
+            "the integrity and non-finite rules alone."
         ),
         rationale="None: one gradient is enough. The rule cannot be switched off.",
         remedy=(

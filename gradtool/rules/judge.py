@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
-from gradtool.core.judging.rule import SEVERITIES, Thresholds
-from gradtool.core.judging.verdict import Finding, Verdict
+from gradtool.core.judging.rule import SEVERITIES, Thresholds, family
+from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
 from gradtool.rules.drift import TOTAL_DRIFT
@@ -18,6 +18,9 @@ from gradtool.rules.nonfinite import STREAK, Streak, streaks
 _NONFINITE = frozenset(rule.code for rule in NONFINITE_RULES)
 _SKIPPABLE = frozenset({"GT101", "GT102"})
 """Rules for whose findings a trainer may skip the step; broken weights stay broken."""
+
+_OF_STATE = frozenset({"integrity", "non-finite", "baseline"})
+"""Families of the rules that judge a checkpoint without gradients, which is never like another."""
 
 _UNREADABLE = 3
 """The exit code for a finding of a mandatory rule."""
@@ -45,7 +48,9 @@ class Judge:
         if self.policy.overrides:  # noted for tensors that no rule in force asks for
             for names in evidence.names.values():
                 self._override(names)
-        rules = self.policy.rules.values()
+        rules = list(self.policy.rules.values())
+        if evidence.has_only_state:
+            rules = [active for active in rules if family(active.rule.code) in _OF_STATE]
         first = [active for active in rules if active.rule.code in _NONFINITE]
         findings = [finding for active in first for finding in self._apply(active, evidence)]
         reported = any(finding.code in _SKIPPABLE for finding in findings)
@@ -58,19 +63,31 @@ class Judge:
     def verdict(self, evidence: Evidence, step: int | None, elapsed_s: float) -> Verdict:
         """The verdict on a measured dump."""
         measurement = evidence.measurement
+        findings = self.findings(evidence)
         return _concluded(
             Verdict(
                 path=measurement.path,
                 step=step,
                 format=measurement.format,
                 summary=evidence.summary if evidence.gradients else None,
-                findings=self.findings(evidence),
+                findings=findings,
                 notes=(*measurement.notes, *_notes_on_unjudged(evidence, self.policy)),
                 failed=False,
                 exit_code=0,
                 elapsed_s=elapsed_s,
+                kinds=self._kinds(evidence, findings),
             ),
             self.policy,
+        )
+
+    def _kinds(self, evidence: Evidence, findings: Sequence[Finding]) -> tuple[KindVerdict, ...]:
+        """What is judged of a dump without gradients, each by the findings about its tensors."""
+        if not evidence.has_only_state:
+            return ()
+        failed = {one.tensor for one in findings if self.policy.fails(one.severity)}
+        return tuple(
+            KindVerdict(kind, len(tensors), any(tensor.name in failed for tensor in tensors))
+            for kind, tensors in evidence.state_by_kind.items()
         )
 
     def _apply(self, active: ActiveRule, evidence: Evidence) -> Iterator[Finding]:

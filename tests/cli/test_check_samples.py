@@ -23,9 +23,9 @@ HEALTHY = [
     "healthy_compressed.npz",
     "healthy.npy",
     "sharded",
-    "sharded/model.safetensors.index.json",
+    "sharded/grads.safetensors.index.json",
     "sharded_bin",
-    "sharded_bin/pytorch_model.bin.index.json",
+    "sharded_bin/grads.bin.index.json",
     "tied.pt",
     "training.pt",
 ]

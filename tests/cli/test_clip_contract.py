@@ -51,15 +51,15 @@ def workplace(dump: str, tmp_path: Path) -> Path:
         "smallest": {"w": np.full(2, 5e-324)},
         "integers": {"step": np.array([7])},
         "empty": {},
-        "run/model-00001-of-00002": {"a": one},
-        "run/model-00002-of-00002": {"b": one},
+        "run/grads-00001-of-00002": {"a": one},
+        "run/grads-00002-of-00002": {"b": one},
     }
     (tmp_path / "run").mkdir()
     for name, tensors in dumps.items():
         save_file(tensors, str(tmp_path / f"{name}.safetensors"))
-    names = {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}
+    names = {"a": "grads-00001-of-00002.safetensors", "b": "grads-00002-of-00002.safetensors"}
     index = {"metadata": {}, "weight_map": names}
-    (tmp_path / "run" / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "run" / "grads.safetensors.index.json").write_text(json.dumps(index))
     (tmp_path / "run" / "config.json").write_text("{}")
     (tmp_path / "notes.txt").write_text("no tensors here")
     (tmp_path / "cut.safetensors").write_bytes(Path(dump).read_bytes()[:-1])
@@ -130,7 +130,7 @@ def refusal(arguments: str, folder: Path, **options: Any) -> tuple[int, str]:
         ("grads.safetensors --max-norm 1 -o run --force", "run is a directory"),
         ("grads.safetensors --max-norm 1 -o /dev/null --force", "no regular file"),
         ("run --max-norm 1 --in-place", "new directory"),
-        ("run/model.safetensors.index.json --max-norm 1 --in-place", "new directory"),
+        ("run/grads.safetensors.index.json --max-norm 1 --in-place", "new directory"),
         ("run --max-norm 1 -o run", "run itself"),
         ("run --max-norm 1 -o run/clipped", "inside"),
         ("run --max-norm 1 -o . --force", "no empty directory"),
@@ -277,7 +277,7 @@ def test_a_dry_run_writes_nothing(place: list[str], dump: str, tmp_path: Path) -
     assert content_of(tmp_path) == before
 
 
-@pytest.mark.parametrize("path", ["run", "run/model.safetensors.index.json", "ru[n]"])
+@pytest.mark.parametrize("path", ["run", "run/grads.safetensors.index.json", "ru[n]"])
 def test_a_directory_becomes_a_new_one(path: str, workplace: Path) -> None:
     before, out = content_of(workplace / "run"), workplace / "out"
     result = run("clip", str(workplace / path), *MAX_NORM, "-o", str(out))

@@ -153,7 +153,7 @@ def test_python_and_the_command_line_are_each_told_in_their_own_words(tmp_path: 
 
 def test_findings_are_told_in_the_words_of_who_asked(tmp_path: Path) -> None:
     path = str(tmp_path / "weights.safetensors")
-    save_file({"model.w": np.float32([1.0]), "optimizer.v": np.float32([1.0])}, path)
+    save_file({"grads.w": np.int64([1]), "loss": np.float32([1.0])}, path)
     (verdict,) = gradtool.check(path).verdicts
     (finding,) = verdict.findings
     assert "choose with `section` what to judge" in finding.message

@@ -98,10 +98,10 @@ def halved_file(elements: int, copied_nbytes: int) -> Halved:
 
 def halved_directory(elements: int, rest_nbytes: int) -> Halved:
     """Two shards, their index, and files that stay, one of them in a directory within."""
-    shards = {f"model-0000{i}-of-00002.safetensors": gradients(elements, i) for i in (1, 2)}
+    shards = {f"grads-0000{i}-of-00002.safetensors": gradients(elements, i) for i in (1, 2)}
     index = {"metadata": {}, "weight_map": {f"w{i}": name for i, name in enumerate(shards)}}
     rest = {
-        "model.safetensors.index.json": json.dumps(index).encode(),
+        "grads.safetensors.index.json": json.dumps(index).encode(),
         "config.json": b"{}",
         "logs/events.log": np.random.default_rng(3).bytes(rest_nbytes),
     }

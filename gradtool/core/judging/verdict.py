@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.measurement import Summary
+from gradtool.core.tensors import SectionKind
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,21 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class KindVerdict:
+    """The judgement of the weights, or of the optimizer's moments, of a dump without gradients.
+
+    Attributes:
+        kind: what they are.
+        tensors: number of stored tensors.
+        failed: whether a finding about one of them is grave enough to fail the dump.
+    """
+
+    kind: SectionKind
+    tensors: int
+    failed: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Verdict:
     """The judgement of one dump.
 
@@ -52,6 +68,7 @@ class Verdict:
         failed: whether a finding is grave enough to fail the dump.
         exit_code: 0, or 1 for findings, or that of the error that kept it from being judged.
         elapsed_s: seconds that it took to read and judge.
+        kinds: of a dump that holds no gradients, what was judged instead.
     """
 
     path: str
@@ -63,6 +80,12 @@ class Verdict:
     failed: bool
     exit_code: int
     elapsed_s: float
+    kinds: tuple[KindVerdict, ...] = ()
+
+    @property
+    def is_judged(self) -> bool:
+        """Whether it could be read and holds something to judge."""
+        return self.summary is not None or bool(self.kinds)
 
     @property
     def has_nonfinite(self) -> bool:

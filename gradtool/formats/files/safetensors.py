@@ -15,7 +15,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
-from gradtool.core.sections import Sections, sections_of_flat_names
+from gradtool.core.sections import Sections, kinds_of_file, sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
@@ -74,7 +74,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         files=(source.file,),
         tensors=tuple(tensors),
         skipped=tuple(skipped),
-        section_kinds=section_of.kinds,
+        section_kinds={} if facts.dump else kinds_of_file(source.path, section_of),
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         writer=_writer(facts),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.sections import Sections, sections_of_file
+from gradtool.core.sections import FLAT_WEIGHTS, MODEL, Sections, sections_of_file
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.errors import SameTensorsError, UnsupportedFormatError
 from gradtool.formats.layouts._contents import Part, stem_of
@@ -69,17 +69,19 @@ def _sections(parts: Sequence[Part]) -> dict[str, Sections | None]:
 
     What is neither gradient, weight nor moment is told only beside such.
     """
-    found: dict[str, Sections | None] = {
-        part.name: None
-        if part.checkpoint.section_kinds
-        else sections_of_file(stem_of(part.name), part.checkpoint.names)
-        for part in parts
-    }
+    found = {part.name: _sections_of(part) for part in parts}
     recognised = any(each is None or each.kinds for each in found.values())
     return {
         name: each if each is None or each.kinds or recognised else Sections()
         for name, each in found.items()
     }
+
+
+def _sections_of(part: Part) -> Sections | None:
+    kinds = part.checkpoint.section_kinds
+    if kinds == FLAT_WEIGHTS:  # which need a section beside those of other files
+        return Sections(dict.fromkeys(part.checkpoint.names, MODEL), {MODEL: "weights"})
+    return None if kinds else sections_of_file(stem_of(part.name), part.checkpoint.names)
 
 
 def _placed(

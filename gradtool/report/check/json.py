@@ -11,7 +11,7 @@ from gradtool._version import __version__
 from gradtool.core.figures import json_number
 from gradtool.core.judging.policy import ActiveRule, Override
 from gradtool.core.judging.rule import Threshold, Thresholds
-from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
+from gradtool.core.judging.verdict import CheckOutcome, Finding, KindVerdict, Verdict
 from gradtool.report.inspect.json import figures, optional
 from gradtool.report.model import Style
 
@@ -96,11 +96,20 @@ def _dump(verdict: Verdict) -> str:
             "verdict": _encode(_verdict(failed=verdict.failed)),
             "exit_code": _encode(verdict.exit_code),
             "total": _encode(None if summary is None else figures(summary)),
+            "kinds": _encode([_kind(kind) for kind in verdict.kinds]),
             "findings": _findings(verdict.findings),
             "notes": _encode(verdict.notes),
             "elapsed_s": _encode(round(verdict.elapsed_s, 6)),
         }
     ).rstrip("\n")
+
+
+def _kind(kind: KindVerdict) -> dict[str, object]:
+    return {
+        "kind": kind.kind,
+        "tensors": kind.tensors,
+        "verdict": _verdict(failed=kind.failed),
+    }
 
 
 def _findings(findings: Iterable[Finding]) -> str:

@@ -45,7 +45,7 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
 
 def _dump_suite(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
     def skip_reason(active: ActiveRule) -> str | None:  # noqa: ARG001
-        if verdict.summary is not None:
+        if verdict.is_judged:
             return None
         return f"not judged: {sentence(verdict.findings[0], verdict, LONGEST_LINE)}"
 

@@ -38,7 +38,7 @@ def most_important_first(outcome: CheckOutcome) -> list[DumpFinding]:
 
 
 def _rank(finding: Finding, verdict: Verdict | None) -> tuple[int, int, bool]:
-    if verdict is not None and verdict.summary is None:
+    if verdict is not None and not verdict.is_judged:
         kind = -2
     elif family(finding.code) == "non-finite":
         kind = -1

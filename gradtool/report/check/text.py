@@ -10,6 +10,7 @@ from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check.words import (
     conclusion,
     facts,
+    kind_words,
     policy_settings,
     selection,
     sentence,
@@ -57,11 +58,12 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
 def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
     mood = MOODS["alarming"] if verdict.failed else MOODS["plain"]
     listed = ", ".join(facts(verdict))
-    text = f": {status_words(verdict)} ({listed})" if listed else f": {status_words(verdict)}"
-    path = brief(verdict.path, LONGEST_LINE - len(text))
-    first, *following = paragraph(path + text, style.width, _INDENT)
-    yield painter.paint(first, mood)
-    yield from following
+    for status in map(kind_words, verdict.kinds) if verdict.kinds else (status_words(verdict),):
+        text = f": {status} ({listed})" if listed else f": {status}"
+        path = brief(verdict.path, LONGEST_LINE - len(text))
+        first, *following = paragraph(path + text, style.width, _INDENT)
+        yield painter.paint(first, mood)
+        yield from following
     yield from _findings(verdict.findings, verdict, style, painter)
     if not style.quiet:
         for note in verdict.notes:

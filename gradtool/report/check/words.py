@@ -9,8 +9,9 @@ from itertools import groupby
 from gradtool.core.figures import counted, norm_name, precise, short
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import Thresholds, family, threshold_texts
-from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
+from gradtool.core.judging.verdict import CheckOutcome, Finding, KindVerdict, Verdict
 from gradtool.report.escaping import brief, visible
+from gradtool.report.words import NOUNS
 from gradtool.shortening import LONGEST_NAME, fitted, shortened
 
 
@@ -42,9 +43,14 @@ def _visible(parts: Sequence[str], position: str) -> str:
 
 def status_words(verdict: Verdict) -> str:
     """`ok`, `FAILED` or `NOT JUDGED`."""
-    if verdict.summary is None:
+    if not verdict.is_judged:
         return "NOT JUDGED"
     return "FAILED" if verdict.failed else "ok"
+
+
+def kind_words(kind: KindVerdict) -> str:
+    """As `12 weights ok`."""
+    return f"{counted(kind.tensors, NOUNS[kind.kind])} {'FAILED' if kind.failed else 'ok'}"
 
 
 def facts(verdict: Verdict) -> Iterator[str]:

@@ -19,8 +19,8 @@ from oracle import close
 
 import gradtool
 
-FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
-INDEX = "model.safetensors.index.json"
+FIRST, SECOND = "grads-00001-of-00002.safetensors", "grads-00002-of-00002.safetensors"
+INDEX = "grads.safetensors.index.json"
 COEF = 1 / 4
 
 HOME = {"a": FIRST, "b": FIRST, "c": SECOND}
@@ -132,12 +132,12 @@ def test_shards_of_torch_are_scaled_too(tmp_path: Path) -> None:
     run, out, expected = (tmp_path / name for name in ("run", "out", "expected"))
     run.mkdir()
     expected.mkdir()
-    home = {"a": "pytorch_model-1.bin", "b": "pytorch_model-1.bin", "c": "pytorch_model-2.bin"}
+    home = {"a": "shard-1.bin", "b": "shard-1.bin", "c": "shard-2.bin"}
     for shard in set(home.values()):
         inside = {name: t for name, t in tensors().items() if home[name] == shard}
         torch.save(inside, run / shard)
         torch.save({name: t * COEF for name, t in inside.items()}, expected / shard)
-    write_index(run, "pytorch_model.bin.index.json", home)
+    write_index(run, "shard.bin.index.json", home)
     gradtool.clip(run, out, **bounded())
     for shard in set(home.values()):
         assert (out / shard).read_bytes() == (expected / shard).read_bytes()

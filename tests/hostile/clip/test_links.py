@@ -275,7 +275,7 @@ def test_tensor_files_may_be_links_to_anywhere_and_have_other_names(
 
 @pytest.mark.parametrize("named", [False, True])
 def test_an_index_may_be_a_link_to_anywhere(named: bool, folder: Path, out: Path) -> None:
-    name = "model.safetensors.index.json"
+    name = "grads.safetensors.index.json"
     index = folder.parent / "elsewhere" / name
     index.write_text('{"metadata": {}, "weight_map": {"w": "grads.safetensors"}}')
     (folder / name).symlink_to(index)
@@ -294,7 +294,7 @@ class Cache:
         (self.snapshot / "onnx").mkdir(parents=True)
         dump(self.blobs / "00")
         (self.blobs / "11").write_text("config")
-        (self.snapshot / "model.safetensors").symlink_to("../../blobs/00")
+        (self.snapshot / "grads.safetensors").symlink_to("../../blobs/00")
         (self.snapshot / "config.json").symlink_to("../../blobs/11")
         (self.snapshot / "onnx" / "config.json").symlink_to("../../../blobs/11")
 
@@ -452,7 +452,7 @@ class World:
             (folder / "file").write_text("harmless")
         for folder in ("", "onnx", "blobs", "abc", "abc/onnx"):
             (self.private / folder).mkdir()
-            for name in ("00", "11", "file", "config.json", "model.safetensors"):
+            for name in ("00", "11", "file", "config.json", "grads.safetensors"):
                 (self.private / folder / name).write_text("secret")
         self._rest = Companions(str(self.snapshot), [], base=str(self.snapshot))
 

@@ -206,7 +206,7 @@ def test_junit_counts_are_true(real: CheckOutcome) -> None:
 def test_a_dump_that_was_not_judged_passes_no_case(real: CheckOutcome) -> None:
     seen = 0
     for suite, verdict in zip(junit(real), real.verdicts, strict=False):
-        if verdict.summary is None:
+        if not verdict.is_judged:
             seen += 1
             assert all(len(case) == 1 for case in cases(suite).values())
             assert all(one.get("message") for one in suite.iter("skipped"))

@@ -1,0 +1,134 @@
+"""A checkpoint without gradients is judged as what it is: weights, moments, or both."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from command_line import run
+from safetensors.torch import save_file
+
+import gradtool
+from gradtool.torch import dump_gradients
+
+NAN = math.nan
+
+
+def trained(folder: Path, weight: float = 1.0, moment: float = 1.0) -> Path:
+    """As a trainer leaves it: weights in one file, an optimizer's state in another."""
+    folder.mkdir(exist_ok=True)
+    save_file({"a": torch.full((3,), weight), "b": torch.ones(2)}, folder / "model.safetensors")
+    state = {0: {"step": torch.tensor(NAN), "exp_avg": torch.full((3,), moment)}}
+    torch.save({"state": state, "param_groups": []}, folder / "optimizer.pt")
+    torch.save({"last": torch.tensor(NAN)}, folder / "scheduler.pt")
+    return folder
+
+
+def statuses(path: Path, **options: Any) -> list[tuple[str, int, bool]]:
+    (verdict,) = gradtool.check(path, **options).verdicts
+    return [(kind.kind, kind.tensors, kind.failed) for kind in verdict.kinds]
+
+
+def test_a_kind_is_judged_under_its_own_name_a_line_each(tmp_path: Path) -> None:
+    path = trained(tmp_path / "run")
+    result = run("check", str(path), "--no-progress")
+    assert result.returncode == 0
+    lines = ["2 weights ok", "1 optimizer state ok"]
+    assert result.stdout.splitlines()[:2] == [f"{path}: {line}" for line in lines]
+    (dump,) = json.loads(run("check", str(path), "-f", "json").stdout)["dumps"]
+    assert (dump["total"], dump["verdict"], dump["exit_code"]) == (None, "pass", 0)
+    assert dump["kinds"] == [
+        {"kind": "weights", "tensors": 2, "verdict": "pass"},
+        {"kind": "optimizer", "tensors": 1, "verdict": "pass"},
+    ]
+
+
+@pytest.mark.parametrize(("weight", "moment"), [(NAN, 1.0), (1.0, NAN)])
+def test_the_kind_that_is_broken_is_the_one_that_failed(
+    weight: float, moment: float, tmp_path: Path
+) -> None:
+    path = trained(tmp_path / "run", weight, moment)
+    assert statuses(path) == [
+        ("weights", 2, math.isnan(weight)),
+        ("optimizer", 1, math.isnan(moment)),
+    ]
+    outcome = gradtool.check(path)
+    assert [finding.code for finding in outcome.all_findings] == ["GT104"]
+    assert outcome.exit_code == 1
+
+
+def test_rules_of_norms_are_not_for_weights(tmp_path: Path) -> None:
+    path = trained(tmp_path / "run", weight=1e6)
+    assert not gradtool.check(path).failed
+    save_file({"a": torch.full((3,), 1e6)}, tmp_path / "dump.safetensors")
+    assert gradtool.check(tmp_path / "dump.safetensors").failed
+
+
+def test_gradients_that_are_asked_for_are_missed(tmp_path: Path) -> None:
+    path = trained(tmp_path / "run")
+    codes: dict[str, Any] = {
+        "GT006": {"thresholds": {"GT006.min_tensors": 3}},
+        "GT007": {"thresholds": {"GT007.names": ["a"]}},
+        "GT401": {"thresholds": {"GT401.norm": 2.0}},
+    }
+    dump = tmp_path / "dump.safetensors"
+    save_file({"a": torch.ones(3)}, dump)
+    gradtool.save_baseline([dump], tmp_path / "baseline.json")
+    codes["GT404"] = {"baseline": tmp_path / "baseline.json"}
+    for code, options in codes.items():
+        assert code in {one.code for one in gradtool.check(path, **options).all_findings}
+
+
+WEIGHTS = [
+    *("model.safetensors", "model-00001-of-00002.safetensors", "pytorch_model.bin"),
+    *("pytorch_model-00002-of-00002.bin", "adapter_model.safetensors", "adapter_model.bin"),
+    *("consolidated.00.pth", "model.fp16.safetensors", "pytorch_model_1.bin"),
+]
+
+
+def written(path: Path) -> Path:
+    tree = {"model.a": torch.ones(3), "lm_head.b": torch.ones(1)}
+    (save_file if path.suffix == ".safetensors" else torch.save)(tree, path)
+    return path
+
+
+@pytest.mark.parametrize("name", WEIGHTS)
+def test_weights_are_told_by_the_name_of_their_file(name: str, tmp_path: Path) -> None:
+    path = written(tmp_path / name)
+    found = gradtool.measure(path)
+    assert [(one.name, one.kind) for one in found.sections] == [("", "weights")]
+    assert statuses(path) == [("weights", 2, False)]
+    with pytest.raises(gradtool.UsageError, match="holds weights, no gradients"):
+        gradtool.clip(path, tmp_path / "out", max_norm=1.0)
+    outcome = gradtool.clip(path, tmp_path / "out", max_norm=1.0, include="*", eps=0)
+    assert outcome.norm_before == 2.0
+
+
+@pytest.mark.parametrize(
+    "name", ["mymodel.safetensors", "model_grads.safetensors", "grads-00001-of-00002.safetensors"]
+)
+def test_another_name_tells_nothing(name: str, tmp_path: Path) -> None:
+    assert [one.kind for one in gradtool.measure(written(tmp_path / name)).sections] == [None]
+
+
+def test_a_noted_dump_is_gradients_whatever_its_name(tmp_path: Path) -> None:
+    weight = torch.nn.Parameter(torch.ones(4))
+    weight.grad = torch.ones(4)
+    path = tmp_path / "model.safetensors"
+    dump_gradients([("w", weight)], path)
+    assert gradtool.check(path).verdicts[0].summary is not None
+    assert gradtool.clip(path, tmp_path / "out", max_norm=1.0, eps=0).norm_before == 2.0
+
+
+def test_a_dump_beside_weights_is_judged_as_it_is_alone(tmp_path: Path) -> None:
+    path = trained(tmp_path / "run")
+    save_file({"g": torch.from_numpy(np.float32([3, 4]))}, path / "last.safetensors")
+    (verdict,) = gradtool.check(path).verdicts
+    assert verdict.summary is not None
+    assert (verdict.summary.norm, verdict.summary.tensors) == (5.0, 1)
+    assert gradtool.measure(path).total is None
