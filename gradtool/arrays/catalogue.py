@@ -32,13 +32,13 @@ def catalogue(source: Tree) -> MemoryCatalogue:
     Raises UsageError for a leaf that is no array, or for names that come twice.
     """
     named = named_arrays(source)
-    if named is None:
+    if named is not None:
+        listed = catalogue_of(named, Sections())  # a module may be called like a section
+    else:
         leaves = all_leaves(source)
         named = [item for name, leaf in leaves for item in gradient(name or LONE_NAME, leaf)]
-        section_of = _sections_of_tree(source, [item.name for item in named])
-    else:
-        section_of = Sections()  # a module may be called like a section
-    listed = catalogue_of(named, section_of)
+        listed = catalogue_of(named, _sections_of_tree(source, [item.name for item in named]))
+        listed = listed._replace(checkpoint=listed.checkpoint.with_scales_apart())
     refuse_repeated(listed.checkpoint.names)
     return listed
 

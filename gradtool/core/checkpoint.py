@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from gradtool.core.locations import Location
-from gradtool.core.sections import OTHER, InSection, section_filter
+from gradtool.core.sections import OTHER, InSection, scales_among, section_filter
 from gradtool.core.tensors import (
     Placed,
     Replica,
@@ -114,3 +114,25 @@ class Checkpoint:
         if all(spec.section == OTHER for spec in self.tensors):
             return self
         return self.narrowed(lambda item: item.section != OTHER)
+
+    def with_scales_apart(self) -> Checkpoint:
+        """The catalogue with what fp8 tensors are to be multiplied by as `other`."""
+        dtypes = {item.name: item.dtype for item in self.skipped}
+        dtypes |= {spec.name: spec.dtype.name for spec in self.tensors}
+        scales = scales_among(dtypes)
+        if not scales:
+            return self
+        return replace(
+            self,
+            tensors=tuple(
+                spec.in_section(OTHER) if spec.name in scales else spec for spec in self.tensors
+            ),
+            replicas=tuple(
+                replace(copy, stored=copy.stored.in_section(OTHER)) if copy.name in scales else copy
+                for copy in self.replicas
+            ),
+            skipped=tuple(
+                replace(item, section=OTHER) if item.name in scales else item
+                for item in self.skipped
+            ),
+        )

@@ -95,6 +95,13 @@ Sources: `SAFE_WEIGHTS_NAME` and `WEIGHTS_NAME` of transformers, accelerate, dif
 Llama's and Mistral's releases.
 """
 
+_FP8: Final = frozenset({"F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"})
+_SCALES: Final = re.compile(
+    r"(weight_|input_|output_|activation_)?scale(_inv|_weight|_input|_2)?", re.ASCII
+)
+_ATTENTION_SCALES: Final = re.compile(r"(k|v|q|kv|prob)_scale", re.ASCII)
+"""What fp8 tensors are to be multiplied by, as DeepSeek, vLLM, TensorRT-LLM and ComfyUI call it."""
+
 _NUMBER_AT_END: Final = re.compile(r"[-_]\d+$", re.ASCII)
 
 
@@ -108,6 +115,10 @@ class Sections:
     def __call__(self, name: str) -> str:
         """The section of a tensor; "" for one that is in none."""
         return self.by_name.get(name, "")
+
+    def with_others(self, names: Iterable[str]) -> Sections:
+        """The same, but for names that are `other`."""
+        return Sections({**self.by_name, **dict.fromkeys(names, OTHER)}, self.kinds)
 
 
 def sections_of(tops: Mapping[str, str | None], keys: Iterable[str] = ()) -> Sections:
@@ -208,6 +219,25 @@ def kinds_of_file(path: str, sections: Sections) -> dict[str, SectionKind]:
     if sections.by_name or _WEIGHTS.fullmatch(os.path.basename(path)) is None:
         return sections.kinds
     return FLAT_WEIGHTS.copy()
+
+
+def scales_among(dtypes: Mapping[str, str]) -> frozenset[str]:
+    """The names of scales that belong to fp8 tensors beside them, given the dtypes by name.
+
+    Those of attention may lie one level above the tensors: `attn.k_scale`, `attn.k_proj.weight`.
+    """
+    places = {name.rpartition(".")[0] for name, dtype in dtypes.items() if dtype in _FP8}
+    if not places:
+        return frozenset()
+    above = places | {place.rpartition(".")[0] for place in places}
+
+    def is_scale(name: str) -> bool:
+        place, _, last = name.rpartition(".")
+        if place in places and _SCALES.fullmatch(last) is not None:
+            return True
+        return place in above and _ATTENTION_SCALES.fullmatch(last) is not None
+
+    return frozenset(name for name, dtype in dtypes.items() if dtype not in _FP8 and is_scale(name))
 
 
 class InSection(Protocol):

@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_line import run
 from dumps import write_safetensors
+from safetensors.torch import save_file
 
 import gradtool
 from gradtool.core.sections import sections_of, sections_of_file, sections_of_flat_names
@@ -169,3 +170,46 @@ def test_elements_count_for_gradients_though_other_names_come_first(tmp_path: Pa
     assert found.total.norm == 5.0
     assert [tensor.name for tensor in found.tensors] == ["mine.w", "grads.w", "loss"]
     assert gradtool.check(tmp_path / "a.pt").verdicts[0].summary is not None
+
+
+def fp8(multiplied: str = "mlp.down") -> dict[str, torch.Tensor]:
+    """As DeepSeek and vLLM have it; one scale is infinite."""
+    return {
+        f"{multiplied}.weight": torch.full((4, 4), 2.0).to(torch.float8_e4m3fn),
+        f"{multiplied}.weight_scale_inv": torch.full((1, 1), 1e-3),
+        f"{multiplied}.input_scale": torch.tensor(math.inf),
+        "attn.k_proj.weight": torch.ones(4).to(torch.float8_e5m2),
+        "attn.k_scale": torch.tensor(7.0),
+        "norm.scale": torch.tensor([3.0]),  # of a layer in plain float32
+    }
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "pt", "legacy", "memory", "directory"])
+def test_scales_of_fp8_tensors_are_other(kind: str, tmp_path: Path) -> None:
+    tree = fp8()
+    path = tmp_path / f"a.{kind}"
+    source: object = path
+    if kind == "memory":
+        source = tree
+    elif kind == "safetensors":
+        save_file(tree, path)
+    elif kind == "directory":
+        path.mkdir()
+        save_file(tree, path / "model.safetensors")
+        torch.save({"state": {}, "param_groups": [torch.ones(1)]}, path / "optimizer.pt")
+        source = path
+    else:
+        torch.save(tree, path, _use_new_zipfile_serialization=kind == "pt")
+    found = gradtool.measure(source, exclude="param_groups.*")
+    assert found.total is not None
+    # 16 twos, 4 ones and a three: no scale among them.
+    assert found.total.norm == math.sqrt(16 * 4 + 4 + 9)
+    others = {tensor.name for tensor in found.tensors if tensor.spec.section == "other"}
+    assert others == {"mlp.down.weight_scale_inv", "mlp.down.input_scale", "attn.k_scale"}
+    part = gradtool.measure(source, include="attn.k_scale")
+    assert [tensor.spec.section for tensor in part.tensors] == ["other"]
+
+
+def test_what_is_called_a_scale_is_none_without_fp8() -> None:
+    tree = {name: value.to(torch.float32) for name, value in fp8().items()}
+    assert [section.name for section in gradtool.measure(tree).sections] == [""]

@@ -15,7 +15,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
-from gradtool.core.sections import Sections, kinds_of_file, sections_of_flat_names
+from gradtool.core.sections import Sections, kinds_of_file, scales_among, sections_of_flat_names
 from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
@@ -44,6 +44,10 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
     # A dump holds gradients, whatever the parts of a model are called.
     named = {**header.types, **facts.aliases, **facts.absent}
     section_of = Sections() if facts.dump else sections_of_flat_names(named)
+    kinds = {} if facts.dump else kinds_of_file(source.path, section_of)
+    if not facts.dump:
+        dtypes = {name: type_.dtype.name for name, type_ in header.types.items()}
+        section_of = section_of.with_others(scales_among(dtypes))
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     left_out: list[str] = []
@@ -74,7 +78,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         files=(source.file,),
         tensors=tuple(tensors),
         skipped=tuple(skipped),
-        section_kinds={} if facts.dump else kinds_of_file(source.path, section_of),
+        section_kinds=kinds,
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         writer=_writer(facts),

@@ -72,7 +72,7 @@ def open_torch_legacy(source: Source) -> Checkpoint:
         part_notes=walked.part_notes(),
         notes=walked.notes(),
         in_model_order=True,
-    )
+    ).with_scales_apart()
 
 
 def _refuse_tar(source: Source) -> None:

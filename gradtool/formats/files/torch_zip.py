@@ -131,7 +131,7 @@ def catalogue_of(tree: Tree) -> Checkpoint:
         serialization_ids=_serialization_ids(archive),
         notes=(*walked.notes(), *unnamed(archive.others(storages))),
         in_model_order=True,
-    )
+    ).with_scales_apart()
 
 
 def open_tree(source: Source, entries: Sequence[Entry]) -> Tree:

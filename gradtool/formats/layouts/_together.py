@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.sections import FLAT_WEIGHTS, MODEL, Sections, sections_of_file
+from gradtool.core.sections import FLAT_WEIGHTS, MODEL, OTHER, Sections, sections_of_file
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.errors import SameTensorsError, UnsupportedFormatError
 from gradtool.formats.layouts._contents import Part, stem_of
@@ -93,7 +93,10 @@ def _placed(
         return f"{start}.{name}" if is_prefixed(name) else name
 
     def section_of(item: TensorSpec | Skipped) -> str:
-        return item.section if sections is None else sections(item.name)
+        # A scale is none of the weights beside it, whatever the file is.
+        if sections is None or item.section == OTHER:
+            return item.section
+        return sections(item.name)
 
     def place(spec: TensorSpec) -> TensorSpec:
         return spec.under(named(spec.name), section_of(spec))

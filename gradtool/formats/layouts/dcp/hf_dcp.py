@@ -82,7 +82,7 @@ def open_hf_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         placed={},
         part_notes=(),
     )
-    return filtered(_in_sections(whole), asked.wanted)
+    return filtered(_in_sections(whole).with_scales_apart(), asked.wanted)
 
 
 def _parts(shards: Iterable[Checkpoint]) -> Iterator[Part]:

@@ -84,7 +84,7 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         section_kinds=sections.kinds,
         notes=tuple(_notes(listing, metadata, shards)),
     )
-    return filtered(checkpoint, asked.wanted)
+    return filtered(checkpoint.with_scales_apart(), asked.wanted)
 
 
 def _top(path: tuple[str, ...]) -> str | None:
