@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
-from gradtool.core.judging.rule import SEVERITIES, Thresholds, family
+from gradtool.core.judging.rule import SEVERITIES, Thresholds
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
@@ -18,9 +18,6 @@ from gradtool.rules.nonfinite import STREAK, Streak, streaks
 _NONFINITE = frozenset(rule.code for rule in NONFINITE_RULES)
 _SKIPPABLE = frozenset({"GT101", "GT102"})
 """Rules for whose findings a trainer may skip the step; broken weights stay broken."""
-
-_OF_STATE = frozenset({"integrity", "non-finite", "baseline"})
-"""Families of the rules that judge a checkpoint without gradients, which is never like another."""
 
 _UNREADABLE = 3
 """The exit code for a finding of a mandatory rule."""
@@ -48,9 +45,7 @@ class Judge:
         if self.policy.overrides:  # noted for tensors that no rule in force asks for
             for names in evidence.names.values():
                 self._override(names)
-        rules = list(self.policy.rules.values())
-        if evidence.has_only_state:
-            rules = [active for active in rules if family(active.rule.code) in _OF_STATE]
+        rules = self.policy.rules.values()
         first = [active for active in rules if active.rule.code in _NONFINITE]
         findings = [finding for active in first for finding in self._apply(active, evidence)]
         reported = any(finding.code in _SKIPPABLE for finding in findings)
