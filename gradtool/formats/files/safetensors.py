@@ -16,7 +16,7 @@ from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
 from gradtool.core.sections import Sections, kinds_of_file, scales_among, sections_of_flat_names
-from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import ABSENT, Placed, SectionKind, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
 from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes
@@ -41,13 +41,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
     header = read_header(source)
     facts = _facts(source.path, header.noted)
     _refuse_lies(source.path, facts, header.types)
-    # A dump holds gradients, whatever the parts of a model are called.
-    named = {**header.types, **facts.aliases, **facts.absent}
-    section_of = Sections() if facts.dump else sections_of_flat_names(named)
-    kinds = {} if facts.dump else kinds_of_file(source.path, section_of)
-    if not facts.dump:
-        dtypes = {name: type_.dtype.name for name, type_ in header.types.items()}
-        section_of = section_of.with_others(scales_among(dtypes))
+    section_of, kinds = _sections(source.path, header, facts)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     left_out: list[str] = []
@@ -90,6 +84,17 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         left_out=tuple(left_out),
         skipped_left_out=tuple(skipped_left_out),
     )
+
+
+def _sections(
+    path: str, header: Header, facts: DumpMetadata
+) -> tuple[Sections, dict[str, SectionKind]]:
+    """The sections of the file's names, and what each of them holds."""
+    if facts.dump:  # which holds gradients, whatever the parts of a model are called
+        return Sections(), {}
+    sections = sections_of_flat_names({**header.types, **facts.aliases, **facts.absent})
+    dtypes = {name: type_.dtype.name for name, type_ in header.types.items()}
+    return sections.with_others(scales_among(dtypes)), kinds_of_file(path, sections)
 
 
 def _named(header: Header, facts: DumpMetadata) -> Iterator[tuple[str, TensorType, int]]:
