@@ -90,6 +90,15 @@ def test_measured_as_the_framework_gathers_it(path: str, truth: dict[str, Any]) 
     assert "step" not in truth or found.step in (None, truth["step"])
 
 
+def test_the_trainer_s_own_note_of_the_step_is_read() -> None:
+    folder = CHECKPOINTS / "hf_trainer" / "checkpoint"
+    noted = ORACLES["hf_trainer"]["checkpoints"]
+    steps = {one["path"]: one["step"] for one in noted if "step" in one}
+    assert steps
+    for path, step in steps.items():
+        assert gradtool.measure(folder.parent / path, section="model").step == step
+
+
 @_each("clip")
 def test_clipped_and_read_back_by_the_framework(
     path: str, truth: dict[str, Any], tmp_path: Path

@@ -28,6 +28,12 @@ Source: `save_fsdp_model` and `save_fsdp_optimizer` of accelerate/utils/fsdp_uti
 """
 
 
+_TRAINER_STATE: Final = "trainer_state.json"
+_GLOBAL_STEP: Final = re.compile(rb'^  "global_step": (\d{1,18}),?$', re.MULTILINE)
+_STATE_NBYTES: Final = 1 << 16
+"""Of its beginning, in which the step stands before the history."""
+
+
 @dataclass(frozen=True, slots=True)
 class Part:
     """Something in a directory: the name of a file, or a glob for several, and what is in them."""
@@ -90,6 +96,19 @@ def contents_of(listing: Listing, asked: Asked) -> Contents:
         elif not is_index_name(name) and seen[identity] != name:
             contents.repeated.append(name)
     return contents
+
+
+def noted_step(listing: Listing) -> int | None:
+    """The step that the Trainer of Transformers notes beside a model; None where there is none.
+
+    Source: `TrainerState.save_to_json` of transformers/trainer_callback.py: JSON with sorted keys,
+    in which losses may be NaN, which is no JSON.
+    """
+    if _TRAINER_STATE not in listing.names or not listing.is_file(_TRAINER_STATE):
+        return None
+    with listing.open(_TRAINER_STATE) as source:
+        found = _GLOBAL_STEP.search(source.read(0, min(source.file.size, _STATE_NBYTES)))
+    return None if found is None else int(found[1])
 
 
 def open_entry(listing: Listing, name: str, asked: Asked) -> Checkpoint:

@@ -22,6 +22,7 @@ from gradtool.formats.layouts._contents import (
     Contents,
     Part,
     contents_of,
+    noted_step,
     open_entry,
     open_others,
     stem_of,
@@ -73,10 +74,12 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
         return _from_folders(listing, contents, asked)
     notes = [*_notes_on_folders(listing, contents, asked), *contents.notes()]
     if len(parts) == 1:
-        part = parts[0].checkpoint
-        return replace(part, path=listing.path, notes=(*part.notes, *notes))
-    _refuse_steps(listing, parts)
-    return _together(listing, units, parts, notes, asked)
+        whole = parts[0].checkpoint
+        whole = replace(whole, path=listing.path, notes=(*whole.notes, *notes))
+    else:
+        _refuse_steps(listing, parts)
+        whole = _together(listing, units, parts, notes, asked)
+    return replace(whole, step=noted_step(listing) if whole.step is None else whole.step)
 
 
 def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
