@@ -170,7 +170,11 @@ class _Judging:
             by_rank = replace(self, request=replace(self.request, ranks="each"))
             for verdict in by_rank.verdicts(source, progress):
                 note = f"a rank by itself, for which nothing else is right: {question}"
-                yield replace(verdict, notes=(*verdict.notes, note))
+                yield replace(
+                    verdict,
+                    notes=(*verdict.notes, note),
+                    essential_notes=(*verdict.essential_notes, note),
+                )
         except SeveralCheckpointsError as error:
             parts = progress.divided(len(error.found))
             for found, part in zip(error.found, parts, strict=True):

@@ -92,6 +92,7 @@ def _with_options(outcome: CheckOutcome) -> CheckOutcome:
             verdict,
             findings=reworded(verdict.findings),
             notes=tuple(map(with_options, verdict.notes)),
+            essential_notes=tuple(map(with_options, verdict.essential_notes)),
         )
         for verdict in outcome.verdicts
     )

@@ -135,8 +135,12 @@ class _Measurer:
                 self._set_apart(place, question)
             raise
         if isinstance(place, str) and place in self.questions:
-            notes = (*measurement.notes, self.questions[place])
-            return replace(measurement, notes=notes)
+            open_question = (self.questions[place],)
+            return replace(
+                measurement,
+                notes=measurement.notes + open_question,
+                essential_notes=measurement.essential_notes + open_question,
+            )
         return measurement
 
     def _measure(self, place: Place, **changed: str) -> Measurement:

@@ -43,6 +43,7 @@ class Checkpoint:
         placed: of a file that says which boxes of larger tensors it holds, the box of each of its
             tensors by name, skipped ones included.
         notes: what was assumed while reading, one sentence each.
+        essential_notes: those without which figures would be misread, which are said in any case.
         part_notes: the same of parts of tensors, until these are put together.
         measure_only: why nothing in it can be clipped, what or which it is first; "" if it can.
         in_model_order: whether tensors are listed as the model has them; see `core.names.ordered`.
@@ -64,6 +65,7 @@ class Checkpoint:
     ranks: frozenset[tuple[int, int]] = frozenset()
     placed: dict[str, Placed] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    essential_notes: tuple[str, ...] = ()
     part_notes: tuple[str, ...] = ()
     measure_only: str = ""
     in_model_order: bool = False

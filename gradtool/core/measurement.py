@@ -140,6 +140,7 @@ class Measurement:
         step: of the training, where the files say it.
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
         in_model_order: whether tensors are listed as the model has them.
+        essential_notes: those of the notes that are said even where little is.
         replicas: how many further copies of tensors, or of boxes of them, were found equal.
         disagreements: those that were not, as the catalogue lists them.
     """
@@ -160,6 +161,7 @@ class Measurement:
     step: int | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()
     in_model_order: bool = False
+    essential_notes: tuple[str, ...] = ()
     replicas: int = 0
     disagreements: tuple[Disagreement, ...] = ()
 

@@ -73,7 +73,7 @@ def open_checkpoint(path: str, opening: Opening = Opening()) -> Checkpoint:
             hint="it reads safetensors, torch (zip), npz and npy files, and directories of them",
         )
     alone = note_on_part(path)
-    return replace(checkpoint, notes=(*checkpoint.notes, *alone)) if alone else checkpoint
+    return replace(checkpoint, essential_notes=alone) if alone else checkpoint
 
 
 def open_together(label: str, paths: Sequence[str], opening: Opening) -> Checkpoint:

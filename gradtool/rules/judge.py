@@ -67,6 +67,7 @@ class Judge:
                 summary=evidence.summary if evidence.gradients else None,
                 findings=findings,
                 notes=(*measurement.notes, *_notes_on_unjudged(evidence, self.policy)),
+                essential_notes=measurement.essential_notes,
                 failed=False,
                 exit_code=0,
                 elapsed_s=elapsed_s,

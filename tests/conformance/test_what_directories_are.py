@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import run as gradtool_command
 from safetensors.numpy import save_file
 
 import gradtool
@@ -289,3 +290,17 @@ def test_files_that_note_their_ranks_are_ranks_whatever_they_are_called(tmp_path
     (tmp_path / "1.safetensors").unlink()
     with pytest.raises(gradtool.MissingShardError, match="'rank 1' is missing"):
         gradtool.measure(tmp_path)
+
+
+def test_what_figures_would_be_misread_without_is_said_in_any_case(tmp_path: Path) -> None:
+    for rank in range(2):
+        dump(tmp_path / "ranks" / f"rank{rank}.safetensors", a=A)
+    dump(tmp_path / "m-00001-of-00002.safetensors", a=A)
+    counted_once = gradtool.measure(tmp_path / "ranks")
+    assert set(counted_once.essential_notes) <= set(counted_once.notes)
+    assert any("counted once" in note for note in counted_once.essential_notes)
+    for path in (tmp_path / "ranks", tmp_path / "m-00001-of-00002.safetensors"):
+        for command in ("inspect", "check"):
+            shown = gradtool_command(command, "-q", str(path)).stdout
+            for note in gradtool.measure(path).essential_notes:
+                assert note in shown

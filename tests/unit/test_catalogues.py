@@ -42,6 +42,7 @@ OF_EACH_FIELD: dict[str, Any] = {
     "placed": {"w": Placed((Held(Box((3,), (3,)), (0,)),), (6,))},
     "notes": ("a note",),
     "part_notes": ("a part",),
+    "essential_notes": ("it matters",),
     "measure_only": "it is a program",
     "in_model_order": True,
     "left_out": ("v",),

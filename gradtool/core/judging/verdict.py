@@ -69,6 +69,7 @@ class Verdict:
         exit_code: 0, or 1 for findings, or that of the error that kept it from being judged.
         elapsed_s: seconds that it took to read and judge.
         kinds: of a dump that holds no gradients, what was judged instead.
+        essential_notes: those of the notes that are said even where little is.
     """
 
     path: str
@@ -81,6 +82,7 @@ class Verdict:
     exit_code: int
     elapsed_s: float
     kinds: tuple[KindVerdict, ...] = ()
+    essential_notes: tuple[str, ...] = ()
 
     @property
     def is_judged(self) -> bool:

@@ -207,6 +207,7 @@ def _measurement(
     started: float,
 ) -> Measurement:
     sections, total = _summaries(checkpoint, tensors, norm_type)
+    essential = checkpoint.essential_notes + checkpoint.part_notes
     return Measurement(
         path=checkpoint.path,
         format=checkpoint.format,
@@ -219,7 +220,8 @@ def _measurement(
         sections=sections,
         total=total,
         skipped=checkpoint.skipped,
-        notes=(*checkpoint.notes, *checkpoint.part_notes, *_sharing_notes(tensors)),
+        notes=(*essential, *checkpoint.notes, *_sharing_notes(tensors)),
+        essential_notes=essential,
         elapsed_s=time.perf_counter() - started,
         step=checkpoint.step,
         ranks=checkpoint.ranks,

@@ -51,6 +51,9 @@ def joined(
         in_model_order=all(part.in_model_order for part in parts),
         left_out=tuple(name for part in parts for name in part.left_out),
         skipped_left_out=tuple(name for part in parts for name in part.skipped_left_out),
+        essential_notes=tuple(
+            dict.fromkeys(note for part in parts for note in part.essential_notes)
+        ),
         part_notes=tuple(dict.fromkeys(note for part in parts for note in part.part_notes)),
         notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )

@@ -72,14 +72,19 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
     ]
     if not parts:
         return _from_folders(listing, contents, asked)
-    notes = [*_notes_on_folders(listing, contents, asked), *contents.notes()]
+    below = _notes_on_folders(listing, contents, asked)
+    notes = list(contents.notes())
     if len(parts) == 1:
         whole = parts[0].checkpoint
         whole = replace(whole, path=listing.path, notes=(*whole.notes, *notes))
     else:
         _refuse_steps(listing, parts)
         whole = _together(listing, units, parts, notes, asked)
-    return replace(whole, step=noted_step(listing) if whole.step is None else whole.step)
+    return replace(
+        whole,
+        step=noted_step(listing) if whole.step is None else whole.step,
+        essential_notes=(*whole.essential_notes, *below),
+    )
 
 
 def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:

@@ -63,7 +63,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
             replicas += (
                 Replica(holder.rank, holder.spec, is_assumed=is_assumed) for holder in holders[1:]
             )
-    whole = joined(path, "ranks", members, notes=_notes(members, replicas, asked))
+    whole = joined(path, "ranks", members)
     return replace(
         whole,
         tensors=tuple(tensors),
@@ -72,6 +72,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         left_out=tuple(dict.fromkeys(whole.left_out)),
         skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
         writer=None,
+        essential_notes=(*_notes(members, replicas, asked), *whole.essential_notes),
         ranks=frozenset(),
         placed={},
         part_notes=(),

@@ -36,7 +36,7 @@ def render(outcome: CheckOutcome, style: Style) -> str:
 
 def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[str]:
     for verdict in outcome.verdicts:
-        if verdict.findings or not style.quiet:
+        if verdict.findings or verdict.essential_notes or not style.quiet:
             yield from _verdict(verdict, style, painter)
     if outcome.findings:
         yield painter.paint("all dumps together: FAILED", MOODS["alarming"])
@@ -65,9 +65,8 @@ def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
         yield painter.paint(first, mood)
         yield from following
     yield from _findings(verdict.findings, verdict, style, painter)
-    if not style.quiet:
-        for note in verdict.notes:
-            yield from paragraph(f"  note: {brief(note)}", style.width, _INDENT)
+    for note in verdict.essential_notes if style.quiet else verdict.notes:
+        yield from paragraph(f"  note: {brief(note)}", style.width, _INDENT)
 
 
 def _findings(

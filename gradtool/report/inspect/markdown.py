@@ -61,8 +61,7 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
     yield ""
     yield from (f"- **{escaped(label)}**: {escaped(value)}" for label, value in totals(report))
     yield from (f"- ⚠ {escaped(text)}" for text in diagnoses(measurement))
-    if not style.quiet:
-        yield from _remarks(report, style)
+    yield from _remarks(report, style)
     for grid in _grids(report, style):
         yield ""
         yield from table(grid)
@@ -75,9 +74,11 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
 
 def _remarks(report: InspectReport, style: Style) -> Iterator[str]:
     measurement = report.measurement
-    for line in skipped_summary(measurement.skipped, show_all=style.show_all):
+    skipped = () if style.quiet else measurement.skipped
+    for line in skipped_summary(skipped, show_all=style.show_all):
         yield f"- skipped {code(line)}"
-    yield from (listed(brief(note)) for note in measurement.notes)
+    said = measurement.essential_notes if style.quiet else measurement.notes
+    yield from (listed(brief(note)) for note in said)
 
 
 def _grids(report: InspectReport, style: Style) -> Iterator[Grid]:

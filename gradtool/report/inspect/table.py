@@ -84,8 +84,8 @@ def _remarks(report: InspectReport, style: Style, painter: Painter) -> Iterator[
     if not style.quiet:
         skipped = skipped_summary(measurement.skipped, show_all=style.show_all)
         yield from labelled((("skipped", line) for line in skipped), style, painter)
-        notes = (("note", brief(note)) for note in measurement.notes)
-        yield from labelled(notes, style, painter)
+    said = measurement.essential_notes if style.quiet else measurement.notes
+    yield from labelled((("note", brief(note)) for note in said), style, painter)
     for text in diagnoses(measurement):
         yield ""
         for line in paragraph(text, style.width, "  "):
