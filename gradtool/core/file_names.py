@@ -24,7 +24,9 @@ _ROLES: Final[dict[str, Role]] = {
 }
 """What a number counts after a word, as trainers write it."""
 
-_WORD_AND_NUMBER: Final = re.compile(r"([A-Za-z]*)([-_=.]*)(\d+)", re.ASCII)
+_WORD_AND_NUMBER: Final = re.compile(
+    r"(?<![A-Za-z])([A-Za-z]*)((?<![-_=.])[-_=.]*)(\d+)", re.ASCII
+)  # tried only where words and separators begin: long names would take time by their square
 _OF: Final = re.compile(r"[-_]of[-_]\d", re.ASCII | re.IGNORECASE)
 _TWO_RANKS: Final = re.compile(r".*mp_rank_\d+_", re.ASCII)
 _MOST_DIGITS: Final = 18
@@ -94,6 +96,15 @@ def step_in(path: str) -> int | None:
 def are_parts(path: str, other: str) -> bool:
     """Whether two paths differ in the number of a rank or another part of one dump only."""
     return path != other and _without_parts(path) == _without_parts(other)
+
+
+def are_ranks(path: str, other: str) -> bool:
+    """Whether two paths differ in the number of a rank only."""
+
+    def without(name: str) -> str:
+        return template(name, lambda number: number.role == "rank")
+
+    return path != other and without(path) == without(other)
 
 
 def _without_parts(path: str) -> str:

@@ -112,6 +112,7 @@ class _Walk:
         self._new = new
         self._checkpoint = {file.identity for file in companions.checkpoint.values()}
         self._written = {file.identity: companions.name_of(file) for file in written}
+        self._names = frozenset(map(companions.name_of, written))  # a file may have several
         self.sizes: list[int] = []
 
     def copy(self, path: str, old: int, new: int | None) -> None:
@@ -121,10 +122,9 @@ class _Walk:
             raise FileAccessError(self._shown(path), problem)
         with reading(self._shown(path)):
             names = sorted(os.listdir(old))
-        written = set(self._written.values())
         for name in names:
             inner = os.path.join(path, name)
-            if inner not in written and (path or not is_workspace(name)):
+            if inner not in self._names and (path or not is_workspace(name)):
                 self._copy_entry(inner, name, old, new)
 
     def _copy_entry(self, path: str, name: str, old: int, new: int | None) -> None:

@@ -14,6 +14,7 @@ from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
+from gradtool.core.file_names import are_ranks
 from gradtool.core.names import NameFilter
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import SUFFIXES, LeftAloneError
@@ -87,7 +88,9 @@ def contents_of(listing: Listing, asked: Asked) -> Contents:
             is_part = _PART_FOLDER.fullmatch(name)
             folders = contents.part_folders if is_part else contents.folders
             (contents.unread if listing.is_link(name) else folders).append(name)
-        elif not is_index_name(name) and (identity := listing.identity(name)) not in seen:
+        elif not is_index_name(name) and (
+            (identity := listing.identity(name)) not in seen or are_ranks(seen[identity], name)
+        ):
             seen[identity] = name
             if name.lower().endswith(SUFFIXES):
                 contents.files.append(name)

@@ -1,0 +1,49 @@
+"""Directories in which something was lost, and that passed for whole."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+import gradtool
+
+A, B = np.float32([3.0, 0.0]), np.float32([4.0])
+NAN = np.float32([np.nan, 1.0])
+
+
+def dump(path: Path, /, noted: dict[str, int] | None = None, **tensors: object) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {f"gradtool.{key}": str(value) for key, value in (noted or {}).items()}
+    save_file(tensors, path, metadata)  # type: ignore[arg-type]
+    return path
+
+
+def judged(*sources: object) -> dict[str, bool]:
+    return {one.path: one.failed for one in gradtool.check(*sources).verdicts}
+
+
+def test_ranks_that_are_one_file_are_all_there_and_clipped(tmp_path: Path) -> None:
+    first = dump(tmp_path / "flat" / "rank0.safetensors", a=A)
+    os.link(first, tmp_path / "flat" / "rank1.safetensors")
+    dump(tmp_path / "flat" / "rank2.safetensors", a=A)
+    first = dump(tmp_path / "nested" / "rank0" / "g.safetensors", a=A)
+    (tmp_path / "nested" / "rank1").mkdir()
+    os.link(first, tmp_path / "nested" / "rank1" / "g.safetensors")
+    for name, count in (("flat", 3), ("nested", 2)):
+        out = tmp_path / f"{name}-clipped"
+        gradtool.clip(tmp_path / name, max_norm=1.5, eps=0.0, out=out)
+        written = [load_file(path)["a"] for path in sorted(out.rglob("*.safetensors"))]
+        assert [list(one) for one in written] == [[1.5, 0.0]] * count
+
+
+def test_long_names_take_no_time_by_their_square(tmp_path: Path) -> None:
+    for number in range(300):
+        letters = f"{number:03}".translate(str.maketrans("0123456789", "bcdefghijk"))
+        dump(tmp_path / ("a" * 220 + letters + ".safetensors"), **{letters: A})
+    started = time.process_time()
+    assert len(gradtool.measure(tmp_path).tensors) == 300
+    assert time.process_time() - started < 1.0  # 2 seconds if it did
