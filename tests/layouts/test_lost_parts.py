@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pytest
 from safetensors.numpy import load_file, save_file
 
 import gradtool
@@ -24,6 +25,18 @@ def dump(path: Path, /, noted: dict[str, int] | None = None, **tensors: object) 
 
 def judged(*sources: object) -> dict[str, bool]:
     return {one.path: one.failed for one in gradtool.check(*sources).verdicts}
+
+
+def test_ranks_of_different_steps_or_too_few_are_refused(tmp_path: Path) -> None:
+    for rank in range(2):
+        noted = {"dump": 1, "rank": rank, "world_size": 2}
+        dump(tmp_path / "steps" / f"rank{rank}.safetensors", {**noted, "step": rank}, a=A)
+        few = {**noted, "world_size": 4}
+        dump(tmp_path / "few" / f"rank{rank}.safetensors", few, a=A)
+    with pytest.raises(gradtool.InputError, match="rank 0 notes step 0 and rank 1 step 1"):
+        gradtool.measure(tmp_path / "steps")
+    with pytest.raises(gradtool.InputError, match="rank 2 of 4 is missing"):
+        gradtool.measure(tmp_path / "few")
 
 
 def test_ranks_that_are_one_file_are_all_there_and_clipped(tmp_path: Path) -> None:

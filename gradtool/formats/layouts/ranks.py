@@ -16,7 +16,12 @@ from gradtool.core.figures import counted
 from gradtool.core.names import no_name
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Chunk, Placed, Replica, Skipped, TensorSpec
-from gradtool.errors import MissingShardError, RanksDifferError, RanksQuestionError
+from gradtool.errors import (
+    CorruptFileError,
+    MissingShardError,
+    RanksDifferError,
+    RanksQuestionError,
+)
 from gradtool.formats.layouts._chunked import Part, gathered, parts_of_tensor
 from gradtool.formats.layouts._joined import joined
 from gradtool.formats.layouts.arrangement import Unit
@@ -44,6 +49,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
     """
     _refuse_missing(path, members)
     labels = [f"rank {'_'.join(map(str, numbers))}" for numbers in unit.numbers]
+    _refuse_other_steps(path, labels, members)
     tensors: list[TensorSpec] = []
     replicas: list[Replica] = []
     for holders in _by_name(labels, members):
@@ -126,12 +132,26 @@ def _refuse_other_shapes(path: str, holders: Sequence[_Holder], *, is_assumed: b
 
 def _refuse_missing(path: str, members: Sequence[Checkpoint]) -> None:
     """MissingShardError where files note how many ranks there are, and some are not here."""
-    noted = frozenset().union(*(member.ranks for member in members))
+    writers = {member.writer for member in members if member.writer is not None}
+    noted = frozenset(writers).union(*(member.ranks for member in members))
     present = {rank for rank, _ in noted}
     total = max((number for _, number in noted), default=0)
     if len(present) < total:
         missing = next(rank for rank in range(total) if rank not in present)
         raise MissingShardError(path, f"rank {missing} of {total} is missing, the files say")
+
+
+def _refuse_other_steps(path: str, labels: Sequence[str], members: Sequence[Checkpoint]) -> None:
+    """CorruptFileError for ranks of which one stopped earlier than another."""
+    noted = [
+        (member.step, label)
+        for label, member in zip(labels, members, strict=True)
+        if member.step is not None
+    ]
+    for step, label in noted:
+        if step != noted[0][0]:
+            problem = f"{noted[0][1]} notes step {noted[0][0]} and {label} step {step}"
+            raise CorruptFileError(path, f"ranks are of different steps: {problem}")
 
 
 def _once(skipped: Sequence[Skipped]) -> tuple[Skipped, ...]:
