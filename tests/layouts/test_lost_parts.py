@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
@@ -37,6 +38,14 @@ def test_ranks_of_different_steps_or_too_few_are_refused(tmp_path: Path) -> None
         gradtool.measure(tmp_path / "steps")
     with pytest.raises(gradtool.InputError, match="rank 2 of 4 is missing"):
         gradtool.measure(tmp_path / "few")
+
+
+def test_an_index_that_forgets_a_shard_hides_none(tmp_path: Path) -> None:
+    shard = dump(tmp_path / "model-00001-of-00002.safetensors", a=A)
+    index = {"weight_map": {"a": shard.name}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(gradtool.InputError, match=r"'model-00002-of-00002\.safe"):
+        gradtool.measure(tmp_path)
 
 
 def test_ranks_that_are_one_file_are_all_there_and_clipped(tmp_path: Path) -> None:

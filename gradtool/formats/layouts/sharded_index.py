@@ -45,6 +45,7 @@ def open_index(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
             hint = _hint_on_stale_index(listing, weight_map, open_file)
             raise MissingShardError(path, f"shard {shard_name!r} is missing", hint=hint)
         shards.append((shard_name, _open_shard(listing, shard_name, open_file)))
+    _refuse_numbers_missing(listing, weight_map)
     notes = _check_names(path, weight_map, shards)
     catalogues = [shard for _, shard in shards]
     return joined(path, "sharded", catalogues, files=[file], notes=notes)
@@ -69,6 +70,14 @@ def _read_index(listing: Listing, name: str) -> tuple[dict[str, str], Location]:
 
 def _shard_names(weight_map: dict[str, str]) -> list[str]:
     return sorted(set(weight_map.values()), key=natural_key)
+
+
+def _refuse_numbers_missing(listing: Listing, weight_map: dict[str, str]) -> None:
+    """MissingShardError where the names of the shards tell of more than are there."""
+    named = set(weight_map.values())
+    for unit in arranged(name for name in listing.names if name in named or listing.is_file(name)):
+        if unit.kind == "shard" and not named.isdisjoint(unit.entries):
+            refuse_gaps(unit, listing.path)
 
 
 def _open_shard(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
