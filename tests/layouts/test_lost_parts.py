@@ -48,6 +48,13 @@ def test_an_index_that_forgets_a_shard_hides_none(tmp_path: Path) -> None:
         gradtool.measure(tmp_path)
 
 
+def test_a_save_that_was_not_finished_is_a_step_of_the_run(tmp_path: Path) -> None:
+    dump(tmp_path / "step-1" / "g.safetensors", a=A)
+    (tmp_path / "step-2").mkdir()
+    (tmp_path / "step-2" / "__0_0.distcp").write_bytes(b"")
+    assert judged(tmp_path) == {str(tmp_path / "step-1"): False, str(tmp_path / "step-2"): True}
+
+
 def test_ranks_that_are_one_file_are_all_there_and_clipped(tmp_path: Path) -> None:
     first = dump(tmp_path / "flat" / "rank0.safetensors", a=A)
     os.link(first, tmp_path / "flat" / "rank1.safetensors")

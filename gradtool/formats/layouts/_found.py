@@ -23,7 +23,7 @@ from gradtool.storage.listing import Listing
 MOST_NAMES: Final = 100_000
 """Names that are looked at to find out whether a folder holds anything."""
 
-_MARKERS: Final = (".index.json", ".metadata", "_checkpoint_metadata", "manifest.ocdbt")
+_MARKERS: Final = (".index.json", ".metadata", ".distcp", "_checkpoint_metadata", "manifest.ocdbt")
 
 
 def several(
