@@ -13,7 +13,7 @@ from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import open_file
 from gradtool.formats.layouts import open_layout
 from gradtool.formats.layouts._found import found_apart, several
-from gradtool.formats.layouts.arrangement import Unit, arranged, note_on_part
+from gradtool.formats.layouts.arrangement import Unit, arranged, glob_of, note_on_part
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index, shards_named_by
@@ -82,6 +82,8 @@ def open_together(label: str, paths: Sequence[str], opening: Opening) -> Checkpo
     Raises as `open_checkpoint`; SeveralCheckpointsError where they are more than one.
     """
     units = units_of(paths)
+    # A list names sets by globs, which may fit further files.
+    units = [unit for unit in units if glob_of(Listing(""), unit) == label] or units
     if len(units) > 1:
         raise several(label, units, list(found_apart(Listing(""), units, opening.asked)))
     (unit,) = units

@@ -55,6 +55,15 @@ def test_a_save_that_was_not_finished_is_a_step_of_the_run(tmp_path: Path) -> No
     assert judged(tmp_path) == {str(tmp_path / "step-1"): False, str(tmp_path / "step-2"): True}
 
 
+def test_sets_that_fit_the_globs_of_others_are_judged_once_each(tmp_path: Path) -> None:
+    for step in range(2):
+        dump(tmp_path / f"rank0-ema-step{step}.safetensors", a=B)
+        for rank in range(2):
+            dump(tmp_path / f"rank{rank}-step{step}.safetensors", a=A)
+    assert list(judged(tmp_path).values()) == [False] * 4
+    assert judged(tmp_path) == judged(f"{tmp_path}/*")
+
+
 def test_ranks_that_are_one_file_are_all_there_and_clipped(tmp_path: Path) -> None:
     first = dump(tmp_path / "flat" / "rank0.safetensors", a=A)
     os.link(first, tmp_path / "flat" / "rank1.safetensors")
