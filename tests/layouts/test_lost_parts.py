@@ -28,6 +28,49 @@ def judged(*sources: object) -> dict[str, bool]:
     return {one.path: one.failed for one in gradtool.check(*sources).verdicts}
 
 
+@pytest.mark.parametrize("inner", ["step_{}/g.safetensors", "g_{}.safetensors"])
+def test_steps_in_folders_of_ranks_are_judged_in_all_ranks(tmp_path: Path, inner: str) -> None:
+    for rank in range(2):
+        for step in range(1, 3):
+            broken = rank == 1 and step == 2
+            dump(tmp_path / f"rank{rank}" / inner.format(step), a=NAN if broken else A)
+    ranks = [tmp_path / "rank0", tmp_path / "rank1"]
+    for sources in ([tmp_path], ranks, [f"{tmp_path}/rank*"]):
+        failed = [Path(path).parts for path, failed in judged(*sources).items() if failed]
+        assert len(failed) == 1
+        assert "rank1" in failed[0]
+    with pytest.raises(gradtool.SeveralCheckpointsError) as caught:
+        gradtool.measure(tmp_path)
+    assert [(one.step, one.files) for one in caught.value.found] == [(1, 2), (2, 2)]
+
+
+def test_what_one_rank_lacks_of_a_run_is_missing(tmp_path: Path) -> None:
+    for rank, step in ((0, 1), (0, 2), (1, 1)):
+        dump(tmp_path / f"rank{rank}" / f"step_{step}" / "g.safetensors", a=A)
+    with pytest.raises(gradtool.InputError, match="rank1/step_2 is missing"):
+        gradtool.measure(tmp_path)
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_rank_without_tensors_is_missing(tmp_path: Path, is_link: bool) -> None:
+    for rank in range(2):
+        dump(tmp_path / "run" / f"rank{rank}" / "g.safetensors", a=A)
+    dump(tmp_path / "elsewhere" / "g.safetensors", a=NAN)
+    last = tmp_path / "run" / "rank2"
+    last.symlink_to(tmp_path / "elsewhere") if is_link else last.mkdir()
+    with pytest.raises(gradtool.InputError, match="'rank2'"):
+        gradtool.measure(tmp_path / "run")
+    assert judged(tmp_path / "run") == {str(tmp_path / "run"): True}
+
+
+def test_bare_tensors_of_several_steps_are_not_added_up(tmp_path: Path) -> None:
+    for name in ("w", "b"):
+        for step in range(2):
+            np.save(tmp_path / f"{name}_step{step}.npy", A)
+    with pytest.raises(gradtool.SeveralCheckpointsError):
+        gradtool.measure(tmp_path)
+
+
 def test_ranks_of_different_steps_or_too_few_are_refused(tmp_path: Path) -> None:
     for rank in range(2):
         noted = {"dump": 1, "rank": rank, "world_size": 2}
@@ -64,6 +107,15 @@ def test_sets_that_fit_the_globs_of_others_are_judged_once_each(tmp_path: Path) 
     assert judged(tmp_path) == judged(f"{tmp_path}/*")
 
 
+def test_sets_of_other_steps_in_a_folder_with_brackets_are_found(tmp_path: Path) -> None:
+    folder = tmp_path / "run[1]"
+    for step, name in enumerate(("a", "b")):
+        for rank in range(2):
+            noted = {"dump": 1, "step": step, "rank": rank, "world_size": 2}
+            dump(folder / f"{name}_rank{rank}.safetensors", noted, **{name: A})
+    assert list(judged(folder).values()) == [False, False]
+
+
 def test_ranks_that_are_one_file_are_all_there_and_clipped(tmp_path: Path) -> None:
     first = dump(tmp_path / "flat" / "rank0.safetensors", a=A)
     os.link(first, tmp_path / "flat" / "rank1.safetensors")
@@ -76,6 +128,14 @@ def test_ranks_that_are_one_file_are_all_there_and_clipped(tmp_path: Path) -> No
         gradtool.clip(tmp_path / name, max_norm=1.5, eps=0.0, out=out)
         written = [load_file(path)["a"] for path in sorted(out.rglob("*.safetensors"))]
         assert [list(one) for one in written] == [[1.5, 0.0]] * count
+
+
+def test_a_gap_in_a_glob_names_what_was_given(tmp_path: Path) -> None:
+    for rank in (0, 2):
+        dump(tmp_path / f"rank{rank}.safetensors", a=A)
+    with pytest.raises(gradtool.InputError) as caught:
+        gradtool.measure(f"{tmp_path}/*")
+    assert str(caught.value).startswith(f"{tmp_path}/rank*.safetensors: ")
 
 
 def test_long_names_take_no_time_by_their_square(tmp_path: Path) -> None:

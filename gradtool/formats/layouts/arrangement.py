@@ -58,6 +58,11 @@ class Unit:
         others = [number.value for number in numbers if number.role == "other"]
         return steps[-1] if steps else others[0] if len(others) == 1 else None
 
+    @property
+    def counts_steps(self) -> bool:
+        """Whether a word in its name says that a number counts steps."""
+        return any(number.role == "step" for number in numbers_in(self.name))
+
 
 def arranged(names: Iterable[str]) -> list[Unit]:
     """The names as units, in their order: shards first make sets, then ranks."""

@@ -5,6 +5,7 @@ It is one checkpoint or refused; what it holds is never simply added up.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,9 @@ from gradtool.errors import (
     EmptyDumpError,
     FoundCheckpoint,
     InputError,
+    MissingShardError,
     SeveralCheckpointsError,
+    UsageError,
 )
 from gradtool.formats.layouts._contents import (
     Contents,
@@ -78,7 +81,7 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
         whole = parts[0].checkpoint
         whole = replace(whole, path=listing.path, notes=(*whole.notes, *notes))
     else:
-        _refuse_steps(listing, parts)
+        _refuse_steps(listing, units, parts)
         whole = _together(listing, units, parts, notes, asked)
     return replace(
         whole,
@@ -95,8 +98,12 @@ def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
     if unit.kind == "rank" and asked.ranks == "each":
         found = list(found_apart(listing, unit.members, asked))
         raise SeveralCheckpointsError(path, "ranks", found)
-    refuse_gaps(unit, listing.path)
-    members = [open_unit(listing, member, asked) for member in unit.members]
+    refuse_gaps(unit, listing.path or path)
+    try:
+        members = [open_unit(listing, member, asked) for member in unit.members]
+    except SeveralCheckpointsError as error:
+        # One of them has more than one, and the others must not be forgotten.
+        raise _several_in(listing, unit, asked) from error
     if unit.kind == "shard" and repeated_name(members) is None:
         # In the order of their numbers writers cut a model.
         return joined(path, "sharded", members, notes=["the shards have no index"])
@@ -143,7 +150,8 @@ def _has_runs(listing: Listing, units: Sequence[Unit], asked: Asked) -> bool:
         except InputError:
             return True
         holds_one = first.names == (stem_of(run[0].name),)
-        if (first.tensors or first.left_out) and not (holds_one and len(runs) > 1):
+        counts_layers = holds_one and len(runs) > 1 and not run[0].counts_steps
+        if (first.tensors or first.left_out) and not counts_layers:
             return True
     return False
 
@@ -158,14 +166,15 @@ def _all_found(
     ]
 
 
-def _refuse_steps(listing: Listing, parts: Sequence[Part]) -> None:
+def _refuse_steps(listing: Listing, units: Sequence[Unit], parts: Sequence[Part]) -> None:
     """SeveralCheckpointsError for files that note different steps."""
+    paths = {unit.name: glob_of(listing, unit) for unit in units}
     with_tensors = [part for part in parts if part.checkpoint.tensors or part.checkpoint.left_out]
     steps = {part.checkpoint.step for part in with_tensors}
     if len(steps - {None}) > 1:
         found = [
             FoundCheckpoint(
-                listing.at(part.name),
+                paths.get(part.name) or listing.at(part.name),
                 part.checkpoint.step,
                 part.checkpoint.format,
                 len(part.checkpoint.files),
@@ -179,9 +188,11 @@ def _refuse_steps(listing: Listing, parts: Sequence[Part]) -> None:
 
 def _from_folders(listing: Listing, contents: Contents, asked: Asked) -> Checkpoint:
     """The checkpoint that folders make up, if they are ranks; else the list of what they hold."""
-    holding = arranged(name for name in contents.folders if may_hold_tensors(listing, name, asked))
+    names = [name for name in contents.folders if may_hold_tensors(listing, name, asked)]
+    _refuse_unread_ranks(listing, contents, names)
+    holding = arranged(names)
     if len(holding) == 1 and holding[0].kind == "rank":
-        return _from_rank_folders(listing, holding[0], asked)
+        return open_unit(listing, holding[0], asked)
     found = list(found_below(listing, holding, asked))
     if not found:
         hint = f"gradtool looks {DEEPEST} levels below the directory that is named"
@@ -189,20 +200,51 @@ def _from_folders(listing: Listing, contents: Contents, asked: Asked) -> Checkpo
     raise several(listing.path, holding, found)
 
 
-def _from_rank_folders(listing: Listing, ranks: Unit, asked: Asked) -> Checkpoint:
-    """The checkpoint of ranks with a folder each; where these hold runs, a run of such."""
+def _refuse_unread_ranks(listing: Listing, contents: Contents, holding: Sequence[str]) -> None:
+    """MissingShardError for the folder of a rank that holds nothing, or is a link elsewhere.
+
+    Links to directories are not followed; the others would pass for all that there are.
+    """
+    links = [name for name in contents.unread if listing.is_directory(name)]
+    for unit in arranged([*contents.folders, *links]):
+        unread = [name for name in unit.entries if name not in holding]
+        if unit.kind == "rank" and 0 < len(unread) < len(unit.entries):
+            is_link = unread[0] in links
+            problem = "is a link to a directory, not followed" if is_link else "holds no tensor"
+            raise MissingShardError(listing.path, f"{unread[0]!r} {problem}; other ranks do")
+
+
+def _several_in(listing: Listing, unit: Unit, asked: Asked) -> SeveralCheckpointsError:
+    """What a set of folders holds of which each holds several: what is called alike, together.
+
+    Raises MissingShardError for what some of them do not have.
+    """
+    path = glob_of(listing, unit)
+    inner = {folder: _held_in(listing.folder(folder), asked) for folder in unit.entries}
+    for name in dict.fromkeys(itertools.chain.from_iterable(inner.values())):
+        absent = next((folder for folder, names in inner.items() if name not in names), None)
+        if absent is not None:
+            raise MissingShardError(path, f"{absent}/{name} is missing: other ranks have it")
+    units = arranged(f"{folder}/{name}" for folder, names in inner.items() for name in names)
+    return several(path, units, [_found_as(listing, one, asked.below()) for one in units])
+
+
+def _held_in(listing: Listing, asked: Asked) -> list[str]:
+    """The files and folders of a folder that hold tensors, or are named as if they did."""
+    contents = contents_of(listing, asked)
+    folders = (name for name in contents.folders if may_hold_tensors(listing, name, asked))
+    return [*contents.files, *folders]
+
+
+def _found_as(listing: Listing, unit: Unit, asked: Asked) -> FoundCheckpoint:
+    """A unit, by what it is as a whole."""
     try:
-        return open_unit(listing, ranks, asked)
-    except SeveralCheckpointsError as error:
-        if error.kind != "run":
-            raise
-    names = [
-        f"{folder}/{name}"
-        for folder in ranks.entries
-        for name in contents_of(listing.folder(folder), asked).files
-    ]
-    units = arranged(names)
-    raise several(listing.path, units, list(found_in(listing, units)))
+        found = open_unit(listing, unit, asked)
+    except (InputError, UsageError):
+        return FoundCheckpoint(glob_of(listing, unit), unit.step, None, 0, 0)
+    step = unit.step if found.step is None else found.step
+    size = len(found.files), found.nbytes
+    return FoundCheckpoint(glob_of(listing, unit), step, found.format, *size)
 
 
 def _notes_on_folders(listing: Listing, contents: Contents, asked: Asked) -> list[str]:
