@@ -37,8 +37,14 @@ def label_of(place: Place) -> str:
 
 
 def places_among(paths: Iterable[str]) -> list[Place]:
-    """The dumps that paths and globs name together: sets of shards and ranks are one each."""
-    return [unit.name if unit.kind == "entry" else unit.entries for unit in units_of(paths)]
+    """The dumps that paths and globs name together: sets of shards and ranks are one each.
+
+    One that has fewer ranks than other steps is named by its glob: opening that says which.
+    """
+    return [
+        unit.entries if unit.kind != "entry" and not unit.is_short else glob_of(Listing(""), unit)
+        for unit in units_of(paths)
+    ]
 
 
 def grouped(sources: Iterable[object]) -> list[object]:

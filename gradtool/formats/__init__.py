@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -13,7 +14,13 @@ from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import open_file
 from gradtool.formats.layouts import open_layout
 from gradtool.formats.layouts._found import found_apart, several
-from gradtool.formats.layouts.arrangement import Unit, arranged, glob_of, note_on_part
+from gradtool.formats.layouts.arrangement import (
+    Unit,
+    arranged,
+    glob_of,
+    note_on_part,
+    refuse_gaps,
+)
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index, shards_named_by
@@ -87,9 +94,21 @@ def open_together(label: str, paths: Sequence[str], opening: Opening) -> Checkpo
     if len(units) > 1:
         raise several(label, units, list(found_apart(Listing(""), units, opening.asked)))
     (unit,) = units
+    if unit.name != label and opening.ranks != "each":
+        _refuse_fewer_ranks(label)
     if unit.kind == "entry":
         return open_checkpoint(unit.name, opening)
     return replace(open_unit(Listing(""), unit, opening.asked), path=label)
+
+
+def _refuse_fewer_ranks(label: str) -> None:
+    """MissingShardError for a glob of ranks, where other steps in its directory have more."""
+    directory, name = os.path.split(label)
+    listing = listing_of(directory or os.curdir)
+    if listing is not None:
+        for unit in arranged(listing.names):
+            if unit.is_short and unit.name == name:
+                refuse_gaps(unit, label)
 
 
 def units_of(paths: Iterable[str]) -> list[Unit]:
@@ -101,7 +120,8 @@ def units_of(paths: Iterable[str]) -> list[Unit]:
     names = [name for path in paths for name in expanded(path)]
     claimed = {shard for name in names if is_index_name(name) for shard in shards_named_by(name)}
     found = arranged(dict.fromkeys(name for name in names if name not in claimed))
-    sets = {entry: unit for unit in found for entry in unit.entries if len(unit.entries) > 1}
+    together = (unit for unit in found if len(unit.entries) > 1 or unit.is_short)
+    sets = {entry: unit for unit in together for entry in unit.entries}
     units: dict[object, Unit] = {}
     for number, name in enumerate(names):
         if name in sets:

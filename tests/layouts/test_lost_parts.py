@@ -145,3 +145,33 @@ def test_long_names_take_no_time_by_their_square(tmp_path: Path) -> None:
     started = time.process_time()
     assert len(gradtool.measure(tmp_path).tensors) == 300
     assert time.process_time() - started < 1.0  # 2 seconds if it did
+
+
+def test_a_rank_that_stopped_early_is_missed_in_the_steps_after(tmp_path: Path) -> None:
+    for step, rank in ((1, 0), (1, 1), (2, 0)):
+        save_file({"w": np.ones(4, np.float32)}, tmp_path / f"step{step}_rank{rank}.safetensors")
+    for source in (tmp_path, tmp_path / "*", tmp_path / "step*_rank*.safetensors"):
+        first, second = gradtool.check(source).verdicts
+        assert (first.failed, second.failed) == (False, True)
+        assert "'step2_rank1.safetensors' is missing" in second.findings[0].message.replace(
+            f"{tmp_path}/", ""
+        )
+    alone = gradtool.check(tmp_path / "step2_rank0.safetensors")
+    assert alone.exit_code == 0
+
+
+def test_a_rank_as_a_folder_beside_one_as_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rank1").mkdir()
+    for path in ("rank0.safetensors", "rank1/g.safetensors"):
+        save_file({"w": np.ones(4, np.float32)}, tmp_path / path)
+    with pytest.raises(gradtool.UnsupportedFormatError, match="as files and as folders"):
+        gradtool.measure(tmp_path)
+
+
+def test_metadata_of_other_programs_are_no_distributed_checkpoint(tmp_path: Path) -> None:
+    save_file({"w": np.ones(4, np.float32)}, tmp_path / "g.safetensors")
+    (tmp_path / ".metadata").write_text("of an editor")
+    assert gradtool.measure(tmp_path).format == "safetensors"
+    (tmp_path / ".metadata").unlink()
+    (tmp_path / ".metadata").mkdir()
+    assert gradtool.measure(tmp_path).format == "safetensors"

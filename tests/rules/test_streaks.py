@@ -161,7 +161,7 @@ def paths_of(at: Path, names: list[str], value: float = math.nan) -> list[Path]:
         (["rank0/step_10.pt", "rank1/step_10.pt"], 1),
         (["step3-00001.pt", "step3-00002.pt"], 2),
         (["step_3/model-00001-of-00002.pt", "step_3/model-00002-of-00002.pt"], 1),
-        (["step3_gpu0.pt", "step3_gpu1.pt", "step3_gpu2.pt", "step4_gpu0.pt"], 2),
+        (["step3_gpu0.pt", "step3_gpu1.pt", "step4_gpu0.pt", "step4_gpu1.pt"], 2),
         (["epoch1/step1.pt", "epoch2/step1.pt"], 2),
         (["a/step1.pt", "b/step1.pt"], 2),
         (["step1/rank0.pt", "step01/rank1.pt"], 2),

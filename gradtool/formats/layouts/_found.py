@@ -9,6 +9,7 @@ from typing import Final
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import (
     EmptyDumpError,
+    FileAccessError,
     FoundCheckpoint,
     InputError,
     SameTensorsError,
@@ -65,7 +66,9 @@ def may_hold_tensors(listing: Listing, folder: str, asked: Asked) -> bool:
     looked_at = 0
     while waiting:
         place, levels = waiting.pop()
-        names = place.names if levels > 0 else ()
+        names: tuple[str, ...] = ()
+        with suppress(FileAccessError):  # a folder of the system's, say
+            names = place.names if levels > 0 else ()
         looked_at += len(names)
         if looked_at > MOST_NAMES:
             return True

@@ -10,7 +10,7 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -34,7 +34,8 @@ class Unit:
         kind: "entry" for a file or folder, else what the set is of.
         members: of a set, in the order of their numbers.
         numbers: of a set, those of each member: one, or one for each dimension of ranks.
-        count: how many members a set has, where names or files say it.
+        count: how many members a set has, where names, files or other steps say it.
+        is_short: whether names of other steps tell of more ranks.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Unit:
     members: tuple[Unit, ...] = ()
     numbers: tuple[tuple[int, ...], ...] = ()
     count: int | None = None
+    is_short: bool = False
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -69,7 +71,7 @@ def arranged(names: Iterable[str]) -> list[Unit]:
     units = [Unit(name) for name in names]
     for role in _NAMED_SETS:
         units = [_as_set(name, role, group) for name, group in _alike(units, _counting(role))]
-    return units
+    return _with_ranks_of_other_steps(units)
 
 
 def rank_set(ranked: Sequence[tuple[int, Unit]], count: int) -> Unit:
@@ -91,6 +93,11 @@ def runs_among(units: Sequence[Unit]) -> list[list[Unit]]:
 def are_modules(units: Sequence[Unit]) -> bool:
     """Whether the names of all units differ only in the numbers of layers."""
     return len(units) > 1 and len(_alike(units, _counting("layer"))) == 1
+
+
+def counts_ranks(name: str) -> bool:
+    """Whether a name, or a glob made of one, has the number of a rank."""
+    return bool(_numbers(name.replace("*", "0"), "rank"))
 
 
 def refuse_gaps(unit: Unit, path: str) -> None:
@@ -146,6 +153,34 @@ def _as_set(name: str, role: Literal["shard", "rank"], group: list[Unit]) -> Uni
         numbers=tuple(number for number, _ in members),
         count=_count(group[0].name, role),
     )
+
+
+def _with_ranks_of_other_steps(units: Sequence[Unit]) -> list[Unit]:
+    """The units, each step of a run with as many ranks as that which has the most.
+
+    A rank that stopped early leaves steps behind that look whole, each by itself.
+    """
+    most: dict[str, int] = {}
+    for unit in units:
+        if unit.kind == "rank":
+            key = _of_any_step(unit.name)
+            most[key] = max(most.get(key, 0), len(unit.members))
+    return [_as_of(unit, most) for unit in units] if most else list(units)
+
+
+def _as_of(unit: Unit, most: Mapping[str, int]) -> Unit:
+    """The unit as a set of as many ranks as another step has, if it is one of fewer."""
+    name = template(unit.name, _counting("rank"))
+    numbers = unit.numbers or (_numbers(unit.name, "rank"),)
+    count = most.get(_of_any_step(name), 0)
+    if count <= len(numbers) or len(numbers[0]) != 1 or unit.kind == "shard":
+        return unit
+    members = unit.members or (unit,)
+    return Unit(name, "rank", members, numbers, count, is_short=True)
+
+
+def _of_any_step(name: str) -> str:
+    return template(name, _counting("step", "part", "other"), "#")
 
 
 def _may_be_alone(name: str, role: Role, numbers: tuple[int, ...]) -> bool:

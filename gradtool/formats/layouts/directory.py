@@ -19,6 +19,7 @@ from gradtool.errors import (
     InputError,
     MissingShardError,
     SeveralCheckpointsError,
+    UnsupportedFormatError,
     UsageError,
 )
 from gradtool.formats.layouts._contents import (
@@ -43,6 +44,7 @@ from gradtool.formats.layouts.arrangement import (
     Unit,
     are_modules,
     arranged,
+    counts_ranks,
     glob_of,
     rank_set,
     refuse_gaps,
@@ -75,6 +77,7 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
     ]
     if not parts:
         return _from_folders(listing, contents, asked)
+    _refuse_ranks_of_two_kinds(listing, units, contents, asked)
     below = _notes_on_folders(listing, contents, asked)
     notes = list(contents.notes())
     if len(parts) == 1:
@@ -212,6 +215,17 @@ def _refuse_unread_ranks(listing: Listing, contents: Contents, holding: Sequence
             is_link = unread[0] in links
             problem = "is a link to a directory, not followed" if is_link else "holds no tensor"
             raise MissingShardError(listing.path, f"{unread[0]!r} {problem}; other ranks do")
+
+
+def _refuse_ranks_of_two_kinds(
+    listing: Listing, units: Sequence[Unit], contents: Contents, asked: Asked
+) -> None:
+    """UnsupportedFormatError for a rank that is a file beside one that is a folder."""
+    files = [unit.name for unit in units if counts_ranks(unit.name)]
+    folders = [name for name in contents.folders if counts_ranks(name)]
+    if files and any(may_hold_tensors(listing, name, asked) for name in folders):
+        problem = f"has ranks as files and as folders: {files[0]!r} and {folders[0]!r}"
+        raise UnsupportedFormatError(listing.path, problem, hint="name the one to read")
 
 
 def _several_in(listing: Listing, unit: Unit, asked: Asked) -> SeveralCheckpointsError:

@@ -20,6 +20,7 @@ from gradtool.core.locations import Location
 from gradtool.core.sections import sections_of
 from gradtool.core.tensors import Chunk, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, MissingShardError
+from gradtool.formats.files import SUFFIXES
 from gradtool.formats.layouts._chunked import Part, gathered, require_cover
 from gradtool.formats.layouts._joined import filtered
 from gradtool.formats.layouts.asked import Asked
@@ -40,8 +41,14 @@ _OTHER_SAVE: Final = f"truncated, or the {METADATA} of another save"
 
 
 def recognises(listing: Listing) -> bool:
-    """Whether a directory has such files, or what says where they are."""
-    return METADATA in listing.names or any(name.endswith(_SUFFIX) for name in listing.names)
+    """Whether a directory has such files, or nothing but what says where they are.
+
+    Other programs have a `.metadata` too, be it a directory.
+    """
+    if any(name.endswith(_SUFFIX) for name in listing.names):
+        return True
+    others = any(name.lower().endswith(SUFFIXES) for name in listing.names)
+    return METADATA in listing.names and not others and listing.is_file(METADATA)
 
 
 def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
