@@ -25,7 +25,7 @@ class Listing:
     def names(self) -> tuple[str, ...]:
         """All entries, layer 9 before layer 10; FileAccessError where it cannot be listed."""
         try:
-            names = os.listdir(self.path)
+            names = os.listdir(self.path or os.curdir)
         except OSError as error:
             raise FileAccessError(self.path, f"cannot be listed: {error.strerror}") from error
         return tuple(sorted(names, key=lambda name: (natural_key(name), name)))

@@ -197,7 +197,9 @@ def test_shards_that_fit_one_by_one_and_not_together_are_refused_before_any_is_w
     source = disk.folder / "run"
     source.mkdir()
     for i in range(4):
-        write_safetensors(source / f"{i}.safetensors", {f"w{i}": ("F32", gradients(1 << 18, i))})
+        write_safetensors(
+            source / f"{'abcd'[i]}.safetensors", {f"w{i}": ("F32", gradients(1 << 18, i))}
+        )
     free = disk.free
     disk.leave(3 * NBYTES)
     run = disk.forks.run("clip", disk.seen_at / "run", "-o", disk.seen_at / "out", *HALVE)

@@ -197,7 +197,7 @@ def test_a_clipped_directory_has_nothing_of_what_a_killed_clip_left_in_it(
     forks: Forks, large_directory: Halved, tmp_path: Path
 ) -> None:
     source, out = large_directory.write(tmp_path / "run"), tmp_path / "out"
-    shard = source / "model-00001-of-00002.safetensors"
+    shard = source / "grads-00001-of-00002.safetensors"
     leave_a_workspace(forks, source, "clip", str(shard), "--in-place", *HALVE)
     large_directory.write(source)
     assert forks.run("clip", source, "-o", out, *HALVE).code == 0

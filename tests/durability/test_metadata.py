@@ -269,7 +269,7 @@ def test_a_hard_link_that_a_dry_run_would_break_is_noted_too(dump: Path, tmp_pat
     assert any("hard link" in note for note in outcome.notes)
 
 
-SHARD = "model-00001-of-00002.safetensors"
+SHARD = "grads-00001-of-00002.safetensors"
 
 
 @pytest.fixture
