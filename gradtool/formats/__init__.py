@@ -77,7 +77,7 @@ def open_checkpoint(path: str, opening: Opening = Opening()) -> Checkpoint:
         raise UnknownFormatError(
             path,
             "is in no format that gradtool knows",
-            hint="it reads safetensors, torch (zip), npz and npy files, and directories of them",
+            hint="`gradtool formats` lists what it reads",
         )
     alone = note_on_part(path)
     return replace(checkpoint, essential_notes=alone) if alone else checkpoint
