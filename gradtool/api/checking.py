@@ -169,7 +169,7 @@ class _Judging:
         except RanksQuestionError as question:
             by_rank = replace(self, request=replace(self.request, ranks="each"))
             for verdict in by_rank.verdicts(source, progress):
-                note = f"a rank by itself, for which nothing else is right: {question}"
+                note = f"a rank judged by itself: {question}"
                 yield replace(
                     verdict,
                     notes=(*verdict.notes, note),

@@ -60,7 +60,8 @@ def difference(copy: Disagreement) -> str:
     elements = counted(copy.differing, "element")
     first = f", first at {index_text(copy.first)}" if copy.first else ""
     bad = f"; it holds {', '.join(counts)}" if (counts := nonfinite_counts(copy.stats)) else ""
-    return f"{elements} of the copy of {copy.rank} differ{first}{bad}"
+    verb = "differs" if copy.differing == 1 else "differ"
+    return f"{elements} of the copy of {copy.rank} {verb}{first}{bad}"
 
 
 def nonfinite_counts(stats: TensorStats) -> list[str]:
