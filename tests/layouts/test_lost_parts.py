@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import gradtool
+from gradtool.formats.dump_metadata import DumpMetadata
 
 A, B = np.float32([3.0, 0.0]), np.float32([4.0])
 NAN = np.float32([np.nan, 1.0])
@@ -175,3 +177,28 @@ def test_metadata_of_other_programs_are_no_distributed_checkpoint(tmp_path: Path
     (tmp_path / ".metadata").unlink()
     (tmp_path / ".metadata").mkdir()
     assert gradtool.measure(tmp_path).format == "safetensors"
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_rank_may_hold_several_boxes_of_a_tensor(axis: int, tmp_path: Path) -> None:
+    """FSDP over tensor parallelism: of each half of an axis every rank holds a half."""
+    whole = np.moveaxis(np.arange(1, 25, dtype=np.float32).reshape(8, 3), 0, axis)
+    whole[np.unravel_index(13, whole.shape)] = np.nan
+    held = {0: [0, 1, 4, 5], 1: [2, 3, 6, 7]}
+    run = tmp_path / "run"
+    run.mkdir()
+    for rank, indices in held.items():
+        shard = {"shape": list(whole.shape), "mesh": [2], "coordinate": [rank]}
+        shard |= {"placements": [f"_StridedShard(dim={axis}, sf=2)"]}
+        facts = DumpMetadata(1, rank=rank, world_size=2, shards={"w": shard}).strings()
+        local = np.ascontiguousarray(np.take(whole, indices, axis))
+        save_file({"w": local}, run / f"rank{rank}.safetensors", facts)
+    (found,) = gradtool.measure(run).tensors
+    assert found.spec.shape == whole.shape
+    assert found.first_nonfinite == np.unravel_index(13, whole.shape)
+    finite = whole[np.isfinite(whole)].astype(np.float64)
+    assert found.finite_norm == pytest.approx(math.sqrt(math.fsum(finite**2)), rel=1e-12)
+    gradtool.clip(run, tmp_path / "out", clip_value=7.0, nonfinite="keep")
+    for rank, indices in held.items():
+        written = load_file(tmp_path / "out" / f"rank{rank}.safetensors")["w"]
+        assert np.array_equal(written, np.minimum(np.take(whole, indices, axis), 7), equal_nan=True)
