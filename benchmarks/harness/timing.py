@@ -1,4 +1,4 @@
-"""Whole processes, timed in turns: seconds, peak memory, what they printed."""
+"""Whole processes, timed in turns: seconds of the clock and of processors, memory, output."""
 
 from __future__ import annotations
 
@@ -29,16 +29,18 @@ start = time.perf_counter()
 child = os.posix_spawnp(sys.argv[1], sys.argv[1:], os.environ)
 _, status, usage = os.wait4(child, 0)
 seconds = time.perf_counter() - start
-report = [seconds, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]
+cpu = usage.ru_utime + usage.ru_stime
+report = [seconds, cpu, usage.ru_maxrss, os.waitstatus_to_exitcode(status)]
 print("", " ".join(map(str, report)), sep="\\n", file=sys.stderr)
 """
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One run of one command."""
+    """One run of one command: wall time, user and system time, peak memory, what it printed."""
 
     seconds: float
+    cpu_seconds: float
     peak_bytes: int
     stdout: str
 
@@ -61,6 +63,11 @@ class Contender:
     def seconds(self) -> float:
         """Median wall time; NaN where it failed."""
         return statistics.median(s.seconds for s in self.samples) if self.ok else math.nan
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Median of user and system time together; NaN where it failed."""
+        return statistics.median(s.cpu_seconds for s in self.samples) if self.ok else math.nan
 
     @property
     def peak_bytes(self) -> float:
@@ -106,11 +113,18 @@ class Group:
 
     def ratio(self, label: str, to: str) -> float:
         """Median over the turns of one command's time by another's; NaN where either failed."""
+        return self._ratio(label, to, lambda sample: sample.seconds)
+
+    def cpu_ratio(self, label: str, to: str) -> float:
+        """The same of user and system time."""
+        return self._ratio(label, to, lambda sample: sample.cpu_seconds)
+
+    def _ratio(self, label: str, to: str, seconds: Callable[[Sample], float]) -> float:
         one, other = self[label], self[to]
         if not (one.ok and other.ok):
             return math.nan
         pairs = zip(one.samples, other.samples, strict=True)
-        return statistics.median(a.seconds / b.seconds for a, b in pairs)
+        return statistics.median(seconds(a) / seconds(b) for a, b in pairs)
 
 
 def in_turns(contestants: Sequence[T], runs: int) -> Iterator[T]:
@@ -137,7 +151,7 @@ def warm(path: Path) -> None:
 
 def files_at(path: Path) -> list[Path]:
     """The file, or those of a directory."""
-    return sorted(path.iterdir()) if path.is_dir() else [path]
+    return sorted(filter(Path.is_file, path.iterdir())) if path.is_dir() else [path]
 
 
 def measure(contender: Contender) -> None:
@@ -148,9 +162,9 @@ def measure(contender: Contender) -> None:
         out.seek(0)
         err.seek(0)
         *lines, report = err.read().strip().splitlines()
-        seconds, peak, code = report.split()
+        seconds, cpu, peak, code = report.split()
         if code == "0":
-            sample = Sample(float(seconds), int(peak) * RSS_UNIT, out.read())
+            sample = Sample(float(seconds), float(cpu), int(peak) * RSS_UNIT, out.read())
             contender.samples.append(sample)
         else:
             contender.failure = " / ".join([f"exit code {code}", *filter(None, lines[-3:])])
@@ -173,7 +187,16 @@ def json_norm_before(stdout: str) -> float:
 
 def show(group: Group) -> None:
     """Print a group's table."""
-    heads = ["command", "median s", "min-max s", "GB/s", "peak MB", "x gradtool", "norm's error"]
+    heads = [
+        "command",
+        "median s",
+        "min-max s",
+        "CPU s",
+        "GB/s",
+        "peak MB",
+        "x gradtool",
+        "norm's error",
+    ]
     first = group.contenders[0].label
     rows = [_row(group, contender, first) for contender in group.contenders]
     print(f"\n{group.title}\n{table(heads, rows)}")
@@ -190,6 +213,7 @@ def _row(group: Group, contender: Contender, first: str) -> list[str]:
         contender.label,
         figure(contender.seconds, ".3f"),
         f"{min(times):.3f}-{max(times):.3f}" if times else "-",
+        figure(contender.cpu_seconds, ".3f"),
         figure(rate, ".2f"),
         figure(contender.peak_bytes / 1e6, ".0f"),
         figure(group.ratio(contender.label, first), ".2f"),
