@@ -129,6 +129,7 @@ class FoundCheckpoint(NamedTuple):
         layout: the name of its format or layout; None where it cannot be read.
         files: how many files it consists of.
         nbytes: their size together, in bytes.
+        error: what is wrong with it, where only what lies beside it tells.
     """
 
     path: str
@@ -136,6 +137,7 @@ class FoundCheckpoint(NamedTuple):
     layout: str | None
     files: int
     nbytes: int
+    error: InputError | None = None
 
 
 class SeveralCheckpointsError(UsageError):

@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard
 
+from gradtool.errors import FoundCheckpoint, InputError
 from gradtool.formats import units_of
+from gradtool.formats.layouts._steps import missing_beside
 from gradtool.formats.layouts.arrangement import glob_of
 from gradtool.storage.listing import Listing
 
-Place: TypeAlias = str | tuple[str, ...]
+
+@dataclass(frozen=True, slots=True)
+class Incomplete:
+    """A dump of which what is named beside it tells that a part is missing.
+
+    `path` is what there is of it, `error` says what is missing.
+    """
+
+    path: str
+    error: InputError
+
+
+Place: TypeAlias = str | tuple[str, ...] | Incomplete
 """A path or a glob, or the paths of files that make up one dump: shards, ranks."""
 
 
@@ -21,6 +36,8 @@ def is_path(source: object) -> TypeGuard[str | bytes | os.PathLike[str]]:
 
 def place_of(source: object) -> Place | None:
     """The place that a source names: a path, or a list or tuple of such; None for arrays."""
+    if isinstance(source, Incomplete):
+        return source
     if is_path(source):
         return os.fsdecode(source)
     if isinstance(source, list | tuple) and source and all(map(is_path, source)):
@@ -32,6 +49,8 @@ def label_of(place: Place) -> str:
     """How a place is called."""
     if isinstance(place, str):
         return place
+    if isinstance(place, Incomplete):
+        return place.path
     units = units_of(place)
     return glob_of(Listing(""), units[0]) if len(units) == 1 else place[0]
 
@@ -39,12 +58,24 @@ def label_of(place: Place) -> str:
 def places_among(paths: Iterable[str]) -> list[Place]:
     """The dumps that paths and globs name together: sets of shards and ranks are one each.
 
-    One that has fewer ranks than other steps is named by its glob: opening that says which.
+    One that has fewer ranks than other steps is incomplete, be it a set or a folder.
     """
+    here = Listing("")
+    units = units_of(paths)
+    missing = missing_beside(here, units)
     return [
-        unit.entries if unit.kind != "entry" and not unit.is_short else glob_of(Listing(""), unit)
-        for unit in units_of(paths)
+        Incomplete(glob_of(here, unit), missing[unit.name])
+        if unit.name in missing
+        else unit.entries
+        if unit.kind != "entry"
+        else glob_of(here, unit)
+        for unit in units
     ]
+
+
+def place_of_found(found: FoundCheckpoint) -> Place:
+    """The place of one of several checkpoints that a path holds."""
+    return found.path if found.error is None else Incomplete(found.path, found.error)
 
 
 def grouped(sources: Iterable[object]) -> list[object]:

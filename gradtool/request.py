@@ -26,7 +26,7 @@ from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
 from gradtool.errors import EmptyDumpError, RanksDifferError, RanksQuestionError, UsageError
 from gradtool.formats import Opening, open_checkpoint, open_together
-from gradtool.places import Place, label_of
+from gradtool.places import Incomplete, Place, label_of
 
 MAX_THREADS = 4
 """Threads used unless more are asked for: each takes some 20 MB, and they share Python's lock."""
@@ -164,6 +164,10 @@ def opened(place: Place, request: MeasureRequest, wanted: NameFilter = every_nam
     """The catalogue of all that lies at a place, or of what is `wanted`; ResourceError as above."""
     with reporting_shortage(label_of(place)), collector_paused():
         opening = request.opening(wanted)
+        if isinstance(place, Incomplete):
+            if opening.ranks != "each":
+                raise place.error
+            place = place.path
         if isinstance(place, str):
             return open_checkpoint(place, opening)
         return open_together(label_of(place), place, opening)

@@ -24,7 +24,7 @@ from gradtool.errors import (
     SeveralCheckpointsError,
     UsageError,
 )
-from gradtool.places import Place, places_among
+from gradtool.places import Place, place_of_found, places_among
 from gradtool.request import MeasureOptions, MeasureRequest, agreed
 from gradtool.rules.baseline_file import read_baseline, write_baseline
 from gradtool.rules.baselines import baseline_of
@@ -160,7 +160,7 @@ def _healthy_dumps(
     except SeveralCheckpointsError as error:
         parts = progress.divided(len(error.found))
         for found, part in zip(error.found, parts, strict=True):
-            yield from _healthy_dumps(found.path, request, policy, part)
+            yield from _healthy_dumps(place_of_found(found), request, policy, part)
         progress.finish()
 
 

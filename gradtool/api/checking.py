@@ -28,7 +28,7 @@ from gradtool.errors import (
     ResourceError,
     SeveralCheckpointsError,
 )
-from gradtool.places import grouped, label_of, place_of
+from gradtool.places import grouped, label_of, place_of, place_of_found
 from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.config_file import Config
@@ -178,7 +178,7 @@ class _Judging:
         except SeveralCheckpointsError as error:
             parts = progress.divided(len(error.found))
             for found, part in zip(error.found, parts, strict=True):
-                yield from self.verdicts(found.path, part)
+                yield from self.verdicts(place_of_found(found), part)
         except ResourceError:
             raise  # nothing is known to be wrong with the dump
         except GradtoolError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,7 +18,6 @@ from gradtool.formats.layouts.arrangement import (
     arranged,
     glob_of,
     note_on_part,
-    refuse_gaps,
 )
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
@@ -92,23 +90,11 @@ def open_together(label: str, paths: Sequence[str], opening: Opening) -> Checkpo
     # A list names sets by globs, which may fit further files.
     units = [unit for unit in units if glob_of(Listing(""), unit) == label] or units
     if len(units) > 1:
-        raise several(label, units, list(found_apart(Listing(""), units, opening.asked)))
+        raise several(label, list(found_apart(Listing(""), units, opening.asked)))
     (unit,) = units
-    if unit.name != label and opening.ranks != "each":
-        _refuse_fewer_ranks(label)
     if unit.kind == "entry":
         return open_checkpoint(unit.name, opening)
     return replace(open_unit(Listing(""), unit, opening.asked), path=label)
-
-
-def _refuse_fewer_ranks(label: str) -> None:
-    """MissingShardError for a glob of ranks, where other steps in its directory have more."""
-    directory, name = os.path.split(label)
-    listing = listing_of(directory or os.curdir)
-    if listing is not None:
-        for unit in arranged(listing.names):
-            if unit.is_short and unit.name == name:
-                refuse_gaps(unit, label)
 
 
 def units_of(paths: Iterable[str]) -> list[Unit]:

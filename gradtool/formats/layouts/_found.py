@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
 
@@ -17,6 +17,7 @@ from gradtool.errors import (
 )
 from gradtool.formats.files import SUFFIXES, format_of
 from gradtool.formats.layouts._contents import open_entry
+from gradtool.formats.layouts._steps import lacking_tensors, missing_beside
 from gradtool.formats.layouts.arrangement import Unit, glob_of, runs_among
 from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import Listing
@@ -24,40 +25,64 @@ from gradtool.storage.listing import Listing
 MOST_NAMES: Final = 100_000
 """Names that are looked at to find out whether a folder holds anything."""
 
+_NO_TENSOR: Final = "holds no tensor file"
 _MARKERS: Final = (".index.json", ".metadata", ".distcp", "_checkpoint_metadata", "manifest.ocdbt")
 
 
-def several(
-    path: str, units: Sequence[Unit], found: Sequence[FoundCheckpoint]
-) -> SeveralCheckpointsError:
-    """The error that lists them; steps of a run if their names differ in the step only."""
-    runs = runs_among(units)
-    is_run = len(runs) == 1 and len(runs[0]) == len(units)
+def several(path: str, found: Sequence[FoundCheckpoint]) -> SeveralCheckpointsError:
+    """The error that lists them; steps of a run if their paths differ in the step only."""
     in_order = sorted(found, key=lambda one: (one.step is None, one.step or 0))
-    return SeveralCheckpointsError(path, "run" if is_run else "checkpoints", in_order)
+    kind = "run" if _are_steps([one.path for one in found]) else "checkpoints"
+    return SeveralCheckpointsError(path, kind, in_order)
 
 
-def found_in(listing: Listing, units: Iterable[Unit]) -> Iterator[FoundCheckpoint]:
-    """The units of files, by names, sizes, and what the first file of each begins with."""
+def _are_steps(paths: Sequence[str]) -> bool:
+    """Whether paths differ in the step only: the steps of each of several runs are no run."""
+    runs = runs_among([Unit(path) for path in paths])
+    places = zip(*(path.split("/") for path in paths), strict=False)
+    return (
+        len(runs) == 1
+        and len(runs[0]) == len(paths)
+        and sum(len(set(names)) > 1 for names in places) == 1
+    )
+
+
+def found_in(
+    listing: Listing, units: Sequence[Unit], *, lacking: Mapping[str, InputError]
+) -> Iterator[FoundCheckpoint]:
+    """The units of files, by names, sizes, and what the first file of each begins with.
+
+    `lacking` has what is wrong with some of them, by their names.
+    """
     for unit in units:
         sizes = [listing.size(entry) for entry in unit.entries]
-        layout = format_of(listing.at(unit.entries[0]))
-        yield FoundCheckpoint(glob_of(listing, unit), unit.step, layout, len(sizes), sum(sizes))
+        error = lacking.get(unit.name)
+        layout = None if error else format_of(listing.at(unit.entries[0]))
+        size = len(sizes), sum(sizes)
+        yield FoundCheckpoint(glob_of(listing, unit), unit.step, layout, *size, error)
 
 
-def found_apart(listing: Listing, units: Iterable[Unit], asked: Asked) -> Iterator[FoundCheckpoint]:
+def found_apart(listing: Listing, units: Sequence[Unit], asked: Asked) -> Iterator[FoundCheckpoint]:
     """One for each unit: of files as `found_in` has them, of a folder by what it is as a whole."""
+    lacking = lacking_among(listing, units, asked)
     for unit in units:
         if not listing.is_directory(unit.entries[0]):
-            yield from found_in(listing, [unit])
+            yield from found_in(listing, [unit], lacking=lacking)
             continue
-        path = glob_of(listing, unit)
+        path, error = glob_of(listing, unit), lacking.get(unit.name)
         try:
+            if error is not None:
+                raise error
             checkpoint = open_entry(listing, unit.entries[0], asked)
         except (InputError, SameTensorsError, SeveralCheckpointsError):
-            yield FoundCheckpoint(path, unit.step, None, 0, 0)
+            yield FoundCheckpoint(path, unit.step, None, 0, 0, error)
         else:
             yield _found(path, unit, checkpoint)
+
+
+def lacking_among(listing: Listing, units: Sequence[Unit], asked: Asked) -> dict[str, InputError]:
+    """What is wrong with units that lack what others have; nothing where each is read by itself."""
+    return {} if asked.ranks == "each" else dict(missing_beside(listing, units))
 
 
 def may_hold_tensors(listing: Listing, folder: str, asked: Asked) -> bool:
@@ -81,30 +106,46 @@ def may_hold_tensors(listing: Listing, folder: str, asked: Asked) -> bool:
 
 
 def found_below(
-    listing: Listing, folders: Iterable[Unit], asked: Asked
-) -> Iterator[FoundCheckpoint]:
-    """What the folders hold; nothing of those that hold no tensor file."""
-    for unit in folders:
-        for folder in unit.entries:
-            if may_hold_tensors(listing, folder, asked):
-                with suppress(EmptyDumpError):
-                    yield from _in_folder(listing, folder, unit, asked)
+    listing: Listing, folders: Sequence[str], links: Sequence[str], asked: Asked
+) -> SeveralCheckpointsError:
+    """What the folders hold: nothing of those that hold no tensor file, if they are no steps.
+
+    `links` are directories that are not followed.
+    """
+    holding = [name for name in folders if may_hold_tensors(listing, name, asked)]
+    lacking = lacking_among(listing, [Unit(name) for name in holding], asked)
+    for name in lacking_tensors([*folders, *links], holding):
+        problem = "is a link to a directory, not followed" if name in links else _NO_TENSOR
+        lacking[name] = EmptyDumpError(listing.at(name), problem)
+    found: list[FoundCheckpoint] = []
+    kinds = []
+    for name in [*holding, *(name for name in lacking if name not in holding)]:
+        with suppress(EmptyDumpError):
+            inside = _in_folder(listing, Unit(name), lacking.get(name), asked)
+            found += inside.found
+            kinds.append(inside.kind)
+    error = several(listing.path, found)
+    if len(kinds) == 1:  # what it is by what its files note, say
+        error = SeveralCheckpointsError(listing.path, kinds[0], error.found)
+    return error
 
 
 def _in_folder(
-    listing: Listing, folder: str, unit: Unit, asked: Asked
-) -> Iterator[FoundCheckpoint]:
-    path = listing.at(folder)
+    listing: Listing, unit: Unit, lack: InputError | None, asked: Asked
+) -> SeveralCheckpointsError:
+    path = listing.at(unit.name)
     try:
-        checkpoint = open_entry(listing, folder, asked)
+        if lack is not None:
+            found = FoundCheckpoint(path, unit.step, None, 0, 0, lack)
+        else:
+            found = _found(path, unit, open_entry(listing, unit.name, asked))
     except SeveralCheckpointsError as error:
-        yield from error.found
+        return error
     except EmptyDumpError:
         raise
     except (InputError, SameTensorsError):
-        yield FoundCheckpoint(path, unit.step, None, 0, 0)
-    else:
-        yield _found(path, unit, checkpoint)
+        found = FoundCheckpoint(path, unit.step, None, 0, 0)
+    return SeveralCheckpointsError(path, "checkpoints", [found])
 
 
 def _found(path: str, unit: Unit, checkpoint: Checkpoint) -> FoundCheckpoint:

@@ -54,11 +54,16 @@ class Unit:
 
     @property
     def step(self) -> int | None:
-        """The number of the step in its name: that after a word for one, else the only other."""
+        """The number of the step in its name: that after a word for one, else the only other.
+
+        In a path others count only in its last part that has some: `exp2/grads_0001.pt`.
+        """
         numbers = numbers_in(self.name)
         steps = [number.value for number in numbers if number.role == "step"]
-        others = [number.value for number in numbers if number.role == "other"]
-        return steps[-1] if steps else others[0] if len(others) == 1 else None
+        others = [number for number in numbers if number.role == "other"]
+        ends = [self.name.find("/", number.end) for number in others]
+        last = [number.value for number, end in zip(others, ends, strict=True) if end == ends[-1]]
+        return steps[-1] if steps else last[0] if len(last) == 1 else None
 
     @property
     def counts_steps(self) -> bool:
@@ -100,13 +105,23 @@ def counts_ranks(name: str) -> bool:
     return bool(_numbers(name.replace("*", "0"), "rank"))
 
 
+def gap_in(unit: Unit, path: str) -> MissingShardError | None:
+    """What is wrong with a set in which a number is missing: names what would have it."""
+    here = frozenset(unit.numbers)
+    missing = next((numbers for numbers in _expected(unit) if numbers not in here), None)
+    if missing is None:
+        return None
+    name = _name_of(unit, missing)
+    if unit.is_short:  # whoever named the other steps, from wherever
+        name = _last_part(name)
+    return MissingShardError(path, f"{name!r} is missing: {_words(unit)}")
+
+
 def refuse_gaps(unit: Unit, path: str) -> None:
     """MissingShardError for a set in which a number is missing, naming what would have it."""
-    here = frozenset(unit.numbers)
-    for numbers in _expected(unit):
-        if numbers not in here:
-            problem = f"{_name_of(unit, numbers)!r} is missing: {_words(unit)}"
-            raise MissingShardError(path, problem)
+    gap = gap_in(unit, path)
+    if gap is not None:
+        raise gap
 
 
 def glob_of(listing: Listing, unit: Unit) -> str:
@@ -126,6 +141,10 @@ def note_on_part(path: str) -> tuple[str, ...]:
                 f"this file is {role} {numbers[-1]} of {count}: what the others hold is missing",
             )
     return ()
+
+
+def _last_part(path: str) -> str:
+    return os.path.basename(path.rstrip("/"))
 
 
 def _counting(*roles: Role) -> Callable[[Number], bool]:
@@ -180,7 +199,15 @@ def _as_of(unit: Unit, most: Mapping[str, int]) -> Unit:
 
 
 def _of_any_step(name: str) -> str:
-    return template(name, _counting("step", "part", "other"), "#")
+    """The name without the numbers of steps: folders are no steps by the numbers of other words."""
+
+    def of_step(number: Number) -> bool:
+        if number.role != "other" or "/" not in name[number.end :]:
+            return number.role in ("step", "part", "other")
+        before, after = name[: number.start], name[number.end :]
+        return before[-1:] in ("", "/") and after.startswith("/")
+
+    return template(name, of_step, "#")
 
 
 def _may_be_alone(name: str, role: Role, numbers: tuple[int, ...]) -> bool:
@@ -241,7 +268,8 @@ def _words(unit: Unit) -> str:
     word = {"shard": "shards", "rank": "ranks"}[unit.kind]
     shown = ["_".join(map(str, numbers)) for numbers in unit.numbers]
     total = "" if unit.count is None else f" of {unit.count}"
-    return f"{word} {first_of(shown)}{total} are here"
+    told = ", as other steps tell" if unit.is_short else ""
+    return f"{word} {first_of(shown)}{total} are here{told}"
 
 
 def _step_order(unit: Unit) -> tuple[bool, int, str]:

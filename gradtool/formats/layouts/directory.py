@@ -35,6 +35,7 @@ from gradtool.formats.layouts._found import (
     found_apart,
     found_below,
     found_in,
+    lacking_among,
     may_hold_tensors,
     several,
 )
@@ -68,7 +69,7 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
     contents = contents_of(listing, asked)
     units = _with_noted_ranks(listing, arranged(contents.files), asked)
     if not asked.join and _has_runs(listing, units, asked):
-        raise several(listing.path, units, _all_found(listing, units, contents, asked))
+        raise _all_found(listing, units, contents, asked)
     parts = [
         *contents.parts,
         *(Part(unit.name, open_unit(listing, unit, asked)) for unit in units),
@@ -150,7 +151,7 @@ def _has_runs(listing: Listing, units: Sequence[Unit], asked: Asked) -> bool:
     for run in runs:
         try:
             first = open_unit(listing, run[0], asked)
-        except InputError:
+        except (InputError, UsageError):  # which opening it alone will raise again
             return True
         holds_one = first.names == (stem_of(run[0].name),)
         counts_layers = holds_one and len(runs) > 1 and not run[0].counts_steps
@@ -161,12 +162,16 @@ def _has_runs(listing: Listing, units: Sequence[Unit], asked: Asked) -> bool:
 
 def _all_found(
     listing: Listing, units: Sequence[Unit], contents: Contents, asked: Asked
-) -> list[FoundCheckpoint]:
+) -> SeveralCheckpointsError:
     """All checkpoints in a directory and below it."""
-    return [
-        *found_in(listing, units),
-        *found_below(listing, arranged(contents.folders), asked),
-    ]
+    lacking = lacking_among(listing, units, asked)
+    below = found_below(listing, contents.folders, _links(listing, contents), asked)
+    return several(listing.path, [*found_in(listing, units, lacking=lacking), *below.found])
+
+
+def _links(listing: Listing, contents: Contents) -> list[str]:
+    """The links to directories in one: these are not followed."""
+    return [name for name in contents.unread if listing.is_directory(name)]
 
 
 def _refuse_steps(listing: Listing, units: Sequence[Unit], parts: Sequence[Part]) -> None:
@@ -195,12 +200,12 @@ def _from_folders(listing: Listing, contents: Contents, asked: Asked) -> Checkpo
     _refuse_unread_ranks(listing, contents, names)
     holding = arranged(names)
     if len(holding) == 1 and holding[0].kind == "rank":
-        return open_unit(listing, holding[0], asked)
-    found = list(found_below(listing, holding, asked))
-    if not found:
+        return replace(open_unit(listing, holding[0], asked), path=listing.path)
+    below = found_below(listing, contents.folders, _links(listing, contents), asked)
+    if not below.found:
         hint = f"gradtool looks {DEEPEST} levels below the directory that is named"
         raise EmptyDumpError(listing.path, "holds no tensor file", hint=hint)
-    raise several(listing.path, holding, found)
+    raise below
 
 
 def _refuse_unread_ranks(listing: Listing, contents: Contents, holding: Sequence[str]) -> None:
@@ -208,7 +213,7 @@ def _refuse_unread_ranks(listing: Listing, contents: Contents, holding: Sequence
 
     Links to directories are not followed; the others would pass for all that there are.
     """
-    links = [name for name in contents.unread if listing.is_directory(name)]
+    links = _links(listing, contents)
     for unit in arranged([*contents.folders, *links]):
         unread = [name for name in unit.entries if name not in holding]
         if unit.kind == "rank" and 0 < len(unread) < len(unit.entries):
@@ -240,7 +245,7 @@ def _several_in(listing: Listing, unit: Unit, asked: Asked) -> SeveralCheckpoint
         if absent is not None:
             raise MissingShardError(path, f"{absent}/{name} is missing: other ranks have it")
     units = arranged(f"{folder}/{name}" for folder, names in inner.items() for name in names)
-    return several(path, units, [_found_as(listing, one, asked.below()) for one in units])
+    return several(path, [_found_as(listing, one, asked.below()) for one in units])
 
 
 def _held_in(listing: Listing, asked: Asked) -> list[str]:
