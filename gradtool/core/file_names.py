@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, TypeAlias
 
@@ -24,12 +24,25 @@ _ROLES: Final[dict[str, Role]] = {
 }
 """What a number counts after a word, as trainers write it."""
 
+_AFTER_A_DOT: Final[dict[str, Role]] = {
+    **{word: role for word, role in _ROLES.items() if role == "layer"},
+    "consolidated": "rank",  # a file for each rank that Llama's releases are run on
+}
+
 _WORD_AND_NUMBER: Final = re.compile(
     r"(?<![A-Za-z])([A-Za-z]*)((?<![-_=.])[-_=.]*)(\d+)", re.ASCII
 )  # tried only where words and separators begin: long names would take time by their square
 _OF: Final = re.compile(r"[-_]of[-_]\d", re.ASCII | re.IGNORECASE)
 _TWO_RANKS: Final = re.compile(r".*mp_rank_\d+_", re.ASCII)
 _MOST_DIGITS: Final = 18
+
+_OF_THE_HUB: Final = re.compile(
+    r"(model|pytorch_model)(-[\d*]+-of-[\d*]+)?\.(safetensors|bin)(\.index\.json)?", re.ASCII
+)
+_CONSOLIDATED: Final = re.compile(
+    r"consolidated([-.][\d*]+(-of-[\d*]+)?)?\.(safetensors|pth)(\.index\.json)?", re.ASCII
+)
+"""Names of whole models: as Transformers write them, and as Meta and Mistral release them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +72,7 @@ def _role(path: str, match: re.Match[str], word: str, separator: str) -> Role:
     if word == "shard" and path.startswith("-model-", match.end()):  # and which rank wrote it
         return "shard"
     if separator.endswith("."):  # layer.3 names a layer; model.3 is anything
-        return "layer" if _ROLES.get(word) == "layer" else "other"
+        return _AFTER_A_DOT.get(word, "other")
     if not word:
         name = path[path.rfind("/", 0, match.start()) + 1 : match.start(3)]
         # __0_1: the second file of rank 0. mp_rank_00_001: two dimensions of ranks.
@@ -77,6 +90,17 @@ def template(path: str, of: Callable[[Number], bool], placeholder: str = "*") ->
             pieces += [path[end : number.start], placeholder]
             end = number.end
     return "".join([*pieces, path[end:]])
+
+
+def one_model_twice(names: Sequence[str]) -> tuple[str, str] | None:
+    """Two of the names of files, or of globs for them, that stand for the same model, if any do.
+
+    What releases have as `consolidated.*` is for other programs, under names of their own: it is
+    the same model as `model.safetensors` beside it.
+    """
+    hub = next(filter(_OF_THE_HUB.fullmatch, names), None)
+    consolidated = next(filter(_CONSOLIDATED.fullmatch, names), None)
+    return None if hub is None or consolidated is None else (hub, consolidated)
 
 
 def step_in(path: str) -> int | None:

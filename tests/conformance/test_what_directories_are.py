@@ -243,9 +243,7 @@ def test_files_for_random_states_are_no_steps(tmp_path: Path) -> None:
 def test_two_files_with_the_same_tensors_are_refused_by_name(tmp_path: Path) -> None:
     dump(tmp_path / "model.safetensors", a=A)
     torch.save({"a": torch.ones(2)}, tmp_path / "consolidated.00.pth")
-    with pytest.raises(
-        gradtool.SameTensorsError, match=r"consolidated.* and .*model.* 'a'"
-    ) as caught:
+    with pytest.raises(gradtool.SameTensorsError, match=r"model.* and .*consolidated") as caught:
         gradtool.measure(tmp_path)
     assert caught.value.exit_code == 2
     assert len(gradtool.measure(tmp_path, join=True).tensors) == 2

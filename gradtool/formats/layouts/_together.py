@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.file_names import one_model_twice
 from gradtool.core.sections import FLAT_WEIGHTS, MODEL, OTHER, Sections, sections_of_file
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.errors import SameTensorsError, UnsupportedFormatError
@@ -16,8 +18,20 @@ from gradtool.formats.layouts._joined import joined, repeated_name
 PREFIXED = "tensors are prefixed by their file"
 
 
+_MEANT = "name the file that is meant, or give `join` to read both under prefixes"
+
+
+def refuse_one_model_twice(path: str, names: Sequence[str]) -> None:
+    """SameTensorsError if two files are, by their names, one model for two programs."""
+    found = one_model_twice(names)
+    if found is not None:
+        problem = f"{found[0]!r} and {found[1]!r} are one model, as their names tell"
+        hint = "name the file that is meant, or give `join` to add both up"
+        raise SameTensorsError(f"{path}: {problem}", hint=hint)
+
+
 def refuse_same_tensors(path: str, parts: Sequence[Part]) -> None:
-    """SameTensorsError if two files hold a tensor of the same name."""
+    """SameTensorsError if two files hold a tensor of the same name, or the same weights."""
     first_by_name: dict[str, str] = {}
     for part in parts:
         for name in _tensor_names(part.checkpoint):
@@ -25,8 +39,30 @@ def refuse_same_tensors(path: str, parts: Sequence[Part]) -> None:
             if first != part.name:
                 raise SameTensorsError(
                     f"{path}: {first!r} and {part.name!r} both hold {name!r:.80}",
-                    hint="name the file that is meant, or give `join` to read both under prefixes",
+                    hint=_MEANT,
                 )
+    by_rest: dict[frozenset[str], tuple[str, str]] = {}
+    for part in parts:
+        if part.checkpoint.section_kinds == FLAT_WEIGHTS:
+            prefix, rest = _cut_alike(_tensor_names(part.checkpoint))
+            first, its_prefix = by_rest.setdefault(rest, (part.name, prefix))
+            longer, shorter = max(prefix, its_prefix, key=len), min(prefix, its_prefix, key=len)
+            if first != part.name and len(rest) > 1 and longer.endswith(shorter):
+                more = longer.removesuffix(shorter)
+                raise SameTensorsError(
+                    f"{path}: {first!r} and {part.name!r} hold weights of the same names, but for "
+                    f"{more!r:.80} before those of one",
+                    hint=_MEANT,
+                )
+
+
+def _cut_alike(names: Iterable[str]) -> tuple[str, frozenset[str]]:
+    """What all names begin with, up to a dot, and the rest of each."""
+    given = list(names)
+    first, last = min(given, default="").split("."), max(given, default="").split(".")
+    alike = itertools.takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    prefix = "".join(f"{part}." for part, _ in alike)
+    return prefix, frozenset(name.removeprefix(prefix) for name in given)
 
 
 def joined_files(

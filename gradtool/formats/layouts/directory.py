@@ -40,7 +40,11 @@ from gradtool.formats.layouts._found import (
     several,
 )
 from gradtool.formats.layouts._joined import joined, repeated_name
-from gradtool.formats.layouts._together import joined_files, refuse_same_tensors
+from gradtool.formats.layouts._together import (
+    joined_files,
+    refuse_one_model_twice,
+    refuse_same_tensors,
+)
 from gradtool.formats.layouts.arrangement import (
     Unit,
     are_modules,
@@ -62,14 +66,18 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
     Raises:
         EmptyDumpError: no file holds tensors, here or below.
         SeveralCheckpointsError: it holds the steps of a run, or other checkpoints, or folders do.
-        SameTensorsError: two files hold the same tensors, and names do not tell why.
+        SameTensorsError: two files hold the same tensors, and names do not tell why, or are one
+            model.
         MissingShardError: a shard or a rank is missing.
         InputError: a file that is named like a tensor file is broken, or is none.
     """
     contents = contents_of(listing, asked)
     units = _with_noted_ranks(listing, arranged(contents.files), asked)
-    if not asked.join and _has_runs(listing, units, asked):
-        raise _all_found(listing, units, contents, asked)
+    if not asked.join:
+        names = [part.name for part in contents.parts] + [unit.name for unit in units]
+        refuse_one_model_twice(listing.path, names)
+        if _has_runs(listing, units, asked):
+            raise _all_found(listing, units, contents, asked)
     parts = [
         *contents.parts,
         *(Part(unit.name, open_unit(listing, unit, asked)) for unit in units),

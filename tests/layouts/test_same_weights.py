@@ -1,0 +1,114 @@
+"""Releases that hold one model twice: no sum of the two, whoever is asked."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import save_file
+
+import gradtool
+
+A, B = np.float32([3.0, 0.0]), np.float32([4.0])
+HF = {"model.embed.weight": A, "model.layers.0.self_attn.q_proj.weight": B}
+META = {"tok_embeddings.weight": A, "layers.0.attention.wq.weight": B}
+
+
+def write(path: Path, tensors: dict[str, np.ndarray]) -> Path:  # type: ignore[type-arg]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".safetensors":
+        save_file(tensors, path)
+    else:
+        torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, path)
+    return path
+
+
+def write_sharded(folder: Path, stem: str, suffix: str, tensors: dict[str, np.ndarray]) -> None:  # type: ignore[type-arg]
+    home = {
+        name: f"{stem}-{n:05}-of-{len(tensors):05}.{suffix}" for n, name in enumerate(tensors, 1)
+    }
+    for name, shard in home.items():
+        write(folder / shard, {name: tensors[name]})
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps({"weight_map": home}))
+
+
+def refused(folder: Path, *names: str) -> None:
+    """It is, by names, in every command; what is named is read."""
+    with pytest.raises(gradtool.SameTensorsError) as caught:
+        gradtool.measure(folder)
+    assert caught.value.exit_code == 2
+    for name in names:
+        assert repr(name) in str(caught.value)
+    assert all(one.failed for one in gradtool.check(folder).verdicts)
+    for name in names:
+        total = gradtool.measure(folder / name, section=None).total
+        assert total is not None
+        assert total.norm == 5.0
+
+
+@pytest.mark.parametrize("meta", ["consolidated.safetensors", "consolidated.00.pth"])
+@pytest.mark.parametrize("hub", ["model.safetensors", "pytorch_model.bin"])
+def test_a_release_in_two_naming_schemes_is_no_sum(tmp_path: Path, hub: str, meta: str) -> None:
+    write(tmp_path / hub, HF)
+    write(tmp_path / meta, META)
+    refused(tmp_path, hub, meta)
+
+
+def test_shards_with_an_index_beside_consolidated_weights_are_no_sum(tmp_path: Path) -> None:
+    write_sharded(tmp_path, "model", "safetensors", HF)
+    write_sharded(tmp_path, "consolidated", "safetensors", META)
+    refused(tmp_path, "model.safetensors.index.json", "consolidated.safetensors.index.json")
+
+
+def test_the_pieces_of_consolidated_weights_are_ranks_and_no_steps(tmp_path: Path) -> None:
+    """Llama's `Llama.build` has one file for each rank of a model-parallel group."""
+    for rank in range(2):
+        write(tmp_path / f"consolidated.{rank:02}.pth", {"w": A + rank, "norm": B})
+    with pytest.raises(gradtool.RanksQuestionError):
+        gradtool.measure(tmp_path)
+    whole = gradtool.measure(tmp_path, ranks="shard", replicated="norm")
+    assert {one.name: one.norm for one in whole.tensors} == {
+        "norm": 4.0,
+        "w": pytest.approx(np.sqrt(9 + 16 + 1)),
+    }
+    (tmp_path / "consolidated.00.pth").unlink()
+    with pytest.raises(gradtool.MissingShardError, match=r"'consolidated\.00\.pth' is missing"):
+        gradtool.measure(tmp_path)
+    write(tmp_path / "consolidated.00.pth", {"w": A, "norm": B})
+    write(tmp_path / "model.safetensors", HF)
+    with pytest.raises(gradtool.SameTensorsError):
+        gradtool.measure(tmp_path)
+
+
+@pytest.mark.parametrize("prefix", ["", "model.", "base_model.model."])
+def test_weights_in_two_formats_are_no_sum_whatever_stands_before_their_names(
+    tmp_path: Path, prefix: str
+) -> None:
+    write(tmp_path / "model.safetensors", {prefix + name: array for name, array in META.items()})
+    write(tmp_path / "pytorch_model.bin", META)
+    refused(tmp_path, "model.safetensors", "pytorch_model.bin")
+
+
+def test_an_index_of_each_format_is_no_sum(tmp_path: Path) -> None:
+    write_sharded(tmp_path, "model", "safetensors", HF)
+    write_sharded(tmp_path, "pytorch_model", "bin", HF)
+    refused(tmp_path, "model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def test_the_original_below_a_release_is_said_and_not_added(tmp_path: Path) -> None:
+    write_sharded(tmp_path, "model", "safetensors", HF)
+    for rank in range(2):
+        write(tmp_path / "original" / f"consolidated.{rank:02}.pth", META)
+    found = gradtool.measure(tmp_path)
+    assert [one.name for one in found.tensors] == list(HF)
+    assert any("original/" in note for note in found.essential_notes)
+
+
+def test_weights_of_other_modules_belong_together(tmp_path: Path) -> None:
+    write(tmp_path / "model.safetensors", HF)
+    write(tmp_path / "pytorch_model.bin", {"head.weight": A, "head.bias": B})
+    write(tmp_path / "adapter_model.safetensors", {"head.weight.lora": A, "head.bias.lora": B})
+    assert len(gradtool.measure(tmp_path).tensors) == 6
