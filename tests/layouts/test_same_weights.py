@@ -112,3 +112,22 @@ def test_weights_of_other_modules_belong_together(tmp_path: Path) -> None:
     write(tmp_path / "pytorch_model.bin", {"head.weight": A, "head.bias": B})
     write(tmp_path / "adapter_model.safetensors", {"head.weight.lora": A, "head.bias.lora": B})
     assert len(gradtool.measure(tmp_path).tensors) == 6
+
+
+def test_files_named_like_shards_that_repeat_a_tensor_say_which_makes_them_ranks(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "m-00001-of-00002.safetensors", {"a": A, "tied": B})
+    write(tmp_path / "m-00002-of-00002.safetensors", {"c": A, "tied": B})
+    found = gradtool.measure(tmp_path)
+    assert found.total is not None
+    assert found.total.norm == pytest.approx(np.sqrt(9 + 9 + 16), rel=1e-15)
+    assert any("shards" in note and "'tied'" in note for note in found.essential_notes)
+    write(tmp_path / "m-00002-of-00002.safetensors", {"c": A, "tied": B + 1})
+    with pytest.raises(gradtool.RanksQuestionError, match=r"'tied': .*shard 2"):
+        gradtool.measure(tmp_path)
+    write(tmp_path / "m-00002-of-00002.safetensors", {"c": A, "tied": A})
+    with pytest.raises(gradtool.RanksQuestionError, match=r"'tied': .*shard 1.*shard 2"):
+        gradtool.measure(tmp_path)
+    with pytest.raises(gradtool.RanksDifferError, match=r"'tied': .*shard 1.*shard 2"):
+        gradtool.measure(tmp_path, ranks="replica")

@@ -23,7 +23,7 @@ from gradtool.errors import (
     RanksQuestionError,
 )
 from gradtool.formats.layouts._chunked import Part, gathered, parts_of_tensor
-from gradtool.formats.layouts._joined import joined
+from gradtool.formats.layouts._joined import joined, repeated_name
 from gradtool.formats.layouts.arrangement import Unit
 from gradtool.formats.layouts.asked import Asked
 
@@ -48,7 +48,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
             RanksDifferError.
     """
     _refuse_missing(path, members)
-    labels = [f"rank {'_'.join(map(str, numbers))}" for numbers in unit.numbers]
+    labels = [f"{unit.kind} {'_'.join(map(str, numbers))}" for numbers in unit.numbers]
     _refuse_other_steps(path, labels, members)
     tensors: list[TensorSpec] = []
     replicas: list[Replica] = []
@@ -78,7 +78,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         left_out=tuple(dict.fromkeys(whole.left_out)),
         skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
         writer=None,
-        essential_notes=(*_notes(members, replicas, asked), *whole.essential_notes),
+        essential_notes=(*_notes(unit, members, replicas, asked), *whole.essential_notes),
         ranks=frozenset(),
         placed={},
         part_notes=(),
@@ -163,10 +163,15 @@ def _once(skipped: Sequence[Skipped]) -> tuple[Skipped, ...]:
 
 
 def _notes(
-    members: Sequence[Checkpoint], replicas: Sequence[Replica], asked: Asked
+    unit: Unit, members: Sequence[Checkpoint], replicas: Sequence[Replica], asked: Asked
 ) -> Iterator[str]:
     """What was taken for what."""
-    yield f"{len(members)} ranks"
+    if unit.kind == "shard":
+        repeated = repeated_name(members)
+        reason = f"several hold {repeated!r:.80}"
+        yield f"{len(members)} files named like shards, taken for ranks: {reason}"
+    else:
+        yield f"{len(members)} ranks"
     if any(replica.is_assumed for replica in replicas):
         names = len({replica.name for replica in replicas if replica.is_assumed})
         yield f"{counted(names, 'tensor')} held alike by several ranks, each counted once"
