@@ -90,6 +90,7 @@ def test_a_step_without_a_tensor_file_is_a_step(tmp_path: Path, step: str) -> No
         assert [name for name, _ in found] == [step.format(number) for number in (1, 2, 3, 4)]
         assert [name for name, messages in found if messages] == [empty.name]
         assert "holds no tensor file" in dict(found)[empty.name][0]
+        assert found == judged(tmp_path / "run")
     listed = gradtool_command("inspect", "run", cwd=tmp_path)
     (line,) = (one for one in listed.stdout.splitlines() if "cannot be read" in one)
     assert empty.name in line

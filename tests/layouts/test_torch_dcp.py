@@ -179,8 +179,8 @@ def test_ranks_without_a_part_are_no_gap(tmp_path: Path) -> None:
 
 def test_files_that_no_item_is_in_are_said(tmp_path: Path) -> None:
     save({"w": torch.ones(4)}, tmp_path / "run")
-    (tmp_path / "run" / "__7_0.distcp").write_bytes(b"of an earlier save")
-    assert gradtool.measure(tmp_path / "run").notes == ("not read: __7_0.distcp",)
+    (tmp_path / "run" / "__0_7.distcp").write_bytes(b"of an earlier save")
+    assert gradtool.measure(tmp_path / "run").notes == ("not read: __0_7.distcp",)
 
 
 def test_items_that_are_alike_but_for_their_elements_are_each_read(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from gradtool.storage.listing import Listing
 MOST_NAMES: Final = 100_000
 """Names that are looked at to find out whether a folder holds anything."""
 
-_NO_TENSOR: Final = "holds no tensor file"
 _MARKERS: Final = (".index.json", ".metadata", ".distcp", "_checkpoint_metadata", "manifest.ocdbt")
 
 
@@ -114,20 +113,22 @@ def found_below(
     """
     holding = [name for name in folders if may_hold_tensors(listing, name, asked)]
     lacking = lacking_among(listing, [Unit(name) for name in holding], asked)
-    for name in lacking_tensors([*folders, *links], holding):
-        problem = "is a link to a directory, not followed" if name in links else _NO_TENSOR
-        lacking[name] = EmptyDumpError(listing.at(name), problem)
     found: list[FoundCheckpoint] = []
     kinds = []
-    for name in [*holding, *(name for name in lacking if name not in holding)]:
+    for name in holding:
         with suppress(EmptyDumpError):
             inside = _in_folder(listing, Unit(name), lacking.get(name), asked)
             found += inside.found
             kinds.append(inside.kind)
-    error = several(listing.path, found)
+    for name in lacking_tensors([*folders, *links], holding):
+        path, problem = listing.at(name), "is a link to a directory, not followed"
+        error = FileAccessError(path, problem) if name in links else None
+        found.append(FoundCheckpoint(path, Unit(name).step, None, 0, 0, error))
+        kinds.append("run")
+    listed = several(listing.path, found)
     if len(kinds) == 1:  # what it is by what its files note, say
-        error = SeveralCheckpointsError(listing.path, kinds[0], error.found)
-    return error
+        listed = SeveralCheckpointsError(listing.path, kinds[0], listed.found)
+    return listed
 
 
 def _in_folder(

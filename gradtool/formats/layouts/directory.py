@@ -55,7 +55,7 @@ from gradtool.formats.layouts.arrangement import (
     refuse_gaps,
     runs_among,
 )
-from gradtool.formats.layouts.asked import DEEPEST, Asked
+from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.ranks import joined_ranks
 from gradtool.storage.listing import Listing
 
@@ -211,8 +211,7 @@ def _from_folders(listing: Listing, contents: Contents, asked: Asked) -> Checkpo
         return replace(open_unit(listing, holding[0], asked), path=listing.path)
     below = found_below(listing, contents.folders, _links(listing, contents), asked)
     if not below.found:
-        hint = f"gradtool looks {DEEPEST} levels below the directory that is named"
-        raise EmptyDumpError(listing.path, "holds no tensor file", hint=hint)
+        raise EmptyDumpError(listing.path, "holds no tensor file")
     raise below
 
 

@@ -30,6 +30,10 @@ from gradtool.storage.listing import Listing
 _NAME: Final = re.compile(r"shard-(\d{5})-model-(\d{5})-of-(\d{5})\.safetensors", re.ASCII)
 
 MARKERS: Final = ("shard-#####-model-#####-of-#####.safetensors",)
+_MAY_BE_NONE: Final = (
+    "lost, or never written, as HSDP has one of its replicas write each part and no file says "
+    "which: read what torch's consolidate_safetensors_files makes of them"
+)
 
 
 class _Place(NamedTuple):
@@ -115,13 +119,13 @@ def _refuse_gaps(listing: Listing, places: Sequence[_Place], shards: Sequence[Ch
     if missing:
         problem = f"{_Place(min(missing), 1, total).name!r} is missing"
         some = f"{len(numbers)} of at least {last} shards are there"
-        raise MissingShardError(listing.path, f"{problem}: {some}")
+        raise MissingShardError(listing.path, f"{problem}: {some}", hint=_MAY_BE_NONE)
     are_cut = _are_cut(shards)
     for number in range(1, total + 1):
         absent = [shard for shard in sorted(numbers) if (shard, number) not in there]
         if absent and (are_cut or len(absent) == len(numbers)):
             name = _Place(absent[0], number, total).name
-            raise MissingShardError(listing.path, f"{name!r} is missing")
+            raise MissingShardError(listing.path, f"{name!r} is missing", hint=_MAY_BE_NONE)
 
 
 def _are_cut(shards: Iterable[Checkpoint]) -> bool:

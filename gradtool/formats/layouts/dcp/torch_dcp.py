@@ -9,9 +9,10 @@ Source: `FileSystemWriter` of torch/distributed/checkpoint/filesystem.py, and me
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, NoReturn
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
@@ -19,7 +20,7 @@ from gradtool.core.figures import counted, first_of
 from gradtool.core.locations import Location
 from gradtool.core.sections import sections_of
 from gradtool.core.tensors import Chunk, Skipped, TensorSpec
-from gradtool.errors import CorruptFileError, MissingShardError
+from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
 from gradtool.formats.files import SUFFIXES
 from gradtool.formats.layouts._chunked import Part, gathered, require_cover
 from gradtool.formats.layouts._joined import filtered
@@ -37,6 +38,8 @@ from gradtool.storage.listing import Listing, is_plain
 
 _SUFFIX: Final = ".distcp"
 MARKERS: Final = (METADATA, f"*{_SUFFIX}")
+_ITEMS: Final = re.compile(rf"__(\d{{1,9}})_\d{{1,9}}{re.escape(_SUFFIX)}", re.ASCII)
+_OF_A_RANK: Final = re.compile(rf"__\d+{re.escape(METADATA)}", re.ASCII)
 _OTHER_SAVE: Final = f"truncated, or the {METADATA} of another save"
 
 
@@ -61,8 +64,7 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         UnsupportedFormatError: a type that gradtool does not know, items that are compressed.
     """
     if METADATA not in listing.names:
-        problem = f"holds {_SUFFIX} files and no {METADATA}: the save was not finished"
-        raise CorruptFileError(listing.path, problem)
+        _refuse_unfinished(listing)
     with listing.open(METADATA) as source:
         metadata = read_metadata(source)
         source.check_unchanged()
@@ -81,6 +83,7 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         else:
             parts.extend(_parts(name, tensor, element.dtype, section, shards))
     found = gathered(path, parts)
+    others = _of_other_ranks(listing, shards)
     checkpoint = Checkpoint(
         path=listing.path,
         format="torch_dcp",
@@ -89,9 +92,22 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         replicas=found.replicas,
         skipped=tuple(skipped),
         section_kinds=sections.kinds,
-        notes=tuple(_notes(listing, metadata, shards)),
+        essential_notes=_note_on_other_ranks(others),
+        notes=tuple(_notes(listing, metadata, {*shards, *others})),
     )
     return filtered(checkpoint.with_scales_apart(), asked.wanted)
+
+
+def _refuse_unfinished(listing: Listing) -> NoReturn:
+    problem = f"holds {_SUFFIX} files and no {METADATA}"
+    own = next((name for name in listing.names if _OF_A_RANK.fullmatch(name)), None)
+    if own is None:
+        raise CorruptFileError(listing.path, f"{problem}: the save was not finished")
+    raise UnsupportedFormatError(
+        listing.path,
+        f"{problem}: {own} is one rank's own, as `use_collectives=False` has each write it",
+        hint="save with dcp.save's default, which has one for all ranks",
+    )
 
 
 def _top(path: tuple[str, ...]) -> str | None:
@@ -205,8 +221,26 @@ def _parts(
         yield Part(Chunk(box, stored), tensor.shape, file)
 
 
-def _notes(listing: Listing, metadata: Metadata, shards: Mapping[str, _Shard]) -> Iterator[str]:
-    others = [name for name in listing.names if name not in shards and not name.startswith(".")]
+def _of_other_ranks(listing: Listing, shards: Mapping[str, _Shard]) -> dict[str, str]:
+    """Files of ranks of which the metadata name none, as if forgotten, with their ranks."""
+    known = {match[1] for match in map(_ITEMS.fullmatch, shards) if match}
+    if not known:
+        return {}  # they are called otherwise
+    matches = [match for match in map(_ITEMS.fullmatch, listing.names) if match]
+    return {match[0]: match[1] for match in matches if match[1] not in known}
+
+
+def _note_on_other_ranks(others: Mapping[str, str]) -> tuple[str, ...]:
+    if not others:
+        return ()
+    ranks = first_of(list(dict.fromkeys(others.values())))
+    files = first_of(list(others))
+    reason = "they are of another save, or it forgets them, and torch does not load them either"
+    return (f"not read: {files}: `{METADATA}` names no file of ranks {ranks}: {reason}",)
+
+
+def _notes(listing: Listing, metadata: Metadata, known: Collection[str]) -> Iterator[str]:
+    others = [name for name in listing.names if name not in known and not name.startswith(".")]
     if others:
         yield f"not read: {first_of(others)}"
     if metadata.others:
