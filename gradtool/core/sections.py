@@ -211,6 +211,16 @@ def sections_of_file(stem: str, names: Iterable[str]) -> Sections:
     )
 
 
+def names_a_dump(stem: str) -> bool:
+    """Whether a file's name, but for a number at its end, is a key of a whole section: `grads_1`.
+
+    A number with zeros before it counts as well: files were to sort by it.
+    """
+    key = stem.rstrip("0123456789")
+    number = stem[len(key) :]
+    return key.rstrip("-_.") in _KEYS or (len(number) > 1 and number.startswith("0"))
+
+
 def kinds_of_file(path: str, sections: Sections) -> dict[str, SectionKind]:
     """The kinds of a file's sections; where it has none, what those have whose name it has.
 

@@ -13,7 +13,7 @@ from typing import Final, NoReturn
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import UnsupportedFormatError
 from gradtool.formats.about import About
-from gradtool.formats.layouts import nearest
+from gradtool.formats.layouts import directory
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.dcp import hf_dcp, torch_dcp
 from gradtool.storage.listing import Listing
@@ -71,7 +71,7 @@ LAYOUTS: Final = (
     Layout(
         "directory",
         lambda _: True,
-        nearest.open_last,
+        directory.open_directory,
         About("files that belong together", ("no other marker",)),
     ),
 )

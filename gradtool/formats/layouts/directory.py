@@ -14,7 +14,6 @@ from operator import itemgetter
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
 from gradtool.errors import (
-    EmptyDumpError,
     FoundCheckpoint,
     InputError,
     MissingShardError,
@@ -22,6 +21,7 @@ from gradtool.errors import (
     UnsupportedFormatError,
     UsageError,
 )
+from gradtool.formats.layouts._bare import are_bare_modules, notes_on_bare, notes_on_modules
 from gradtool.formats.layouts._contents import (
     Contents,
     Part,
@@ -29,7 +29,6 @@ from gradtool.formats.layouts._contents import (
     noted_step,
     open_entry,
     open_others,
-    stem_of,
 )
 from gradtool.formats.layouts._found import (
     found_apart,
@@ -40,6 +39,7 @@ from gradtool.formats.layouts._found import (
     several,
 )
 from gradtool.formats.layouts._joined import joined, repeated_name
+from gradtool.formats.layouts._nearest import nothing_in, refuse_megatron
 from gradtool.formats.layouts._together import (
     joined_files,
     refuse_one_model_twice,
@@ -71,6 +71,7 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
         MissingShardError: a shard or a rank is missing.
         InputError: a file that is named like a tensor file is broken, or is none.
     """
+    refuse_megatron(listing)
     contents = contents_of(listing, asked)
     units = _with_noted_ranks(listing, arranged(contents.files), asked)
     if not asked.join:
@@ -129,7 +130,9 @@ def _together(
     if not prefix:
         refuse_same_tensors(listing.path, parts)
     clashes = prefix and repeated_name(part.checkpoint for part in parts) is not None
-    return joined_files(listing.path, parts, notes, prefix=clashes)
+    notes += notes_on_bare(parts)
+    whole = joined_files(listing.path, parts, notes, prefix=clashes)
+    return replace(whole, essential_notes=(*whole.essential_notes, *notes_on_modules(units, parts)))
 
 
 def _with_noted_ranks(listing: Listing, units: Sequence[Unit], asked: Asked) -> list[Unit]:
@@ -152,18 +155,16 @@ def _with_noted_ranks(listing: Listing, units: Sequence[Unit], asked: Asked) -> 
 def _has_runs(listing: Listing, units: Sequence[Unit], asked: Asked) -> bool:
     """Whether files, by their names, are steps of a run.
 
-    The first of each group tells: files without gradients are none, and bare numbers in the names
-    of several kinds of bare tensors count layers.
+    The first of each group tells: files without gradients are none, nor are modules.
     """
-    runs = runs_among(units)
-    for run in runs:
+    for run in runs_among(units):
         try:
             first = open_unit(listing, run[0], asked)
+            if (first.tensors or first.left_out) and not are_bare_modules(
+                listing, run, units, asked
+            ):
+                return True
         except (InputError, UsageError):  # which opening it alone will raise again
-            return True
-        holds_one = first.names == (stem_of(run[0].name),)
-        counts_layers = holds_one and len(runs) > 1 and not run[0].counts_steps
-        if (first.tensors or first.left_out) and not counts_layers:
             return True
     return False
 
@@ -211,7 +212,7 @@ def _from_folders(listing: Listing, contents: Contents, asked: Asked) -> Checkpo
         return replace(open_unit(listing, holding[0], asked), path=listing.path)
     below = found_below(listing, contents.folders, _links(listing, contents), asked)
     if not below.found:
-        raise EmptyDumpError(listing.path, "holds no tensor file")
+        raise nothing_in(listing)
     raise below
 
 

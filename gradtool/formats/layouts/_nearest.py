@@ -5,11 +5,9 @@ from __future__ import annotations
 import fnmatch
 from typing import Final
 
-from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
 from gradtool.errors import CorruptFileError, EmptyDumpError, UnsupportedFormatError
-from gradtool.formats.layouts.asked import DEEPEST, Asked
-from gradtool.formats.layouts.directory import open_directory
+from gradtool.formats.layouts.asked import DEEPEST
 from gradtool.storage.json import parse_object
 from gradtool.storage.listing import Listing
 
@@ -34,27 +32,18 @@ _METADATA_NBYTES: Final = 1 << 16
 """Megatron's have less than 200."""
 
 
-def open_last(listing: Listing, asked: Asked) -> Checkpoint:
-    """The catalogue of a directory of no other layout; raises as `open_directory`.
-
-    Where it holds no tensor file the EmptyDumpError says what it may be.
-    """
-    _refuse_megatron(listing)
-    try:
-        return open_directory(listing, asked)
-    except EmptyDumpError as error:
-        if error.path != listing.path or not listing.names:
-            raise
-        names = listing.names
-        fitting = (words for glob, words in _NEAREST if fnmatch.filter(names, glob))
-        visible = [name for name in names if not name.startswith(".")]
-        there = f"only {first_of(visible)}" if visible else "only hidden files"
-        words = next((f"looks like {words}" for words in fitting), there)
-        hint = f"gradtool looks {DEEPEST} levels below the directory that is named"
-        raise EmptyDumpError(listing.path, f"{error.problem}: {words}", hint=hint) from error
+def nothing_in(listing: Listing) -> EmptyDumpError:
+    """The error for a directory without a tensor file: what it may be, or else what is there."""
+    names = listing.names
+    fitting = (words for glob, words in _NEAREST if fnmatch.filter(names, glob))
+    visible = [name for name in names if not name.startswith(".")]
+    there = f": only {first_of(visible)}" if visible else ""
+    words = next((f": looks like {words}" for words in fitting), there)
+    hint = f"gradtool looks {DEEPEST} levels below the directory that is named"
+    return EmptyDumpError(listing.path, f"holds no tensor file{words}", hint=hint)
 
 
-def _refuse_megatron(listing: Listing) -> None:
+def refuse_megatron(listing: Listing) -> None:
     """UnsupportedFormatError for a checkpoint of Megatron Core that is no torch_dcp.
 
     Without Megatron's metadata beside it `common.pt` is a file like others.
