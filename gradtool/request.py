@@ -26,6 +26,7 @@ from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
 from gradtool.errors import EmptyDumpError, RanksDifferError, RanksQuestionError, UsageError
 from gradtool.formats import Opening, open_checkpoint, open_together
+from gradtool.formats.scaling import with_scales
 from gradtool.places import Incomplete, Place, label_of
 
 MAX_THREADS = 4
@@ -50,6 +51,7 @@ class MeasureOptions(TypedDict, total=False):
     ranks: RanksMode
     replicated: str | Iterable[str]
     join: bool
+    apply_scales: bool
     threads: int | None
     backend: str
     device: str | None
@@ -62,8 +64,8 @@ class MeasureRequest:
     """Which tensors to read, how, and by what; checked when it is made.
 
     Attributes:
-        norm_type, loss_scale, verify, digest, progress, section, ranks, join: as `gradtool.measure`
-            explains them.
+        norm_type, loss_scale, verify, digest, progress, section, ranks, join, apply_scales: as
+            `gradtool.measure` explains them.
         include, exclude, replicated: tuples of globs, whatever was given.
         raw_dtype: its name as in DTYPES.
         threads, backend, device, device_memory: as given.
@@ -84,6 +86,7 @@ class MeasureRequest:
     ranks: RanksMode = "auto"
     replicated: str | Iterable[str] = ()
     join: bool = False
+    apply_scales: bool = False
     digest: bool = False
     threads: int | None = None
     backend: str = "auto"
@@ -175,7 +178,9 @@ def opened(place: Place, request: MeasureRequest, wanted: NameFilter = every_nam
 
 def opened_in_part(place: Place, request: MeasureRequest) -> Checkpoint:
     """What was asked for of all that lies at a place, and nothing else catalogued on the way."""
-    part = _part(opened(place, request, request.names), request)
+    # Scales may lie among what was not asked for.
+    wanted = every_name if request.apply_scales else request.names
+    part = _part(opened(place, request, wanted), request)
     # Why there is nothing only the whole catalogue knows.
     return part if part.tensors else chosen(opened(place, request), request)
 
@@ -190,7 +195,8 @@ def chosen(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
 
 def _part(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
     named, in_section = request.names, checkpoint.section_filter(request.section)
-    return checkpoint.narrowed(lambda item: in_section(item) and named(item.name))
+    part = checkpoint.narrowed(lambda item: in_section(item) and named(item.name))
+    return with_scales(part, checkpoint) if request.apply_scales else part
 
 
 def measured(

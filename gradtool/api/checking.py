@@ -68,7 +68,8 @@ def check(
             `GT401.rtol`, and less 1 `GT402.max_factor` and `GT403.max_factor`.
         fail_on: the least severity that fails, "error" by default.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale, raw_dtype,
-            verify, threads, backend, device, device_memory, progress (over all sources).
+            verify, apply_scales, threads, backend, device, device_memory, progress (over all
+            sources).
 
     Returns:
         The verdicts in the order of steps (those that dumps note, else those in their paths; of

@@ -113,6 +113,9 @@ def clip(
         nonfinite=nonfinite,
     )
     measuring = MeasureRequest(**options)
+    # What is stored would have to be multiplied and the scale left alone, or the other way round.
+    scaled = "`apply_scales` is for measuring: clipping changes stored elements, not their scales"
+    require(not measuring.apply_scales, scaled)
     path = os.fsdecode(path)
     require(bool(path), "the path is empty")
     output = path if in_place else None if out is None else os.fsdecode(out)

@@ -29,6 +29,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     ranks: RanksMode = "auto",
     replicated: str | Iterable[str] = (),
     join: bool = False,
+    apply_scales: bool = False,
     digest: bool = False,
     threads: int | None = None,
     backend: str = "auto",
@@ -63,6 +64,8 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
             goes by what files say of themselves, and else takes equal bytes for copies.
         replicated: a glob or globs of names of which each rank holds the whole.
         join: read files that hold the same tensors, of a directory, under prefixes.
+        apply_scales: multiply fp8 weights by the scales that lie beside them; those that have
+            none, or one that does not fit, are measured as they are, which is said.
         digest: also make a SHA-256 of each tensor's elements, the same however they are stored.
         threads: workers; by default one for each core, at most MAX_THREADS.
         backend: what computes: "numpy" on the CPU; "torch" on a GPU, or where `device` says;
@@ -97,6 +100,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         ranks=ranks,
         replicated=replicated,
         join=join,
+        apply_scales=apply_scales,
         digest=digest,
         threads=threads,
         backend=backend,

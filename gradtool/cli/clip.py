@@ -115,7 +115,7 @@ def clip(
     in_place: InPlace = False,
     dry_run: DryRun = False,
     follow_links: FollowLinks = False,
-    measuring: groups.Measuring,
+    measuring: groups.MeasuringAsStored,
     reports: ReportOptions,
     display: DisplayOptions,
 ) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from gradtool.core.locations import Location
-from gradtool.core.sections import OTHER, InSection, scales_among, section_filter
+from gradtool.core.sections import OTHER, InSection, is_fp8, scales_among, section_filter
 from gradtool.core.tensors import (
     Placed,
     Replica,
@@ -49,6 +49,7 @@ class Checkpoint:
         in_model_order: whether tensors are listed as the model has them; see `core.names.ordered`.
         left_out, skipped_left_out: names of what would be among `tensors` and `skipped`, and was
             not asked for.
+        fp8: names of the fp8 tensors, left out or not, beside which scales lie.
     """
 
     path: str
@@ -72,6 +73,7 @@ class Checkpoint:
     left_out: tuple[str, ...] = ()
     skipped_left_out: tuple[str, ...] = ()
     replicas: tuple[Replica, ...] = ()
+    fp8: frozenset[str] = frozenset()
 
     @property
     def nbytes(self) -> int:
@@ -118,14 +120,20 @@ class Checkpoint:
         return self.narrowed(lambda item: item.section != OTHER)
 
     def with_scales_apart(self) -> Checkpoint:
-        """The catalogue with what fp8 tensors are to be multiplied by as `other`."""
-        dtypes = {item.name: item.dtype for item in self.skipped}
-        dtypes |= {spec.name: spec.dtype.name for spec in self.tensors}
-        scales = scales_among(dtypes)
-        if not scales:
+        """The catalogue of all that is there, the scales of its fp8 tensors as `other`."""
+        return self.with_scales_of(
+            frozenset(spec.name for spec in self.tensors if is_fp8(spec.dtype.name))
+        )
+
+    def with_scales_of(self, fp8: frozenset[str]) -> Checkpoint:
+        """The catalogue, in which fp8 tensors have these names, with their scales as `other`."""
+        if not fp8:
             return self
+        listed: tuple[TensorSpec | Skipped, ...] = (*self.tensors, *self.skipped)
+        scales = scales_among((item.name for item in listed), fp8)
         return replace(
             self,
+            fp8=fp8,
             tensors=tuple(
                 spec.in_section(OTHER) if spec.name in scales else spec for spec in self.tensors
             ),

@@ -14,6 +14,7 @@ from typing import Final, Literal, NamedTuple, Protocol
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Location, Source, Stream
 from gradtool.core.shapes.boxes import Box, Held
+from gradtool.core.shapes.grids import Grid
 from gradtool.core.shapes.placements import Placement, fits_mesh, held_boxes
 from gradtool.core.shapes.strides import distinct_axes, is_dense
 
@@ -38,6 +39,7 @@ class TensorSpec:
         is_negated: whether the elements are the negative of what is stored.
         chunks: the boxes that a tensor is cut into, which hold each of its elements once. It has
             no extents, strides or stream of its own then.
+        scale: what its elements are to be multiplied by before anything is made of them.
     """
 
     name: str
@@ -51,6 +53,7 @@ class TensorSpec:
     is_negated: bool = False
     section: str = ""
     chunks: tuple[Chunk, ...] = ()
+    scale: Scale | None = None
 
     @property
     def parts(self) -> tuple[TensorSpec, ...]:
@@ -138,6 +141,14 @@ class Unpacked(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
+class Scale:
+    """Numbers for the blocks of a tensor: one range of a file, or packed, in C order."""
+
+    stored: TensorSpec
+    grid: Grid
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A box of a tensor, and the tensor of that shape in which its elements are stored."""
 
@@ -206,6 +217,7 @@ class Skipped:
     """A stored tensor that is not measured, and why.
 
     `dtype` may be a foreign name. `extents` is where its elements are, if others may share them.
+    `as_scale` is what is stored, if other tensors may be multiplied by it.
     """
 
     name: str
@@ -213,6 +225,7 @@ class Skipped:
     reason: str
     section: str = ""
     extents: tuple[Extent, ...] = ()
+    as_scale: TensorSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)

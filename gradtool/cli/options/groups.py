@@ -49,10 +49,17 @@ _MEASURING = (
 _CONFIGURING = (table.CONFIG, table.ISOLATED)
 
 Paths: TypeAlias = Annotated[list[str], Group((table.PATHS,), _paths)]
-Measuring: TypeAlias = Annotated[Arguments, Group((table.NORM_TYPE, *_MEASURING), _given)]
+Measuring: TypeAlias = Annotated[
+    Arguments, Group((table.NORM_TYPE, *_MEASURING, table.APPLY_SCALES), _given)
+]
 """The arguments of `gradtool.measure`."""
 
-MeasuringWithoutNormType: TypeAlias = Annotated[Arguments, Group(_MEASURING, _given)]
+MeasuringAsStored: TypeAlias = Annotated[Arguments, Group((table.NORM_TYPE, *_MEASURING), _given)]
+"""The same where elements are to be changed as they are stored."""
+
+MeasuringWithoutNormType: TypeAlias = Annotated[
+    Arguments, Group((*_MEASURING, table.APPLY_SCALES), _given)
+]
 """The same where the order of norms is that of a baseline."""
 
 Configured: TypeAlias = Annotated[Configuration, Group(_CONFIGURING, read_configuration)]

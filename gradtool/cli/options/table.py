@@ -119,6 +119,13 @@ JOIN: Final = Row(
         help="Read all files of a directory together, under prefixes where they share names.",
     ),
 )
+APPLY_SCALES: Final = Row(
+    "apply_scales",
+    bool,
+    typer.Option(
+        False, "--apply-scales", help="Multiply fp8 weights by the scales that lie beside them."
+    ),
+)
 THREADS: Final = Row(
     "threads",
     int | None,

@@ -18,7 +18,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from gradtool.core.dtypes import DType
+from gradtool.core.dtypes import DTYPES, DType
 from gradtool.engine.buffers import BUFFERS
 
 _BIG_ENDIAN_HOST: Final = sys.byteorder == "big"
@@ -167,3 +167,18 @@ def _fp8_words(name: str) -> NDArray[np.uint32]:
     codes = np.arange(1 << 8, dtype=np.uint8)
     with np.errstate(invalid="ignore"):
         return codes.view(_FP8[name]).astype(np.float32).view(np.uint32)
+
+
+@cache
+def fp8_values(name: str) -> Float64:
+    """The number of each of the 256 codes of an fp8 type."""
+    with np.errstate(invalid="ignore"):
+        return _fp8_words(name).view(np.float32).astype(np.float64)
+
+
+@cache
+def fp8_is_subnormal(name: str) -> NDArray[np.bool_]:
+    """Which of the 256 codes of an fp8 type are of numbers below its smallest normal one."""
+    magnitudes = np.abs(fp8_values(name))
+    found: NDArray[np.bool_] = (magnitudes > 0) & (magnitudes < DTYPES[name].smallest_normal)
+    return found

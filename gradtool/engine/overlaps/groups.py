@@ -9,7 +9,7 @@ from typing import NamedTuple
 from gradtool.core.dtypes import DType
 from gradtool.core.locations import Location
 from gradtool.core.shapes.strides import contiguous_strides
-from gradtool.core.tensors import TensorSpec
+from gradtool.core.tensors import Scale, TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES
 from gradtool.engine.overlaps.views import Int64, Layout
 
@@ -25,6 +25,7 @@ class Member:
         first: its first element, counted from the first one of the task.
         layout: its shape and strides.
         span: elements of storage from its first to its last.
+        scale: what its elements are to be multiplied by; it is in C order if there is one.
     """
 
     target: int
@@ -32,6 +33,7 @@ class Member:
     first: int
     layout: Layout
     span: int
+    scale: Scale | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,7 @@ def _member(index: int, spec: TensorSpec, offset: int, sections: dict[str, int])
         first=(extent.offset - offset) // itemsize,
         layout=Layout(spec.shape, spec.strides or contiguous_strides(spec.shape)),
         span=extent.nbytes // itemsize,
+        scale=spec.scale,
     )
 
 

@@ -166,7 +166,7 @@ def _note_repeats(firsts: dict[int, int], indices: Iterable[int], keys: Iterable
 def _all_but_name(spec: TensorSpec) -> object:
     return (
         *(spec.section, spec.dtype.name, spec.big_endian, spec.is_negated),
-        *(spec.extents, spec.shape, spec.strides),
+        *(spec.extents, spec.shape, spec.strides, spec.scale),
     )
 
 

@@ -7,12 +7,12 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
-from gradtool.core.dtypes import DType
+from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Location, Stream
 from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import BatchLimits
@@ -84,7 +84,7 @@ class Located(NamedTuple):
 
 
 class PackedPiece(NamedTuple):
-    """`nbytes` bytes of a packed target, from byte `start` of its elements on."""
+    """`nbytes` bytes of a target, packed or not, from byte `start` of its elements on."""
 
     target: int
     spec: TensorSpec
@@ -101,7 +101,18 @@ class PackedTask:
     nbytes: int = 0
 
 
-Task = ReadTask | PackedTask | StreamTask | GroupTask | ChecksumTask
+@dataclass(slots=True)
+class ScaledTask:
+    """Pieces of fp8 tensors of one file, in its order: to be read, scaled and measured."""
+
+    file: Location
+    pieces: list[PackedPiece] = field(default_factory=list)
+    nbytes: int = 0
+
+
+Task = ReadTask | PackedTask | ScaledTask | StreamTask | GroupTask | ChecksumTask
+
+OneByOne = TypeVar("OneByOne", PackedTask, ScaledTask)
 
 
 def plan(
@@ -118,13 +129,17 @@ def plan(
     them first, while the system caches them.
     """
     grouped = {index for group in sharing.groups for index in group}
-    plain = [i for i in range(len(specs)) if i not in grouped and i not in sharing.same_as]
+    alone = [i for i in range(len(specs)) if i not in grouped and i not in sharing.same_as]
+    plain = [i for i in alone if specs[i].scale is None]
     followers = Followers(checksums, pairs, digested)
     for task in read_tasks(_in_file_order(specs, plain), limits):
         yield task
         last = task.blocks[-1].pieces[-1]
         yield from followers.after(task.file.path, last.offset + last.nbytes)
-    yield from _packed_tasks(specs, plain, limits)
+    packed = (i for i in plain if specs[i].packed is not None)
+    yield from _one_by_one(PackedTask, specs, packed, limits)
+    scaled = (i for i in alone if specs[i].scale is not None)
+    yield from _one_by_one(ScaledTask, specs, scaled, limits, widened=DTYPES["F64"].itemsize)
     for index in plain:
         spec = specs[index]
         if spec.stream is not None:
@@ -164,9 +179,14 @@ def read_tasks(located: Iterable[Located], limits: BatchLimits) -> Iterator[Read
         yield task
 
 
-def _steps(nbytes: int, itemsize: int, limits: BatchLimits) -> Iterator[tuple[int, int]]:
-    """(start, bytes) of the steps in which a tensor of `nbytes` bytes is read."""
-    step = min(limits.block_numel, limits.task_nbytes // itemsize) * itemsize
+def _steps(
+    nbytes: int, itemsize: int, limits: BatchLimits, widened: int = 0
+) -> Iterator[tuple[int, int]]:
+    """(start, bytes) of the steps in which a tensor of `nbytes` bytes is read.
+
+    `widened` is the size of what elements become, where that is larger than theirs.
+    """
+    step = min(limits.block_numel, limits.task_nbytes // max(itemsize, widened)) * itemsize
     for start in range(0, nbytes, step):
         yield start, min(step, nbytes - start)
 
@@ -187,33 +207,48 @@ def _in_file_order(specs: Sequence[TensorSpec], plain: Iterable[int]) -> Iterato
         yield Located(extent, index, first, specs[index])
 
 
-def _packed_tasks(
-    specs: Sequence[TensorSpec], plain: Iterable[int], limits: BatchLimits
-) -> Iterator[PackedTask]:
-    """Tasks for the tensors that are to be opened first, each once for a task that reads of it."""
+def _one_by_one(
+    kind: Callable[[Location], OneByOne],
+    specs: Sequence[TensorSpec],
+    targets: Iterable[int],
+    limits: BatchLimits,
+    *,
+    widened: int = 0,
+) -> Iterator[OneByOne]:
+    """Tasks for tensors that are opened or scaled first, each once for a task that reads of it.
+
+    `widened` is as for `_steps`.
+    """
     order: dict[str, int] = {}
     keyed = []
-    for index in plain:
-        packed = specs[index].packed
-        if packed is not None:
-            file = order.setdefault(packed.file.path, len(order))
-            keyed.append((file, packed.offset, index, packed.file))
+    for index in targets:
+        if specs[index].packed is None and not specs[index].extents:
+            continue  # it has no elements
+        location, offset = _start_of(specs[index])
+        keyed.append((order.setdefault(location.path, len(order)), offset, index, location))
     keyed.sort(key=itemgetter(0, 1, 2))
-    task: PackedTask | None = None
+    task: OneByOne | None = None
     for *_, index, location in keyed:
         spec = specs[index]
-        for start, nbytes in _steps(spec.nbytes, spec.dtype.itemsize, limits):
+        for start, nbytes in _steps(spec.nbytes, spec.dtype.itemsize, limits, widened):
             is_full = task is not None and (
                 task.nbytes + nbytes > limits.task_nbytes or len(task.pieces) == MOST_OPENED
             )
             if task is None or task.file is not location or is_full:
                 if task is not None:
                     yield task
-                task = PackedTask(location)
+                task = kind(location)
             task.pieces.append(PackedPiece(index, spec, start, nbytes))
             task.nbytes += nbytes
     if task is not None:
         yield task
+
+
+def _start_of(spec: TensorSpec) -> tuple[Location, int]:
+    """The file in which a tensor lies, and the byte at which it, or its wrapping, begins."""
+    if spec.packed is not None:
+        return spec.packed.file, spec.packed.offset
+    return spec.extents[0].file, spec.extents[0].offset
 
 
 def _joins(

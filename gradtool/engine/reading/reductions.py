@@ -35,6 +35,8 @@ class Elements:
         firsts: the C-order position of each segment's first element in its tensor.
         positions: from places in the segment to C-order positions in its tensor, where there is
             one segment and it is not in C order; else None.
+        subnormals: how many in each segment were subnormal as they are stored, where elements are
+            what was computed of these; else None.
     """
 
     raw: NDArray[Any]
@@ -43,6 +45,7 @@ class Elements:
     counts: Sequence[int]
     firsts: Sequence[int]
     positions: Positions | None = None
+    subnormals: Sequence[int] | None = None
 
 
 class Merging(Protocol[Part]):
@@ -69,6 +72,9 @@ class Statistics:
         """See `Reduction`; `first_nonfinite` is a C-order position in the tensor."""
         raw, dtype, big_endian = elements.raw, elements.dtype, elements.big_endian
         parts = backend.stats(raw, dtype, elements.counts, self.norm_type, big_endian=big_endian)
+        if elements.subnormals is not None:
+            counted = zip(parts, elements.subnormals, strict=True)
+            parts = [replace(part, subnormals=count) for part, count in counted]
         if elements.positions is None:
             return [part.moved(first) for first, part in zip(elements.firsts, parts, strict=True)]
         (stats,) = parts

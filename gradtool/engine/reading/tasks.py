@@ -17,6 +17,7 @@ from gradtool.core.locations import Extent, Source
 from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
+from gradtool.engine.numpy_backend.encodings import Float64
 from gradtool.engine.overlaps.groups import GroupTask, named_elements, window_bounds
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.followers import ChecksumTask
@@ -27,11 +28,13 @@ from gradtool.engine.reading.plan import (
     PackedTask,
     Piece,
     ReadTask,
+    ScaledTask,
     StreamTask,
     Task,
     read_tasks,
 )
 from gradtool.engine.reading.reductions import Elements, Gathered, Reduction
+from gradtool.engine.reading.scaling import Scales, scaled_elements
 from gradtool.engine.reading.unpacking import unpacked_spec
 from gradtool.errors import CorruptFileError
 from gradtool.storage.archives.within import ReadAhead
@@ -58,6 +61,8 @@ def run(task: Task, reduction: Reduction[Part], backend: Backend) -> Results[Par
             return _run_reads(task, reduction, backend)
         case PackedTask():
             return _run_packed(task, reduction, backend)
+        case ScaledTask():
+            return _run_scaled(task, reduction, backend)
         case StreamTask():
             return _run_stream(task, reduction, backend)
         case GroupTask():
@@ -82,6 +87,18 @@ def _run_packed(task: PackedTask, reduction: Reduction[Part], backend: Backend) 
         for reads in read_tasks(found, backend.limits):
             results += _read_all(source, reads, reduction, backend)
         source.check_unchanged()
+    return _merged(results, reduction)
+
+
+def _run_scaled(task: ScaledTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+    """The results of fp8 tensors times their scales, which are read along with them."""
+    results: Results[Part] = []
+    with task.file.open() as source, Scales(source) as scales:
+        for piece in task.pieces:
+            if (scale := piece.spec.scale) is not None:  # none is without
+                (part,) = reduction.of(scales.elements_of(piece, scale, backend), backend)
+                results.append(((piece.target, NAMED), part))
+        scales.check_unchanged()
     return _merged(results, reduction)
 
 
@@ -177,7 +194,7 @@ def _run_stream(task: StreamTask, reduction: Reduction[Part], backend: Backend) 
 def _run_group(task: GroupTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
     """The results, window by window, of what each member names and of what it is first to name."""
     results: Results[Part] = []
-    with task.file.open() as source:
+    with task.file.open() as source, Scales(source) as scales:
         for start, stop in window_bounds(task.count):
             raw: Bytes | None = None
             claimed: dict[int, NDArray[np.bool_]] = {}
@@ -185,15 +202,16 @@ def _run_group(task: GroupTask, reduction: Reduction[Part], backend: Backend) ->
                 if raw is None:
                     raw = _read_window(source, task, start, stop)
                 member = task.members[index]
-                named = _reduce(task, raw, offsets, positions, reduction, backend)
+                scaled = scales.window(task, raw, member, offsets, positions)
+                named = _reduce(task, raw, offsets, positions, reduction, backend, scaled=scaled)
                 results.append(((member.target, NAMED), named))
                 for scope, role in zip(member.scopes, (UNIQUE, UNIQUE_IN_SECTION), strict=False):
                     fresh = _claim(claimed, scope, offsets, stop - start)
                     are_all_fresh = len(fresh) == len(offsets)
                     if not are_all_fresh:
-                        unique = _reduce(task, raw, fresh, None, reduction, backend)
+                        unique = _reduce(task, raw, fresh, None, reduction, backend, scaled=scaled)
                     results.append(((member.target, role), named if are_all_fresh else unique))
-        source.check_unchanged()
+        scales.check_unchanged()
     return _merged(results, reduction)
 
 
@@ -224,13 +242,20 @@ def _reduce(
     positions: Int64 | None,
     reduction: Reduction[Part],
     backend: Backend,
+    *,
+    scaled: Float64 | None,
 ) -> Part:
-    """The result of a window's elements at `offsets`, which have `positions` in their tensor."""
+    """The result of a window's elements at `offsets`, which have `positions` in their tensor.
+
+    `scaled` are the products of the window's elements and a scale, if that is what is reduced.
+    """
     if len(offsets) == 0:
         return reduction.merged(())
     chosen = raw[offsets].reshape(-1)
     position_of = None if positions is None else positions.__getitem__
     elements = Elements(chosen, task.dtype, task.big_endian, [len(offsets)], [0], position_of)
+    if scaled is not None:
+        elements = scaled_elements(chosen, task.dtype.name, scaled[offsets], 0, position_of)
     (part,) = reduction.of(elements, backend)
     return part
 

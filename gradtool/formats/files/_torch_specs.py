@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from gradtool.core.dtypes import DTYPES
 from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
 from gradtool.core.locations import Extent, Inline
 from gradtool.core.shapes.strides import (
@@ -95,10 +96,13 @@ class SpecBuilder:
 
     def _add_tensor(self, found: NamedLeaf, tensor: TensorRef) -> None:
         element, shape, strides, extent = self._place(found, tensor)
-        if element.dtype is None:
-            self._skip(found, element.name, element.reason)
-            return
         in_order = is_contiguous(shape, strides)
+        if element.dtype is None:
+            scale = None
+            if element.name == "F8_E8M0" and in_order:
+                scale = TensorSpec(found.name, DTYPES[element.name], shape, (extent,))
+            self._skip(found, element.name, element.reason, as_scale=scale)
+            return
         if not in_order:
             self._refuse_repeats(found, shape, strides, extent.nbytes)
         self.tensors.append(
@@ -266,7 +270,12 @@ class SpecBuilder:
         return place if needs else Extent(self.pickle.file, self.pickle.offset, 0)
 
     def _skip(
-        self, found: NamedLeaf, dtype_name: str, reason: str, extents: tuple[Extent, ...] = ()
+        self,
+        found: NamedLeaf,
+        dtype_name: str,
+        reason: str,
+        extents: tuple[Extent, ...] = (),
+        as_scale: TensorSpec | None = None,
     ) -> None:
         section = self.section_of(found.name)
-        self.skipped.append(Skipped(found.name, dtype_name, reason, section, extents))
+        self.skipped.append(Skipped(found.name, dtype_name, reason, section, extents, as_scale))

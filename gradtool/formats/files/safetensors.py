@@ -15,7 +15,13 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
-from gradtool.core.sections import Sections, kinds_of_file, scales_among, sections_of_flat_names
+from gradtool.core.sections import (
+    Sections,
+    is_fp8,
+    kinds_of_file,
+    scales_among,
+    sections_of_flat_names,
+)
 from gradtool.core.tensors import ABSENT, Placed, SectionKind, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
@@ -41,7 +47,9 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
     header = read_header(source)
     facts = _facts(source.path, header.noted)
     _refuse_lies(source.path, facts, header.types)
-    section_of, kinds = _sections(source.path, header, facts)
+    # A dump holds gradients, whatever the parts of a model are called.
+    fp8 = frozenset() if facts.dump else _fp8(header.types)
+    section_of, kinds = _sections(source.path, header, facts, fp8)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     left_out: list[str] = []
@@ -51,11 +59,11 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         if not wanted(name):
             (left_out if reason is None else skipped_left_out).append(name)
         elif reason is not None:
-            skipped.append(Skipped(name, type_.dtype.name, reason, section_of(name)))
-        else:
-            extents = (Extent(source.file, begin, type_.nbytes),) if type_.nbytes else ()
             section = section_of(name)
-            tensors.append(TensorSpec(name, type_.dtype, type_.shape, extents, section=section))
+            scale = _stored(source, name, type_, begin) if type_.dtype.kind == "scale" else None
+            skipped.append(Skipped(name, type_.dtype.name, reason, section, as_scale=scale))
+        else:
+            tensors.append(_stored(source, name, type_, begin, section_of(name)))
     for name, dtype_name in facts.absent.items():
         if wanted(name):
             skipped.append(Skipped(name, dtype_name, ABSENT, section_of(name)))
@@ -83,18 +91,30 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         in_model_order=bool(position),
         left_out=tuple(left_out),
         skipped_left_out=tuple(skipped_left_out),
+        fp8=fp8,
     )
 
 
+def _fp8(types: Mapping[str, TensorType]) -> frozenset[str]:
+    return frozenset(name for name, type_ in types.items() if is_fp8(type_.dtype.name))
+
+
 def _sections(
-    path: str, header: Header, facts: DumpMetadata
+    path: str, header: Header, facts: DumpMetadata, fp8: frozenset[str]
 ) -> tuple[Sections, dict[str, SectionKind]]:
     """The sections of the file's names, and what each of them holds."""
-    if facts.dump:  # which holds gradients, whatever the parts of a model are called
+    if facts.dump:
         return Sections(), {}
     sections = sections_of_flat_names({**header.types, **facts.aliases, **facts.absent})
-    dtypes = {name: type_.dtype.name for name, type_ in header.types.items()}
-    return sections.with_others(scales_among(dtypes)), kinds_of_file(path, sections)
+    return sections.with_others(scales_among(header.types, fp8)), kinds_of_file(path, sections)
+
+
+def _stored(
+    source: Source, name: str, type_: TensorType, begin: int, section: str = ""
+) -> TensorSpec:
+    """A tensor whose bytes begin at a byte of the file."""
+    extents = (Extent(source.file, begin, type_.nbytes),) if type_.nbytes else ()
+    return TensorSpec(name, type_.dtype, type_.shape, extents, section=section)
 
 
 def _named(header: Header, facts: DumpMetadata) -> Iterator[tuple[str, TensorType, int]]:

@@ -32,7 +32,7 @@ def joined(
     for part in parts:
         kinds.update(part.section_kinds)
     with_tensors = [part for part in parts if part.tensors or part.left_out]
-    return Checkpoint(
+    whole = Checkpoint(
         path=path,
         format=format_name,
         files=(*files, *(file for part in parts for file in part.files)),
@@ -57,6 +57,8 @@ def joined(
         part_notes=tuple(dict.fromkeys(note for part in parts for note in part.part_notes)),
         notes=tuple(dict.fromkeys((*notes, *(note for part in parts for note in part.notes)))),
     )
+    # Scales need not lie in the file of their fp8 tensors.
+    return whole.with_scales_of(frozenset().union(*(part.fp8 for part in parts)))
 
 
 def _measure_only(parts: Sequence[Checkpoint]) -> str:

@@ -147,6 +147,7 @@ def _placed(
         left_out=tuple(map(named, part.left_out)),
         skipped_left_out=tuple(map(named, part.skipped_left_out)),
         placed={named(name): placed for name, placed in part.placed.items()},
+        fp8=frozenset(map(named, part.fp8)),
         section_kinds=part.section_kinds if sections is None else sections.kinds,
         in_model_order=False,  # nothing tells which file comes first in the model
     )

@@ -82,7 +82,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         ranks=frozenset(),
         placed={},
         part_notes=(),
-    )
+    ).with_scales_of(whole.fp8)
 
 
 def _by_name(labels: Sequence[str], members: Sequence[Checkpoint]) -> Iterator[list[_Holder]]:
