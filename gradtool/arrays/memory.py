@@ -14,6 +14,7 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
+from gradtool.core.dtypes import DTYPES
 from gradtool.core.element_types import array_type
 from gradtool.core.locations import Extent
 from gradtool.core.shapes.strides import is_contiguous, overlaps_itself, span
@@ -68,12 +69,17 @@ class Elements:
         if known_type is None and not self.dtype.startswith(_TEXT_TYPES):
             problem = f"gradtool does not know the type {self.dtype}"
             raise UnsupportedFormatError(MEMORY_PATH, problem, tensor=name)
-        if known_type is None or known_type.dtype is None:
-            reason = known_type.reason if known_type else TEXT
-            return Skipped(name, known_type.name if known_type else self.dtype, reason, section)
+        if known_type is None:
+            return Skipped(name, self.dtype, TEXT, section)
         stored = span(self.shape, self.strides)
         contiguous = is_contiguous(self.shape, self.strides)
         nbytes = stored * known_type.itemsize
+        extents = (Extent(memory(), self.address, nbytes),) if nbytes else ()
+        if known_type.dtype is None:
+            scale = None
+            if known_type.name == "F8_E8M0" and contiguous:
+                scale = TensorSpec(name, DTYPES[known_type.name], self.shape, extents)
+            return Skipped(name, known_type.name, known_type.reason, section, as_scale=scale)
         # Expanded axes cost nothing; other views that repeat elements take memory for each index.
         is_large = not contiguous and math.prod(self.shape) > _MAX_REPEATED_NUMEL
         if is_large and overlaps_itself(self.shape, self.strides):
@@ -83,7 +89,7 @@ class Elements:
             name,
             known_type.dtype,
             self.shape,
-            (Extent(memory(), self.address, nbytes),) if nbytes else (),
+            extents,
             None if contiguous else self.strides,
             big_endian=self.big_endian,
             section=section,

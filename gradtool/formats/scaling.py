@@ -90,11 +90,13 @@ class _Finder:
         """A scale of that tensor, or why it is none."""
         stored = item.as_scale if isinstance(item, Skipped) else item
         name = f"{item.name!r:.80}"
-        if stored is None or stored.dtype.name not in _SCALE_DTYPES:
-            return f"{name} is {item.dtype if isinstance(item, Skipped) else item.dtype.name}"
-        for what, spec in ((f"{weight.name!r:.80}", weight), (name, stored)):
-            if not _is_plain(spec):
-                return f"{what} is stored in parts, as a view or as a stream"
+        dtype = item.dtype if isinstance(item, Skipped) else item.dtype.name
+        if dtype not in _SCALE_DTYPES:
+            return f"{name} is {dtype}"
+        if not _is_plain(weight):
+            name = f"{weight.name!r:.80}"
+        if stored is None or not _is_plain(weight) or not _is_plain(stored):
+            return f"{name} is stored in parts, as a view or as a stream"
         grid = self._grid(weight.shape, stored.shape)
         if grid is None:
             sizes = f"{dimensions(stored.shape)} numbers for {dimensions(weight.shape)} elements"
