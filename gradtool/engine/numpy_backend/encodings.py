@@ -176,9 +176,13 @@ def fp8_values(name: str) -> Float64:
         return _fp8_words(name).view(np.float32).astype(np.float64)
 
 
+def count_fp8_subnormals(codes: NDArray[np.uint8], name: str) -> int:
+    """How many codes are of numbers that are not 0 and below the smallest normal one."""
+    # 0 becomes the largest code, and so does what FNUZ types have in place of -0.
+    below_magnitude = (codes & np.uint8(0x7F)) - np.uint8(1)
+    return int(np.count_nonzero(below_magnitude < _first_normal_code(name) - np.uint8(1)))
+
+
 @cache
-def fp8_is_subnormal(name: str) -> NDArray[np.bool_]:
-    """Which of the 256 codes of an fp8 type are of numbers below its smallest normal one."""
-    magnitudes = np.abs(fp8_values(name))
-    found: NDArray[np.bool_] = (magnitudes > 0) & (magnitudes < DTYPES[name].smallest_normal)
-    return found
+def _first_normal_code(name: str) -> np.uint8:
+    return np.uint8(np.argmax(fp8_values(name) >= DTYPES[name].smallest_normal))

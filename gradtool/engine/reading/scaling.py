@@ -22,7 +22,7 @@ from gradtool.core.shapes.grids import Grid
 from gradtool.core.tensors import Scale, TensorSpec
 from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
-from gradtool.engine.numpy_backend.encodings import Float64, fp8_is_subnormal, fp8_values
+from gradtool.engine.numpy_backend.encodings import Float64, count_fp8_subnormals, fp8_values
 from gradtool.engine.overlaps.groups import GroupTask, Member
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.plan import PackedPiece
@@ -132,7 +132,7 @@ def scaled_elements(
     codes: Bytes, dtype_name: str, values: Float64, first: int, positions: Positions | None = None
 ) -> Elements:
     """The products `values` of the fp8 numbers with these codes, as one segment of elements."""
-    subnormals = int(np.count_nonzero(fp8_is_subnormal(dtype_name)[codes]))
+    subnormals = count_fp8_subnormals(codes, dtype_name)
     big_endian = sys.byteorder == "big"
     raw = values.view(np.uint8)
     return Elements(raw, F64, big_endian, [len(codes)], [first], positions, [subnormals])
