@@ -47,13 +47,15 @@ OF_EACH_FIELD: dict[str, Any] = {
     "in_model_order": True,
     "left_out": ("v",),
     "skipped_left_out": ("m",),
+    "fp8": frozenset({"v"}),
 }
 NOT_MEASURED = {
     *("section_kinds", "checksums", "serialization_ids"),
     *("writer", "placed", "part_notes", "left_out", "skipped_left_out", "measure_only"),
+    "fp8",
 }
 """What a measurement uses up: sections have their kinds, checksums are verified, boxes are put
-together; what nobody asked for; and what matters to clipping alone.
+together, scales are set apart; what nobody asked for; and what matters to clipping alone.
 """
 
 

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 import torch
 from command_line import run
+from distcp import Item, write_distcp
 from dumps import write_safetensors
 from safetensors.torch import save_file
 
 import gradtool
+from gradtool.core.shapes.boxes import Box
 
 E4M3 = torch.float8_e4m3fn
 ONE_EACH = "(one number each)"
@@ -279,3 +281,25 @@ def test_gradients_that_gradtool_dumped_have_no_scales(tmp_path: Path) -> None:
     path = write_safetensors(tmp_path / "g.safetensors", grads, {"gradtool.dump": "1"})
     found = gradtool.measure(path, apply_scales=True)
     assert norms(found) == {"w.weight": math.sqrt(8), "w.scale": 3.0}
+
+
+@pytest.mark.parametrize("in_blobs", [False, True])
+def test_distributed_checkpoints_apply_what_is_in_one_piece(in_blobs: bool, tmp_path: Path) -> None:
+    stored = {
+        name: tree()[name]
+        for name in ("a.weight", "a.weight_scale_inv", "d.weight", "d.scale", "mx.weight_scale")
+    }
+    boxes = {name: [Box((0,) * value.dim(), tuple(value.shape))] for name, value in stored.items()}
+    boxes["d.weight"] = [Box((0, 0), (1, 3)), Box((1, 0), (2, 3))]
+    ranks = [
+        [Item(name, cut[0]) for name, cut in boxes.items()],
+        [Item("d.weight", boxes["d.weight"][1])],
+    ]
+    write_distcp(tmp_path / "dcp", stored, ranks, in_blobs=in_blobs)
+    found = gradtool.measure(tmp_path / "dcp", apply_scales=True)
+    assert norms(found) == pytest.approx(
+        {"a.weight": expected(tree())["a.weight"], "d.weight": true_norm(stored["d.weight"])},
+        rel=1e-12,
+    )
+    (left,) = found.essential_notes
+    assert left.endswith("'d.weight' is stored in parts, as a view or as a stream")
