@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from gradtool.core.locations import Location
-from gradtool.core.sections import OTHER, InSection, is_fp8, scales_among, section_filter
+from gradtool.core.names import scales_among
+from gradtool.core.sections import OTHER, InSection, section_filter
 from gradtool.core.tensors import (
     Placed,
     Replica,
@@ -122,7 +123,7 @@ class Checkpoint:
     def with_scales_apart(self) -> Checkpoint:
         """The catalogue of all that is there, the scales of its fp8 tensors as `other`."""
         return self.with_scales_of(
-            frozenset(spec.name for spec in self.tensors if is_fp8(spec.dtype.name))
+            frozenset(spec.name for spec in self.tensors if spec.dtype.is_fp8)
         )
 
     def with_scales_of(self, fp8: frozenset[str]) -> Checkpoint:

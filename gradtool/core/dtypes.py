@@ -43,6 +43,11 @@ class DType:
         return self.kind in ("float", "complex")
 
     @property
+    def is_fp8(self) -> bool:
+        """Whether tensors of this type are kept small by scales beside them."""
+        return self.kind == "float" and self.bits == 8
+
+    @property
     def smallest_normal(self) -> float:
         """The smallest normal number of a measured type; for a complex type, of its parts."""
         real = DTYPES[self.component] if self.component else self

@@ -1,11 +1,12 @@
-"""Names of tensors: their order, filters over them, and groups by prefix."""
+"""Names of tensors: their order, filters over them, groups by prefix, and what names scales."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Set as AbstractSet
 from fnmatch import translate
-from typing import Protocol, TypeAlias, TypeVar
+from typing import Final, Protocol, TypeAlias, TypeVar
 
 from gradtool.errors import UsageError
 
@@ -17,6 +18,25 @@ _MOST_DEPTH_DIGITS = 18
 
 UNGROUPED = "(other)"
 """The group of the names that a group pattern does not match."""
+
+_SCALES: Final = re.compile(
+    r"(weight_|input_|output_|activation_)?scale(_inv|_weight|_input|_2)?"
+    r"|(weights|activation)_scaling_factor",
+    re.ASCII,
+)
+_ATTENTION_SCALES: Final = re.compile(r"(k|v|q|kv|prob)_scale|kv_cache_scaling_factor", re.ASCII)
+_SCALES_OF_PARAMETERS: Final = re.compile(
+    r"_((input|activation)_scale|scale(_inv|_2)?)\Z", re.ASCII
+)
+_WEIGHT: Final = "weight"
+_WEIGHT_SCALES: Final = ("scale_weight", "weights_scaling_factor", "scale")
+"""What fp8 tensors are to be multiplied by, as DeepSeek, vLLM, TensorRT-LLM and ComfyUI call it.
+
+The scales of a weight are its own, of its inputs, and of what attention keeps. Whatever their names
+promise, none is to be divided by. Sources: `weight_dequant` and the names in convert.py of
+DeepSeek-V3; `FP8Experts` of Transformers for those that follow the name of a parameter; the page on
+checkpoints of TensorRT-LLM; QUANTIZATION.md of ComfyUI.
+"""
 
 
 def natural_key(name: str) -> str:
@@ -129,3 +149,32 @@ def _group(components: list[str], wanted: list[str]) -> str:
 
 def _matches(component: str, wanted: str) -> bool:
     return wanted in ("*", component) or (wanted == "#" and component.isdigit())
+
+
+def scales_among(names: Iterable[str], fp8: AbstractSet[str]) -> frozenset[str]:
+    """Those of the names that are of scales which belong to fp8 tensors, whose names are given.
+
+    Those of attention may lie one level above the tensors: `attn.k_scale`, `attn.k_proj.weight`.
+    """
+    if not fp8:
+        return frozenset()
+    places = {name.rpartition(".")[0] for name in fp8}
+    above = places | {place.rpartition(".")[0] for place in places}
+
+    def is_scale(name: str) -> bool:
+        place, _, last = name.rpartition(".")
+        if place in places and _SCALES.fullmatch(last) is not None:
+            return True
+        if place in above and _ATTENTION_SCALES.fullmatch(last) is not None:
+            return True
+        end = _SCALES_OF_PARAMETERS.search(name)
+        return end is not None and name[: end.start()] in fp8
+
+    return frozenset(name for name in names if name not in fp8 and is_scale(name))
+
+
+def scale_names(weight: str) -> tuple[str, ...]:
+    """The names under which the scale may be found that an fp8 weight is multiplied by."""
+    place, dot, last = weight.rpartition(".")
+    own = (f"{weight}_scale_inv", f"{weight}_scale")
+    return own if last != _WEIGHT else (*own, *(f"{place}{dot}{s}" for s in _WEIGHT_SCALES))

@@ -14,7 +14,7 @@ from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted, dimensions, first_of
-from gradtool.core.sections import is_fp8, scale_names
+from gradtool.core.names import scale_names
 from gradtool.core.shapes.grids import Grid, grid_of, has_blocks
 from gradtool.core.tensors import Scale, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
@@ -38,7 +38,7 @@ def with_scales(part: Checkpoint, whole: Checkpoint) -> Checkpoint:
     """
     finder = _Finder(whole)
     tensors = tuple(
-        replace(spec, scale=finder.scale_of(spec)) if is_fp8(spec.dtype.name) else spec
+        replace(spec, scale=finder.scale_of(spec)) if spec.dtype.is_fp8 else spec
         for spec in part.tensors
     )
     return replace(

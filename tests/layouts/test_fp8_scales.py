@@ -125,9 +125,9 @@ def tree() -> dict[str, torch.Tensor]:
         "e.weight": torch.randn(3, 3).to(E4M3),
         "e.weights_scaling_factor": torch.tensor([7.0]),
         "e.activation_scaling_factor": torch.tensor([1000.0]),
-        "experts.gate_up_proj": torch.randn(2, 256, 130).to(E4M3),
-        "experts.gate_up_proj_scale_inv": torch.rand(2, 2, 2),
-        "experts.gate_up_proj_activation_scale": torch.tensor([1000.0]),
+        "a_scale_b.experts.gate_up_proj": torch.randn(2, 256, 130).to(E4M3),
+        "a_scale_b.experts.gate_up_proj_scale_inv": torch.rand(2, 2, 2),
+        "a_scale_b.experts.gate_up_proj_activation_scale": torch.tensor([1000.0]),
         "mx.weight": torch.randn(4, 64).to(E4M3),
         "mx.weight_scale": torch.tensor([[2.0, 4.0], [0.5, 1.0], [1.0, 8.0], [2.0, 2.0]]).to(
             torch.float8_e8m0fnu
@@ -141,14 +141,14 @@ def expected(found: dict[str, torch.Tensor]) -> dict[str, float]:
         wide = found[scale].double().repeat_interleave(columns, -1)
         return wide.repeat_interleave(rows, -2) if rows > 1 else wide
 
-    experts = stretched("experts.gate_up_proj_scale_inv", 128, 128)[:, :256, :130]
+    experts = stretched("a_scale_b.experts.gate_up_proj_scale_inv", 128, 128)[:, :256, :130]
     factors: dict[str, torch.Tensor | float] = {
         "a.weight": stretched("a.weight_scale_inv", 128, 128)[:300, :200],
         "b.weight": found["b.weight_scale"].double(),
         "c.weight": found["c.scale_weight"].double()[:, None],
         "d.weight": 5.0,
         "e.weight": 7.0,
-        "experts.gate_up_proj": experts,
+        "a_scale_b.experts.gate_up_proj": experts,
         "mx.weight": stretched("mx.weight_scale", 1, 32),
         "norm.weight": 1.0,
     }
@@ -202,9 +202,9 @@ def test_scales_in_another_shard_are_other_whatever_is_asked_for(
     found = gradtool.measure(tmp_path / "model", exclude="*weight")
     sections = {tensor.name: tensor.spec.section for tensor in found.tensors}
     assert sections["a.weight_scale_inv"] == sections["e.activation_scaling_factor"] == "other"
-    assert sections["experts.gate_up_proj_activation_scale"] == "other"
+    assert sections["a_scale_b.experts.gate_up_proj_activation_scale"] == "other"
     assert {name for name, section in sections.items() if section != "other"} == {
-        "experts.gate_up_proj"
+        "a_scale_b.experts.gate_up_proj"
     }
 
 

@@ -14,12 +14,10 @@ from typing import Final
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
-from gradtool.core.names import NameFilter
+from gradtool.core.names import NameFilter, scales_among
 from gradtool.core.sections import (
     Sections,
-    is_fp8,
     kinds_of_file,
-    scales_among,
     sections_of_flat_names,
 )
 from gradtool.core.tensors import ABSENT, Placed, SectionKind, Skipped, TensorSpec, skip_reason
@@ -96,7 +94,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
 
 
 def _fp8(types: Mapping[str, TensorType]) -> frozenset[str]:
-    return frozenset(name for name, type_ in types.items() if is_fp8(type_.dtype.name))
+    return frozenset(name for name, type_ in types.items() if type_.dtype.is_fp8)
 
 
 def _sections(
