@@ -69,6 +69,18 @@ class Evidence:
         )
 
     @cached_property
+    def others(self) -> tuple[TensorMeasurement, ...]:
+        """The stored tensors that are neither gradients, weights nor moments."""
+        gradients = {tensor.name for tensor in self.named_gradients}
+        return tuple(
+            tensor
+            for tensor in self.measurement.tensors
+            if tensor.spec.section == OTHER
+            and tensor.alias_of is None
+            and tensor.name not in gradients
+        )
+
+    @cached_property
     def state_by_kind(self) -> dict[SectionKind, list[TensorMeasurement]]:
         """The weights and the optimizer's moments."""
         kinds = {section.name: section.kind for section in self.measurement.sections}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from gradtool.core.figures import first_of, nonfinite_counts
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import SEVERITIES, Thresholds
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
@@ -14,6 +15,7 @@ from gradtool.rules.drift import TOTAL_DRIFT
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 from gradtool.rules.nonfinite import RULES as NONFINITE_RULES
 from gradtool.rules.nonfinite import STREAK, Streak, streaks
+from gradtool.shortening import LONGEST_NAME, shortened
 
 _NONFINITE = frozenset(rule.code for rule in NONFINITE_RULES)
 _SKIPPABLE = frozenset({"GT101", "GT102"})
@@ -59,6 +61,8 @@ class Judge:
         """The verdict on a measured dump."""
         measurement = evidence.measurement
         findings = self.findings(evidence)
+        on_others = tuple(_notes_on_others(evidence))
+        is_essential = any(tensor.stats.nan for tensor in evidence.others)
         return _concluded(
             Verdict(
                 path=measurement.path,
@@ -66,8 +70,15 @@ class Judge:
                 format=measurement.format,
                 summary=evidence.summary if evidence.gradients else None,
                 findings=findings,
-                notes=(*measurement.notes, *_notes_on_unjudged(evidence, self.policy)),
-                essential_notes=measurement.essential_notes,
+                notes=(
+                    *measurement.notes,
+                    *on_others,
+                    *_notes_on_unjudged(evidence, self.policy),
+                ),
+                essential_notes=(
+                    *measurement.essential_notes,
+                    *(on_others if is_essential else ()),
+                ),
                 failed=False,
                 exit_code=0,
                 elapsed_s=elapsed_s,
@@ -134,6 +145,23 @@ def _notes_on_unjudged(evidence: Evidence, policy: Policy) -> Iterator[str]:
             f"{TOTAL_DRIFT} did not judge: filters leave out tensors of which the baseline has "
             "the total norm"
         )
+
+
+def _notes_on_others(evidence: Evidence) -> Iterator[str]:
+    """What is not finite among what no rule judges: a loss that is NaN must not go unsaid.
+
+    Nor is it a finding: the best score of a trainer begins with infinity.
+    """
+    bad = [tensor for tensor in evidence.others if tensor.stats.nonfinite]
+    bad.sort(key=lambda tensor: not tensor.stats.nan)
+    told = [
+        f"{shortened(repr(tensor.name), LONGEST_NAME)} "
+        f"({', '.join(nonfinite_counts(tensor.stats))})"
+        for tensor in bad
+    ]
+    if told:
+        why = "as it is neither gradient, weight nor moment"
+        yield f"not finite, and no finding, {why}: {first_of(told)}"
 
 
 def verdict_on_unreadable(

@@ -133,3 +133,46 @@ def test_a_dump_beside_weights_is_judged_as_it_is_alone(tmp_path: Path) -> None:
     assert verdict.summary is not None
     assert (verdict.summary.norm, verdict.summary.tensors) == (5.0, 1)
     assert gradtool.measure(path).total is None
+
+
+def beside_gradients(path: Path, **others: float) -> Path:
+    tree = {name: torch.tensor(value) for name, value in others.items()}
+    torch.save({"grads": {"w": torch.tensor([3.0, 4.0])}, **tree}, path)
+    return path
+
+
+TOLD = "not finite, and no finding, as it is neither gradient, weight nor moment: "
+
+
+@pytest.mark.parametrize("number", [NAN, math.inf])
+def test_a_loss_that_is_not_finite_is_told_and_is_no_finding(number: float, tmp_path: Path) -> None:
+    path = beside_gradients(tmp_path / "dump.pt", loss=number, lr=0.1)
+    (verdict,) = gradtool.check(path).verdicts
+    assert (verdict.failed, verdict.findings) == (False, ())
+    said = TOLD + ("'loss' (1 NaN)" if math.isnan(number) else "'loss' (1 +Inf)")
+    assert verdict.notes == (said,)
+    # A best score begins with infinity: that is not worth a line where little is said.
+    assert verdict.essential_notes == ((said,) if math.isnan(number) else ())
+    for quiet in ([], ["-q"]):
+        result = run("check", str(path), *quiet)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert (said in result.stdout) == (not quiet or math.isnan(number))
+    (dump,) = json.loads(run("check", str(path), "-f", "json").stdout)["dumps"]
+    assert (dump["verdict"], dump["notes"]) == ("pass", [said])
+
+
+def test_what_is_nan_is_told_before_infinities(tmp_path: Path) -> None:
+    infinite = dict.fromkeys(("epoch", "global_step", "learning_rate"), math.inf)
+    path = beside_gradients(tmp_path / "dump.pt", **infinite, loss=NAN)
+    (verdict,) = gradtool.check(path).verdicts
+    assert verdict.notes[0].startswith(f"{TOLD}'loss' (1 NaN), 'epoch' (1 +Inf), ")
+    assert verdict.notes[0].endswith(" and 1 more")
+
+
+def test_nothing_is_told_of_what_is_finite_or_was_not_asked_for(tmp_path: Path) -> None:
+    path = beside_gradients(tmp_path / "dump.pt", loss=NAN)
+    assert gradtool.check(path, section="grads").verdicts[0].notes == ()
+    assert gradtool.check(beside_gradients(path, loss=2.0)).verdicts[0].notes == ()
+    # Asked for by its section it is what is judged.
+    chosen = gradtool.check(beside_gradients(path, loss=NAN), section="other")
+    assert [finding.code for finding in chosen.all_findings] == ["GT101"]
