@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from gradtool.core.measurement import Disagreement
 from gradtool.core.stats import TensorStats
@@ -62,6 +62,12 @@ def difference(copy: Disagreement) -> str:
     bad = f"; it holds {', '.join(counts)}" if (counts := nonfinite_counts(copy.stats)) else ""
     verb = "differs" if copy.differing == 1 else "differ"
     return f"{elements} of the copy of {copy.rank} {verb}{first}{bad}"
+
+
+def listed_apart(names: Sequence[str]) -> Iterator[str]:
+    """What to say of tensors of further ranks, named after these, that are no copies."""
+    if names:
+        yield f"not the same in all ranks, and no gradient: listed as {some(names)}"
 
 
 def nonfinite_counts(stats: TensorStats) -> list[str]:

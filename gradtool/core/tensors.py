@@ -187,19 +187,21 @@ class Placed:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """A further stored copy of a tensor, or of a box of it, which must have the same bytes.
+    """A further stored copy of a tensor, or of a box of it, to be compared with that.
 
     Attributes:
         rank: who holds it, as users call that: "rank 1".
         stored: the copy, under the tensor's name; chunks of it are stored under that name too.
         box: what it is a copy of, of the shape of `stored`; None for the whole tensor.
         is_assumed: whether nothing but names and shapes says that it is a copy.
+        may_differ: whether it is a tensor of its own where its bytes differ: a rank's own loss.
     """
 
     rank: str
     stored: TensorSpec
     box: Box | None = None
     is_assumed: bool = False
+    may_differ: bool = False
 
     @property
     def name(self) -> str:
@@ -210,6 +212,11 @@ class Replica:
     def section(self) -> str:
         """The tensor's section."""
         return self.stored.section
+
+    @property
+    def as_tensor(self) -> TensorSpec:
+        """What the rank holds as a tensor of its own, with the rank in its name."""
+        return self.stored.under(f"{self.name} ({self.rank})", self.section)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,12 @@ from gradtool.engine.reading.pairs.regions import Pair
 from gradtool.engine.reading.pairs.tasks import PairResults, compare
 from gradtool.engine.reading.plan import Task, plan
 from gradtool.engine.reading.reductions import Gathered, Part, Reduction, Statistics
-from gradtool.engine.reading.replicas import disagreement, pairs_of
+from gradtool.engine.reading.replicas import (
+    disagreement,
+    pairs_of,
+    with_those_of_ranks,
+    without_those_of_ranks,
+)
 from gradtool.engine.reading.tasks import Results, Target, run
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.schedule import Runner
@@ -58,7 +63,8 @@ def measure(
     """Measure every tensor of `checkpoint`, in one pass over their bytes.
 
     Bytes under a checksum that is verified, or of which there are copies, are read a second time,
-    right after the first. All copies are compared, and those that differ measured too.
+    right after the first. All copies are compared, and those that differ measured too; of what may
+    differ from rank to rank they are tensors of their own.
 
     Args:
         checkpoint: the catalogue, already narrowed to what is wanted.
@@ -89,15 +95,23 @@ def measure(
     )
     tensors, found = measured(specs, checksums=checksums, pairs=pairs, digested=digested)
     differing = [number for number in sorted(found) if found[number].count]
-    copies, _ = measured([checkpoint.replicas[number].stored for number in differing])
+    replicas = [checkpoint.replicas[number] for number in differing]
+    stored = [replica.stored for replica in replicas]
+    copies, _ = measured(stored, digested=stored if digest else ())
     runner.progress.finish()
     disagreements = tuple(
-        disagreement(checkpoint.replicas[number], pairs[number], found[number], copy.stats)
-        for number, copy in zip(differing, copies, strict=True)
+        disagreement(replica, pairs[number], found[number], copy.stats)
+        for number, replica, copy in zip(differing, replicas, copies, strict=True)
+        if not replica.may_differ
     )
+    of_ranks = [
+        (replica, copy)
+        for replica, copy in zip(replicas, copies, strict=True)
+        if replica.may_differ
+    ]
     return _measurement(
-        checkpoint,
-        _as_listed(checkpoint, tensors),
+        without_those_of_ranks(checkpoint, of_ranks),
+        with_those_of_ranks(_as_listed(checkpoint, tensors), of_ranks),
         disagreements,
         norm_type,
         loss_scale,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.measurement import Disagreement
+from gradtool.core.figures import listed_apart
+from gradtool.core.measurement import Disagreement, TensorMeasurement
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
@@ -32,6 +34,30 @@ def pairs_of(checkpoint: Checkpoint) -> list[Pair]:
         )
         for replica in checkpoint.replicas
     ]
+
+
+def with_those_of_ranks(
+    tensors: Iterable[TensorMeasurement], copies: Iterable[tuple[Replica, TensorMeasurement]]
+) -> tuple[TensorMeasurement, ...]:
+    """The tensors, each followed by what further ranks hold under its name, as their own."""
+    of_ranks: dict[str, list[TensorMeasurement]] = {}
+    for replica, copy in copies:
+        of_ranks.setdefault(replica.name, []).append(replace(copy, spec=replica.as_tensor))
+    return tuple(one for tensor in tensors for one in (tensor, *of_ranks.get(tensor.name, ())))
+
+
+def without_those_of_ranks(
+    checkpoint: Checkpoint, copies: Sequence[tuple[Replica, TensorMeasurement]]
+) -> Checkpoint:
+    """The catalogue without these copies, which are none, and with a note that says so."""
+    if not copies:
+        return checkpoint
+    gone = {id(replica) for replica, _ in copies}
+    return replace(
+        checkpoint,
+        replicas=tuple(replica for replica in checkpoint.replicas if id(replica) not in gone),
+        notes=(*checkpoint.notes, *listed_apart([copy.as_tensor.name for copy, _ in copies])),
+    )
 
 
 def disagreement(

@@ -12,8 +12,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.figures import counted
+from gradtool.core.figures import counted, listed_apart
 from gradtool.core.names import no_name
+from gradtool.core.sections import OTHER
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Chunk, Placed, Replica, Skipped, TensorSpec
 from gradtool.errors import (
@@ -52,6 +53,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
     _refuse_other_steps(path, labels, members)
     tensors: list[TensorSpec] = []
     replicas: list[Replica] = []
+    apart: list[str] = []
     for holders in _by_name(labels, members):
         first = holders[0].spec
         if any(holder.placed for holder in holders):
@@ -60,6 +62,14 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
             replicas += found.replicas
         elif len(holders) == 1:
             tensors.append(first)
+        elif (
+            first.section == OTHER and asked.ranks != "replica" and not asked.replicated(first.name)
+        ):
+            # A loss, a step: each rank may have its own, and no norm counts them.
+            alike, others = _by_shape(holders)
+            tensors += (first, *(copy.as_tensor for copy in others))
+            replicas += alike
+            apart += (copy.as_tensor.name for copy in others)
         elif asked.ranks == "shard" and not asked.replicated(first.name):
             tensors.append(_in_a_row(holders))
         else:
@@ -75,6 +85,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         tensors=tuple(tensors),
         replicas=tuple(replicas),
         skipped=_once(whole.skipped),
+        notes=(*whole.notes, *listed_apart(apart)),
         left_out=tuple(dict.fromkeys(whole.left_out)),
         skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
         writer=None,
@@ -113,6 +124,19 @@ def _in_a_row(holders: Sequence[_Holder]) -> TensorSpec:
     return TensorSpec(
         first.name, first.dtype, (start,), section=first.section, chunks=tuple(chunks)
     )
+
+
+def _by_shape(holders: Sequence[_Holder]) -> tuple[list[Replica], list[Replica]]:
+    """What further ranks hold: what may be a copy of the first rank's, and what cannot be one."""
+    first = holders[0].spec
+    alike: list[Replica] = []
+    others: list[Replica] = []
+    for holder in holders[1:]:
+        spec = holder.spec
+        is_alike = (spec.shape, spec.dtype.name) == (first.shape, first.dtype.name)
+        copies = alike if is_alike else others
+        copies.append(Replica(holder.rank, spec, is_assumed=True, may_differ=True))
+    return alike, others
 
 
 def _refuse_other_shapes(path: str, holders: Sequence[_Holder], *, is_assumed: bool) -> None:
@@ -172,9 +196,9 @@ def _notes(
         yield f"{len(members)} files named like shards, taken for ranks: {reason}"
     else:
         yield f"{len(members)} ranks"
-    if any(replica.is_assumed for replica in replicas):
-        names = len({replica.name for replica in replicas if replica.is_assumed})
-        yield f"{counted(names, 'tensor')} held alike by several ranks, each counted once"
+    copied = {copy.name for copy in replicas if copy.is_assumed and not copy.may_differ}
+    if copied:
+        yield f"{counted(len(copied), 'tensor')} held alike by several ranks, each counted once"
     names_held = (name for member in members for name in member.names)
     if asked.replicated is not no_name and not any(map(asked.replicated, names_held)):
         yield "no tensor has a name of those said to be whole on each rank"
