@@ -130,6 +130,7 @@ class FoundCheckpoint(NamedTuple):
         files: how many files it consists of.
         nbytes: their size together, in bytes.
         error: what is wrong with it, where only what lies beside it tells.
+        rank: of one of several ranks, how users call it: "rank 1"; else "".
     """
 
     path: str
@@ -138,6 +139,7 @@ class FoundCheckpoint(NamedTuple):
     files: int
     nbytes: int
     error: InputError | None = None
+    rank: str = ""
 
 
 class SeveralCheckpointsError(UsageError):

@@ -46,13 +46,15 @@ def place_of(source: object) -> Place | None:
 
 
 def label_of(place: Place) -> str:
-    """How a place is called."""
+    """How a place is called; several dumps never as one of them is."""
     if isinstance(place, str):
         return place
     if isinstance(place, Incomplete):
         return place.path
     units = units_of(place)
-    return glob_of(Listing(""), units[0]) if len(units) == 1 else place[0]
+    if len(units) == 1:
+        return glob_of(Listing(""), units[0])
+    return f"{place[0]} and {len(place) - 1:,} more"
 
 
 def places_among(paths: Iterable[str]) -> list[Place]:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 import gradtool  # lazy: its names load array libraries on first use
+from gradtool.cli.again import options_given
 from gradtool.cli.console import Display
 from gradtool.cli.options import groups, values
 from gradtool.cli.options.command import Row, command
+from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports
 from gradtool.core.clip.plan import NonFinite
 from gradtool.errors import FileAccessError, SeveralCheckpointsError, UsageError
 from gradtool.report import CLIP_REPORTERS, clip_reporter, listing_reporter
-from gradtool.storage.listing import expanded
+from gradtool.report.model import Picking
+
+if TYPE_CHECKING:  # it loads all readers, which --help does not need
+    from gradtool.places import Place
 
 EPILOG = """\
 \b
@@ -23,15 +28,19 @@ Examples:
   gradtool clip grads.pt --max-norm 1.0 --in-place
   gradtool clip training.pt --section grads --max-norm 1.0 -o clipped.pt
   gradtool clip run/checkpoint-500 --max-norm 1.0 -o run/clipped-500
+  gradtool clip 'run/rank*.pt' --max-norm 1.0 -o run/clipped
   gradtool clip grads.npz --clip-value 0.5 --nonfinite zero --dry-run
 """
 
 
-Path: TypeAlias = Annotated[
-    str,
+_SHOWING = ("formats", "show_all", "quiet", "no_progress", "color")
+"""The options that change nothing in what is clipped."""
+
+Paths: TypeAlias = Annotated[
+    list[str],
     typer.Argument(
         metavar="PATH",
-        help="A file, a checkpoint directory or an index file.",
+        help="A file, a checkpoint directory or an index file; or the shards or ranks of one.",
         show_default=False,
     ),
 ]
@@ -96,7 +105,7 @@ Writing: TypeAlias = Annotated[
             "--output",
             "-o",
             metavar="OUT",
-            help="A file; for a directory or index a new directory.",
+            help="A file; for a directory, index or several files a new directory.",
         ),
     ),
 ]
@@ -109,7 +118,8 @@ DisplayOptions: TypeAlias = Annotated[
 @command
 def clip(
     *,
-    path: Path,
+    ctx: typer.Context,
+    paths: Paths,
     clipping: Clipping,
     writing: Writing,
     in_place: InPlace = False,
@@ -124,16 +134,16 @@ def clip(
     The output is in the format of the input. Exits 1, with nothing written, if gradients
     are not finite or have no norm in float64.
     """
-    path = _single(path)
+    place = _place(paths)
     if (out := writing.get("out")) == "-":
         raise UsageError("--output takes a file or a directory: what clip writes is no text")
-    reports.refuse_to_replace([path])
+    reports.refuse_to_replace(expand_all(paths))
     if out:
         reports.refuse_inside(out)
     try:
-        with display.progress(path) as progress:
+        with display.progress(paths[0]) as progress:
             outcome = gradtool.clip(
-                path,
+                place,
                 in_place=in_place,
                 dry_run=dry_run,
                 follow_links=follow_links,
@@ -143,8 +153,8 @@ def clip(
                 **measuring,
             )
     except SeveralCheckpointsError as error:
-        found = [error]
-        reports.write(lambda name, style: listing_reporter(name)(found, style), display)
+        found, picking = [error], Picking("clip", "clip", options_given(ctx, _SHOWING))
+        reports.write(lambda name, style: listing_reporter(name)(found, style, picking), display)
         raise
     try:
         reports.write(lambda name, style: clip_reporter(name)(outcome, style), display)
@@ -153,11 +163,13 @@ def clip(
         raise
 
 
-def _single(path: str) -> str:
-    """The only path that `path` names; UsageError if a glob matches several."""
-    if not path:
+def _place(paths: list[str]) -> Place | list[str]:
+    """What the library is given: the one dump that the paths name, or all that they name."""
+    if not all(paths):
         raise UsageError("PATH is empty")
-    matches = expanded(path)
-    if len(matches) > 1:
-        raise UsageError(f"{path} matches {len(matches)} paths; clip takes one at a time")
-    return matches[0]
+    from gradtool.places import Incomplete, places_among  # noqa: PLC0415 - not for --help
+
+    places = places_among(paths)
+    if len(places) == 1 and isinstance(places[0], Incomplete):
+        return places[0]
+    return paths[0] if len(paths) == 1 else list(expand_all(paths))

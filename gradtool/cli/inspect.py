@@ -18,7 +18,7 @@ from gradtool.core.names import group_namer
 from gradtool.errors import RanksQuestionError, SeveralCheckpointsError, UsageError
 from gradtool.report import REPORTERS, listing_reporter, reporter
 from gradtool.report.inspect.arrangement import report_on
-from gradtool.report.model import InspectReport
+from gradtool.report.model import InspectReport, Picking
 
 if TYPE_CHECKING:  # it loads all readers, which --help does not need
     from gradtool.core.measurement import Measurement
@@ -110,7 +110,10 @@ def inspect(
         reports.refuse_to_replace(file for result in results for file in result.measurement.files)
         reports.write(lambda name, style: reporter(name)(results, style), display)
     elif outcome.several:
-        reports.write(lambda name, style: listing_reporter(name)(outcome.several, style), display)
+        picking = Picking("read", "inspect")
+        reports.write(
+            lambda name, style: listing_reporter(name)(outcome.several, style, picking), display
+        )
     raise typer.Exit(outcome.exit_code)
 
 

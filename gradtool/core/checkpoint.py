@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
@@ -119,6 +119,20 @@ class Checkpoint:
         if all(spec.section == OTHER for spec in self.tensors):
             return self
         return self.narrowed(lambda item: item.section != OTHER)
+
+    def with_ranks_apart(self, names: Collection[str]) -> Checkpoint:
+        """The catalogue with those copies that are tensors of their own under their own `names`."""
+        if not any(copy.may_differ for copy in self.replicas):
+            return self
+        return replace(
+            self,
+            replicas=tuple(
+                replace(copy, stored=copy.as_tensor)
+                if copy.may_differ and copy.as_tensor.name in names
+                else copy
+                for copy in self.replicas
+            ),
+        )
 
     def with_scales_apart(self) -> Checkpoint:
         """The catalogue of all that is there, the scales of its fp8 tensors as `other`."""

@@ -86,15 +86,20 @@ def open_together(label: str, paths: Sequence[str], opening: Opening) -> Checkpo
 
     Raises as `open_checkpoint`; SeveralCheckpointsError where they are more than one.
     """
-    units = units_of(paths)
-    # A list names sets by globs, which may fit further files.
-    units = [unit for unit in units if glob_of(Listing(""), unit) == label] or units
+    units = units_named(label, paths)
     if len(units) > 1:
         raise several(label, list(found_apart(Listing(""), units, opening.asked)))
     (unit,) = units
     if unit.kind == "entry":
         return open_checkpoint(unit.name, opening)
     return replace(open_unit(Listing(""), unit, opening.asked), path=label)
+
+
+def units_named(label: str, paths: Iterable[str]) -> list[Unit]:
+    """The units of paths that were named as `label`: of a list's glob for a set, that set alone."""
+    units = units_of(paths)
+    # Such a glob may fit further files.
+    return [unit for unit in units if glob_of(Listing(""), unit) == label] or units
 
 
 def units_of(paths: Iterable[str]) -> list[Unit]:

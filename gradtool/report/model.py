@@ -69,6 +69,21 @@ class Style:
         return () if report.groups else report.rows[:DEFAULT_ROWS]
 
 
+@dataclass(frozen=True, slots=True)
+class Picking:
+    """The command that takes one of the checkpoints of a list.
+
+    Attributes:
+        verb: what it does with that: "read", "clip".
+        command: its name.
+        options: what stands after the path, made for a shell; "" for nothing.
+    """
+
+    verb: str
+    command: str
+    options: str = ""
+
+
 Reporter: TypeAlias = Callable[[Sequence[InspectReport], Style], str]
 """Renders all reports of `inspect` as one text, which ends in a newline."""
 
@@ -78,8 +93,8 @@ ClipReporter: TypeAlias = Callable[[ClipOutcome, Style], str]
 CheckReporter: TypeAlias = "Callable[[CheckOutcome, Style], str]"
 """The same for the outcome of `check`."""
 
-ListingReporter: TypeAlias = Callable[[Sequence[SeveralCheckpointsError], Style], str]
-"""The same for lists of the checkpoints that a path holds."""
+ListingReporter: TypeAlias = Callable[[Sequence[SeveralCheckpointsError], Style, Picking], str]
+"""The same for lists of the checkpoints that a path holds, and the command that takes one."""
 
 FormatsReporter: TypeAlias = "Callable[[Sequence[KnownFormat], Style], str]"
 """The same for the formats that gradtool knows."""

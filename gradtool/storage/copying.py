@@ -48,16 +48,29 @@ class Companions:
         checkpoint: Collection[Location],
         *,
         base: str,
+        chosen: Collection[str] | None = None,
         follow_links: bool = False,
     ) -> None:
-        """`base` is what the directory is called in the paths of the files of the checkpoint."""
+        """`base` is what the directory is called in the paths of the files of the checkpoint.
+
+        Of its entries, and of what is below them, only those are copied that are `chosen`, or lead
+        to such; None for all.
+        """
         with reading(directory):
             self.path = real_path(directory)
             self._status = os.stat(self.path)
         self.name = os.path.basename(self.path)
         self._base = base
+        self._chosen = None if chosen is None else frozenset(chosen)
+        self._leading = {above for one in chosen or () for above in _above(one)}
         self.checkpoint = {self.name_of(file): file for file in checkpoint}
         self.follow_links = follow_links
+
+    def includes(self, path: str) -> bool:
+        """Whether what is at a path in the directory is copied, or leads to what is."""
+        if self._chosen is None or path in self._leading or path in self._chosen:
+            return True
+        return not self._chosen.isdisjoint(_above(path))
 
     def name_of(self, file: Location) -> str:
         """The path of a file of the checkpoint within the directory."""
@@ -85,9 +98,13 @@ class Companions:
             _Walk(self, root, written.values(), new).copy("", root, new)
 
     def finish(self, new: int) -> None:
-        """Give `new` owner, permissions and attributes of the directory, and sync it to disk."""
+        """Give `new` owner, permissions and attributes of the directory, and sync it to disk.
+
+        A part of a directory is another one: who may write in /tmp may not in that.
+        """
         with self._opened() as root:
-            traits_of(root).give(new)
+            if self._chosen is None:
+                traits_of(root).give(new)
         os.fsync(new)
 
     @contextmanager
@@ -124,7 +141,8 @@ class _Walk:
             names = sorted(os.listdir(old))
         for name in names:
             inner = os.path.join(path, name)
-            if inner not in self._names and (path or not is_workspace(name)):
+            is_own = inner in self._names or (not path and is_workspace(name))
+            if not is_own and self._companions.includes(inner):
                 self._copy_entry(inner, name, old, new)
 
     def _copy_entry(self, path: str, name: str, old: int, new: int | None) -> None:
@@ -251,6 +269,12 @@ class _Walk:
 
     def _shown(self, path: str) -> str:
         return os.path.join(self._companions.path, path)
+
+
+def _above(path: str) -> Iterator[str]:
+    """The directories that lead to a path, the nearest first."""
+    while path := os.path.dirname(path):
+        yield path
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from gradtool.errors import FileAccessError, UsageError
@@ -64,11 +65,15 @@ def target_in_place(path: str, source: str) -> Target:
     return Target(path, real, real, overwrite=True, parent=_parent_of(path, real))
 
 
-def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
+def target_at(
+    path: str, source: str, out: str, *, force: bool, chosen: Collection[str] | None = None
+) -> Target:
     """The target `out` for clipping `path`; `source` is its file, or its directory of files.
 
+    Of a directory only what is `chosen` is clipped, if that is given.
+
     Raises:
-        UsageError: `out` exists and may not be replaced, or is `source` or lies in it.
+        UsageError: `out` exists and may not be replaced, or is `source` or lies in what is clipped.
         FileAccessError: the directory of `out` is missing or cannot be written.
     """
     try:
@@ -84,8 +89,10 @@ def target_at(path: str, source: str, out: str, *, force: bool) -> Target:
         _refuse_taken(path, source, out, real)
     if os.path.lexists(real) and not force:
         raise exists_error(out)
-    if directory and os.path.commonpath([source, real]) == source:
-        raise UsageError(f"{out} lies inside {path}, which is to be clipped")
+    for inner in ("",) if chosen is None else chosen:
+        place = os.path.join(source, inner).rstrip(os.sep)
+        if directory and f"{real}/".startswith(f"{place}/"):
+            raise UsageError(f"{out} lies inside {path}, which is to be clipped")
     return Target(out, real, source, overwrite=force, parent=_parent_of(out, real))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -88,12 +89,44 @@ def test_one_line_on_stderr_says_which_to_name_and_the_list_says_how(
     )
     lines = result.stdout.splitlines()
     assert lines[0] == "run: 25 steps of a run"
-    assert lines[-1] == f"to read one: gradtool inspect {PICKED}"
+    does = "to read one: gradtool inspect" if name == "inspect" else "to clip one: gradtool clip"
+    given = [] if name == "inspect" else command.split()[1:]
+    assert lines[-1] == " ".join([does, PICKED, *given])
     assert run(*lines[-1].split()[4:], cwd=yard).returncode == 0
+    (yard / "out").unlink(missing_ok=True)
     assert sum(line.startswith("run/step_") for line in lines) == 20
     assert "… 5 more (--all shows them)" in lines
     whole = run(name, "run", *options, "--all", cwd=yard).stdout.splitlines()
     assert sum(line.startswith("run/step_") for line in whole) == STEPS
+
+
+@pytest.mark.parametrize(
+    ("places", "path"),
+    [
+        (["run/step_00*"], "run/step_00*"),
+        (
+            [f"run/step_00{at}0.safetensors" for at in (0, 1)],
+            "run/step_0000.safetensors and 1 more",
+        ),
+        (["alone.safetensors", "trained"], "alone.safetensors and 1 more"),
+    ],
+)
+def test_clip_takes_one_of_several_that_are_named(places: list[str], path: str, yard: Path) -> None:
+    before = content_of(yard)
+    found = listed(yard, "clip", *places, "--max-norm", "1", "-o", "out")
+    assert found["path"] == path
+    assert len(found["checkpoints"]) == (10 if "*" in path else 2)
+    assert content_of(yard) == before
+
+
+def test_the_line_that_picks_one_repeats_what_was_asked_for(yard: Path) -> None:
+    given = ["--max-norm", "0.5", "-o", "a b", "-i", "w*", "-x", "*.b", "--nonfinite", "zero"]
+    result = run("clip", "run", *given, "--all", "--no-progress", cwd=yard)
+    last = shlex.split(result.stdout.splitlines()[-1])
+    assert last[:7] == ["to", "clip", "one:", "gradtool", "clip", PICKED, "--max-norm"]
+    assert sorted(last[6:]) == sorted(given)
+    assert run(*last[4:], cwd=yard).returncode == 0
+    assert (yard / "a b").is_file()
 
 
 def test_what_cannot_be_read_is_told_where_it_is_not_shown(yard: Path) -> None:

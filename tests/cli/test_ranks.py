@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from command_line import error_lines, run
 from numpy.typing import NDArray
-from reports.parsers import markdown_tables
+from reports.parsers import markdown_tables, validator
 from safetensors.numpy import load_file, save_file
+
+import gradtool
 
 RANKS = ("a/rank0.safetensors", "a/rank1.safetensors")
 QUESTION = "'w': 1 element of the copy of rank 1 differ"
@@ -88,13 +90,13 @@ def test_ranks_in_folders_have_one_each(yard: Path) -> None:
 
 
 def test_the_list_of_ranks_in_folders_says_what_each_is(yard: Path) -> None:
-    options = ["--ranks", "each", "--max-norm", "1", "--dry-run", "-f", "json"]
-    found = json.loads(run("clip", "folders", *options, cwd=yard).stdout)["checkpoints"]
+    with pytest.raises(gradtool.SeveralCheckpointsError) as caught:
+        gradtool.measure(yard / "folders", ranks="each")
     size = (yard / "folders" / "rank0" / "grads.safetensors").stat().st_size
-    assert found == [
-        {"path": path, "step": None, "layout": "safetensors", "files": 1, "bytes": size}
-        for path in ("folders/rank0", "folders/rank1")
-    ]
+    assert caught.value.found == tuple(
+        (str(yard / "folders" / f"rank{at}"), None, "safetensors", 1, size, None, f"rank {at}")
+        for at in range(2)
+    )
 
 
 def test_a_rank_that_cannot_be_read_leaves_the_others(yard: Path) -> None:
@@ -166,14 +168,93 @@ def test_clip_scales_all_ranks_by_one_coefficient(yard: Path) -> None:
         assert (after["w"].tolist(), after["b"].tolist()) == ([value], [6.0])
 
 
-def test_clip_takes_ranks_that_are_dumps_of_their_own_one_at_a_time(yard: Path) -> None:
-    arguments = ["--max-norm", "1", "-o", "out", "-f", "json"]
-    result = run("clip", "a", "--ranks", "each", *arguments, cwd=yard)
-    assert result.returncode == 2
-    found = json.loads(result.stdout)
-    assert (found["kind"], [one["path"] for one in found["checkpoints"]]) == ("ranks", [*RANKS])
-    assert "holds 2 ranks, each to be read by itself; name one" in error_lines(result)[0]
-    assert not (yard / "out").exists()
+def clipped_each(yard: Path, *args: str) -> dict[str, Any]:
+    """What clipping every rank by its own norm to 1 reports."""
+    options = ["--ranks", "each", "--max-norm", "1", "--eps", "0", "-f", "json"]
+    result = run("clip", *args, *options, cwd=yard)
+    assert (result.returncode, result.stderr) == (0, "")
+    found: dict[str, Any] = json.loads(result.stdout)
+    validator("clip-1").validate(found)
+    for key in ("written", "norm_before"):
+        assert not validator("clip-1").is_valid({**found, key: 1.0})
+    return found
+
+
+@pytest.mark.parametrize("place", ["a", "a/rank*", " ".join(RANKS)])
+@pytest.mark.parametrize("out", [["-o", "out"], ["--dry-run"]])
+def test_clip_scales_each_rank_by_its_own_norm_if_asked_to(
+    out: list[str], place: str, yard: Path
+) -> None:
+    (yard / "a" / "log.txt").write_text("a log")
+    found = clipped_each(yard, *place.split(), *out)
+    assert [found[key] for key in ("clip_coef", "norm_before", "norm_after")] == [None] * 3
+    assert (found["format"], found["tensors"], found["tensors_changed"]) == ("ranks", 4, 4)
+    assert found["written"] == (out[0] == "-o")
+    for at, (one, norm) in enumerate(zip(found["ranks"], (153**0.5, 160**0.5), strict=True)):
+        assert (one["rank"], one["path"]) == (f"rank {at}", RANKS[at])
+        assert one["norm_before"] == pytest.approx(norm, rel=1e-12)
+        assert one["clip_coef"] == pytest.approx(1 / norm, rel=1e-12)
+        if found["written"]:
+            assert one["norm_after"] == pytest.approx(1.0, rel=1e-6)
+            after = load_file(yard / "out" / f"rank{at}.safetensors")
+            wanted = [np.float32((3.0 + at) / norm), np.float32(12.0 / norm)]
+            assert [after["w"].item(), after["b"].item()] == wanted
+        else:
+            assert one["norm_after"] is None
+    if found["written"]:
+        names = sorted(path.name for path in (yard / "out").iterdir())
+        beside = ["log.txt"] if place == "a" else []
+        assert names == [*beside, "rank0.safetensors", "rank1.safetensors"]
+    else:
+        assert not (yard / "out").exists()
+
+
+def test_the_table_has_a_line_for_each_rank_that_was_clipped(yard: Path) -> None:
+    options = ["--ranks", "each", "--max-norm", "1", "--eps", "0", "-o", "out"]
+    lines = run("clip", "a", *options, cwd=yard).stdout.splitlines()
+    assert lines[0] == "a: 2 ranks, each clipped by its own norm"
+    rows = [line.split() for line in lines if line.startswith("a/rank")]
+    assert rows == [
+        [RANKS[0], "0", f"{153**-0.5:.12g}", "12.369", "1.0000"],
+        [RANKS[1], "1", f"{160**-0.5:.12g}", "12.649", "1.0000"],
+    ]
+    assert "changed       4 of 4 tensors" in lines
+    assert not any(line.startswith(("clip_coef", "L2 norm")) for line in lines)
+
+
+def test_a_rank_that_is_not_finite_is_named_and_nothing_is_written(yard: Path) -> None:
+    save(yard / RANKS[1], w=[4.0, float("nan")], b=12.0)
+    result = run("clip", "a", "--ranks", "each", "--max-norm", "1", "-o", "out", cwd=yard)
+    assert (result.returncode, result.stdout) == (1, "")
+    (line,) = error_lines(result)
+    assert f"{RANKS[1]}: not clipped: non-finite gradients in 'w' (1 NaN" in line
+    assert sorted(path.name for path in yard.iterdir()) == ["a", "equal", "folders", "twins"]
+
+
+def test_ranks_that_are_named_are_clipped_as_one_and_written_alone(yard: Path) -> None:
+    (yard / "a" / "model.safetensors").write_bytes(b"\x10garbage")
+    arguments = ["--max-norm", "6.5", "--eps", "0", "--ranks", "shard", "--replicated", "b"]
+    for place, out in (("a/rank*", "a/out"), (" ".join(RANKS), "out")):
+        result = run("clip", *place.split(), *arguments, "-o", out, cwd=yard)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert sorted(path.name for path in (yard / out).iterdir()) == [
+            "rank0.safetensors",
+            "rank1.safetensors",
+        ]
+        for rank, value in enumerate((1.5, 2.0)):
+            after = load_file(yard / out / f"rank{rank}.safetensors")
+            assert (after["w"].tolist(), after["b"].tolist()) == ([value], [6.0])
+
+
+def test_a_set_that_is_named_is_not_clipped_in_place_nor_into_itself(yard: Path) -> None:
+    for out, said in (
+        (["--in-place"], "only a single file is clipped in place"),
+        (["-o", "folders/rank0/out"], "folders/rank0/out lies inside folders/rank*"),
+        (["-o", "folders"], "folders is folders/rank* itself"),
+    ):
+        result = run("clip", "folders/rank*", "--ranks", "shard", "--max-norm", "1", *out, cwd=yard)
+        assert (result.returncode, result.stdout) == (2, "")
+        assert said in error_lines(result)[0]
 
 
 def test_files_with_the_same_tensors_are_joined_only_if_asked_to(yard: Path) -> None:

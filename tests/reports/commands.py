@@ -20,7 +20,7 @@ from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
 from gradtool.formats.about import About
 from gradtool.formats.known import KnownFormat
 from gradtool.report.inspect.arrangement import report_on
-from gradtool.report.model import InspectReport, Style
+from gradtool.report.model import InspectReport, Picking, Style
 from reports.samples import (
     PLAIN,
     Figures,
@@ -269,7 +269,7 @@ class Listing(Command):
 
     def render(self, name: str, made: Sequence[ListMade], style: Style) -> str:
         lists = [SeveralCheckpointsError(one.path, one.kind, one.found) for one in made]
-        return report.listing_reporter(name)(lists, style)
+        return report.listing_reporter(name)(lists, style, Picking("read", "inspect"))
 
     def sample(self, figures: Three = SOME) -> Sequence[ListMade]:
         step, files, nbytes = (int(one.power_sum) % 10**9 for one in figures)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from gradtool.core.clip.outcome import ClipOutcome
+from gradtool.core.clip.outcome import ClipOutcome, Clipped
 from gradtool.core.clip.plan import ClipPlan, ClipRequest
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DTYPES
@@ -111,13 +111,12 @@ def clip_of(before: Measurement, after: Measurement, output: str, note: str) -> 
     """What clipping each tensor by its own norm did, to all of them."""
     names = [one.name for one in before.tensors]
     stored = sum(one.alias_of is None for one in before.tensors)
+    plan = ClipPlan(None, dict.fromkeys(names, Transform(0.5)), frozenset(names), stored, 1)
     return ClipOutcome(
         path=before.path,
         output=output,
         request=ClipRequest(max_norm=1.0, per_tensor=True, nonfinite="zero"),
-        plan=ClipPlan(None, dict.fromkeys(names, Transform(0.5)), frozenset(names), stored, 1),
-        before=before,
-        after=after,
+        parts=(Clipped(plan, before, after),),
         dry_run=False,
         notes=(note,),
         elapsed_s=0.5,

@@ -9,35 +9,20 @@ from gradtool.core.measurement import Measurement
 
 
 @dataclass(frozen=True, slots=True)
-class ClipOutcome:
-    """What `clip` did, or would do.
+class Clipped:
+    """Gradients that were clipped together, or would be: a checkpoint, or one rank by itself.
 
     Attributes:
-        path: what was clipped, as the user gave it.
-        output: path of the result, written or not; None where none was given.
-        request: how it was to be clipped.
         plan: what the request does to these gradients.
         before: the gradients as they were read.
         after: the gradients measured on the bytes written; None where nothing was written.
-        dry_run: whether nothing was to be written.
-        notes: what deserves a warning, one sentence each.
-        elapsed_s: seconds from start to end.
+        rank: whose they are, as users call that, "rank 1"; "" for a whole checkpoint.
     """
 
-    path: str
-    output: str | None
-    request: ClipRequest
     plan: ClipPlan
     before: Measurement
     after: Measurement | None
-    dry_run: bool
-    notes: tuple[str, ...]
-    elapsed_s: float
-
-    @property
-    def written(self) -> bool:
-        """Whether a file or directory was written."""
-        return self.after is not None
+    rank: str = ""
 
     @property
     def clip_coef(self) -> float | None:
@@ -69,12 +54,119 @@ class ClipOutcome:
         """Number of stored tensors to clip, each counted once whatever names it has."""
         return one_total(self.before).tensors
 
+
+@dataclass(frozen=True, slots=True)
+class ClipOutcome:
+    """What `clip` did, or would do.
+
+    Attributes:
+        path: what was clipped, as the user gave it.
+        output: path of the result, written or not; None where none was given.
+        request: how it was to be clipped.
+        parts: what was clipped by a norm of its own: the whole, or with `ranks="each"` each rank.
+        dry_run: whether nothing was to be written.
+        notes: what deserves a warning, one sentence each.
+        elapsed_s: seconds from start to end.
+    """
+
+    path: str
+    output: str | None
+    request: ClipRequest
+    parts: tuple[Clipped, ...]
+    dry_run: bool
+    notes: tuple[str, ...]
+    elapsed_s: float
+
+    @property
+    def ranks(self) -> tuple[Clipped, ...]:
+        """The ranks, if each was clipped by its own norm."""
+        return tuple(part for part in self.parts if part.rank)
+
+    @property
+    def whole(self) -> Clipped:
+        """The only part; TypeError for ranks that were clipped by themselves."""
+        if len(self.parts) != 1:
+            raise TypeError("each rank was clipped by its own norm: see `ranks`")
+        return self.parts[0]
+
+    @property
+    def plan(self) -> ClipPlan:
+        """That of the only part; TypeError as for `whole`."""
+        return self.whole.plan
+
+    @property
+    def before(self) -> Measurement:
+        """That of the only part; TypeError as for `whole`."""
+        return self.whole.before
+
+    @property
+    def after(self) -> Measurement | None:
+        """That of the only part; TypeError as for `whole`."""
+        return self.whole.after
+
+    @property
+    def format(self) -> str:
+        """Name of the format or layout: ranks that were clipped by themselves are "ranks"."""
+        return "ranks" if self.ranks else self.before.format
+
+    @property
+    def norm_type(self) -> float:
+        """P of the norms."""
+        return self.parts[0].before.norm_type
+
+    @property
+    def loss_scale(self) -> float | None:
+        """What every element was divided by; None where ranks note different ones."""
+        found = {part.before.loss_scale for part in self.parts}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def step(self) -> int | None:
+        """Of the training, where files note it, and all the same."""
+        found = {part.before.step for part in self.parts}
+        return found.pop() if len(found) == 1 else None
+
+    @property
+    def written(self) -> bool:
+        """Whether a file or directory was written."""
+        return all(part.after is not None for part in self.parts)
+
+    @property
+    def clip_coef(self) -> float | None:
+        """The one factor; None where tensors or ranks have their own, or are clipped by value."""
+        return None if self.ranks else self.whole.clip_coef
+
+    @property
+    def norm_before(self) -> float | None:
+        """See `Clipped`; None where each rank has its own."""
+        return None if self.ranks else self.whole.norm_before
+
+    @property
+    def norm_after(self) -> float | None:
+        """See `Clipped`; None where each rank has its own."""
+        return None if self.ranks else self.whole.norm_after
+
+    @property
+    def finite_norm_before(self) -> float | None:
+        """See `Clipped`; None where each rank has its own."""
+        return None if self.ranks else self.whole.finite_norm_before
+
+    @property
+    def finite_norm_after(self) -> float | None:
+        """See `Clipped`; None where each rank has its own."""
+        return None if self.ranks else self.whole.finite_norm_after
+
+    @property
+    def tensors(self) -> int:
+        """Number of stored tensors to clip, each counted once whatever names it has."""
+        return sum(part.tensors for part in self.parts)
+
     @property
     def tensors_changed(self) -> int:
         """Number of stored tensors that are scaled, clamped, or have elements replaced."""
-        return self.plan.tensors_changed
+        return sum(part.plan.tensors_changed for part in self.parts)
 
     @property
     def nonfinite_replaced(self) -> int:
         """Number of stored NaN and Inf that become 0."""
-        return self.plan.nonfinite_replaced
+        return sum(part.plan.nonfinite_replaced for part in self.parts)

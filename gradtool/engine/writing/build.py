@@ -63,20 +63,26 @@ class Built:
             self.companions.finish(self.directory)
 
 
-def files_to_write(rewrite: Rewrite, companions: Companions | None) -> Sequence[Location]:
+def files_to_write(
+    rewrites: Iterable[Rewrite], companions: Companions | None
+) -> dict[Location, Rewrite]:
     """The files that are written anew: a single file, or those of a directory that change."""
-    return rewrite.checkpoint.files if companions is None else rewrite.changed
+    return {
+        file: rewrite
+        for rewrite in rewrites
+        for file in (rewrite.checkpoint.files if companions is None else rewrite.changed)
+    }
 
 
 def build(
-    rewrite: Rewrite, companions: Companions | None, workspace: Workspace, runner: Runner
+    rewrites: Sequence[Rewrite], companions: Companions | None, workspace: Workspace, runner: Runner
 ) -> Built:
-    """Build the rewritten file or directory in a workspace.
+    """Build the rewritten file or directory in a workspace; `rewrites` have no file in common.
 
     It has the name of the original, after which tensors may be named. All else that a directory
     holds is copied along.
     """
-    to_write = files_to_write(rewrite, companions)
+    to_write = files_to_write(rewrites, companions)
     runner.progress.begin(sum(file.size for file in to_write))
     if companions is None:
         (file,) = to_write
@@ -90,7 +96,7 @@ def build(
         _make_folders(files, directory)
     for file_name, file in files.items():
         with create_sink(file_name, dir_fd=directory) as sink:
-            rewrite_file(rewrite, file, sink, runner)
+            rewrite_file(to_write[file], file, sink, runner)
     runner.progress.finish()
     if companions is not None:
         companions.copy(directory, files)
@@ -108,7 +114,8 @@ def _make_folders(names: Iterable[str], directory: int) -> None:
                 made.add(folder)
 
 
-def check_sources(rewrite: Rewrite) -> None:
+def check_sources(rewrites: Iterable[Rewrite]) -> None:
     """FileChangedError unless every file is still the one that was catalogued."""
-    for file in rewrite.checkpoint.files:
-        file.open().close()
+    for rewrite in rewrites:
+        for file in rewrite.checkpoint.files:
+            file.open().close()

@@ -86,6 +86,11 @@ def rank_set(ranked: Sequence[tuple[int, Unit]], count: int) -> Unit:
     return Unit(name, "rank", members, tuple((rank,) for rank, _ in ranked), count)
 
 
+def rank_labels(unit: Unit) -> list[str]:
+    """How the members of a set of ranks are called: `rank 0`, `rank 0_1`; `shard 1` by its name."""
+    return [f"{unit.kind} {'_'.join(map(str, numbers))}" for numbers in unit.numbers]
+
+
 def runs_among(units: Sequence[Unit]) -> list[list[Unit]]:
     """The units that differ in their steps only, in the order of these; each group of two or more.
 

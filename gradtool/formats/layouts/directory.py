@@ -51,6 +51,7 @@ from gradtool.formats.layouts.arrangement import (
     arranged,
     counts_ranks,
     glob_of,
+    rank_labels,
     rank_set,
     refuse_gaps,
     runs_among,
@@ -109,7 +110,9 @@ def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
         return open_entry(listing, unit.name, asked)
     path = glob_of(listing, unit)
     if unit.kind == "rank" and asked.ranks == "each":
-        found = list(found_apart(listing, unit.members, asked))
+        apart = found_apart(listing, unit.members, asked)
+        labelled = zip(apart, rank_labels(unit), strict=True)
+        found = [one._replace(rank=label) for one, label in labelled]
         raise SeveralCheckpointsError(path, "ranks", found)
     refuse_gaps(unit, listing.path or path)
     try:

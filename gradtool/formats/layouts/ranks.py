@@ -25,7 +25,7 @@ from gradtool.errors import (
 )
 from gradtool.formats.layouts._chunked import Part, gathered, parts_of_tensor
 from gradtool.formats.layouts._joined import joined, repeated_name
-from gradtool.formats.layouts.arrangement import Unit
+from gradtool.formats.layouts.arrangement import Unit, rank_labels
 from gradtool.formats.layouts.asked import Asked
 
 
@@ -49,7 +49,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
             RanksDifferError.
     """
     _refuse_missing(path, members)
-    labels = [f"{unit.kind} {'_'.join(map(str, numbers))}" for numbers in unit.numbers]
+    labels = rank_labels(unit)
     _refuse_other_steps(path, labels, members)
     tensors: list[TensorSpec] = []
     replicas: list[Replica] = []

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
-from gradtool.core.clip.outcome import ClipOutcome
-from gradtool.core.clip.plan import ClipRequest
+from gradtool.core.clip.outcome import ClipOutcome, Clipped
+from gradtool.core.clip.plan import ClipRequest, one_total
 from gradtool.core.figures import counted, dimensions, norm_name, precise, short, significant
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
 from gradtool.report.inspect.table import labelled, title
-from gradtool.report.layout import MOODS, Painter, grid_lines
+from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
 from gradtool.report.model import DEFAULT_ROWS, Style
 from gradtool.report.words import skipped_summary
 
@@ -26,17 +26,46 @@ def render(outcome: ClipOutcome, style: Style) -> str:
 
 
 def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
-    before = outcome.before
-    yield from title(before, style, painter)
-    yield ""
-    if outcome.clip_coef is None and not style.quiet:
-        yield from _changed(outcome, style, painter)
+    if outcome.ranks:
+        yield from _title_of_ranks(outcome, style, painter)
+        yield ""
+        yield from grid_lines(_grid_of_ranks(outcome), style.width, painter)
+        yield ""
+    else:
+        yield from title(outcome.before, style, painter)
+        yield ""
+        if outcome.clip_coef is None and not style.quiet:
+            yield from _changed(outcome, style, painter)
     yield from labelled(_figures(outcome), style, painter)
     if not style.quiet:
-        skipped = skipped_summary(before.skipped, show_all=style.show_all)
+        items = [item for part in outcome.parts for item in part.before.skipped]
+        skipped = skipped_summary(items, show_all=style.show_all)
         yield from labelled((("skipped", line) for line in skipped), style, painter)
     notes = (("note", brief(note)) for note in outcome.notes)
     yield from labelled(notes, style, painter)
+
+
+def _title_of_ranks(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
+    path = brief(outcome.path)
+    ranks = f"{counted(len(outcome.ranks), 'rank')}, each clipped by its own norm"
+    first, *following = paragraph(f"{path}: {ranks}", style.width, "  ")
+    yield first.replace(path, painter.paint(path, HEADER), 1)
+    yield from following
+
+
+def _grid_of_ranks(outcome: ClipOutcome) -> Grid:
+    """A row for each rank, all of them: what was written must not go unsaid."""
+    columns = ["path", "rank", "clip_coef", "norm before", *(["after"] if outcome.written else [])]
+    rows = []
+    for one in outcome.ranks:
+        coef = "-" if one.clip_coef is None else precise(one.clip_coef)
+        norms = [one.finite_norm_before, *([] if one.after is None else [one.finite_norm_after])]
+        figures = [significant(norm, CELL_DIGITS) for norm in norms if norm is not None]
+        alarms = one_total(one.before).stats.nonfinite
+        mood: Mood = "alarming" if alarms else "plain"
+        cells = (brief(one.before.path), one.rank.removeprefix("rank "), coef, *figures)
+        rows.append(Row(cells, mood))
+    return Grid(tuple(columns), tuple(at > 0 for at, _ in enumerate(columns)), tuple(rows))
 
 
 def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
@@ -65,27 +94,34 @@ def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:
 
 
 def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
-    request, before = outcome.request, outcome.before
-    yield "clip", ", ".join(_request(request))
-    if before.step is not None:
-        yield "step", f"{before.step:,} of the training"
-    if before.loss_scale != 1.0:
-        yield "loss scale", f"{short(before.loss_scale)}: norms and bounds are without it"
-    if outcome.clip_coef is not None:
-        unchanged = "" if outcome.plan.changed else ": nothing changes"
-        yield "clip_coef", precise(outcome.clip_coef) + unchanged
-    pairs = [(norm_name(before.norm_type), outcome.norm_before, outcome.norm_after)]
-    if outcome.norm_before != outcome.finite_norm_before:
-        pairs.append(("finite norm", outcome.finite_norm_before, outcome.finite_norm_after))
-    for label, norm, norm_after in pairs:
-        comparison = "" if norm_after is None else f" before, {precise(norm_after)} after"
-        yield label, precise(norm) + comparison
+    yield "clip", ", ".join(_request(outcome.request))
+    if outcome.step is not None:
+        yield "step", f"{outcome.step:,} of the training"
+    if outcome.loss_scale is None:
+        yield "loss scale", "ranks note different ones: norms and bounds are without them"
+    elif outcome.loss_scale != 1.0:
+        yield "loss scale", f"{short(outcome.loss_scale)}: norms and bounds are without it"
+    if not outcome.ranks:
+        yield from _norms(outcome.whole)
     label = "to change" if outcome.dry_run else "changed"
     yield label, f"{outcome.tensors_changed:,} of {counted(outcome.tensors, 'tensor')}"
     if outcome.nonfinite_replaced:
         label = "to replace" if outcome.dry_run else "replaced"
         yield label, f"{counted(outcome.nonfinite_replaced, 'non-finite element')} by 0"
     yield _written(outcome)
+
+
+def _norms(whole: Clipped) -> Iterator[tuple[str, str]]:
+    """The factor, and the norms before and after."""
+    if whole.clip_coef is not None:
+        unchanged = "" if whole.plan.changed else ": nothing changes"
+        yield "clip_coef", precise(whole.clip_coef) + unchanged
+    pairs = [(norm_name(whole.before.norm_type), whole.norm_before, whole.norm_after)]
+    if whole.norm_before != whole.finite_norm_before:
+        pairs.append(("finite norm", whole.finite_norm_before, whole.finite_norm_after))
+    for label, norm, norm_after in pairs:
+        comparison = "" if norm_after is None else f" before, {precise(norm_after)} after"
+        yield label, precise(norm) + comparison
 
 
 def _request(request: ClipRequest) -> Iterator[str]:

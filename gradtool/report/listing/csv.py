@@ -9,12 +9,16 @@ from typing import Final
 
 from gradtool.errors import SeveralCheckpointsError
 from gradtool.report.inspect.csv import literal
-from gradtool.report.model import Style
+from gradtool.report.model import Picking, Style
 
 HEADER: Final = ("path", "step", "layout", "files", "bytes")
 
 
-def render(lists: Sequence[SeveralCheckpointsError], style: Style) -> str:  # noqa: ARG001
+def render(
+    lists: Sequence[SeveralCheckpointsError],
+    style: Style,  # noqa: ARG001
+    picking: Picking,  # noqa: ARG001
+) -> str:
     """The checkpoints of all lists under one header."""
     out = io.StringIO()
     writer = csv.writer(out)

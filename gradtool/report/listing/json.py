@@ -8,12 +8,16 @@ from typing import Final
 
 from gradtool._version import __version__
 from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
-from gradtool.report.model import Style
+from gradtool.report.model import Picking, Style
 
 SCHEMA: Final = "gradtool.listing/1"
 
 
-def render(lists: Sequence[SeveralCheckpointsError], style: Style) -> str:  # noqa: ARG001
+def render(
+    lists: Sequence[SeveralCheckpointsError],
+    style: Style,  # noqa: ARG001
+    picking: Picking,  # noqa: ARG001
+) -> str:
     """Each list as a JSON object on a line of its own."""
     return "".join(f"{json.dumps(_list(several))}\n" for several in lists)
 

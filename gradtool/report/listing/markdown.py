@@ -7,16 +7,16 @@ from collections.abc import Iterator, Sequence
 from gradtool.errors import SeveralCheckpointsError
 from gradtool.report.escaping import brief
 from gradtool.report.inspect.markdown import code, escaped, table
-from gradtool.report.listing.words import grid, holds, left_out, picking
-from gradtool.report.model import Style
+from gradtool.report.listing.words import command_for_one, grid, holds, left_out
+from gradtool.report.model import Picking, Style
 
 
-def render(lists: Sequence[SeveralCheckpointsError], style: Style) -> str:
+def render(lists: Sequence[SeveralCheckpointsError], style: Style, picking: Picking) -> str:
     """A heading and a table for each list."""
-    return "\n".join("\n".join(_lines(several, style)) + "\n" for several in lists)
+    return "\n".join("\n".join(_lines(several, style, picking)) + "\n" for several in lists)
 
 
-def _lines(several: SeveralCheckpointsError, style: Style) -> Iterator[str]:
+def _lines(several: SeveralCheckpointsError, style: Style, picking: Picking) -> Iterator[str]:
     yield f"### {code(brief(several.path))}"
     yield ""
     yield escaped(holds(several))
@@ -26,4 +26,4 @@ def _lines(several: SeveralCheckpointsError, style: Style) -> Iterator[str]:
     if more := left_out(several, style):
         yield f"{more} not listed."
         yield ""
-    yield f"To read one: {code(picking(several))}"
+    yield f"To {picking.verb} one: {code(command_for_one(several, picking))}"

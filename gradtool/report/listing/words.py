@@ -9,7 +9,7 @@ from gradtool.core.figures import byte_size, counted
 from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
 from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, Row
-from gradtool.report.model import Style
+from gradtool.report.model import Picking, Style
 
 MOST_ROWS = 20
 """Checkpoints that people are shown without --all."""
@@ -47,9 +47,10 @@ def left_out(several: SeveralCheckpointsError, style: Style) -> str:
     return f"{len(others):,} more{which}" if others else ""
 
 
-def picking(several: SeveralCheckpointsError) -> str:
-    """The command that reads one of them alone, for a shell."""
-    return f"gradtool inspect {brief(shlex.quote(several.likely.path))}"
+def command_for_one(several: SeveralCheckpointsError, picking: Picking) -> str:
+    """The command that takes one of them alone, for a shell."""
+    words = ("gradtool", picking.command, brief(shlex.quote(several.likely.path)), picking.options)
+    return " ".join(filter(None, words))
 
 
 def _shown(several: SeveralCheckpointsError, style: Style) -> Sequence[FoundCheckpoint]:

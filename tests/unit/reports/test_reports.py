@@ -459,7 +459,7 @@ def test_the_schema_of_clip_refuses_what_reports_never_hold(finite: str) -> None
         ("clip_coef", 1.5), ("clip_coef", "NaN"), ("max_norm", None), ("max_norm", "NaN"),
         ("clip_value", 1.0), ("norm_after", None), ("output", None), ("written", False),
         ("nonfinite", "drop"), ("tensors", -1), ("norm_before", -1.0), ("eps", "Infinity"),
-        ("path", 1), ("notes", None),
+        ("path", 1), ("notes", None), ("ranks", None), ("norm_before", None), ("loss_scale", None),
     ):  # fmt: skip
         assert not CLIP_SCHEMA.is_valid({**result, key: wrong}), (key, wrong)
     for key in result:
