@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import Annotated, TypeAlias
 
 import typer
 
@@ -17,9 +17,6 @@ from gradtool.core.clip.plan import NonFinite
 from gradtool.errors import FileAccessError, SeveralCheckpointsError, UsageError
 from gradtool.report import CLIP_REPORTERS, clip_reporter, listing_reporter
 from gradtool.report.model import Picking
-
-if TYPE_CHECKING:  # it loads all readers, which --help does not need
-    from gradtool.places import Place
 
 EPILOG = """\
 \b
@@ -163,13 +160,13 @@ def clip(
         raise
 
 
-def _place(paths: list[str]) -> Place | list[str]:
-    """What the library is given: the one dump that the paths name, or all that they name."""
+def _place(paths: list[str]) -> str | list[str]:
+    """What the library is given: a path or a glob as it is, of several paths all that they name."""
     if not all(paths):
         raise UsageError("PATH is empty")
     from gradtool.places import Incomplete, places_among  # noqa: PLC0415 - not for --help
 
     places = places_among(paths)
     if len(places) == 1 and isinstance(places[0], Incomplete):
-        return places[0]
+        raise places[0].error
     return paths[0] if len(paths) == 1 else list(expand_all(paths))

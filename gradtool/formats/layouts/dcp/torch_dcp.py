@@ -105,7 +105,7 @@ def _refuse_unfinished(listing: Listing) -> NoReturn:
         raise CorruptFileError(listing.path, f"{problem}: the save was not finished")
     raise UnsupportedFormatError(
         listing.path,
-        f"{problem}: {own} is one rank's own, as `use_collectives=False` has each write it",
+        f"{problem}: {own} is one rank's own, as use_collectives=False has each write it",
         hint="save with dcp.save's default, which has one for all ranks",
     )
 
