@@ -15,7 +15,7 @@ from gradtool.formats.layouts import open_layout
 from gradtool.formats.layouts._found import found_apart, several
 from gradtool.formats.layouts.arrangement import (
     Unit,
-    arranged,
+    arranged_anywhere,
     glob_of,
     note_on_part,
 )
@@ -110,7 +110,7 @@ def units_of(paths: Iterable[str]) -> list[Unit]:
     """
     names = [name for path in paths for name in expanded(path)]
     claimed = {shard for name in names if is_index_name(name) for shard in shards_named_by(name)}
-    found = arranged(dict.fromkeys(name for name in names if name not in claimed))
+    found = arranged_anywhere(list(dict.fromkeys(name for name in names if name not in claimed)))
     together = (unit for unit in found if len(unit.entries) > 1 or unit.is_short)
     sets = {entry: unit for unit in together for entry in unit.entries}
     units: dict[object, Unit] = {}

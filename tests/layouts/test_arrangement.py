@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import itertools
+from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 
+import gradtool
 from gradtool.errors import MissingShardError
 from gradtool.formats.layouts.arrangement import (
     Unit,
@@ -141,3 +145,19 @@ def test_the_work_is_that_of_the_names_and_not_of_the_numbers_in_them() -> None:
     (unit,) = arranged(itertools.chain(names, ["rank0.pt"]))
     with pytest.raises(MissingShardError, match=r"rank1\.pt"):
         refuse_gaps(unit, "here")
+
+
+@pytest.mark.parametrize("folder", ["rank3", "gpu1/mp_rank_02", "host-00001-of-00004", "layer_7"])
+def test_the_directory_that_all_paths_are_in_says_nothing(folder: str, tmp_path: Path) -> None:
+    place = tmp_path / folder
+    place.mkdir(parents=True)
+    for rank in range(2):
+        save_file({"w": np.float32([3, 4])}, place / f"rank{rank}.safetensors")
+    for source in (place, place / "rank*.safetensors", sorted(place.iterdir())):
+        given = source if isinstance(source, list) else str(source)
+        assert gradtool.measure(given).total.norm == 5.0
+    (place / "rank0.safetensors").rename(place / "rank2.safetensors")
+    with pytest.raises(gradtool.MissingShardError, match=r"'rank0\.safetensors' is missing"):
+        gradtool.measure(place)
+    with pytest.raises(gradtool.MissingShardError, match=r"rank0\.safetensors' is missing"):
+        gradtool.measure(str(place / "rank*"))

@@ -11,7 +11,7 @@ import glob
 import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
 from gradtool.core.figures import first_of
@@ -84,6 +84,24 @@ def rank_set(ranked: Sequence[tuple[int, Unit]], count: int) -> Unit:
     name = template(ranked[0][1].name, _counting("step", "part", "other"))
     members = tuple(unit for _, unit in ranked)
     return Unit(name, "rank", members, tuple((rank,) for rank, _ in ranked), count)
+
+
+def arranged_anywhere(paths: Sequence[str]) -> list[Unit]:
+    """What paths make up together; the directory that all are in says nothing: `run/rank3/ab/`."""
+    directories = {os.path.dirname(path.rstrip(os.sep)) for path in paths}
+    try:
+        directory = os.path.commonpath(directories) if len(paths) > 1 else ""
+    except ValueError:  # of paths that begin at the root, and of others
+        directory = ""
+    if not directory or not all(path.startswith(f"{directory}{os.sep}") for path in paths):
+        return arranged(paths)
+    start = len(directory) + 1
+    return [_below(directory, unit) for unit in arranged(path[start:] for path in paths)]
+
+
+def _below(directory: str, unit: Unit) -> Unit:
+    members = tuple(_below(directory, member) for member in unit.members)
+    return replace(unit, name=f"{directory}{os.sep}{unit.name}", members=members)
 
 
 def rank_labels(unit: Unit) -> list[str]:
@@ -258,7 +276,7 @@ def _grid(first: int, last: Sequence[int]) -> Iterator[tuple[int, ...]]:
 def _name_of(unit: Unit, numbers: tuple[int, ...]) -> str:
     """What a missing member would be called."""
     like = unit.members[0].name
-    found = [number for number in numbers_in(like) if number.role == unit.kind]
+    found = [number for number in numbers_in(like) if number.role == unit.kind][-len(numbers) :]
     if len(found) != len(numbers):
         return f"{unit.kind} {numbers[0]}"  # as the files note it
     pieces, end = [], 0
