@@ -10,8 +10,9 @@ Names are resolved on first use, so that `gradtool --help` loads no array librar
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from gradtool import display
 from gradtool._version import __version__
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from gradtool.core.measurement import Summary as Summary
     from gradtool.core.measurement import TensorMeasurement as TensorMeasurement
     from gradtool.core.stats import TensorStats as TensorStats
+    from gradtool.display import Showing
     from gradtool.errors import CorruptFileError as CorruptFileError
     from gradtool.errors import DeviceError as DeviceError
     from gradtool.errors import EmptyDumpError as EmptyDumpError
@@ -99,6 +101,13 @@ __all__ = [  # noqa: PLE0604 - drawn from the one table of names
     *(name for names in _HOMES.values() for name in names),
     "__version__",
 ]
+
+
+def _load_showing() -> Showing:
+    return cast("Showing", import_module("gradtool.report.showing"))
+
+
+display.load_showing = _load_showing
 
 
 def __getattr__(name: str) -> object:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from difflib import get_close_matches
 
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
@@ -12,10 +13,11 @@ from gradtool.core.sections import OTHER
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats, merge, norm_of
 from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
+from gradtool.display import Displayed, short_repr
 from gradtool.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorMeasurement:
     """One tensor's figures.
 
@@ -41,6 +43,11 @@ class TensorMeasurement:
     norm: float
     native_norm: float | None
     digest: str | None = None
+
+    def __repr__(self) -> str:
+        what = f"{self.spec.dtype.name} {list(self.spec.shape)!s:.80}"
+        bad = f", {self.stats.nonfinite} not finite" if self.stats.nonfinite else ""
+        return short_repr(self, f"{self.name!r:.200}: {what}, norm {self.norm:.12g}{bad}")
 
     @property
     def name(self) -> str:
@@ -118,8 +125,8 @@ class Disagreement:
     is_assumed: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Measurement:
+@dataclass(frozen=True, slots=True, repr=False)
+class Measurement(Displayed):
     """A complete measurement of what lies at `path`; none exists for half-read files.
 
     Attributes:
@@ -164,6 +171,28 @@ class Measurement:
     essential_notes: tuple[str, ...] = ()
     replicas: int = 0
     disagreements: tuple[Disagreement, ...] = ()
+
+    @property
+    def headline(self) -> str:
+        """Path, format, and what the tensors come to."""
+        total = self.total
+        norm = "no one norm" if total is None else f"L{self.norm_type:g} norm {total.norm:.12g}"
+        bad = sum(tensor.stats.nonfinite for tensor in self.tensors)
+        ill = f", {bad} elements not finite" if bad else ""
+        return f"{self.path!r:.240} ({self.format}): {len(self.tensors)} tensors, {norm}{ill}"
+
+    def __getitem__(self, name: str) -> TensorMeasurement:
+        """The tensor of that name; KeyError with names that are like it where there is none."""
+        for tensor in self.tensors:
+            if tensor.name == name:
+                return tensor
+        names = [tensor.name for tensor in self.tensors]
+        raise KeyError(name, *get_close_matches(str(name), names))
+
+    def __contains__(self, name: object) -> bool:
+        return any(tensor.name == name for tensor in self.tensors)
+
+    __iter__ = None  # names or tensors? `tensors` are the tensors
 
     @property
     def in_order(self) -> tuple[TensorMeasurement, ...]:

@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from gradtool.report.escaping import visible
 from gradtool.report.formats import csv as formats_csv
-from gradtool.report.inspect import csv as inspect_csv
+from gradtool.report.inspect.rows import COLUMNS as INSPECT_COLUMNS
 from gradtool.report.listing import csv as listing_csv
 from reports.parsers import (
     elements,
@@ -132,7 +132,7 @@ class Csv(ReportFormat):
             return found
         rows: Counter[str] = Counter()
         for row in reader:
-            assert row.keys() == set(inspect_csv.HEADER), "more or fewer cells than columns"
+            assert row.keys() == set(INSPECT_COLUMNS), "more or fewer cells than columns"
             path = row["path"]
             rows[path] += 1
             place = f"tensors/{list(rows).index(path)}/{rows[path] - 1}"

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 from gradtool.core.clip.plan import ClipPlan, ClipRequest, one_total
 from gradtool.core.measurement import Measurement
+from gradtool.display import Displayed, short_repr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Clipped:
     """Gradients that were clipped together, or would be: a checkpoint, or one rank by itself.
 
@@ -23,6 +24,16 @@ class Clipped:
     before: Measurement
     after: Measurement | None
     rank: str = ""
+
+    def __repr__(self) -> str:
+        whose = f"{self.rank} of " if self.rank else ""
+        return short_repr(self, f"{whose}{self.before.path!r:.160}: {self.norms}")
+
+    @property
+    def norms(self) -> str:
+        """The norm before, and after if anything was written."""
+        after = "" if self.norm_after is None else f" -> {self.norm_after:.12g}"
+        return f"norm {self.norm_before:.12g}{after}"
 
     @property
     def clip_coef(self) -> float | None:
@@ -55,8 +66,8 @@ class Clipped:
         return one_total(self.before).tensors
 
 
-@dataclass(frozen=True, slots=True)
-class ClipOutcome:
+@dataclass(frozen=True, slots=True, repr=False)
+class ClipOutcome(Displayed):
     """What `clip` did, or would do.
 
     Attributes:
@@ -76,6 +87,14 @@ class ClipOutcome:
     dry_run: bool
     notes: tuple[str, ...]
     elapsed_s: float
+
+    @property
+    def headline(self) -> str:
+        """What was clipped, by what, and where it went."""
+        norms = f"{len(self.ranks)} ranks by their own norms" if self.ranks else self.whole.norms
+        where = f" in {self.output!r:.160}" if self.written else ", nothing written"
+        changed = f"{self.tensors_changed} of {self.tensors} tensors to change"
+        return f"{self.path!r:.160}: {norms}, {changed}{where}"
 
     @property
     def ranks(self) -> tuple[Clipped, ...]:

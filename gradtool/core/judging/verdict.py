@@ -9,9 +9,10 @@ from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.measurement import Summary
 from gradtool.core.tensors import SectionKind
+from gradtool.display import Displayed, short_repr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Finding:
     """One thing that is wrong with a dump, or with several together.
 
@@ -38,6 +39,10 @@ class Finding:
     file: str | None = None
     byte: int | None = None
 
+    def __repr__(self) -> str:
+        about = "" if self.tensor is None else f"{self.tensor!r:.160}: "
+        return short_repr(self, f"{self.severity} {self.code} {self.name}: {about}{self.message}")
+
 
 @dataclass(frozen=True, slots=True)
 class KindVerdict:
@@ -54,7 +59,7 @@ class KindVerdict:
     failed: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Verdict:
     """The judgement of one dump.
 
@@ -84,6 +89,15 @@ class Verdict:
     kinds: tuple[KindVerdict, ...] = ()
     essential_notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        codes = " ".join(sorted({finding.code for finding in self.findings}))
+        state = "failed" if self.failed else "passed"
+        return short_repr(self, f"{self.path!r:.240}: {state}{codes and f', {codes}'}")
+
+    def __bool__(self) -> bool:
+        """Whether the dump passed."""
+        return self.exit_code == 0
+
     @property
     def is_judged(self) -> bool:
         """Whether it could be read and holds something to judge."""
@@ -95,8 +109,8 @@ class Verdict:
         return self.summary is not None and self.summary.stats.nonfinite > 0
 
 
-@dataclass(frozen=True, slots=True)
-class CheckOutcome:
+@dataclass(frozen=True, slots=True, repr=False)
+class CheckOutcome(Displayed):
     """The result of a call of `check`.
 
     Attributes:
@@ -121,6 +135,20 @@ class CheckOutcome:
     section: str | None = None
     notes: tuple[str, ...] = ()
     elapsed_s: float = field(default=0.0, compare=False)
+
+    @property
+    def headline(self) -> str:
+        """How many dumps failed, and by which rules."""
+        failed = sum(verdict.failed for verdict in self.verdicts)
+        codes = " ".join(sorted({finding.code for finding in self.all_findings}))
+        state = f"{failed} of {len(self.verdicts)} dumps failed"
+        if not failed:
+            state = f"{len(self.verdicts)} dumps {'failed together' if self.failed else 'passed'}"
+        return f"{state}, {codes}" if codes else state
+
+    def __bool__(self) -> bool:
+        """Whether all dumps passed, by themselves and together."""
+        return self.exit_code == 0
 
     @property
     def failed(self) -> bool:

@@ -1,9 +1,10 @@
-"""The findings of all dumps in the order of their importance."""
+"""Findings in the order of their importance, and dumps in flat rows."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass
+from typing import Any
 
 from gradtool.core.judging.rule import SEVERITIES, family
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
@@ -45,3 +46,27 @@ def _rank(finding: Finding, verdict: Verdict | None) -> tuple[int, int, bool]:
     else:
         kind = int(finding.code[2])
     return SEVERITIES.index(finding.severity), kind, verdict is not None
+
+
+def dump_row(verdict: Verdict) -> dict[str, Any]:
+    """A dump in a flat row: figures of its gradients, None where none were judged."""
+    summary = verdict.summary
+    stats = None if summary is None else summary.stats
+    severities = Counter(finding.severity for finding in verdict.findings)
+    return {
+        "path": verdict.path,
+        "step": verdict.step,
+        "format": verdict.format,
+        "verdict": "fail" if verdict.failed else "pass",
+        "exit_code": verdict.exit_code,
+        "tensors": None if summary is None else summary.tensors,
+        "norm": None if summary is None else summary.norm,
+        "finite_norm": None if summary is None else summary.finite_norm,
+        "max_abs": None if stats is None else stats.max_abs,
+        "nan": None if stats is None else stats.nan,
+        "posinf": None if stats is None else stats.posinf,
+        "neginf": None if stats is None else stats.neginf,
+        "errors": severities["error"],
+        "warnings": severities["warning"],
+        "codes": " ".join(sorted({finding.code for finding in verdict.findings})),
+    }

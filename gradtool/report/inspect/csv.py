@@ -5,33 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Final
 
-from gradtool.core.figures import dimensions, index_text, number
-from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.figures import number
 from gradtool.report.escaping import recoverable
+from gradtool.report.inspect.rows import COLUMNS, tensor_row
 from gradtool.report.model import InspectReport, Style
-
-HEADER = (
-    "path",
-    "name",
-    "section",
-    "dtype",
-    "shape",
-    "numel",
-    "norm",
-    "finite_norm",
-    "native_norm",
-    "max_abs",
-    "nan",
-    "posinf",
-    "neginf",
-    "zeros",
-    "first_nonfinite",
-    "alias_of",
-    "digest",
-)
 
 _OPERATOR: Final = "[-=+@\u207a\u207b\u207c\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
 """What a formula begins with, and the variants in Unicode that programs accept too."""
@@ -44,10 +24,10 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG0
     """The tensors of all reports under one header, with texts as `literal` makes them."""
     out = io.StringIO()
     writer = csv.writer(out)
-    writer.writerow(HEADER)
+    writer.writerow(COLUMNS)
     for report in reports:
-        path = literal(report.measurement.path)
-        writer.writerows(_row(path, tensor) for tensor in report.rows)
+        rows = (tensor_row(report.measurement.path, tensor) for tensor in report.rows)
+        writer.writerows(map(_cell, row.values()) for row in rows)
     return out.getvalue()
 
 
@@ -63,23 +43,10 @@ def literal(text: str) -> str:
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
-def _row(path: str, tensor: TensorMeasurement) -> Iterator[object]:
-    spec, stats = tensor.spec, tensor.stats
-    first, native = tensor.first_nonfinite, tensor.native_norm
-    yield path
-    yield literal(spec.name)
-    yield literal(spec.section)
-    yield spec.dtype.name
-    yield dimensions(spec.shape)
-    yield stats.numel
-    yield number(tensor.norm)
-    yield number(tensor.finite_norm)
-    yield "" if native is None else number(native)
-    yield number(stats.max_abs)
-    yield stats.nan
-    yield stats.posinf
-    yield stats.neginf
-    yield stats.zeros
-    yield "" if first is None else index_text(first)
-    yield literal(tensor.alias_of or "")
-    yield tensor.digest or ""
+def _cell(value: object) -> object:
+    """A figure in all its digits, a text that nothing computes, and nothing for None."""
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, str):
+        return literal(value)
+    return "" if value is None else value

@@ -1,0 +1,162 @@
+"""Results look in Python as the command line shows them, and stay small whatever is in a file."""
+
+import csv
+import html
+import io
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from command_line import run
+from reports.samples import clip_of, finding, measurement_of, outcome_of, tensor, unreadable
+from rich.console import Console
+from safetensors.numpy import save_file
+
+import gradtool
+from gradtool.display import Displayed
+from gradtool.report import check_reporter, clip_reporter, reporter
+from gradtool.report.inspect.arrangement import report_on
+from gradtool.report.model import Style
+
+SAMPLES = Path(__file__).parents[3] / "sample_ckpts"
+SAMPLE = str(SAMPLES / "nonfinite.safetensors")
+
+LONG = "layer." * 100_000
+EVIL = "</pre><script>alert(1)</script>&\x1b[2J\u202e"
+
+
+def results(name: str = "w") -> list[Displayed]:
+    """One of each kind, with a name in every place that takes one."""
+    measured = measurement_of(tensor(name, nan=2), tensor(f"{name}2"), path=name)
+    checked = outcome_of([(name, [finding("GT101", name), finding("GT203", name)])])
+    return [measured, clip_of(measured, measured, name, name), checked]
+
+
+def table_of(result: Displayed, width: int) -> str:
+    """What the command line prints of a result, without colour."""
+    style = Style(width=width)
+    if isinstance(result, gradtool.Measurement):
+        return reporter("table")([report_on(result)], style)
+    if isinstance(result, gradtool.ClipOutcome):
+        return clip_reporter("table")(result, style)
+    assert isinstance(result, gradtool.CheckOutcome)
+    return check_reporter("text")(result, style)
+
+
+def lines(text: str) -> list[str]:
+    return [line.rstrip() for line in text.rstrip("\n").split("\n")]
+
+
+@pytest.mark.parametrize("name", ["w", LONG, EVIL])
+def test_a_repr_is_short_whatever_the_names(name: str) -> None:
+    of_parts = (tensor(name), finding("GT101", name, message=name), unreadable(name, name))
+    for value in (*results(name), *of_parts):
+        assert len(repr(value)) < 400
+        assert repr(value).isprintable()
+        assert type(value).__name__ in repr(value)
+
+
+@pytest.mark.parametrize("width", [60, 100])
+@pytest.mark.parametrize("which", range(3))
+def test_rich_prints_the_table_of_the_command_line(which: int, width: int) -> None:
+    result = results()[which]
+    plain = Console(file=io.StringIO(), width=width)
+    plain.print(result)
+    assert lines(plain.file.getvalue()) == lines(table_of(result, width))  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_notebook_shows_the_same_table(which: int) -> None:
+    result = results()[which]
+    text = html.unescape(re.sub(r"</?(pre|span)[^>]*>", "", result._repr_html_()))
+    assert lines(text) == lines(table_of(result, 100))
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_no_name_is_markup_in_a_notebook(which: int) -> None:
+    shown = results(EVIL)[which]._repr_html_()
+    assert set(re.findall(r"<[^ >]*", shown)) <= {"<pre", "</pre", "<span", "</span"}
+    assert shown.count("</pre>") == 1
+    assert "\x1b" not in shown
+    assert "\u202e" not in shown
+
+
+def test_a_notebook_stays_small_however_much_there_is() -> None:
+    many = measurement_of(*(tensor(f"{n}.{LONG[:300]}", nan=n % 2) for n in range(2_000)))
+    assert len(many._repr_html_()) < 60_000
+
+
+def test_fields_are_what_the_command_line_prints_as_json() -> None:
+    def told(document: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in document.items() if key != "elapsed_s"}
+
+    inspected = json.loads(run("inspect", SAMPLE, "-f", "json").stdout)
+    (report,) = inspected.pop("reports")
+    assert told(gradtool.measure(SAMPLE).to_dict()) == told({**inspected, **report})
+    plan = {"max_norm": 0.1, "nonfinite": "zero", "dry_run": True}
+    clipped = run("clip", SAMPLE, "--max-norm=0.1", "--nonfinite=zero", "--dry-run", "-f", "json")
+    assert told(gradtool.clip(SAMPLE, None, **plan).to_dict()) == told(json.loads(clipped.stdout))
+    checked = json.loads(run("check", SAMPLE, "--isolated", "-f", "json").stdout)
+    found = gradtool.check(SAMPLE).to_dict()
+    for document in (found, checked):
+        document["dumps"] = [told(dump) for dump in document["dumps"]]
+    assert told(found) == told(checked)
+
+
+def test_rows_are_those_of_csv_with_numbers_in_them() -> None:
+    rows = gradtool.measure(SAMPLE).to_rows()
+    out = run("inspect", SAMPLE, "-f", "csv", "--sort", "file").stdout
+    listed = list(csv.DictReader(io.StringIO(out)))
+    assert len(rows) == len(listed) > 0
+    for row, cells in zip(rows, listed, strict=True):
+        assert row.keys() == cells.keys()
+        for column, value in row.items():
+            if isinstance(value, float):
+                number = float(cells[column])
+                assert value == number or (math.isnan(value) and math.isnan(number))
+            else:
+                assert cells[column] == ("" if value is None else str(value))
+    assert any(math.isnan(row["norm"]) for row in rows)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_rows_are_flat_and_alike(which: int) -> None:
+    rows = results()[which].to_rows()
+    assert rows
+    assert {tuple(row) for row in rows} == {tuple(rows[0])}
+    plain = str | int | float | None
+    assert all(isinstance(value, plain) for row in rows for value in row.values())
+
+
+def test_rows_of_a_clip_have_each_tensor_s_factor(tmp_path: Path) -> None:
+    save_file({"a": np.full(4, 2.0), "b": np.full(1, 0.5), "c": np.zeros(2)}, tmp_path / "g.st")
+    out = gradtool.clip(
+        tmp_path / "g.st", tmp_path / "out.st", max_norm=1.0, eps=0, per_tensor=True
+    )
+    rows = {row["name"]: row for row in out.to_rows()}
+    assert {name: row["clip_coef"] for name, row in rows.items()} == {"a": 0.25, "b": 1.0, "c": 1.0}
+    assert {name: row["norm_after"] for name, row in rows.items()} == {"a": 1.0, "b": 0.5, "c": 0.0}
+    assert [name for name, row in rows.items() if row["changed"]] == ["a"]
+
+
+def test_a_tensor_is_found_by_its_name() -> None:
+    measurement = gradtool.measure(SAMPLE)
+    for one in measurement.tensors:
+        assert measurement[one.name] is one
+        assert one.name in measurement
+    assert "layers" not in measurement
+    with pytest.raises(KeyError, match=r"layers\.1\.up\.weight"):
+        _ = measurement["layers.1.up.weigth"]
+    with pytest.raises(TypeError):
+        iter(measurement)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("name", ["healthy.pt", "nonfinite.pt", "truncated.pt", "empty.pt"])
+def test_what_passed_is_true(name: str) -> None:
+    outcome = gradtool.check(SAMPLES / name)
+    assert bool(outcome) == (outcome.exit_code == 0) == (name == "healthy.pt")
+    assert [bool(verdict) for verdict in outcome.verdicts] == [name == "healthy.pt"]
