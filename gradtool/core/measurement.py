@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from difflib import get_close_matches
 
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
@@ -186,6 +185,8 @@ class Measurement(Displayed):
         for tensor in self.tensors:
             if tensor.name == name:
                 return tensor
+        from difflib import get_close_matches  # noqa: PLC0415 - what is found needs none
+
         names = [tensor.name for tensor in self.tensors]
         raise KeyError(name, *get_close_matches(str(name), names))
 
