@@ -21,8 +21,19 @@ from gradtool.cli.console import (
     write_stderr,
     write_warnings_to_stderr,
 )
+from gradtool.cli.options.help import WIDEST, Panels
 from gradtool.engine.memory import ARRAYS, require_memory, shortage
 from gradtool.errors import GradtoolError
+
+EPILOG = """\
+\b
+Examples:
+  gradtool inspect grads.safetensors
+  gradtool clip grads.pt --max-norm 1.0 -o clipped.pt
+  gradtool check 'run/step*.safetensors'
+
+Read more with gradtool COMMAND --help.
+"""
 
 INTERRUPTED = 130
 BUG = 4
@@ -39,7 +50,7 @@ COMMANDS: Final = {
 """Every command, and the module that has a function or a Typer application of that name."""
 
 
-class Command(TyperCommand):
+class Command(Panels, TyperCommand):
     """A command whose --help copes with a stdout that is closed or full."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -48,7 +59,7 @@ class Command(TyperCommand):
             return super().make_context(*args, **options)
 
 
-class Commands(TyperGroup):
+class Commands(Panels, TyperGroup):
     """A group of subcommands, such as `baseline`, with a --help like that of `Command`."""
 
     def make_context(self, *args: Any, **options: Any) -> Any:
@@ -57,7 +68,7 @@ class Commands(TyperGroup):
             return super().make_context(*args, **options)
 
 
-class CommandLine(TyperGroup):
+class CommandLine(Panels, TyperGroup):
     """All commands, inside one error boundary, from the shell and from tests alike.
 
     No exception may reach Typer: it would exit with 1, which means findings here, frame usage
@@ -151,7 +162,8 @@ def _say_usage_error(error: typer.TyperException) -> int:
 app = typer.Typer(
     name="gradtool",
     cls=CommandLine,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": WIDEST},
+    epilog=EPILOG,
     # Plain help: boxes and Markdown would cost more time than all the rest of --help.
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
@@ -165,14 +177,13 @@ def _load_command(name: str) -> Any:
         cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
     )
     if name == "baseline":
-        application.command("save", cls=Command)(module.save)
-        application.command("update", cls=Command)(module.update)
+        application.command("save", cls=Command, epilog=module.EPILOG)(module.save)
+        application.command("update", cls=Command, epilog=module.EPILOG)(module.update)
         application.callback(help="What healthy gradients are like, for `check` to compare with.")(
             lambda: None
         )
     else:
-        epilog = getattr(module, "EPILOG", None)
-        application.command(name, cls=Command, epilog=epilog)(getattr(module, name))
+        application.command(name, cls=Command, epilog=module.EPILOG)(getattr(module, name))
     command = typer.main.get_command(application)
     command.name = name
     return command

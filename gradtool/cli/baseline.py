@@ -15,6 +15,14 @@ from gradtool.core.judging.baseline import Baseline
 from gradtool.errors import UsageError
 from gradtool.report.escaping import brief
 
+EPILOG = """\
+\b
+Examples:
+  gradtool baseline save 'run/step*.safetensors' -o grads.baseline.json
+  gradtool check grads.safetensors --baseline grads.baseline.json
+  gradtool baseline update 'run/step*.safetensors' --baseline grads.baseline.json
+"""
+
 Writing: TypeAlias = Annotated[
     groups.Arguments,
     groups.writing_to(

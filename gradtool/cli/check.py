@@ -14,6 +14,8 @@ from gradtool.cli.console import Display
 from gradtool.cli.options import groups
 from gradtool.cli.options.checking import Judging
 from gradtool.cli.options.command import command
+from gradtool.cli.options.help import JUDGING
+from gradtool.cli.options.table import VERBOSE
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports, Sink
 from gradtool.cli.spelling import with_options
@@ -38,11 +40,16 @@ Examples:
 """
 
 ExitZero: TypeAlias = Annotated[
-    bool, typer.Option("--exit-zero", help="Exit 0 for findings; not for what cannot be read.")
+    bool,
+    typer.Option(
+        "--exit-zero",
+        help="Exit 0 for findings; not for what cannot be read.",
+        rich_help_panel=JUDGING,
+    ),
 ]
 ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(CHECK_REPORTERS)]
 DisplayOptions: TypeAlias = Annotated[
-    Display, groups.display("List every finding, however many there are.")
+    Display, groups.display("List every finding, however many there are.", VERBOSE)
 ]
 
 
@@ -57,7 +64,7 @@ def check(
     measuring: groups.Measuring,
     display: DisplayOptions,
 ) -> None:
-    """Judge gradients: NaN, overflow, dead layers, drift from a baseline, and more.
+    """Judge gradients: NaN, overflow, dead layers, drift, and more.
 
     Several dumps are those of one run, judged in the order of steps. Exits 1 for findings and 3
     if a PATH could not be read.
@@ -74,7 +81,8 @@ def check(
             **measuring,
         )
     outcome = _with_options(outcome)
-    _say_unjudged(outcome)
+    if not reports.people_read_stdout:
+        _say_unjudged(outcome)
     reports.write(lambda name, style: check_reporter(name)(outcome, style), display)
     raise typer.Exit(0 if exit_zero and outcome.exit_code == 1 else outcome.exit_code)
 
@@ -100,7 +108,7 @@ def _with_options(outcome: CheckOutcome) -> CheckOutcome:
 
 
 def _say_unjudged(outcome: CheckOutcome) -> None:
-    """Say on stderr, besides the report, which dumps could not be judged, and why."""
+    """Say on stderr which dumps could not be judged, and why, where no report on stdout does."""
     from gradtool.report.check.words import sentence  # noqa: PLC0415 - not for --help
 
     for verdict in outcome.verdicts:

@@ -11,6 +11,7 @@ from gradtool.cli.again import options_given
 from gradtool.cli.console import Display
 from gradtool.cli.options import groups, values
 from gradtool.cli.options.command import Row, command
+from gradtool.cli.options.help import CLIPPING, WRITING
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports
 from gradtool.core.clip.plan import NonFinite
@@ -36,24 +37,39 @@ _SHOWING = ("formats", "show_all", "quiet", "no_progress", "color")
 Paths: TypeAlias = Annotated[
     list[str],
     typer.Argument(
-        metavar="PATH",
+        metavar="PATH...",
         help="A file, a checkpoint directory or an index file; or the shards or ranks of one.",
         show_default=False,
     ),
 ]
 InPlace: TypeAlias = Annotated[
-    bool, typer.Option("--in-place", help="Replace PATH, which must be a single file.")
+    bool,
+    typer.Option(
+        "--in-place",
+        help="Replace PATH, which must be a single file.",
+        rich_help_panel=WRITING,
+    ),
 ]
 DryRun: TypeAlias = Annotated[
-    bool, typer.Option("--dry-run", help="Say what would be done, and write nothing.")
+    bool,
+    typer.Option(
+        "--dry-run",
+        help="Say what would be done, and write nothing.",
+        rich_help_panel=WRITING,
+    ),
 ]
 FollowLinks: TypeAlias = Annotated[
     bool,
-    typer.Option("--follow-links", help="Copy along what a directory's links name outside of it."),
+    typer.Option(
+        "--follow-links",
+        help="Copy along what a directory's links name outside of it.",
+        rich_help_panel=WRITING,
+    ),
 ]
 Clipping: TypeAlias = Annotated[
     groups.Arguments,
     groups.clipping_to(
+        CLIPPING,
         "Scale so that the norm is at most X.",
         Row(
             "clip_value",

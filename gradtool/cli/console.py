@@ -36,6 +36,7 @@ class Display:
     quiet: bool = False
     no_progress: bool = False
     color: Color = "auto"
+    verbose: bool = False
 
     def style(self, file: str | None = None) -> Style:
         """The style of results for `file`, which is never coloured, or for stdout.
@@ -44,11 +45,14 @@ class Display:
         """
         on_terminal = file is None and sys.stdout.isatty()
         automatic = self.color == "auto" and on_terminal and _allows_colour()
+        colour = (self.color == "always" or automatic) and file is None
         return Style(
             width=shutil.get_terminal_size().columns if on_terminal else None,
-            colour=(self.color == "always" or automatic) and file is None,
+            colour=colour,
             quiet=self.quiet,
             show_all=self.show_all,
+            verbose=self.verbose,
+            bars=colour and sys.stdout.encoding.lower().startswith("utf"),
         )
 
     @contextmanager

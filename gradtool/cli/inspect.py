@@ -11,6 +11,7 @@ import gradtool  # lazy: its names load array libraries on first use
 from gradtool.cli.console import Display
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
+from gradtool.cli.options.help import SHOWING
 from gradtool.cli.paths import expand_all, for_each
 from gradtool.cli.reports import Reports
 from gradtool.cli.spelling import with_options
@@ -45,6 +46,7 @@ GroupBy: TypeAlias = Annotated[
         "-g",
         metavar="DEPTH|PATTERN",
         help="Roll up by dotted prefix: 2, or layers.* for each layer, layers.# for all.",
+        rich_help_panel=SHOWING,
     ),
 ]
 Sort: TypeAlias = Annotated[
@@ -52,19 +54,28 @@ Sort: TypeAlias = Annotated[
     typer.Option(
         "--sort",
         help="By name, with layer 9 before 10, as the file lists them, or the worst first.",
+        rich_help_panel=SHOWING,
     ),
 ]
 Top: TypeAlias = Annotated[
-    int | None, typer.Option("--top", metavar="N", min=1, help="List the first N tensors only.")
+    int | None,
+    typer.Option(
+        "--top",
+        metavar="N",
+        min=1,
+        help="List the first N tensors only.",
+        rich_help_panel=SHOWING,
+    ),
 ]
 Clipping: TypeAlias = Annotated[
-    groups.Arguments, groups.clipping_to("Say what clipping to X would do.")
+    groups.Arguments, groups.clipping_to(SHOWING, "Say what clipping to X would do.")
 ]
 Digest: TypeAlias = Annotated[
     bool,
     typer.Option(
         "--digest",
         help="A SHA-256 of each tensor's elements, the same however they are stored.",
+        rich_help_panel=SHOWING,
     ),
 ]
 ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(REPORTERS)]
@@ -84,7 +95,7 @@ def inspect(
     reports: ReportOptions,
     display: DisplayOptions,
 ) -> None:
-    """Show how large gradients are, by tensor and in total, and where they broke.
+    """Show how large gradients are, and where they broke.
 
     Exits 0 whatever the gradients are like, and 3 if a PATH could not be read.
     """

@@ -14,6 +14,7 @@ from gradtool.report.model import Style
 from gradtool.storage.links import target_path
 
 _STDOUT = ("-", "/dev/stdout")
+_FOR_PROGRAMS = ("json", "csv", "junit", "github")
 _SYNONYMS = {"text": "table", "table": "text"}
 """Both words mean the format for people; a command knows one of them."""
 
@@ -40,6 +41,11 @@ class Reports:
     """All reports that a command is to write, each to another place."""
 
     sinks: tuple[Sink, ...]
+
+    @property
+    def people_read_stdout(self) -> bool:
+        """Whether a report for people goes there."""
+        return any(sink.file is None and sink.format not in _FOR_PROGRAMS for sink in self.sinks)
 
     def refuse_to_replace(self, files: Iterable[str]) -> None:
         """Raise UsageError if a report would replace one of `files`, or a part of one."""

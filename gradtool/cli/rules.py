@@ -10,19 +10,33 @@ import typer
 from gradtool.cli.console import write_result
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
+from gradtool.cli.options.values import completing_rules
 from gradtool.cli.spelling import with_options
 
 if TYPE_CHECKING:
     from gradtool.core.judging.rule import Rule
 
+EPILOG = """\
+\b
+Examples:
+  gradtool rules
+  gradtool explain GT203
+  gradtool explain nan inf
+"""
+
 Codes: TypeAlias = Annotated[
-    list[str], typer.Argument(metavar="CODE", help="Codes or names, such as GT101 or nan.")
+    list[str],
+    typer.Argument(
+        metavar="RULE...",
+        autocompletion=completing_rules,
+        help="Codes or names, such as GT101 or nan.",
+    ),
 ]
 
 
 @command
 def rules(*, display: groups.ColorOption) -> None:
-    """List every rule of `gradtool check`: code, name, severity, and what it finds."""
+    """List the rules of `gradtool check`, and what each finds."""
     from gradtool.report.check.rule_text import listing  # noqa: PLC0415 - loads rich, which is slow to
     from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
 
@@ -31,7 +45,7 @@ def rules(*, display: groups.ColorOption) -> None:
 
 @command
 def explain(*, codes: Codes, display: groups.ColorOption) -> None:
-    """Explain rules: what a finding means, why the threshold, what to do."""
+    """Explain rules: what a finding means, and what to do."""
     import gradtool.cli.check  # noqa: F401, PLC0415 - registers the options that texts name
     from gradtool.report.check.rule_text import explanation  # noqa: PLC0415 - as above
     from gradtool.rules import find_rule  # noqa: PLC0415 - as above

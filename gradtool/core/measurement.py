@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
@@ -204,6 +205,16 @@ class Measurement(Displayed):
     def order(self) -> str:
         """What this order is called after the word "in"."""
         return order_name(in_model_order=self.in_model_order)
+
+    def share(self, tensor: TensorMeasurement) -> float | None:
+        """What part of the total's sum of powers is a tensor's, from 0 to 1, without NaN and Inf.
+
+        None where there is no total, nothing in it, or a norm that is no sum.
+        """
+        total, p = self.total, self.norm_type
+        if total is None or not 0.0 < p < math.inf or not 0.0 < total.finite_norm < math.inf:
+            return None
+        return min(1.0, math.pow(tensor.finite_norm / total.finite_norm, p))
 
     def grouped(self, group_by: str) -> tuple[Summary, ...]:
         """Figures rolled up by dotted prefix, in order of first occurrence.

@@ -30,6 +30,9 @@ OTHER: Final = "other"
 It is listed, and enters no total.
 """
 
+SECTIONS: Final = (GRADS, MODEL, EMA, OPTIMIZER, OTHER)
+"""All of them; what an optimizer keeps has sections of its own below that."""
+
 OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
 """The keys of what `Optimizer.state_dict` of torch gives."""
 

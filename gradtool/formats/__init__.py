@@ -9,7 +9,7 @@ from functools import partial
 from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.dtypes import DType
 from gradtool.core.names import NameFilter, every_name, no_name
-from gradtool.errors import UnknownFormatError
+from gradtool.errors import FileAccessError, UnknownFormatError
 from gradtool.formats.files import open_file
 from gradtool.formats.layouts import open_layout
 from gradtool.formats.layouts._found import found_apart, several
@@ -22,7 +22,7 @@ from gradtool.formats.layouts.arrangement import (
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index, shards_named_by
-from gradtool.storage.listing import Listing, expanded, listing_around, listing_of
+from gradtool.storage.listing import Listing, expanded, is_glob, listing_around, listing_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +70,8 @@ def open_checkpoint(path: str, opening: Opening = Opening()) -> Checkpoint:
     matches = expanded(path)
     if matches != [path]:
         return open_together(path, matches, opening)
+    if is_glob(path):
+        raise FileAccessError(path, "matches nothing")
     checkpoint = open_file(path, raw_dtype=opening.raw_dtype, wanted=opening.wanted)
     if checkpoint is None:
         raise UnknownFormatError(

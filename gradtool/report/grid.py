@@ -15,7 +15,11 @@ CELL_DIGITS = 5
 DIGEST_DIGITS = 16
 """Hexadecimal digits of a digest that people are shown: enough that no two are alike by chance."""
 
-Mood: TypeAlias = Literal["plain", "alarming", "minor"]
+_WIDEST_BAR = 10
+_EIGHTHS = ("", *(chr(0x2590 - count) for count in range(1, 8)))
+"""Parts of a column, filled from the left: blocks of Unicode."""
+
+Mood: TypeAlias = Literal["plain", "healthy", "alarming", "minor"]
 """How much attention a row or line deserves."""
 
 Item = TypeVar("Item")
@@ -45,13 +49,20 @@ class _Column(Generic[Item]):
     numeric: bool = True
 
 
-def tensor_grid(measurement: Measurement, tensors: Sequence[TensorMeasurement]) -> Grid:
-    """A row for each of `tensors`, which are some of `measurement`'s."""
+def tensor_grid(
+    measurement: Measurement, tensors: Sequence[TensorMeasurement], *, bars: bool = False
+) -> Grid:
+    """A row for each of `tensors`, which are some of `measurement`'s.
+
+    With `bars` there is one of each tensor's share of the total, where shares add up.
+    """
     columns: list[_Column[TensorMeasurement]] = [_Column("name", _label, numeric=False)]
     if len(dtypes(measurement)) > 1:
         columns.append(_Column("dtype", lambda tensor: tensor.spec.dtype.name, numeric=False))
     columns.append(_Column("shape", _shape, numeric=False))
     columns.extend(_figures(measurement, tensors, lambda tensor: tensor.stats))
+    if bars and tensors and measurement.share(tensors[0]) is not None:
+        columns.append(_Column("share", lambda one: _bar(measurement.share(one)), numeric=False))
     if any(tensor.digest for tensor in tensors):
         columns.append(_Column("SHA-256", _digest, numeric=False))
     return _fill(columns, tensors, _tensor_mood)
@@ -135,6 +146,12 @@ def _fill(
         numeric=tuple(column.numeric for column in columns),
         rows=tuple(Row(tuple(cell(item) for cell in cells), mood(item)) for item in items),
     )
+
+
+def _bar(share: float | None) -> str:
+    """A bar as long as a share, to an eighth of a column."""
+    eighths = round((share or 0.0) * _WIDEST_BAR * 8)
+    return "\u2588" * (eighths // 8) + _EIGHTHS[eighths % 8]
 
 
 def _label(tensor: TensorMeasurement) -> str:

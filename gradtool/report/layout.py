@@ -31,6 +31,7 @@ _BEFORE_NUMBER: Final = re.compile(r"^( *).*?\.(?=\d+\.)")
 HEADER: Final = Style(bold=True)
 MOODS: Final[dict[Mood, Style]] = {
     "plain": Style(),
+    "healthy": Style(color="green"),
     "alarming": Style(color="red"),
     "minor": Style(dim=True),
 }

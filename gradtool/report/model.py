@@ -53,12 +53,16 @@ class Style:
         colour: whether ANSI sequences may be written.
         quiet: totals and findings only.
         show_all: every row and every name, however many.
+        verbose: what was done by which settings too.
+        bars: a bar for each tensor's share of the total.
     """
 
     width: int | None = None
     colour: bool = False
     quiet: bool = False
     show_all: bool = False
+    verbose: bool = False
+    bars: bool = False
 
     def shown(self, report: InspectReport) -> Sequence[TensorMeasurement]:
         """The rows of `report` to show: none if `quiet`, and none beside groups but for --all."""

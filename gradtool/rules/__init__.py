@@ -22,12 +22,12 @@ def find_rule(text: str) -> Rule:
     by_name = {rule.name: rule for rule in RULES.values()}
     rule = RULES.get(text.upper()) or by_name.get(text.lower())
     if rule is None:
-        nearest = nearest_of(text, [*RULES, *by_name])
-        raise UsageError(f"there is no rule {text!r}", hint=f"did you mean {nearest}?")
+        raise UsageError(f"there is no rule {text!r}", hint=suggestion(text, [*RULES, *by_name]))
     return rule
 
 
-def nearest_of(text: str, valid: list[str]) -> str:
-    """The one of the `valid` words that is most like `text`."""
+def suggestion(text: str, valid: list[str], least: float = 0.6) -> str | None:
+    """Which of the `valid` words is meant by `text`; None where none is as like it as `least`."""
     folded = {word.casefold(): word for word in reversed(valid)}
-    return folded[get_close_matches(text.casefold(), folded, n=1, cutoff=0.0)[0]]
+    nearest = get_close_matches(text.casefold(), folded, n=1, cutoff=least)
+    return f"did you mean {folded[nearest[0]]}?" if nearest else None

@@ -15,7 +15,7 @@ from gradtool.core.checkpoint import RanksMode
 from gradtool.core.judging.policy import Override
 from gradtool.core.judging.rule import SEVERITIES, Rule, Severity, Threshold, Thresholds
 from gradtool.errors import UsageError
-from gradtool.rules import RULES, nearest_of
+from gradtool.rules import RULES, suggestion
 from gradtool.rules.drift import EXPECTED
 from gradtool.rules.evidence import DumpRule
 from gradtool.shortening import shortened
@@ -32,7 +32,7 @@ class Settings:
     """What a configuration or a call sets; None or empty where it sets nothing.
 
     Attributes:
-        select, ignore: codes, beginnings of codes such as GT2, or ALL.
+        select, ignore: codes, beginnings of codes such as GT2, or ALL; no names any more.
         thresholds: by the code of the rule.
         severities: by the code of the rule, where not the rule's own.
         overrides: exceptions for some tensors; of those that match one the first counts.
@@ -146,7 +146,11 @@ def _threshold(rule: Rule, name: str, value: object, where: str) -> Threshold:
         valid += [] if rule.mandatory else ["severity"]
         if not valid:
             raise UsageError(f"{where} {rule.code}.{name}: {rule.code} has no thresholds to set")
-        _refuse(where, f"{rule.code}.{name}", "there is no such threshold", valid)
+        hint = suggestion(name, valid, least=0.0)
+        raise UsageError(
+            f"{where} {rule.code}.{shortened(name, _LONGEST)}: there is no such threshold",
+            hint=hint,
+        )
     try:
         return parameter.checked(value)
     except ValueError as error:
@@ -161,12 +165,19 @@ def matching_codes(codes: tuple[str, ...]) -> frozenset[str]:
 
 
 def _codes(value: object, where: str) -> tuple[str, ...]:
-    codes = _texts(value, where)
-    for code in codes:
+    """The codes that texts stand for: codes, beginnings of them, names of rules, or ALL."""
+    by_name = {rule.name: rule.code for rule in RULES.values()}
+    codes = []
+    for text in _texts(value, where):
+        code = by_name.get(text.lower(), text.upper())
         if code != ALL and not (len(code) > 2 and matching_codes((code,))):
-            families = list(dict.fromkeys(valid[:3] for valid in RULES))
-            _refuse(where, code, "there is no such code", [*RULES, *families, ALL])
-    return codes
+            # No family, nor ALL: what one rule was meant to do must not be done to many.
+            _refuse(where, text, "there is no such rule", [*RULES, *by_name])
+        codes.append(code)
+    (twice, times), *_ = Counter(codes).most_common(1) or [("", 1)]
+    if times > 1:
+        raise UsageError(f"{where}: {twice!r} is there twice")
+    return tuple(codes)
 
 
 def _texts(value: object, where: str) -> tuple[str, ...]:
@@ -270,6 +281,4 @@ def brief_repr(value: object) -> str:
 
 def _refuse(where: str, key: str, problem: str, valid: list[str]) -> NoReturn:
     short = shortened(key, _LONGEST)
-    raise UsageError(
-        f"{where} {short}: {problem}", hint=f"did you mean {nearest_of(short, valid)}?"
-    )
+    raise UsageError(f"{where} {short}: {problem}", hint=suggestion(short, valid))

@@ -87,9 +87,14 @@ def expanded(path: str) -> list[str]:
     Quoted globs reach gradtool unexpanded, so that neither the shell's rules nor its limit on
     arguments matter. A glob that matches nothing is returned as a path, which does not exist.
     """
-    if os.path.lexists(path) or not glob.has_magic(path):
+    if not is_glob(path):
         return [path]
     return sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
+
+
+def is_glob(path: str) -> bool:
+    """Whether `path` stands for what it matches: a file may well be called `grads[0].pt`."""
+    return glob.has_magic(path) and not os.path.lexists(path)
 
 
 def listing_around(path: str) -> tuple[Listing, str]:

@@ -351,17 +351,17 @@ WRONG = [
     ("override = []", "override.*did you mean overrides"),
     ('patterns = ["a"]', "patterns: there is no such key"),
     # codes that do not exist
-    ('select = ["GT110"]', "select GT110: there is no such code.*GT10"),
-    ('select = ["gt101"]', "select gt101.*did you mean GT101"),
-    ('select = ["GT"]', "select GT: there is no such code"),
-    ('select = ["G"]', "select G: there is no such code"),
+    ('select = ["GT110"]', "select GT110: there is no such rule.*GT10"),
+    ('select = ["GT"]', "select GT: there is no such rule"),
+    ('select = ["G"]', "select G: there is no such rule"),
     ('select = ["GT1011"]', "select GT1011.*did you mean GT101"),
     ('select = ["GT101 "]', "select GT101 : .*did you mean GT101"),
-    ('select = ["GT101,GT102"]', "select GT101,GT102: there is no such code"),
-    ('select = ["all"]', "select all.*did you mean ALL"),
-    ('select = ["nan"]', "select nan: there is no such code"),
-    ('ignore = ["GT5"]', "ignore GT5: there is no such code"),
-    ('ignore = ["GT299"]', "ignore GT299.*did you mean GT2"),
+    ('select = ["GT101,GT102"]', "select GT101,GT102: there is no such rule"),
+    ('select = ["nann"]', "select nann: there is no such rule; did you mean nan?"),
+    ('ignore = ["al"]', "ignore al: there is no such rule$"),
+    ('ignore = ["GT9"]', "ignore GT9: there is no such rule"),
+    ('select = ["nan", "GT101"]', "select: 'GT101' is there twice"),
+    ('ignore = ["GT299"]', "ignore GT299: there is no such rule"),
     # wrong types of keys
     ('select = "GT101"', "select: must be a list of texts, not 'GT101'"),
     ("select = 101", "select: must be a list of texts, not 101"),
@@ -795,7 +795,7 @@ def test_what_is_accepted_is_in_force_and_echoed(
     def law(value: float) -> None:
         outcome = outcome_with(f"{code}.{parameter.name}", value, baseline)
         assert outcome.policy.rules[code].thresholds[parameter.name] == value
-        text = check_reporter("text")(outcome, Style())
+        text = check_reporter("text")(outcome, Style(verbose=True))
         (said,) = echoed(text, code, parameter.name)
         assert float(said) == pytest.approx(float(value), rel=1e-11, abs=0)
         rules = json.loads(check_reporter("json")(outcome, Style()))["rules"]
@@ -810,7 +810,7 @@ def test_what_is_accepted_is_in_force_and_echoed(
     [("GT203.max_norm", 1234.567890123456), ("GT006.min_tensors", 1_234_567_890_123_456)],
 )
 def test_every_digit_of_a_threshold_is_echoed(key: str, value: float, baseline: str) -> None:
-    text = check_reporter("text")(outcome_with(key, value, baseline), Style())
+    text = check_reporter("text")(outcome_with(key, value, baseline), Style(verbose=True))
     (said,) = echoed(text, *key.split("."))
     assert said == str(value)
 
@@ -831,7 +831,8 @@ def test_every_rule_in_force_and_every_override_is_echoed(name: str, tree: Path)
         GT204.max_norm = 4321.5
     """
     (tree / "gradtool.toml").write_text(text)
-    shown = run("check", "dump", "-f", name, cwd=tree / "b" / "c").stdout.replace("\\", "")
+    asked = ("check", "dump", "-f", name, "--verbose")
+    shown = run(*asked, cwd=tree / "b" / "c").stdout.replace("\\", "")
     for word in ("1234.5", "4321.5", "v.*", "0.999", "gradtool.toml"):
         assert word in shown, word
     for code in RULES:
@@ -841,14 +842,14 @@ def test_every_rule_in_force_and_every_override_is_echoed(name: str, tree: Path)
 
 def test_what_sets_no_limit_is_echoed_as_none(baseline: str) -> None:
     outcome = outcome_with("GT203.max_norm", 50.0, baseline)
-    text = check_reporter("text")(outcome, Style())
+    text = check_reporter("text")(outcome, Style(verbose=True))
     assert echoed(text, "GT204", "max_norm") == echoed(text, "GT204", "min_norm") == ["none"]
 
 
 def test_names_are_echoed_one_beside_the_other(baseline: str) -> None:
     names = {"GT007.names": ["w", "w*"]}
     outcome = gradtool.check(GRADIENTS, baseline=baseline, thresholds=names)
-    text = " ".join(check_reporter("text")(outcome, Style()).split())
+    text = " ".join(check_reporter("text")(outcome, Style(verbose=True)).split())
     assert "GT007 names=w w*, " in text
 
 

@@ -509,7 +509,7 @@ def test_help_needs_no_array_library(option: str) -> None:
 
 def test_every_option_is_tried_here() -> None:
     shown = run("clip", "--help").stdout
-    options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown.split("Options:")[1]))
+    options = set(re.findall(r"(?<![\w-])--?[a-z][a-z-]*", shown.split("Arguments:")[1]))
     assert len(options) > 30
     tree = ast.parse(Path(__file__).read_text())
     texts = [node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)]

@@ -9,8 +9,9 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from gradtool.cli.options import values
-from gradtool.cli.options.command import Group, Row
+from gradtool.cli.options.command import Group, Row, in_panel
 from gradtool.cli.options.groups import Arguments
+from gradtool.cli.options.help import JUDGING
 from gradtool.cli.spelling import THRESHOLDS
 from gradtool.core.judging.rule import Severity
 from gradtool.errors import UsageError
@@ -22,14 +23,21 @@ _ROWS: Final = (
         typer.Option(
             None,
             "--select",
-            metavar="CODES",
-            help="Only these rules: GT101, or GT1 for all GT1xx.",
+            metavar="RULES",
+            autocompletion=values.completing_rules,
+            help="Only these rules: GT101 or nan, or GT1 for all GT1xx.",
         ),
     ),
     Row(
         "ignore",
         list[str] | None,
-        typer.Option(None, "--ignore", metavar="CODES", help="Not these rules."),
+        typer.Option(
+            None,
+            "--ignore",
+            metavar="RULES",
+            autocompletion=values.completing_rules,
+            help="Not these rules.",
+        ),
     ),
     Row(
         "thresholds",
@@ -115,7 +123,7 @@ def _judging(
     }
 
 
-Judging: TypeAlias = Annotated[Arguments, Group(_ROWS, _judging)]
+Judging: TypeAlias = Annotated[Arguments, Group(in_panel(JUDGING, *_ROWS), _judging)]
 
 
 def _assignments(texts: Sequence[str]) -> dict[str, object]:

@@ -7,7 +7,8 @@ function is given one value for it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from copy import copy
+from dataclasses import dataclass, replace
 from inspect import Parameter, Signature, signature
 from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -26,18 +27,25 @@ class Row:
         name: of the keyword argument that holds its value.
         kind: type of the value.
         option: what Typer has to know, default included.
+        panel: the part of --help that it is in.
     """
 
     name: str
     kind: object
     option: ParameterInfo
+    panel: str | None = None
 
     @property
     def parameter(self) -> Parameter:
         """The option as a parameter of a function that Typer can read."""
-        return Parameter(
-            self.name, Parameter.KEYWORD_ONLY, default=self.option, annotation=self.kind
-        )
+        option = copy(self.option)
+        option.rich_help_panel = self.panel
+        return Parameter(self.name, Parameter.KEYWORD_ONLY, default=option, annotation=self.kind)
+
+
+def in_panel(panel: str, *rows: Row) -> tuple[Row, ...]:
+    """The options, in one part of --help."""
+    return tuple(replace(row, panel=panel) for row in rows)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -8,8 +8,9 @@ from typing import Annotated, Any, Final, TypeAlias
 
 from gradtool.cli.console import Display
 from gradtool.cli.options import table
-from gradtool.cli.options.command import Group, Row
+from gradtool.cli.options.command import Group, Row, in_panel
 from gradtool.cli.options.configuration import Configuration, read_configuration
+from gradtool.cli.options.help import COMPUTING, JUDGING, LOOKING, SHOWING, WRITING
 from gradtool.cli.reports import read_reports
 from gradtool.errors import UsageError
 
@@ -32,70 +33,72 @@ ALL_TENSORS: Final = "List every tensor, however many there are."
 """Help for --all, where it is about tensors."""
 
 _MEASURING = (
-    table.INCLUDE,
-    table.EXCLUDE,
-    table.SECTION,
-    table.LOSS_SCALE,
-    table.RAW_DTYPE,
-    table.VERIFY,
-    table.RANKS,
-    table.REPLICATED,
-    table.JOIN,
-    table.THREADS,
-    table.BACKEND,
-    table.DEVICE,
-    table.DEVICE_MEMORY,
+    *in_panel(
+        LOOKING,
+        table.INCLUDE,
+        table.EXCLUDE,
+        table.SECTION,
+        table.LOSS_SCALE,
+        table.RAW_DTYPE,
+        table.VERIFY,
+        table.RANKS,
+        table.REPLICATED,
+        table.JOIN,
+    ),
+    *in_panel(COMPUTING, table.THREADS, table.BACKEND, table.DEVICE, table.DEVICE_MEMORY),
 )
-_CONFIGURING = (table.CONFIG, table.ISOLATED)
+_NORM_TYPE = in_panel(LOOKING, table.NORM_TYPE)
+_SCALES = in_panel(LOOKING, table.APPLY_SCALES)
+_CONFIGURING = in_panel(JUDGING, table.CONFIG, table.ISOLATED)
 
 Paths: TypeAlias = Annotated[list[str], Group((table.PATHS,), _paths)]
-Measuring: TypeAlias = Annotated[
-    Arguments, Group((table.NORM_TYPE, *_MEASURING, table.APPLY_SCALES), _given)
-]
+Measuring: TypeAlias = Annotated[Arguments, Group((*_NORM_TYPE, *_SCALES, *_MEASURING), _given)]
 """The arguments of `gradtool.measure`."""
 
-MeasuringAsStored: TypeAlias = Annotated[Arguments, Group((table.NORM_TYPE, *_MEASURING), _given)]
+MeasuringAsStored: TypeAlias = Annotated[Arguments, Group((*_NORM_TYPE, *_MEASURING), _given)]
 """The same where elements are to be changed as they are stored."""
 
-MeasuringWithoutNormType: TypeAlias = Annotated[
-    Arguments, Group((*_MEASURING, table.APPLY_SCALES), _given)
-]
+MeasuringWithoutNormType: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_MEASURING), _given)]
 """The same where the order of norms is that of a baseline."""
 
 Configured: TypeAlias = Annotated[Configuration, Group(_CONFIGURING, read_configuration)]
 ConfiguredWithBaseline: TypeAlias = Annotated[
-    Configuration, Group((table.BASELINE, *_CONFIGURING), read_configuration)
+    Configuration, Group((*in_panel(JUDGING, table.BASELINE), *_CONFIGURING), read_configuration)
 ]
-ColorOption: TypeAlias = Annotated[Display, Group((table.COLOR,), Display)]
-ProgressOptions: TypeAlias = Annotated[Display, Group((table.NO_PROGRESS, table.COLOR), Display)]
+ColorOption: TypeAlias = Annotated[Display, Group(in_panel(SHOWING, table.COLOR), Display)]
+ProgressOptions: TypeAlias = Annotated[
+    Display, Group(in_panel(SHOWING, table.NO_PROGRESS, table.COLOR), Display)
+]
 
 
-def display(all_help: str) -> Group:
-    """The options of `Display`, with the help for --all."""
-    rows = (table.show_all(all_help), table.QUIET, table.NO_PROGRESS, table.COLOR)
-    return Group(rows, Display)
+def display(all_help: str, *more: Row) -> Group:
+    """The options of `Display`, with the help for --all, and `more` of them."""
+    rows = (table.show_all(all_help), table.QUIET, *more, table.NO_PROGRESS, table.COLOR)
+    return Group(in_panel(SHOWING, *rows), Display)
 
 
 def display_without_quiet(all_help: str) -> Group:
     """The options of `Display` without --quiet."""
-    return Group((table.show_all(all_help), table.NO_PROGRESS, table.COLOR), Display)
+    rows = (table.show_all(all_help), table.NO_PROGRESS, table.COLOR)
+    return Group(in_panel(SHOWING, *rows), Display)
 
 
 def reports_in(names: Collection[str]) -> Group:
     """The options -f and -o, for reports in formats of these names, the first by default."""
-    return Group((table.formats(names), table.OUTPUT), partial(read_reports, names))
+    rows = in_panel(SHOWING, table.formats(names), table.OUTPUT)
+    return Group(rows, partial(read_reports, names))
 
 
 def reports_without_output(names: Collection[str]) -> Group:
     """The option -f alone, for a command whose -o is for something else."""
-    return Group((table.formats(names),), partial(read_reports, names))
+    return Group(in_panel(SHOWING, table.formats(names)), partial(read_reports, names))
 
 
-def clipping_to(max_norm_help: str, *more: Row) -> Group:
-    """The options --max-norm, with its help, and --eps, and `more` ways to clip."""
-    return Group((table.max_norm(max_norm_help), table.EPS, *more), _given)
+def clipping_to(panel: str, max_norm_help: str, *more: Row) -> Group:
+    """The options --max-norm, with its help, and --eps, and `more` ways to clip, in a panel."""
+    return Group(in_panel(panel, table.max_norm(max_norm_help), table.EPS, *more), _given)
 
 
 def writing_to(kind: object, option: Any) -> Group:
     """The options -o, for a result that is no report, and --force."""
-    return Group((Row("out", kind, option), table.FORCE), _given)
+    return Group(in_panel(WRITING, Row("out", kind, option), table.FORCE), _given)

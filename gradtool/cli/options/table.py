@@ -16,6 +16,7 @@ from gradtool.cli.options.command import Row
 from gradtool.core.checkpoint import RanksMode
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.sections import SECTIONS
 
 Backend = Literal["auto", "numpy", "torch"]
 """The names in `engine.choice.BACKENDS`, repeated here to load no backend."""
@@ -24,7 +25,7 @@ PATHS: Final = Row(
     "paths",
     list[str],
     typer.Argument(
-        metavar="PATH",
+        metavar="PATH...",
         help="Files, checkpoint directories, index files or quoted globs; a report for each.",
         show_default=False,
     ),
@@ -38,7 +39,8 @@ NORM_TYPE: Final = Row(
         "-p",
         metavar="P",
         callback=values.norm_type,
-        help="A number, inf or -inf.",
+        help="The order of norms: a number, inf or -inf.",
+        show_default="2",
     ),
 )
 INCLUDE: Final = Row(
@@ -58,7 +60,13 @@ EXCLUDE: Final = Row(
 SECTION: Final = Row(
     "section",
     str | None,
-    typer.Option(None, "--section", metavar="NAME", help="Only that section, such as grads."),
+    typer.Option(
+        None,
+        "--section",
+        metavar="NAME",
+        autocompletion=values.completing(SECTIONS),
+        help="Only that section, such as grads.",
+    ),
 )
 LOSS_SCALE: Final = Row(
     "loss_scale",
@@ -217,6 +225,11 @@ QUIET: Final = Row(
     "quiet",
     bool,
     typer.Option(False, "--quiet", "-q", help="Totals and findings only; no progress."),
+)
+VERBOSE: Final = Row(
+    "verbose",
+    bool,
+    typer.Option(False, "--verbose", "-v", help="Say by which rules and thresholds too."),
 )
 NO_PROGRESS: Final = Row(
     "no_progress", bool, typer.Option(False, "--no-progress", help="No progress bar.")

@@ -67,8 +67,16 @@ def dtype(value: str | None) -> str | None:
     """The name of an element type, which is returned in capitals."""
     if value is None or value.upper() in DTYPES:
         return value and value.upper()
-    nearest = get_close_matches(value.upper(), DTYPES, n=1, cutoff=0.0)[0]
-    raise typer.BadParameter(f"no such dtype: {value!r}. Did you mean {nearest}?")
+    nearest = get_close_matches(value.upper(), DTYPES, n=1)
+    meant = f"Did you mean {nearest[0]}?" if nearest else f"They are {', '.join(DTYPES)}."
+    raise typer.BadParameter(f"no such dtype: {value!r}. {meant}")
+
+
+def completing_rules(incomplete: str) -> Iterator[str]:
+    """For shell completion: the rules whose code or name begins with what was typed."""
+    from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
+
+    yield from completing([*RULES, *(rule.name for rule in RULES.values())])(incomplete)
 
 
 def completing(names: Collection[str]) -> Callable[[str], Iterator[str]]:

@@ -42,21 +42,21 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
         yield painter.paint("all dumps together: FAILED", MOODS["alarming"])
         yield from _findings(outcome.findings, None, style, painter)
     if not style.quiet:
-        yield ""
         yield from labelled(selection(outcome), style, painter)
-        yield from labelled(policy_settings(outcome.policy), style, painter)
         if outcome.baseline is not None:
             yield from labelled([("compared to", brief(outcome.baseline))], style, painter)
+    if style.verbose:
+        yield from labelled(policy_settings(outcome.policy), style, painter)
     yield from labelled((("note", brief(note)) for note in outcome.notes), style, painter)
     codes = sorted({finding.code for finding in outcome.all_findings})
     if codes and not style.quiet:
         yield from labelled([("more", f"gradtool explain {' '.join(codes)}")], style, painter)
-    mood = MOODS["alarming"] if outcome.failed else HEADER
+    mood = MOODS["alarming" if outcome.failed else "healthy"]
     yield painter.paint(conclusion(outcome), mood)
 
 
 def _verdict(verdict: Verdict, style: Style, painter: Painter) -> Iterator[str]:
-    mood = MOODS["alarming"] if verdict.failed else MOODS["plain"]
+    mood = MOODS["alarming" if verdict.failed else "healthy"]
     listed = ", ".join(facts(verdict))
     for status in map(kind_words, verdict.kinds) if verdict.kinds else (status_words(verdict),):
         text = f": {status} ({listed})" if listed else f": {status}"

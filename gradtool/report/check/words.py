@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
-from gradtool.core.figures import counted, norm_name, precise, short
+from gradtool.core.figures import counted, norm_name, short, significant
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import Thresholds, family, threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Finding, KindVerdict, Verdict
@@ -59,7 +59,7 @@ def facts(verdict: Verdict) -> Iterator[str]:
         yield f"step {verdict.step}"
     if (summary := verdict.summary) is not None:
         yield counted(summary.tensors, "gradient")
-        yield f"{norm_name(summary.stats.norm_type)} {precise(summary.norm)}"
+        yield f"{norm_name(summary.stats.norm_type)} {significant(summary.norm, 6)}"
     yield from severity_counts(verdict.findings)
 
 

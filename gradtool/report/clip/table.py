@@ -37,6 +37,8 @@ def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str
         if outcome.clip_coef is None and not style.quiet:
             yield from _changed(outcome, style, painter)
     yield from labelled(_figures(outcome), style, painter)
+    for line in labelled([_written(outcome)], style, painter):
+        yield painter.paint(line, MOODS["healthy"]) if outcome.written else line
     if not style.quiet:
         items = [item for part in outcome.parts for item in part.before.skipped]
         skipped = skipped_summary(items, show_all=style.show_all)
@@ -108,7 +110,6 @@ def _figures(outcome: ClipOutcome) -> Iterator[tuple[str, str]]:
     if outcome.nonfinite_replaced:
         label = "to replace" if outcome.dry_run else "replaced"
         yield label, f"{counted(outcome.nonfinite_replaced, 'non-finite element')} by 0"
-    yield _written(outcome)
 
 
 def _norms(whole: Clipped) -> Iterator[tuple[str, str]]:

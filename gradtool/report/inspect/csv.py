@@ -1,16 +1,16 @@
-"""Reports as RFC 4180 CSV, a row for each tensor, in which no text is a spreadsheet's formula."""
+"""Reports as RFC 4180 CSV: each tensor and the total, and no text that a spreadsheet computes."""
 
 from __future__ import annotations
 
 import csv
 import io
 import re
-from collections.abc import Sequence
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
 
 from gradtool.core.figures import number
 from gradtool.report.escaping import recoverable
-from gradtool.report.inspect.rows import COLUMNS, tensor_row
+from gradtool.report.inspect.rows import COLUMNS, tensor_row, total_row
 from gradtool.report.model import InspectReport, Style
 
 _OPERATOR: Final = "[-=+@\u207a\u207b\u207c\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
@@ -26,9 +26,15 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG0
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
     for report in reports:
-        rows = (tensor_row(report.measurement.path, tensor) for tensor in report.rows)
-        writer.writerows(map(_cell, row.values()) for row in rows)
+        writer.writerows(map(_cell, row.values()) for row in _rows(report))
     return out.getvalue()
+
+
+def _rows(report: InspectReport) -> Iterator[dict[str, Any]]:
+    measurement, total = report.measurement, report.measurement.total
+    yield from (tensor_row(measurement, tensor) for tensor in report.rows)
+    if total is not None:
+        yield total_row(measurement, total)
 
 
 def literal(text: str) -> str:

@@ -57,7 +57,9 @@ def title(measurement: Measurement, style: Style, painter: Painter) -> Iterator[
 def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
     measurement = report.measurement
     if tensors := style.shown(report):
-        yield from grid_lines(tensor_grid(measurement, tensors), style.width, painter)
+        yield from grid_lines(
+            tensor_grid(measurement, tensors, bars=style.bars), style.width, painter
+        )
         if left_out := len(measurement.tensors) - len(tensors):
             yield painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"])
         yield ""

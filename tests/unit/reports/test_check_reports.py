@@ -283,7 +283,7 @@ def test_every_report_says_what_was_judged_and_compared_with(tmp_path: Path) -> 
         assert ("GT007.names" in properties) == (suite is not together)
         assert properties.get("GT007.names", "* *.weight") == "* *.weight"
     details = render("markdown", outcome).replace("\\", "").partition("<details>")[2]
-    text = " ".join(render("text", outcome).split())
+    text = " ".join(render("text", outcome, verbose=True).split())
     for word in ("*.weight *", "*.odd", "'grads'", str(baseline), "norm type"):
         assert word in text
         assert word in details

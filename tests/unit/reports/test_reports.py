@@ -152,11 +152,23 @@ def test_what_clipping_would_do_to_nonfinite_gradients_is_said_of_torch() -> Non
 def test_csv_has_one_header_and_spells_shapes_and_indices() -> None:
     report = report_of(tensor("a"), tensor("b", nan=3))
     text = render("csv", report, report)
-    assert text.count("\r\n") == 5
+    assert text.count("\r\n") == 7
     rows = list(csv.DictReader(io.StringIO(text, newline="")))
-    assert [row["name"] for row in rows] == ["a", "b"] * 2
-    assert [row["shape"] for row in rows] == ["2x5"] * 4
-    assert [row["first_nonfinite"] for row in rows] == ["", "[1, 2]"] * 2
+    assert [row["name"] for row in rows] == ["a", "b", "(total)"] * 2
+    assert [row["shape"] for row in rows] == ["2x5", "2x5", ""] * 2
+    assert [row["first_nonfinite"] for row in rows] == ["", "[1, 2]", ""] * 2
+
+
+def test_csv_tells_the_step_and_the_total(dump: str) -> None:
+    measurement = replace(gradtool.measure(dump), step=12)
+    text = render("csv", report_on(measurement))
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert {row["step"] for row in rows} == {"12"}
+    (total,) = (row for row in rows if not row["dtype"])
+    assert total["name"] == "(total)"
+    assert int(total["numel"]) == sum(int(row["numel"]) for row in rows if row["dtype"])
+    assert float(total["finite_norm"]) == pytest.approx(math.sqrt(6 * 9 + 1 + 4), rel=1e-15)
+    assert [total[key] for key in ("nan", "posinf", "neginf", "zeros")] == ["1", "1", "1", "1"]
 
 
 FORMULAS = [
@@ -173,7 +185,7 @@ def test_no_text_in_csv_is_computed_by_a_spreadsheet_nor_lost(text: str) -> None
     report = report_of(tensor(text, alias_of=text))
     measurement = replace(report.measurement, path=text)
     written = render("csv", InspectReport(measurement, report.rows))
-    (row,) = csv.DictReader(io.StringIO(written, newline=""))
+    row, _ = csv.DictReader(io.StringIO(written, newline=""))
     assert [recovered(row[column]) for column in ("path", "name", "alias_of")] == [text] * 3
     # A spreadsheet that expects other separators sees other cells.
     for separator in (",", ";"):
@@ -186,7 +198,7 @@ def test_no_text_in_csv_is_computed_by_a_spreadsheet_nor_lost(text: str) -> None
 
 @pytest.mark.parametrize("name", ["layers.0.w", "w=1", "a-b", "a;b", "x'y", "", "中", "model.w@0"])
 def test_names_of_no_formula_are_as_they_are_in_csv(name: str) -> None:
-    (row,) = csv.DictReader(io.StringIO(render("csv", report_of(tensor(name))), newline=""))
+    row, _ = csv.DictReader(io.StringIO(render("csv", report_of(tensor(name))), newline=""))
     assert row["name"] == name
 
 
