@@ -93,7 +93,7 @@ def dump_gradients(
             gradients in parts and a path that is the same for all ranks.
         FileAccessError: the file cannot be written.
     """
-    shown, rank, world_size = os.fsdecode(path), *_place_in_world()
+    shown, rank, world_size = os.fsdecode(path), *place_in_world()
     metadata = DumpMetadata(
         DUMP_VERSION, _step(step), _scale(loss_scale), rank, world_size, order=MODEL_ORDER
     )
@@ -119,7 +119,8 @@ def dump_gradients(
     return shown
 
 
-def _place_in_world() -> tuple[int | None, int | None]:
+def place_in_world() -> tuple[int | None, int | None]:
+    """The number of this process and of all of them; None where there is no process group."""
     distributed = torch.distributed
     if not (distributed.is_available() and distributed.is_initialized()):
         return None, None

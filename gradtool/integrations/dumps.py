@@ -1,0 +1,166 @@
+"""When a training loop dumps its gradients, and where to; no framework but torch is in it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import operator
+import os
+from collections.abc import Iterable
+from typing import Any, Final, Literal, TypeAlias
+
+from gradtool.arrays.parameters import named_arrays
+from gradtool.errors import GradtoolError, UsageError
+from gradtool.torch import dump_gradients, get_total_norm
+from gradtool.torch.dump import place_in_world
+
+OnError: TypeAlias = Literal["warn", "raise"]
+"""What becomes of an error: a line in the log, and training goes on; or the error itself."""
+
+LOG: Final = logging.getLogger("gradtool")
+"""Where a run is told of; without a handler of its own it ends on stderr."""
+
+
+class GradientDumps:
+    """Dumps of a run's gradients: every so many steps, and where their norm is not finite.
+
+        dumps = GradientDumps("grads", every=100)
+        ...
+        loss.backward()
+        dumps.before_clipping(model, step=step)
+        clip_grad_norm_(model.parameters(), 1.0)
+
+    Of steps in a row whose norm is not finite the first is dumped: what follows a NaN in the
+    weights says nothing new, and would fill the disk. A loss scale that is found by overflowing
+    breaks such rows, so that their number is bounded too.
+
+    A dump that fails does not end the training: it is told of in a line of the log, `gradtool`'s,
+    once until one succeeds again.
+
+    What it costs: a dump copies the gradients to the disk and waits for that. Steps without one
+    cost nothing with `nonfinite=False`; else a pass over the gradients, as much as clipping takes
+    to find its norm, and on a GPU one wait for the device. With DTensors every rank has to make
+    the same calls.
+
+    Args:
+        directory: where the files go; made when there is a first one. An older file of the same
+            step is replaced.
+        every: dump the steps whose number it divides; None for none of them.
+        nonfinite: dump also where the norm of all gradients is NaN or infinite.
+        most_nonfinite: how many times that is done; then it is no longer looked for.
+        on_error: "raise" has what goes wrong end the training.
+
+    Raises:
+        UsageError: a number that cannot be, or arguments by which nothing is ever dumped.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        every: int | None = None,
+        nonfinite: bool = True,
+        most_nonfinite: int = 10,
+        on_error: OnError = "warn",
+    ) -> None:
+        self.directory = os.fsdecode(directory)
+        self._every = None if every is None else _positive("every", every)
+        self._left = _positive("most_nonfinite", most_nonfinite) if nonfinite else 0
+        if self._every is None and not nonfinite:
+            raise UsageError("`every` and `nonfinite` say that nothing is to be dumped")
+        if on_error not in ("warn", "raise"):
+            raise UsageError(f"`on_error` must be 'warn' or 'raise', not {on_error!r}")
+        self._on_error = on_error
+        self._broken_since: int | None = None
+        self._told = False
+
+    def looks_at(self, step: int) -> bool:
+        """Whether there is anything to do in that step before it is known how its norm is."""
+        return self._is_due(step) or self._left > 0 or self._broken_since == step
+
+    def before_clipping(
+        self, model: Any, *, step: int, loss_scale: float | None = None
+    ) -> str | None:
+        """Dump the gradients if this step's are to be; call it between backward and clipping.
+
+        A further call in the same step looks again, and replaces what the first one wrote.
+
+        Args:
+            model: a module, or pairs of name and parameter.
+            step: the number of the optimizer step that these gradients are for.
+            loss_scale: what they are multiplied by, as for `dump_gradients`; leave it out once
+                they are divided by it again.
+
+        Returns:
+            The path written, or None.
+        """
+        try:
+            return self._dumped(model, operator.index(step), loss_scale)
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            if not self._told:
+                self._told = True
+                LOG.warning("step %s: gradients not dumped: %s", step, _line(error))
+            return None
+
+    def _dumped(self, model: Any, step: int, loss_scale: float | None) -> str | None:
+        if not self.looks_at(step):
+            return None
+        source = model if hasattr(model, "named_parameters") else list(model)
+        norm = self._broken_norm(source, step)
+        if norm is None and not self._is_due(step):
+            return None
+        path = self._write(source, step, loss_scale)
+        self._told = False
+        if norm is not None:
+            scaled = "" if loss_scale is None else f" (multiplied by a loss scale of {loss_scale})"
+            LOG.warning("step %d: gradients with norm %s%s: %s", step, norm, scaled, path)
+            if not self._left:
+                LOG.warning("step %d: no further norms that are not finite are dumped", step)
+        return path
+
+    def _is_due(self, step: int) -> bool:
+        return self._every is not None and step % self._every == 0
+
+    def _broken_norm(self, source: Any, step: int) -> float | None:
+        """The norm, if it is not finite and is the first such of a row."""
+        if not self._left and self._broken_since != step:
+            return None
+        norm = _norm(source)
+        if math.isfinite(norm):
+            self._broken_since = None
+            return None
+        if self._broken_since is None:
+            # Counted before anything is written: whatever fails on one rank, all go on to look at
+            # the same steps, as they have to where the norm is that of all ranks.
+            self._broken_since = step
+            self._left -= 1
+        return norm if self._broken_since == step else None
+
+    def _write(self, source: Any, step: int, loss_scale: float | None) -> str:
+        _, world_size = place_in_world()
+        rank = "-rank{rank}" if (world_size or 1) > 1 else ""
+        os.makedirs(self.directory, exist_ok=True)
+        path = os.path.join(self.directory, f"grads_step{step:06d}{rank}.safetensors")
+        return dump_gradients(source, path, step=step, loss_scale=loss_scale)
+
+
+def _norm(source: Iterable[Any]) -> float:
+    """The norm of all gradients; NaN and infinity as they are, and where float32 has no room."""
+    named = named_arrays(source) or ()
+    return float(get_total_norm([each.array for each in named if each.array is not None]).item())
+
+
+def _positive(name: str, value: int) -> int:
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        raise UsageError(f"`{name}` must be a whole number, at least 1, not {value!r}")
+    return operator.index(value)
+
+
+def _line(error: Exception) -> str:
+    """The error in a line; of those that are not gradtool's, what it is too."""
+    if isinstance(error, GradtoolError):
+        return error.line()
+    first = str(error).splitlines()[:1]
+    return ": ".join([type(error).__name__, *first])

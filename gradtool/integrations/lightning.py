@@ -1,0 +1,95 @@
+"""A callback for Lightning's Trainer."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING or "pytorch_lightning" not in sys.modules or "lightning.pytorch" in sys.modules:
+    try:
+        from lightning.pytorch import Callback
+    except ModuleNotFoundError as error:
+        if error.name == "lightning":
+            error.msg = "LightningDumpCallback needs lightning: pip install lightning"
+        raise
+else:  # the same under its older name, with classes of its own
+    from pytorch_lightning import Callback
+
+from gradtool.integrations.dumps import GradientDumps, OnError
+
+
+class LightningDumpCallback(Callback):
+    """Dumps gradients as they are before Lightning clips them.
+
+        lightning.Trainer(..., callbacks=[LightningDumpCallback("grads", every=100)])
+
+    Arguments, files, errors and costs are those of `GradientDumps`. A step has the number of
+    optimizer steps that `global_step` will show after it, as the checkpoint that is then saved.
+    Gradients are those of all accumulated batches. With 16-mixed Lightning has divided them by
+    the loss scale; where the optimizer does that itself, it is noted.
+
+    With several optimizers each has a directory of its own, `grads/optimizer0` ..., its own
+    parameters, and its own count of steps, which checkpoints keep. With manual optimization
+    gradients are what `optimizer.step()` finds: clipped, if the module has clipped them before.
+
+    It has been run with lightning 2.6, in one process and with DDP.
+    """
+
+    def __init__(
+        self,
+        directory: str | os.PathLike[str],
+        *,
+        every: int | None = None,
+        nonfinite: bool = True,
+        most_nonfinite: int = 10,
+        on_error: OnError = "warn",
+    ) -> None:
+        super().__init__()
+        self._directory = os.fsdecode(directory)
+        self._options: dict[str, Any] = {
+            "every": every,
+            "nonfinite": nonfinite,
+            "most_nonfinite": most_nonfinite,
+            "on_error": on_error,
+        }
+        self._dumps = {"": GradientDumps(directory, **self._options)}
+        self._steps: dict[str, int] = {}
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        """Dump, if it is time to: this is after backward and unscaling, and before clipping."""
+        folder, step, source = "", trainer.global_step + 1, pl_module
+        if len(trainer.optimizers) > 1:
+            folder = f"optimizer{[each is optimizer for each in trainer.optimizers].index(True)}"
+            step = self._steps[folder] = self._steps.get(folder, 0) + 1
+            source = _parameters_of(optimizer, pl_module)
+        if folder not in self._dumps:
+            path = os.path.join(self._directory, folder)
+            self._dumps[folder] = GradientDumps(path, **self._options)
+        dumps = self._dumps[folder]
+        if dumps.looks_at(step):
+            dumps.before_clipping(source, step=step, loss_scale=_scale(trainer, optimizer))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The steps of each of several optimizers, for the checkpoint."""
+        return {"steps": dict(self._steps)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on counting where the checkpoint was saved."""
+        self._steps = dict(state_dict["steps"])
+
+
+def _parameters_of(optimizer: Any, module: Any) -> list[tuple[str, Any]]:
+    own = {id(each) for group in optimizer.param_groups for each in group["params"]}
+    return [(name, each) for name, each in module.named_parameters() if id(each) in own]
+
+
+def _scale(trainer: Any, optimizer: Any) -> float | None:
+    """What the gradients are multiplied by: by nothing, if Lightning has unscaled them already.
+
+    It leaves that to optimizers that do it in their step, and tells them by the same attribute.
+    """
+    scaler = getattr(trainer.precision_plugin, "scaler", None)
+    if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
+        return None
+    return float(scaler.get_scale())
