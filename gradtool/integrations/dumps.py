@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, TypeAlias
 
 from gradtool.arrays.parameters import named_arrays
 from gradtool.errors import GradtoolError, UsageError
+from gradtool.storage.workspace import writing
 from gradtool.torch import dump_gradients, get_total_norm
 from gradtool.torch.dump import place_in_world
 
@@ -141,7 +142,8 @@ class GradientDumps:
     def _write(self, source: Any, step: int, loss_scale: float | None) -> str:
         _, world_size = place_in_world()
         rank = "-rank{rank}" if (world_size or 1) > 1 else ""
-        os.makedirs(self.directory, exist_ok=True)
+        with writing(self.directory):
+            os.makedirs(self.directory, exist_ok=True)
         path = os.path.join(self.directory, f"grads_step{step:06d}{rank}.safetensors")
         return dump_gradients(source, path, step=step, loss_scale=loss_scale)
 

@@ -6,14 +6,23 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING or "pytorch_lightning" not in sys.modules or "lightning.pytorch" in sys.modules:
+# Lightning has two names, each with classes of its own: the one in use is taken, else one there is.
+if (
+    TYPE_CHECKING
+    or sys.modules.get("lightning.pytorch")
+    or not sys.modules.get("pytorch_lightning")
+):
     try:
         from lightning.pytorch import Callback
     except ModuleNotFoundError as error:
-        if error.name == "lightning":
+        if error.name not in ("lightning", "lightning.pytorch"):
+            raise
+        try:
+            from pytorch_lightning import Callback
+        except ModuleNotFoundError:
             error.msg = "LightningDumpCallback needs lightning: pip install lightning"
-        raise
-else:  # the same under its older name, with classes of its own
+            raise error from None
+else:
     from pytorch_lightning import Callback
 
 from gradtool.integrations.dumps import GradientDumps, OnError
@@ -33,7 +42,7 @@ class LightningDumpCallback(Callback):
     parameters, and its own count of steps, which checkpoints keep. With manual optimization
     gradients are what `optimizer.step()` finds: clipped, if the module has clipped them before.
 
-    It has been run with lightning 2.6, in one process and with DDP.
+    It has been run with lightning 2.6 on a CPU, in one process and with DDP.
     """
 
     def __init__(

@@ -193,8 +193,9 @@ def test_nothing_in_the_package_imports_what_runs_files() -> None:
 
 
 def test_every_module_can_be_imported_first() -> None:
+    of_frameworks = set(_modules_in("integrations")) - {"dumps"}  # run where these are installed
     for module in MODULES:
-        if module.stem == "__main__":
+        if module.stem == "__main__" or module.stem in of_frameworks:
             continue
         name = ".".join(module.relative_to(PACKAGE.parent).with_suffix("").parts)
         importlib.import_module(name.removesuffix(".__init__"))
