@@ -28,8 +28,9 @@ class TrainerDumpCallback(TrainerCallback):
     are those of all its batches. With fp16 they are still multiplied by the loss scale, which is
     noted, and by which `gradtool` divides.
 
-    It has been run with transformers 5.24 on a CPU, in one process and with DDP. FSDP1 and DeepSpeed
-    keep gradients elsewhere than in the parameters: nothing is dumped, and the log says so.
+    It has been run with transformers 5.24 on a CPU, in one process and with DDP. FSDP1 and
+    DeepSpeed keep gradients elsewhere than in the parameters: nothing is dumped, and the log says
+    so.
     """
 
     # No event of the Trainer lies between backward and clipping: on_substep_end comes only after

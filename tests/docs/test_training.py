@@ -3,7 +3,8 @@
     python tests/docs/test_training.py
 
 writes what examples and commands print today into the page, and the list of differences from
-the documentation of `gradtool.torch`.
+the documentation of `gradtool.torch`. What needs a
+framework that is not installed stays as it is.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 from decimal import Decimal
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,20 +33,30 @@ BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 LIST = re.compile(r"(no\s+others:\n\n)(.*?)(?=\n\n)", re.DOTALL)
 DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?|-?\d+e[+-]\d+")
 SECONDS = 120.0
+FRAMEWORKS = {"accelerate", "lightning", "transformers"}
 
 NOISE = Decimal("5e-3")
 """How much of a figure float16 may account for."""
 
 
 class Example(NamedTuple):
-    """A script, and what is shown of its run: commands and their output, the script's first."""
+    """A script, and what is shown of its run: commands and their output, the script's first.
+
+    Of a script the output may not be shown, None: frameworks have words of their own.
+    """
 
     script: str
-    sessions: list[tuple[str, str]]
+    sessions: list[tuple[str, str | None]]
 
     @property
     def file(self) -> str:
         return self.sessions[0][0].split()[-1]
+
+    @property
+    def missing(self) -> list[str]:
+        """The frameworks that it needs and that are not here; `.ci/run --full` has them all."""
+        imported = re.findall(r"^(?:from|import) (\w+)", self.script, re.MULTILINE)
+        return [name for name in imported if name in FRAMEWORKS and find_spec(name) is None]
 
 
 def examples(page: str) -> list[Example]:
@@ -52,7 +64,7 @@ def examples(page: str) -> list[Example]:
     found: list[Example] = []
     for kind, text in BLOCK.findall(page):
         if kind == "python":
-            found.append(Example(text, [(text.splitlines()[0].removeprefix("# "), "")]))
+            found.append(Example(text, [(text.splitlines()[0].removeprefix("# "), None)]))
         elif kind == "text":
             ((command, _),) = found[-1].sessions
             found[-1].sessions[:] = [(command, text)]
@@ -101,7 +113,10 @@ def output_of(command: str, directory: Path) -> str:
             os.killpg(process.pid, signal.SIGKILL)
             process.communicate()
         pytest.fail(f"{command}: not done after {SECONDS} s")
-    assert process.returncode == 0, f"{command}:\n{errors}"
+    # A verdict is a result too, whatever it is, and so is a list of several checkpoints.
+    results = {"gradtool check": (0, 1), "gradtool inspect": (0, 2)}
+    allowed = results.get(" ".join(command.split()[:2]), (0,))
+    assert process.returncode in allowed, f"{command}:\n{errors}"
     return printed
 
 
@@ -135,16 +150,25 @@ def differences(text: str) -> list[str]:
     "example", [pytest.param(e, id=e.file) for e in examples(PAGE.read_text(encoding="utf-8"))]
 )
 def test_an_example_prints_what_the_page_shows(example: Example, tmp_path: Path) -> None:
+    if example.missing:
+        pytest.skip(f"not installed: {', '.join(example.missing)}")
     printed = outputs_of(example, tmp_path)
-    for output, (_, shown) in zip(printed, example.sessions, strict=True):
-        assert shown
-        assert_shown(output, shown)
+    compared = [each for each in zip(printed, example.sessions, strict=True) if each[1][1]]
+    assert compared
+    for output, (_, shown) in compared:
+        assert_shown(output, shown or "")
 
 
 def test_the_page_has_a_plain_loop_a_scaled_one_and_a_sharded_one() -> None:
     files = [example.file for example in examples(PAGE.read_text(encoding="utf-8"))]
     assert files[:3] == ["plain.py", "accumulation.py", "fsdp2.py"]
     assert len(files) == len(set(files))
+
+
+def test_the_page_has_dumps_in_a_plain_loop_and_in_each_framework() -> None:
+    files = [example.file for example in examples(PAGE.read_text(encoding="utf-8"))]
+    frameworks = [f"with_{name}.py" for name in ("trainer", "lightning", "accelerate")]
+    assert files[3:7] == ["watched.py", *frameworks]
 
 
 @pytest.mark.parametrize(
@@ -170,18 +194,23 @@ def rewrite() -> None:
     import gradtool.torch  # noqa: PLC0415 - as above
 
     page = PAGE.read_text(encoding="utf-8")
-    printed = []
+    printed: list[str] = []
     for example in examples(page):
+        if example.missing:
+            printed.extend(shown for _, shown in example.sessions if shown is not None)
+            continue
         with tempfile.TemporaryDirectory() as directory:
-            printed.extend(outputs_of(example, Path(directory)))
-    outputs = iter(printed)
+            outputs = outputs_of(example, Path(directory))
+        pairs = zip(outputs, example.sessions, strict=True)
+        printed.extend(output for output, (_, shown) in pairs if shown is not None)
+    blocks = iter(printed)
 
     def block(found: re.Match[str]) -> str:
         kind, text = found.groups()
         if kind not in ("text", "console"):
             return found[0]
         command = text.split("\n", 1)[0] + "\n" if kind == "console" else ""
-        return f"```{kind}\n{command}{next(outputs)}```"
+        return f"```{kind}\n{command}{next(blocks)}```"
 
     page = BLOCK.sub(block, page)
     listed = LIST.search(gradtool.torch.__doc__ or "")
