@@ -105,6 +105,22 @@ def test_the_last_step_of_an_epoch_has_fewer_batches_and_is_a_step(tmp_path: Pat
     assert dumped(tmp_path / "grads")[3] == pytest.approx(probe.before[3], rel=1e-12)
 
 
+def test_nothing_is_dumped_before_the_last_batch_of_a_step(tmp_path: Path) -> None:
+    early: list[bool] = []
+
+    class Between(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
+        def on_substep_end(self, _args: Any, state: Any, _control: Any, **_live: Any) -> None:
+            name = f"grads_step{state.global_step + 1:06d}.safetensors"
+            early.append((tmp_path / "grads" / name).exists())
+
+    callback = TrainerDumpCallback(tmp_path / "grads", every=1, on_error="raise")
+    run, _ = trainer(callback, tmp_path, gradient_accumulation_steps=2)
+    run.add_callback(Between())
+    run.train()
+    assert early == [False] * len(STEPS)
+    assert list(dumped(tmp_path / "grads")) == list(STEPS)
+
+
 def test_a_step_that_breaks_is_dumped_and_not_those_that_follow(tmp_path: Path) -> None:
     class Poison(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def on_step_begin(self, _args: Any, state: Any, _control: Any, **live: Any) -> None:
