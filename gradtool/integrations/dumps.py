@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, Final, Literal, TypeAlias
 
 from gradtool.arrays.parameters import named_arrays
-from gradtool.errors import GradtoolError, UsageError
+from gradtool.errors import GradtoolError, InputError, UsageError
 from gradtool.storage.workspace import writing
 from gradtool.torch import dump_gradients, get_total_norm
 from gradtool.torch.dump import place_in_world
@@ -36,7 +36,7 @@ class GradientDumps:
     breaks such rows, so that their number is bounded too.
 
     A dump that fails does not end the training: it is told of in a line of the log, `gradtool`'s,
-    once until one succeeds again.
+    and not again for the same reason until one succeeds.
 
     What it costs: a dump copies the gradients to the disk and waits for that. Steps without one
     cost nothing with `nonfinite=False`; else a norm, on a CPU 1.1 to 1.7 times what torch's
@@ -72,12 +72,13 @@ class GradientDumps:
         if on_error not in ("warn", "raise"):
             raise UsageError(f"`on_error` must be 'warn' or 'raise', not {on_error!r}")
         self._on_error = on_error
-        self._broken_since: int | None = None
-        self._told = False
+        self._looked_at: int | None = None
+        self._is_broken = self._was_broken = False  # that step, and the one looked at before it
+        self._told: str | None = None
 
     def looks_at(self, step: int) -> bool:
         """Whether there is anything to do in that step before it is known how its norm is."""
-        return self._is_due(step) or self._left > 0 or self._broken_since == step
+        return self._is_due(step) or self._looks_for_broken(step)
 
     def before_clipping(
         self, model: Any, *, step: int, loss_scale: float | None = None
@@ -100,8 +101,11 @@ class GradientDumps:
         except Exception as error:
             if self._on_error == "raise":
                 raise
-            if not self._told:
-                self._told = True
+            problem = (
+                error.problem if isinstance(error, InputError) else str(error)
+            )  # no path in it
+            if problem != self._told:
+                self._told = problem
                 LOG.warning("step %s: gradients not dumped: %s", step, _line(error))
             return None
 
@@ -109,12 +113,13 @@ class GradientDumps:
         if not self.looks_at(step):
             return None
         source = model if hasattr(model, "named_parameters") else list(model)
-        norm = self._broken_norm(source, step)
+        seen = self._is_broken and self._looked_at == step
+        norm = self._broken_norm(source, step) if self._looks_for_broken(step) else None
         if norm is None and not self._is_due(step):
             return None
         path = self._write(source, step, loss_scale)
-        self._told = False
-        if norm is not None:
+        self._told = None
+        if norm is not None and not seen:
             scaled = "" if loss_scale is None else f" (multiplied by a loss scale of {loss_scale})"
             LOG.warning("step %d: gradients with norm %s%s: %s", step, norm, scaled, path)
             if not self._left:
@@ -124,20 +129,22 @@ class GradientDumps:
     def _is_due(self, step: int) -> bool:
         return self._every is not None and step % self._every == 0
 
+    def _looks_for_broken(self, step: int) -> bool:
+        return self._left > 0 or (self._is_broken and self._looked_at == step)
+
     def _broken_norm(self, source: Any, step: int) -> float | None:
-        """The norm, if it is not finite and is the first such of a row."""
-        if not self._left and self._broken_since != step:
-            return None
+        """The norm, if it is not finite and this is the first such step of a row."""
+        if step != self._looked_at:
+            self._looked_at, self._was_broken, self._is_broken = step, self._is_broken, False
         norm = _norm(source)
         if math.isfinite(norm):
-            self._broken_since = None
             return None
-        if self._broken_since is None:
+        if not (self._is_broken or self._was_broken):
             # Counted before anything is written: whatever fails on one rank, all go on to look at
             # the same steps, as they have to where the norm is that of all ranks.
-            self._broken_since = step
             self._left -= 1
-        return norm if self._broken_since == step else None
+        self._is_broken = True
+        return None if self._was_broken else norm
 
     def _write(self, source: Any, step: int, loss_scale: float | None) -> str:
         _, world_size = place_in_world()

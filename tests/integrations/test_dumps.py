@@ -110,6 +110,22 @@ def test_a_further_look_at_a_step_replaces_the_first(tmp_path: Path) -> None:
     assert gradtool.measure(whole).total.finite_norm == 3.0
 
 
+def test_several_looks_at_a_step_are_one_step_of_a_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As passes inside of passes make them: what breaks may be reached only by the last look."""
+    dumps = GradientDumps(tmp_path, most_nonfinite=2)
+    for step in range(1, 7):
+        for reached in (1.0, math.nan, math.nan):
+            dumps.before_clipping(pairs(1.0, 2.0 if step == 4 else reached), step=step)
+    assert steps_in(tmp_path) == [1, 5]
+    assert [record.message[:29] for record in caplog.records] == [
+        "step 1: gradients with norm n",
+        "step 5: gradients with norm n",
+        "step 5: no further norms that",
+    ]
+
+
 def test_a_loss_scale_is_noted_and_told_of(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -132,6 +148,8 @@ def test_a_dump_that_fails_is_told_of_once_and_training_goes_on(
     (told,) = caplog.records
     assert told.levelno == logging.WARNING
     assert told.message.startswith(f"step 1: gradients not dumped: {directory}: cannot be written")
+    assert dumps.before_clipping(3, step=2) is None
+    assert caplog.records[-1].message.startswith("step 2: gradients not dumped: TypeError: 'int'")
     directory.unlink()
     assert dumps.before_clipping(pairs(1.0), step=3) is not None
     assert dumps.before_clipping(pairs(), step=4) is not None
