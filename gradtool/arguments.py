@@ -23,9 +23,14 @@ def require(condition: bool, problem: str) -> None:
 
 def globs(name: str, patterns: str | Iterable[str]) -> tuple[str, ...]:
     """A glob or globs as a tuple; UsageError for anything else."""
-    require(hasattr(patterns, "__iter__"), f"`{name}` must be a glob or globs, not {patterns!r}")
-    # Patterns are used more than once; what gives them may not be.
-    found = (patterns,) if isinstance(patterns, str) else tuple(patterns)
-    texts = all(isinstance(pattern, str) for pattern in found)
-    require(texts, f"`{name}` must be a glob or globs, not {patterns!r}")
+    return texts(name, patterns, "a glob or globs")
+
+
+def texts(name: str, given: str | Iterable[str], what: str = "a text or texts") -> tuple[str, ...]:
+    """A text or texts as a tuple; UsageError, saying `what` they must be, for anything else."""
+    require(hasattr(given, "__iter__"), f"`{name}` must be {what}, not {given!r}")
+    # They are used more than once; what gives them may not be.
+    found = (given,) if isinstance(given, str) else tuple(given)
+    are_texts = all(isinstance(one, str) for one in found)
+    require(are_texts, f"`{name}` must be {what}, not {given!r}")
     return found

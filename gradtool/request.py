@@ -8,15 +8,14 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NoReturn, TypedDict, get_args
+from typing import TypedDict, get_args
 
-from gradtool.arguments import globs, number, require
+from gradtool.arguments import globs, number, require, texts
 from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import difference
 from gradtool.core.measurement import Measurement
-from gradtool.core.names import NameFilter, every_name, name_filter, no_name
-from gradtool.core.tensors import ABSENT
+from gradtool.core.names import BareNames, NameFilter, every_name, name_filter, no_name
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import collector_paused, reporting_shortage
 from gradtool.engine.overlaps.sharing import Overlaps
@@ -24,10 +23,11 @@ from gradtool.engine.progress import Observer, Progress
 from gradtool.engine.reading import measure as engine
 from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
-from gradtool.errors import EmptyDumpError, RanksDifferError, RanksQuestionError, UsageError
+from gradtool.errors import RanksDifferError, RanksQuestionError, UsageError
 from gradtool.formats import Opening, open_checkpoint, open_together
 from gradtool.formats.scaling import with_scales
 from gradtool.places import Incomplete, Place, label_of
+from gradtool.unmatched import refuse_merged_names, refuse_nothing
 
 MAX_THREADS = 4
 """Threads used unless more are asked for: each takes some 20 MB, and they share Python's lock."""
@@ -50,6 +50,7 @@ class MeasureOptions(TypedDict, total=False):
     verify: bool
     ranks: RanksMode
     replicated: str | Iterable[str]
+    strip_prefix: str | Iterable[str]
     join: bool
     apply_scales: bool
     threads: int | None
@@ -67,6 +68,7 @@ class MeasureRequest:
         norm_type, loss_scale, verify, digest, progress, section, ranks, join, apply_scales: as
             `gradtool.measure` explains them.
         include, exclude, replicated: tuples of globs, whatever was given.
+        strip_prefix: a tuple of prefixes, whatever was given.
         raw_dtype: its name as in DTYPES.
         threads, backend, device, device_memory: as given.
         workers: threads that compute, which follows from these.
@@ -85,6 +87,7 @@ class MeasureRequest:
     verify: bool = False
     ranks: RanksMode = "auto"
     replicated: str | Iterable[str] = ()
+    strip_prefix: str | Iterable[str] = ()
     join: bool = False
     apply_scales: bool = False
     digest: bool = False
@@ -109,6 +112,7 @@ class MeasureRequest:
             include=globs("include", self.include),
             exclude=globs("exclude", self.exclude),
             replicated=globs("replicated", self.replicated),
+            strip_prefix=texts("strip_prefix", self.strip_prefix),
             loss_scale=_divisor(self.loss_scale),
             raw_dtype=_dtype_name(self.raw_dtype),
             workers=workers,
@@ -122,7 +126,17 @@ class MeasureRequest:
     @property
     def names(self) -> NameFilter:
         """Whether a name is one of those asked for."""
-        return name_filter(tuple(self.include), tuple(self.exclude))
+        return name_filter(tuple(self.include), tuple(self.exclude), self.bare)
+
+    @property
+    def bare(self) -> BareNames:
+        """Names as they are matched."""
+        return BareNames(tuple(self.strip_prefix))
+
+    @property
+    def _is_replicated(self) -> NameFilter:
+        globs_over_names = tuple(self.replicated)
+        return name_filter(globs_over_names, (), self.bare) if globs_over_names else no_name
 
     def opening(self, wanted: NameFilter = every_name) -> Opening:
         """How files are to be read, of which `wanted` names may be left out of the catalogue."""
@@ -130,7 +144,7 @@ class MeasureRequest:
             raw_dtype=None if self.raw_dtype is None else DTYPES[self.raw_dtype],
             wanted=wanted,
             ranks=self.ranks,
-            replicated=name_filter(tuple(self.replicated), ()) if self.replicated else no_name,
+            replicated=self._is_replicated,
             join=self.join,
         )
 
@@ -189,13 +203,21 @@ def chosen(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
     """The part of a whole catalogue that was asked for; an empty dump is an error of its own."""
     part = _part(checkpoint, request)
     if not part.tensors:
-        _refuse_nothing(checkpoint, request.section)
+        refuse_nothing(
+            checkpoint,
+            include=tuple(request.include),
+            exclude=tuple(request.exclude),
+            section=request.section,
+            bare=request.bare,
+        )
     return part
 
 
 def _part(checkpoint: Checkpoint, request: MeasureRequest) -> Checkpoint:
     named, in_section = request.names, checkpoint.section_filter(request.section)
     part = checkpoint.narrowed(lambda item: in_section(item) and named(item.name))
+    if request.strip_prefix:
+        refuse_merged_names(part, request.bare)
     return with_scales(part, checkpoint) if request.apply_scales else part
 
 
@@ -256,28 +278,6 @@ def _dtype_name(raw_dtype: str | None) -> str | None:
     name = raw_dtype.upper() if isinstance(raw_dtype, str) else None
     require(raw_dtype is None or name in DTYPES, f"`raw_dtype` {raw_dtype!r} is no known dtype")
     return name
-
-
-def _refuse_nothing(checkpoint: Checkpoint, section: str | None) -> NoReturn:
-    if not checkpoint.tensors:
-        raise EmptyDumpError(checkpoint.path, _why_empty(checkpoint))
-    sections = sorted({spec.section for spec in checkpoint.tensors})
-    if section is not None and not any(map(checkpoint.section_filter(section), checkpoint.tensors)):
-        names = ", ".join(repr(name) for name in sections if name)
-        raise UsageError(
-            f"{checkpoint.path}: has no section {section!r}",
-            hint=f"its sections are {names}" if names else "it has no sections",
-        )
-    raise UsageError(f"{checkpoint.path}: no tensor matches the filters")
-
-
-def _why_empty(checkpoint: Checkpoint) -> str:
-    if not checkpoint.skipped:
-        return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
-    if {item.reason for item in checkpoint.skipped} == {ABSENT}:
-        return "no parameter has a gradient: measure after backward() and before zero_grad()"
-    reasons = ", ".join(sorted({item.reason for item in checkpoint.skipped}))
-    return f"holds no gradient: every tensor is skipped ({reasons})"
 
 
 def _available_cores() -> int:

@@ -168,7 +168,7 @@ def _healthy(place: Place, request: MeasureRequest, policy: Policy, progress: Pr
     """A dump fit to be compared with."""
     measurement = agreed(measure_as(request, place, progress))
     path = measurement.path
-    evidence = Evidence(measurement, section_chosen=request.section is not None)
+    evidence = Evidence(measurement, section_chosen=request.section is not None, bare=request.bare)
     if not evidence.gradients:
         raise EmptyDumpError(path, "holds no gradients", hint="choose with `section`")
     hint = f"`gradtool check {path}` says more"

@@ -6,7 +6,7 @@ import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from gradtool.api.baselines import refuse_other_norm
@@ -19,7 +19,7 @@ from gradtool.core.judging.policy import Override, Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.core.measurement import Measurement
-from gradtool.core.names import NameFilter, natural_key
+from gradtool.core.names import natural_key
 from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import (
     EmptyDumpError,
@@ -31,6 +31,7 @@ from gradtool.errors import (
 from gradtool.places import grouped, label_of, place_of, place_of_found
 from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.baseline_file import read_baseline
+from gradtool.rules.baselines import aligned
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
 from gradtool.rules.judge import Judge, judge_together, verdict_on_unreadable
@@ -101,7 +102,7 @@ def check(
         config=found.path,
     )
     judge = Judge(policy)
-    judging = _Judging(judge, known, request, request.names)
+    judging = _Judging(judge, known, request)
     dumps = grouped(sources)
     all_parts = split_progress(request.progress, [None] * len(dumps))
     verdicts = [
@@ -120,7 +121,10 @@ def check(
         include=tuple(request.include),
         exclude=tuple(request.exclude),
         section=request.section,
-        notes=tuple(_without_effect(configured, policy, judge.idle_overrides if all_read else ())),
+        notes=(
+            *judging.said,
+            *_without_effect(configured, policy, judge.idle_overrides if all_read else ()),
+        ),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -153,12 +157,12 @@ def _without_effect(
 
 @dataclass(frozen=True, slots=True)
 class _Judging:
-    """What dumps are judged by, and how they are measured."""
+    """What dumps are judged by, and how they are measured; and what is said of several at once."""
 
     judge: Judge
     baseline: Baseline | None
     request: MeasureRequest
-    is_chosen: NameFilter
+    said: dict[str, None] = field(default_factory=dict)
 
     def verdicts(self, source: object, progress: Progress) -> Iterator[Verdict]:
         """The verdict on one source, whatever is wrong with it; one for each step of a run."""
@@ -194,8 +198,20 @@ class _Judging:
         evidence = Evidence(
             measurement,
             section_chosen=self.request.section is not None,
-            baseline=self.baseline,
-            is_chosen=self.is_chosen,
+            is_chosen=self.request.names,
+            bare=self.request.bare,
         )
+        evidence = replace(evidence, baseline=self._baseline_of(evidence))
         step = measurement.step if measurement.step is not None else step_in(path)
         return self.judge.verdict(evidence, step, time.perf_counter() - started)
+
+    def _baseline_of(self, evidence: Evidence) -> Baseline | None:
+        """The baseline to compare with, under the names that the dump has for its tensors."""
+        if self.baseline is None:
+            return None
+        names = [tensor.name for tensor in evidence.named_gradients]
+        names += [item.name for item in evidence.skipped]
+        baseline, note = aligned(self.baseline, names, self.request.bare)
+        if note:
+            self.said[note] = None
+        return baseline

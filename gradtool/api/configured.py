@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from gradtool.arguments import globs
+from gradtool.arguments import globs, texts
 from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.config_file import Config, load_config
 from gradtool.rules.settings import Settings
@@ -24,6 +24,9 @@ def request_of(options: MeasureOptions, configured: Settings) -> MeasureRequest:
     choices["exclude"] = globs("exclude", options.get("exclude", ())) or configured.exclude
     choices["replicated"] = globs("replicated", options.get("replicated", ())) or (
         configured.replicated
+    )
+    choices["strip_prefix"] = texts("strip_prefix", options.get("strip_prefix", ())) or (
+        configured.strip_prefix
     )
     if "ranks" not in options and configured.ranks is not None:
         choices["ranks"] = configured.ranks

@@ -28,6 +28,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     verify: bool = False,
     ranks: RanksMode = "auto",
     replicated: str | Iterable[str] = (),
+    strip_prefix: str | Iterable[str] = (),
     join: bool = False,
     apply_scales: bool = False,
     digest: bool = False,
@@ -52,7 +53,9 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
             arrays (NumPy, torch, MLX, JAX and others) in nested dicts, lists and tuples. What is
             in memory must not change meanwhile.
         norm_type: p, any float but NaN; `math.inf` gives the largest magnitude.
-        include: a glob or globs over tensor names, `*` matching dots too; empty for all.
+        include: a glob or globs over tensor names, `*` matching dots too; empty for all. Here and
+            in all patterns names count as they are, and without `module.`, `_orig_mod.`,
+            `_fsdp_wrapped_module.` and `_checkpoint_wrapped_module.`.
         exclude: a glob or globs of names to leave out; they win.
         section: measure only the tensors of that section, "" for those under none.
         loss_scale: gradients were saved multiplied by it: divide all figures' elements. By
@@ -63,6 +66,8 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
             "replica" for copies, of which one is measured, "each" for dumps of their own; "auto"
             goes by what files say of themselves, and else takes equal bytes for copies.
         replicated: a glob or globs of names of which each rank holds the whole.
+        strip_prefix: a prefix or prefixes to take off names, each once and in this order, where
+            they are matched with patterns or with a baseline; no two names may become one.
         join: read files that hold the same tensors, of a directory, under prefixes.
         apply_scales: multiply fp8 weights by the scales that lie beside them; those that have
             none, or one that does not fit, are measured as they are, which is said.
@@ -99,6 +104,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         verify=verify,
         ranks=ranks,
         replicated=replicated,
+        strip_prefix=strip_prefix,
         join=join,
         apply_scales=apply_scales,
         digest=digest,

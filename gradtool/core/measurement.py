@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
-from gradtool.core.names import UNGROUPED, group_namer, order_name, ordered
+from gradtool.core.names import UNGROUPED, group_namer, nearest_names, order_name, ordered
 from gradtool.core.sections import OTHER
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats, merge, norm_of
@@ -233,7 +233,10 @@ class Measurement(Displayed):
         for tensor in self.tensors:
             members.setdefault(place(tensor.name, tensor.spec.section), []).append(tensor)
         if all(name.endswith(UNGROUPED) for _, name in members):
-            raise UsageError(f"`group_by` {group_by!r} matches no tensor of {self.path}")
+            raise UsageError(
+                f"`group_by` {group_by!r} matches no tensor of {self.path}",
+                hint=nearest_names(group_by, (tensor.name for tensor in self.tensors)),
+            )
         skipped: dict[tuple[str, str], list[Skipped]] = {}
         for item in self.skipped:
             skipped.setdefault(place(item.name, item.section), []).append(item)

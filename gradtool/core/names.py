@@ -1,14 +1,17 @@
-"""Names of tensors: their order, filters over them, groups by prefix, and what names scales."""
+"""Names of tensors: order, filters, groups, what wraps them, what is nearest, what scales."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from difflib import get_close_matches
 from fnmatch import translate
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 from gradtool.errors import UsageError
+from gradtool.shortening import shortened
 
 NameFilter: TypeAlias = Callable[[str], bool]
 """Whether a tensor of that name is asked for."""
@@ -37,6 +40,71 @@ promise, none is to be divided by. Sources: `weight_dequant` and the names in co
 DeepSeek-V3; `FP8Experts` of Transformers for those that follow the name of a parameter; the page on
 checkpoints of TensorRT-LLM; QUANTIZATION.md of ComfyUI.
 """
+
+
+_WRAPPER: Final = re.compile(
+    r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
+)
+"""What DistributedDataParallel, torch.compile, FSDP and activation checkpointing put into names.
+
+Sources: torch/nn/parallel/distributed.py; torch/_dynamo/eval_frame.py, `OptimizedModule`;
+torch/distributed/fsdp/_common_utils.py, `FSDP_WRAPPED_MODULE`;
+torch/distributed/algorithms/_checkpoint/checkpoint_wrapper.py, `_CHECKPOINT_WRAPPED_MODULE`.
+"""
+
+_COMPARED: Final = 1000
+"""Names that are compared letter by letter with one that is sought, at most."""
+
+_COMPARED_LENGTH: Final = 200
+"""Characters of a name that are compared; it may come from a file and be of any length."""
+
+
+def unwrapped(name: str) -> str:
+    """A name without what wraps modules, wherever that stands: `h.w` of `module.h._orig_mod.w`."""
+    return _WRAPPER.sub("", name)
+
+
+@dataclass(frozen=True, slots=True)
+class BareNames:
+    """Names as they are matched: without wrappers, and without the prefixes of `strip_prefix`.
+
+    Each of `prefixes` is taken off the start of a name once, in this order, after the wrappers. One
+    that ends in a letter, a digit or `_` is whole components: `net` takes off `net.` and not the
+    beginning of `network.`.
+    """
+
+    prefixes: tuple[str, ...] = ()
+
+    def __call__(self, name: str) -> str:
+        """The bare name."""
+        bare = unwrapped(name)
+        for prefix in self._whole_prefixes():
+            bare = bare.removeprefix(prefix) or bare
+        return bare
+
+    def forms(self, name: str) -> Iterable[str]:
+        """The name as it is, then as it is matched besides, each different form once."""
+        bare = unwrapped(name)
+        return dict.fromkeys((name, bare, self(name)) if self.prefixes else (name, bare))
+
+    def taken_off(self, name: str) -> Iterator[str]:
+        """What is taken off a name, in pieces."""
+        yield from _WRAPPER.findall(name)
+        bare = unwrapped(name)
+        for prefix in self._whole_prefixes():
+            if bare.startswith(prefix) and bare != prefix:
+                yield prefix
+                bare = bare.removeprefix(prefix)
+
+    def _whole_prefixes(self) -> Iterator[str]:
+        for given in self.prefixes:
+            ends_in_word = given[-1:].isalnum() or given.endswith("_")
+            if prefix := unwrapped(f"{given}." if ends_in_word else given):
+                yield prefix
+
+
+ONLY_WRAPPERS: Final = BareNames()
+"""Names without wrappers, and no other prefix taken off."""
 
 
 def natural_key(name: str) -> str:
@@ -87,15 +155,23 @@ def no_name(_name: str) -> bool:
     return False
 
 
-def name_filter(include: Sequence[str], exclude: Sequence[str]) -> NameFilter:
+def name_filter(
+    include: Sequence[str], exclude: Sequence[str], bare: BareNames = ONLY_WRAPPERS
+) -> NameFilter:
     """A test for names matched by any glob of `include` (all, if empty) and none of `exclude`.
 
-    `*` also matches dots, as the shell's does not match slashes: `*.bias` is any bias.
+    `*` also matches dots, as the shell's does not match slashes: `*.bias` is any bias. A glob
+    matches a name as it is, or as `bare` has it.
     """
     if not include and not exclude:
         return every_name
     wanted, unwanted = _any_glob(include or ["*"]), _any_glob(exclude)
-    return lambda name: wanted(name) is not None and unwanted(name) is None
+
+    def passes(name: str) -> bool:
+        forms = bare.forms(name)
+        return any(map(wanted, forms)) and not any(map(unwanted, forms))
+
+    return passes
 
 
 def _any_glob(globs: Iterable[str]) -> Callable[[str], re.Match[str] | None]:
@@ -110,8 +186,8 @@ def group_namer(group_by: str) -> Callable[[str], str]:
     dotted components: a literal matches itself, `*` any component, `#` a number, which is
     folded. The group is the name up to the end of the first match, so that `layers.#` makes
     one group of all layers, `layers.*` one of each and `layers.#.*` one of each kind of
-    block over all layers. Raises UsageError for an empty request and for
-    a depth of 0 or of 19 digits.
+    block over all layers. A name that it does not match is tried without wrappers.
+    Raises UsageError for an empty request and for a depth of 0 or of 19 digits.
     """
     if group_by.isascii() and group_by.isdigit():
         depth = _depth(group_by)
@@ -122,7 +198,12 @@ def group_namer(group_by: str) -> Callable[[str], str]:
             f"`group_by` {group_by!r} is no pattern: it has an empty component",
             hint="give a depth such as 2 or a pattern such as 'layers.#'",
         )
-    return lambda name: _group(name.split("."), wanted)
+
+    def group(name: str) -> str:
+        found = _group(name.split("."), wanted)
+        return found if found != UNGROUPED else _group(unwrapped(name).split("."), wanted)
+
+    return group
 
 
 def _depth(digits: str) -> int:
@@ -178,3 +259,39 @@ def scale_names(weight: str) -> tuple[str, ...]:
     place, dot, last = weight.rpartition(".")
     own = (f"{weight}_scale_inv", f"{weight}_scale")
     return own if last != _WEIGHT else (*own, *(f"{place}{dot}{s}" for s in _WEIGHT_SCALES))
+
+def nearest(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:
+    """The names that are most like the one, or the glob, that is wanted; the likest first.
+
+    Names that differ in numbers only are compared once, and of the rest only those that share most
+    components, so that a hundred thousand names take no longer to look through than to list.
+    """
+    numbers = _DIGITS.findall(wanted)
+    by_fold: dict[str, str] = {}
+    with_numbers: dict[str, str] = {}
+    for name in names:
+        fold = _folded(name)
+        by_fold.setdefault(fold, name)
+        if fold not in with_numbers and _DIGITS.findall(name)[: len(numbers)] == numbers:
+            with_numbers[fold] = name
+    by_fold |= with_numbers
+    folds: Sequence[str] = list(by_fold)
+    sought = _folded(wanted)
+    if len(folds) > _COMPARED:
+        components = set(sought.split("."))
+        folds = sorted(folds, key=lambda fold: -len(components.intersection(fold.split("."))))
+    close = get_close_matches(sought, folds[:_COMPARED], n=most, cutoff=0.0)
+    return [by_fold[fold] for fold in close]
+
+
+def _folded(name: str) -> str:
+    return _DIGITS.sub("0", name[:_COMPARED_LENGTH]).replace("*", "")
+
+
+def nearest_names(wanted: str, names: Iterable[str]) -> str | None:
+    """A hint of the names that are most like one that is not there; None where there are none."""
+    found = nearest(wanted, names)
+    if not found:
+        return None
+    listed = ", ".join(repr(shortened(name, _COMPARED_LENGTH)) for name in found)
+    return f"the nearest name is {listed}" if len(found) == 1 else f"the nearest names are {listed}"

@@ -18,6 +18,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final, Protocol
 
+from gradtool.core.names import unwrapped
 from gradtool.core.tensors import SectionKind
 
 GRADS: Final = "grads"
@@ -243,12 +244,14 @@ def section_filter(chosen: str, known: Iterable[str]) -> Callable[[InSection], b
     """Whether something lies in the section that is asked for, of those that are `known`.
 
     It is asked for by its name, by that of a parent (`optimizer` is all `optimizer.*`), or else by
-    the file's own key, such as `state_dict`, under which what is `other` stays out.
+    the file's own key, such as `state_dict`, under which what is `other` stays out; the key may
+    stand behind what wraps modules.
     """
     if chosen == "" or any(_is_within(name, chosen) for name in known):
         return lambda item: _is_within(item.section, chosen)
     return lambda item: (
-        item.section not in ("", OTHER) and (item.name == chosen or _is_within(item.name, chosen))
+        item.section not in ("", OTHER)
+        and (_is_within(item.name, chosen) or _is_within(unwrapped(item.name), chosen))
     )
 
 

@@ -13,7 +13,7 @@ from gradtool.core.brackets import Bracket, brackets
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
-from gradtool.core.names import NameFilter, every_name
+from gradtool.core.names import ONLY_WRAPPERS, BareNames, NameFilter, every_name
 from gradtool.core.sections import OTHER
 from gradtool.core.tensors import SectionKind, Skipped
 from gradtool.errors import GradtoolError
@@ -33,6 +33,7 @@ class Evidence:
         baseline: to compare with.
         is_chosen: whether a name passes the filters of the call.
         nonfinite_reported: whether NaN and Inf of the dump are findings already.
+        bare: names as patterns may have them, too.
     """
 
     measurement: Measurement
@@ -40,6 +41,7 @@ class Evidence:
     baseline: Baseline | None = None
     is_chosen: NameFilter = every_name
     nonfinite_reported: bool = False
+    bare: BareNames = ONLY_WRAPPERS
 
     def is_reported(self, norm: float) -> bool:
         """Whether `norm` is not finite, and the reason for that is a finding already."""
@@ -138,10 +140,11 @@ class Evidence:
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
-        """All names of each stored tensor, by its first name."""
+        """All names of each stored tensor, as they are and as they are matched, by the first."""
         names: dict[str, list[str]] = {}
         for tensor in self.measurement.tensors:
-            names.setdefault(tensor.alias_of or tensor.name, []).append(tensor.name)
+            forms = self.bare.forms(tensor.name)
+            names.setdefault(tensor.alias_of or tensor.name, []).extend(forms)
         return names
 
     @cached_property

@@ -7,7 +7,7 @@ from itertools import count, islice
 
 from gradtool.core.figures import counted, difference
 from gradtool.core.judging.rule import Parameter
-from gradtool.core.names import name_filter
+from gradtool.core.names import name_filter, nearest_names
 from gradtool.core.tensors import ABSENT, hides_magnitude
 from gradtool.errors import EmptyDumpError, GradtoolError, MissingShardError
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
@@ -60,8 +60,10 @@ def _missing(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     globs = limits.dump["names"]
     names = [tensor.name for tensor in evidence.named_gradients]
     for glob in globs if isinstance(globs, tuple) else ():
-        if not any(map(name_filter([glob], ()), names)):
-            yield Problem("is expected, and no gradient has such a name", glob)
+        if not any(map(name_filter([glob], (), evidence.bare), names)):
+            hint = nearest_names(glob, names)
+            also = f"; {hint}" if hint else ""
+            yield Problem(f"is expected, and no gradient has such a name{also}", glob)
 
 
 def _without_gradient(evidence: Evidence, limits: Limits) -> Iterator[Problem]:

@@ -43,6 +43,7 @@ class Settings:
         section: the only section to judge.
         ranks: what files of several ranks are to each other.
         replicated: globs over the names of tensors that each rank holds whole.
+        strip_prefix: what to take off names where they are matched.
     """
 
     select: tuple[str, ...] | None = None
@@ -58,11 +59,12 @@ class Settings:
     section: str | None = None
     ranks: RanksMode | None = None
     replicated: tuple[str, ...] = ()
+    strip_prefix: tuple[str, ...] = ()
 
 
 _KEYS = (
     *("select", "ignore", "overrides", "fail_on", "baseline"),
-    *("include", "exclude", "section", "ranks", "replicated"),
+    *("include", "exclude", "section", "ranks", "replicated", "strip_prefix"),
 )
 
 
@@ -90,6 +92,7 @@ def read_settings(table: Mapping[str, Any], where: str) -> Settings:
         section=_text(table, "section", where),
         ranks=_ranks(table["ranks"], f"{where} ranks") if "ranks" in table else None,
         replicated=_texts(table.get("replicated", []), f"{where} replicated"),
+        strip_prefix=_texts(table.get("strip_prefix", []), f"{where} strip_prefix"),
     )
 
 

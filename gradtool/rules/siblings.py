@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Final
 
 from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.names import unwrapped
 
 _LAYER: Final = re.compile(r"(?:^|(?<=[A-Za-z._/-]))[0-9]{1,9}(?=$|[._/-])")
 """A number at the end of a word: `layers.3.w`, `layers/3/w`, `layer_3.w`, `block3.w`."""
@@ -45,7 +46,8 @@ class SplitName:
 
 
 def split_name(name: str) -> SplitName:
-    """The name of a tensor, split at the number of its layer."""
+    """The name of a tensor, without wrappers that some layers may have, split at its layer."""
+    name = unwrapped(name)
     match = _LAYER.search(name)
     if match is None:
         return SplitName(name)

@@ -387,6 +387,7 @@ WRONG = [
     ("ranks = 1", "ranks: must be one of auto, shard, replica, each, not 1"),
     ('replicated = "b"', "replicated: must be a list of texts, not 'b'"),
     ("replicated = [1]", "replicated: must be a list of texts"),
+    ('strip_prefix = "net."', "strip_prefix: must be a list of texts, not 'net.'"),
     ('section = ["grads"]', "section: must be a text"),
     ("baseline = 3", "baseline: must be a text, not 3"),
     ("baseline = false", "baseline: must be a text, not False"),
@@ -635,7 +636,7 @@ def test_a_configuration_that_is_there_and_cannot_be_read_is_not_passed_over(
 
 KEYS = [
     *("select", "ignore", "overrides", "fail_on", "baseline"),
-    *("include", "exclude", "section", "ranks", "replicated"),
+    *("include", "exclude", "section", "ranks", "replicated", "strip_prefix"),
 ]
 NAMES = sorted({one.name for rule in RULES.values() for one in rule.parameters} | {"severity"})
 words = st.one_of(

@@ -43,6 +43,7 @@ _MEASURING = (
         table.VERIFY,
         table.RANKS,
         table.REPLICATED,
+        table.STRIP_PREFIX,
         table.JOIN,
     ),
     *in_panel(COMPUTING, table.THREADS, table.BACKEND, table.DEVICE, table.DEVICE_MEMORY),

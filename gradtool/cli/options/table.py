@@ -118,6 +118,16 @@ REPLICATED: Final = Row(
         help="Tensors with such names are whole on each rank, and must agree; repeatable.",
     ),
 )
+STRIP_PREFIX: Final = Row(
+    "strip_prefix",
+    list[str] | None,
+    typer.Option(
+        None,
+        "--strip-prefix",
+        metavar="P",
+        help="Take P off names where they are matched, as module. and _orig_mod. are; repeatable.",
+    ),
+)
 JOIN: Final = Row(
     "join",
     bool,
