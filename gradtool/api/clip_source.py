@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.clip.adaptive import without_state
+from gradtool.core.clip.plan import ClipRequest
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.errors import SeveralCheckpointsError
 from gradtool.formats import units_named
@@ -79,7 +81,7 @@ def _in_common(entries: Sequence[str]) -> str:
     return os.path.commonpath(directories) or os.curdir
 
 
-def catalogues(place: Place, measuring: MeasureRequest) -> list[Catalogue]:
+def catalogues(place: Place, measuring: MeasureRequest, request: ClipRequest) -> list[Catalogue]:
     """What lies at a place: one checkpoint, or with `ranks="each"` those of all ranks."""
     try:
         found = [("", opened(place, measuring))]
@@ -88,6 +90,10 @@ def catalogues(place: Place, measuring: MeasureRequest) -> list[Catalogue]:
             raise
         found = [(one.rank, opened(one.path, measuring)) for one in error.found]
     wholes = [(rank, unpacked(checkpoint)) for rank, checkpoint in found]
-    return [
-        Catalogue(rank, whole, chosen(whole, measuring).without_others()) for rank, whole in wholes
-    ]
+    return [Catalogue(rank, whole, _part(whole, measuring, request)) for rank, whole in wholes]
+
+
+def _part(whole: Checkpoint, measuring: MeasureRequest, request: ClipRequest) -> Checkpoint:
+    """What of a whole catalogue is to be clipped."""
+    part = chosen(whole, measuring).without_others()
+    return part if request.agc is None else without_state(part)

@@ -9,8 +9,10 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
+from gradtool.api.clip_plans import Planning
 from gradtool.api.clip_source import Catalogue, Source, catalogues
-from gradtool.core.clip.plan import ClipPlan, ClipRequest, one_total, plan_clip
+from gradtool.core.clip.groups import notes_on_groups
+from gradtool.core.clip.plan import ClipPlan, ClipRequest, one_total
 from gradtool.core.locations import Location
 from gradtool.core.measurement import Measurement
 from gradtool.engine.overlaps.sharing import find_overlaps
@@ -61,23 +63,29 @@ class Planned(NamedTuple):
     plan: ClipPlan
     rewrite: Rewrite
 
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said before anything is written."""
+        notes = (*self.before.notes, *notes_on_groups(self.plan.groups))
+        return list(map(self.named, notes))
+
     def named(self, note: str) -> str:
         """A note, with the rank that it is about."""
         return f"{self.catalogue.rank}: {note}" if self.catalogue.rank else note
 
 
 def planned_clip(
-    one: Catalogue,
-    request: ClipRequest,
+    planning: Planning,
     measuring: MeasureRequest,
     executor: Executor,
     progress: Progress,
+    of_units: Progress,
 ) -> Planned:
     """The measurement and the plan; refuses what is not to be clipped."""
     started = time.perf_counter()
-    overlaps = find_overlaps(one.whole)
+    one, overlaps = planning.catalogue, planning.overlaps
     before = agreed(measured(one.part, measuring, executor, progress, started, overlaps))
-    plan = plan_clip(before, request)
+    plan = planning.plan(before, measuring, executor, of_units)
     whole = one.whole.with_ranks_apart({tensor.name for tensor in before.tensors})
     if whole is not one.whole:
         overlaps = find_overlaps(whole)
@@ -86,6 +94,7 @@ def planned_clip(
 
 def write(
     measuring: MeasureRequest,
+    request: ClipRequest,
     planned: Sequence[Planned],
     place: Place,
     executor: Executor,
@@ -102,7 +111,7 @@ def write(
         built = build(rewrites, companions, workspace, runner)
         with workspace.readable(built.name) as path, Threads(1) as syncing:
             synced = syncing.submit(built.sync)
-            found = catalogues(source.within(path), measuring)
+            found = catalogues(source.within(path), measuring, request)
             built.check_read([file for one in found for file in one.whole.files], path)
             after = [
                 measured(one.part, measuring, executor, stage, time.perf_counter())
@@ -130,6 +139,5 @@ def _underflow(one: Planned, after: Measurement) -> tuple[str, ...]:
     """What deserves a warning: zeros that nobody asked for."""
     if one_total(after).finite_norm or not one_total(one.before).finite_norm:
         return ()
-    changes = one.plan.transforms.values()
-    asked = all(change.coef == 0.0 or change.bound == 0.0 for change in changes)
+    asked = all(change.is_zeroing for change in one.plan.transforms.values())
     return () if asked else ("every element is 0 now: what was asked for is too small for them",)

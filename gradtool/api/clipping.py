@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import zip_longest
 from typing import Unpack
 
+from gradtool.api.clip_plans import Planning
 from gradtool.api.clip_source import Source, catalogues, source_of
 from gradtool.api.clip_writing import place_for, planned_clip, write
 from gradtool.arguments import number, require
 from gradtool.core.clip.outcome import ClipOutcome, Clipped
-from gradtool.core.clip.plan import (
-    ClipRequest,
-    NonFinite,
-    refuse_unclippable,
-)
-from gradtool.core.clipping import TORCH_EPS
+from gradtool.core.clip.plan import ClipRequest, NonFinite
+from gradtool.core.clip.refusals import refuse_unclippable
+from gradtool.core.clipping import AGC_EPS, TORCH_EPS
 from gradtool.core.measurement import Measurement
 from gradtool.engine.progress import split_progress
 from gradtool.errors import FileAccessError, UsageError
@@ -28,13 +26,15 @@ from gradtool.storage.files import require_space
 from gradtool.storage.target import Target, target_at, target_in_place
 
 
-def clip(
+def clip(  # noqa: PLR0913 - one for each option of the command
     path: str | bytes | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     out: str | bytes | os.PathLike[str] | None = None,
     *,
     max_norm: float | None = None,
     clip_value: float | None = None,
-    eps: float = TORCH_EPS,
+    groups: Mapping[str, float] | None = None,
+    agc: float | None = None,
+    eps: float | None = None,
     total_norm: float | None = None,
     per_tensor: bool = False,
     nonfinite: NonFinite = "error",
@@ -59,7 +59,14 @@ def clip(
             all other files are copied too; for several files a new directory for those alone.
         max_norm: bound on the norm of all chosen tensors together, at least 0.
         clip_value: bound on each element's magnitude instead, at least 0.
-        eps: added to the norm: 1e-6 is torch's, 0 optax's.
+        groups: bounds on the norms of several sets of tensors, by globs over their names; the first
+            that matches a name counts. Tensors in no group stay as they are, or are clipped
+            together to `max_norm` if that is given too.
+        agc: clip each unit of the gradients (what is at one index of the first axis: a row, a
+            filter; the whole of a vector) to so many norms of the same unit of the weights, which
+            lie in the same checkpoint under the same names. Only gradients are clipped so.
+        eps: added to the norm: 1e-6 is torch's and the default, 0 optax's. With `agc` the least
+            norm that a unit of weights is taken to have, 1e-3 by default.
         total_norm: the norm to clip by, if these tensors are only a part of all.
         per_tensor: clip each tensor by its own norm, the one that `measure` gives for it.
         nonfinite: what to do about NaN and Inf: "error" refuses, "zero" replaces them by 0,
@@ -85,12 +92,14 @@ def clip(
         InputError: as for `measure`; or `out` cannot be written.
         DeviceError: as for `measure`.
 
-    Source of the equations: torch/nn/utils/clip_grad.py.
+    Source of the equations: torch/nn/utils/clip_grad.py; for `agc` see `core.clipping.agc_coef`.
     """
     request = ClipRequest(
         max_norm=_optional_number("max_norm", max_norm),
         clip_value=_optional_number("clip_value", clip_value),
-        eps=number("eps", eps),
+        groups=_checked_groups(groups),
+        agc=_optional_number("agc", agc),
+        eps=_eps(eps, agc),
         total_norm=_optional_number("total_norm", total_norm),
         per_tensor=per_tensor,
         nonfinite=nonfinite,
@@ -128,7 +137,7 @@ def _clip(
     follow_links: bool,
 ) -> ClipOutcome:
     started = time.perf_counter()
-    found = catalogues(source.place, measuring)
+    found = catalogues(source.place, measuring, request)
     for one in found:
         explicit = measuring.is_explicit
         refuse_unclippable(one.part, measuring.norm_type, request, explicit=explicit)
@@ -137,22 +146,25 @@ def _clip(
     sizes = [] if place is None else place.sizes(files)
     if place is not None and not (dry_run or place.target.is_source):
         require_space(place.target.shown, place.target.parent, sizes)
-    nbytes = [sum(spec.nbytes for spec in one.part.tensors) for one in found]
-    shares = nbytes if dry_run else [*nbytes, sum(file.size for file in files), *nbytes]
     with working(measuring) as executor:
+        plannings = [Planning.of(one, measuring, request) for one in found]
+        nbytes = [sum(spec.nbytes for spec in one.part.tensors) for one in found]
+        shares = [*nbytes, *(one.nbytes for one in plannings)]
+        shares += [] if dry_run else [sum(file.size for file in files), *nbytes]
         stages = split_progress(measuring.progress, shares)
+        of_units, of_writing = stages[len(found) :], stages[2 * len(found) :]
         # All of them are planned before anything is written: one may have to be refused.
         planned = [
-            planned_clip(one, request, measuring, executor, stage)
-            for one, stage in zip(found, stages, strict=False)
+            planned_clip(planning, measuring, executor, stage, stage_of_units)
+            for planning, stage, stage_of_units in zip(plannings, stages, of_units, strict=False)
         ]
-        notes = [one.named(note) for one in planned for note in one.before.notes]
+        notes = [note for one in planned for note in one.notes]
         after: list[Measurement] = []
         changes = any(one.plan.changed for one in planned)
         if place is not None and (changes or not place.target.is_source):
             notes += place.target.notes()
             if not dry_run:
-                after, said = write(measuring, planned, place, executor, stages[len(found) :])
+                after, said = write(measuring, request, planned, place, executor, of_writing)
                 notes += said
         for stage in stages:
             stage.finish()
@@ -184,3 +196,19 @@ def _target(source: Source, output: str, *, in_place: bool, force: bool) -> Targ
 
 def _optional_number(name: str, value: float | None) -> float | None:
     return None if value is None else number(name, value)
+
+
+def _checked_groups(groups: Mapping[str, float] | None) -> tuple[tuple[str, float], ...]:
+    """The groups in their order; UsageError for what is no table of globs."""
+    if groups is None:
+        return ()
+    given: object = groups
+    are_globs = isinstance(given, Mapping) and all(isinstance(glob, str) for glob in given)
+    require(are_globs and bool(groups), f"`groups` must be bounds by globs, not {groups!r}")
+    return tuple((glob, number("groups", max_norm)) for glob, max_norm in groups.items())
+
+
+def _eps(eps: float | None, agc: float | None) -> float:
+    if eps is not None:
+        return number("eps", eps)
+    return TORCH_EPS if agc is None else AGC_EPS

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, TypeAlias
 
 import typer
@@ -27,6 +28,8 @@ Examples:
   gradtool clip training.pt --section grads --max-norm 1.0 -o clipped.pt
   gradtool clip run/checkpoint-500 --max-norm 1.0 -o run/clipped-500
   gradtool clip 'run/rank*.pt' --max-norm 1.0 -o run/clipped
+  gradtool clip grads.pt --group 'embed.*=0.1' --group '*=1.0' -o clipped.pt
+  gradtool clip training.pt --agc 0.01 --exclude '*head*' -o clipped.pt
   gradtool clip grads.npz --clip-value 0.5 --nonfinite zero --dry-run
 """
 
@@ -83,6 +86,29 @@ Clipping: TypeAlias = Annotated[
             ),
         ),
         Row(
+            "groups",
+            list[str] | None,
+            typer.Option(
+                None,
+                "--group",
+                metavar="GLOB=X",
+                help="Scale the tensors with such names, that no earlier GLOB matches, so that "
+                "their norm is at most X; repeatable. --max-norm is for the rest.",
+            ),
+        ),
+        Row(
+            "agc",
+            float | None,
+            typer.Option(
+                None,
+                "--agc",
+                metavar="FACTOR",
+                callback=values.bound,
+                help="Scale each row or filter to FACTOR norms of the weights' one, which lie "
+                "beside the gradients. --eps is 0.001 then.",
+            ),
+        ),
+        Row(
             "total_norm",
             float | None,
             typer.Option(
@@ -124,7 +150,7 @@ Writing: TypeAlias = Annotated[
 ]
 ReportOptions: TypeAlias = Annotated[Reports, groups.reports_without_output(CLIP_REPORTERS)]
 DisplayOptions: TypeAlias = Annotated[
-    Display, groups.display("With --per-tensor or --clip-value, list every tensor that changes.")
+    Display, groups.display("Unless all have one factor, list every tensor that changes.")
 ]
 
 
@@ -148,6 +174,8 @@ def clip(
     are not finite or have no norm in float64.
     """
     place = _place(paths)
+    if "groups" in clipping:
+        clipping = {**clipping, "groups": _groups(clipping["groups"])}
     if (out := writing.get("out")) == "-":
         raise UsageError("--output takes a file or a directory: what clip writes is no text")
     reports.refuse_to_replace(expand_all(paths))
@@ -186,3 +214,19 @@ def _place(paths: list[str]) -> str | list[str]:
     if len(places) == 1 and isinstance(places[0], Incomplete):
         raise places[0].error
     return paths[0] if len(paths) == 1 else list(expand_all(paths))
+
+
+def _groups(texts: Sequence[str]) -> dict[str, float]:
+    """Bounds by globs, of texts GLOB=X of which the last = divides."""
+    found: dict[str, float] = {}
+    for text in texts:
+        glob, equals, bound = text.rpartition("=")
+        if not equals or not glob:
+            raise UsageError(f"--group {text!r}: give GLOB=X, as 'layers.*=1.0'")
+        if glob in found:
+            raise UsageError(f"--group {glob!r} is given twice")
+        try:
+            found[glob] = float(bound)
+        except ValueError as error:
+            raise UsageError(f"--group {text!r}: {bound!r} is no number") from error
+    return found

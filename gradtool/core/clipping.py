@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -10,6 +11,35 @@ from gradtool.errors import UsageError
 
 TORCH_EPS = 1e-6
 """What torch, MLX, Megatron and DeepSpeed add to the norm; optax and TensorFlow add nothing."""
+
+
+AGC_EPS: Final = 1e-3
+"""The least norm that adaptive clipping takes a unit of weights to have."""
+
+_AGC_LEAST_NORM: Final = 1e-6
+"""What adaptive clipping divides by at least."""
+
+
+@dataclass(frozen=True, slots=True)
+class Units:
+    """A factor of its own for each unit of a tensor.
+
+    A unit is what lies at one index of the first axis, a row of a matrix; a tensor of fewer than
+    two axes is one unit.
+
+    Attributes:
+        coefs: the factors, float64 in the machine's byte order, one after another.
+        shape, strides: those of the tensor, so that equal units of equal elements are the same.
+    """
+
+    coefs: bytes
+    shape: tuple[int, ...]
+    strides: tuple[int, ...] | None = None
+
+    @property
+    def is_zero(self) -> bool:
+        """Whether all factors are 0."""
+        return not any(self.coefs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +50,8 @@ class Transform:
 
     One of `coef` and `bound` is left as it is here. `nonfinite` says what becomes of NaN and
     Inf: 0, or the very bits that they have, or what the equation makes of them, or nothing
-    because the tensor is known to hold none.
+    because the tensor is known to hold none. With `units` each g is multiplied by its unit's factor
+    instead.
 
     Source: torch/nn/utils/clip_grad.py, `clip_grads_with_norm_` and `clip_grad_value_`.
     """
@@ -28,6 +59,12 @@ class Transform:
     coef: float = 1.0
     bound: float = math.inf
     nonfinite: Literal["absent", "zero", "keep", "scale"] = "absent"
+    units: Units | None = None
+
+    @property
+    def is_zeroing(self) -> bool:
+        """Whether every finite element becomes 0 because that was asked for."""
+        return 0.0 in (self.coef, self.bound) or (self.units is not None and self.units.is_zero)
 
 
 IDENTITY: Final = Transform()
@@ -54,3 +91,24 @@ def clip_coef(total_norm: float, max_norm: float, eps: float = TORCH_EPS) -> flo
     if total_norm + eps <= 0.0 or math.isinf(max_norm):
         return 1.0
     return min(1.0, max_norm / (total_norm + eps))
+
+
+def unit_count(shape: Sequence[int]) -> int:
+    """The number of units of a tensor."""
+    return shape[0] if len(shape) > 1 else 1
+
+
+def agc_coef(norm: float, weight_norm: float, factor: float, eps: float = AGC_EPS) -> float:
+    """The factor of a unit of gradients of norm `norm`, by adaptive gradient clipping.
+
+        max_norm = factor * max(weight_norm, eps)
+        agc_coef = max_norm / max(norm, 1e-6)  if norm > max_norm  else  1
+
+    Source: Brock, De, Smith and Simonyan, "High-Performance Large-Scale Image Recognition Without
+    Normalization", 2021, and its nfnets/optim.py, `SGD_AGC`. Units are those of timm/utils/agc.py,
+    `adaptive_clip_grad`, as torch lays weights out: outputs along the first axis. (In the paper's
+    code they are along the last, a matrix of one row or column is one unit, and tensors of three
+    axes have a unit for each pair of indices of the last two.)
+    """
+    max_norm = factor * max(weight_norm, eps)
+    return max_norm / max(norm, _AGC_LEAST_NORM) if norm > max_norm else 1.0

@@ -260,6 +260,7 @@ def scale_names(weight: str) -> tuple[str, ...]:
     own = (f"{weight}_scale_inv", f"{weight}_scale")
     return own if last != _WEIGHT else (*own, *(f"{place}{dot}{s}" for s in _WEIGHT_SCALES))
 
+
 def nearest(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:
     """The names that are most like the one, or the glob, that is wanted; the likest first.
 

@@ -218,6 +218,12 @@ def names_a_dump(stem: str) -> bool:
     return key.rstrip("-_.") in _KEYS or (len(number) > 1 and number.startswith("0"))
 
 
+def within_section(name: str, section: str) -> str:
+    """The name of a tensor without the file's own key of its section, where it lies under one."""
+    key, dot, rest = name.partition(".")
+    return rest if dot and _KEYS.get(key) == section else name
+
+
 def kinds_of_file(path: str, sections: Sections) -> dict[str, SectionKind]:
     """The kinds of a file's sections; where it has none, what those have whose name it has.
 

@@ -27,6 +27,7 @@ BLOCK_PIECES: Final = 1 << 10
 """Pieces of tensors that the CPU backend gets in one call."""
 
 Bytes = NDArray[np.uint8]
+Coefs = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +97,16 @@ class Backend(Protocol):
         """
 
     def apply(
-        self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
+        self,
+        raw: NDArray[Any],
+        dtype: DType,
+        transform: Transform,
+        *,
+        big_endian: bool = False,
+        coefs: Coefs | None = None,
     ) -> None:
         """Transform the elements in `raw`, bytes (uint8) aligned to the element size, in place.
 
-        A complex element is scaled in both parts, and is non-finite where either is.
+        A complex element is scaled in both parts, and is non-finite where either is. `coefs` has
+        the factor of each element, where the transform has units.
         """

@@ -189,13 +189,14 @@ DEVICE_MEMORY: Final = Row(
 )
 EPS: Final = Row(
     "eps",
-    float,
+    float | None,
     typer.Option(
-        TORCH_EPS,
+        None,
         "--eps",
         metavar="E",
         callback=values.eps,
         help="Added to the norm when clipping: torch's; 0 is optax's.",
+        show_default=f"{TORCH_EPS:g}",
     ),
 )
 CONFIG: Final = Row(

@@ -35,9 +35,9 @@ def total_norm(value: float | None) -> float | None:
     return value
 
 
-def eps(value: float) -> float:
+def eps(value: float | None) -> float | None:
     """The number added to a norm: finite and at least 0."""
-    if not 0.0 <= value < math.inf:
+    if value is not None and not 0.0 <= value < math.inf:
         raise typer.BadParameter(f"{value} is no epsilon; give a finite number >= 0")
     return value
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradtool.core.clip.groups import GroupFigures, group_figures
 from gradtool.core.clip.plan import ClipPlan, ClipRequest, one_total
 from gradtool.core.measurement import Measurement
 from gradtool.display import Displayed, short_repr
@@ -39,6 +40,11 @@ class Clipped:
     def clip_coef(self) -> float | None:
         """The factor of all tensors; None where each has its own, or they are clipped by value."""
         return self.plan.clip_coef
+
+    @property
+    def groups(self) -> tuple[GroupFigures, ...]:
+        """What is clipped by a norm of its own, the tensors in no group last."""
+        return tuple(group_figures(group, self.before, self.after) for group in self.plan.groups)
 
     @property
     def norm_before(self) -> float:
@@ -154,6 +160,11 @@ class ClipOutcome(Displayed):
     def clip_coef(self) -> float | None:
         """The one factor; None where tensors or ranks have their own, or are clipped by value."""
         return None if self.ranks else self.whole.clip_coef
+
+    @property
+    def groups(self) -> tuple[GroupFigures, ...]:
+        """See `Clipped`; none where each rank has its own."""
+        return () if self.ranks else self.whole.groups
 
     @property
     def norm_before(self) -> float | None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Literal, get_args
 
-from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.clipping import IDENTITY, TORCH_EPS, Transform, clip_coef
+from gradtool.core.clip.factors import factor
+from gradtool.core.clip.groups import ClipGroup, clip_groups
+from gradtool.core.clipping import IDENTITY, TORCH_EPS, Transform, Units, clip_coef
 from gradtool.core.figures import first_of, nonfinite_counts
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
-from gradtool.core.stats import TensorStats
-from gradtool.core.tensors import hides_magnitude
 from gradtool.errors import (
     NonFiniteError,
-    NormRangeError,
-    UnsupportedFormatError,
     UsageError,
 )
 
@@ -24,8 +21,6 @@ NonFinite = Literal["error", "zero", "keep"]
 """What clipping does about NaN and Inf: refuse, replace them by 0, leave their bits alone."""
 
 _MOST_NAMED: Final = 3
-_SMALLEST_COEF: Final = 2.0**-1034
-"""A smaller float64 is subnormal and has fewer than twelve digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,9 +28,13 @@ class ClipRequest:
     """How to clip; checked when it is made, with UsageError for what makes no sense.
 
     Attributes:
-        max_norm: bound on the norm, at least 0; infinity changes nothing. None to clip by value.
-        clip_value: bound on each element's magnitude, at least 0. None to clip by norm.
-        eps: what is added to the norm.
+        max_norm: bound on the norm, at least 0; infinity changes nothing. With `groups`, on that of
+            the tensors in none of them.
+        clip_value: bound on each element's magnitude, at least 0.
+        groups: globs over names, each with the bound on the norm of the tensors that it is the
+            first to match.
+        agc: bound on the norm of each unit, in norms of the weights that it is the gradient of.
+        eps: what is added to the norm; with `agc` the least norm that weights are taken to have.
         total_norm: the norm to clip by, where these tensors are only a part of all.
         per_tensor: whether each tensor is clipped by its own norm, shared elements included.
         nonfinite: what to do about NaN and Inf.
@@ -43,22 +42,30 @@ class ClipRequest:
 
     max_norm: float | None = None
     clip_value: float | None = None
+    groups: tuple[tuple[str, float], ...] = ()
+    agc: float | None = None
     eps: float = TORCH_EPS
     total_norm: float | None = None
     per_tensor: bool = False
     nonfinite: NonFinite = "error"
 
     def __post_init__(self) -> None:
-        if (self.max_norm is None) == (self.clip_value is None):
-            raise UsageError("give `max_norm` or `clip_value`, one of them")
-        if self.max_norm is not None:
-            clip_coef(0.0, self.max_norm, self.eps)
-        if self.clip_value is not None:
-            if not self.clip_value >= 0.0:
-                raise UsageError(f"`clip_value` must be at least 0, not {self.clip_value}")
-            if self.per_tensor or self.total_norm is not None:
-                problem = "`per_tensor` and `total_norm` are for `max_norm`"
-                raise UsageError(f"{problem}, not for `clip_value`")
+        by_norm = self.max_norm is not None or bool(self.groups)
+        if by_norm + (self.clip_value is not None) + (self.agc is not None) != 1:
+            raise UsageError("give one of `max_norm`, `groups`, `clip_value` and `agc`")
+        bounds = [bound for _, bound in self.groups]
+        for bound in (*bounds, 0.0 if self.max_norm is None else self.max_norm):
+            clip_coef(0.0, bound, self.eps)
+        for name, value in (("clip_value", self.clip_value), ("agc", self.agc)):
+            if value is not None and not value >= 0.0:
+                raise UsageError(f"`{name}` must be at least 0, not {value}")
+        if (self.max_norm is None or self.groups) and (
+            self.per_tensor or self.total_norm is not None
+        ):
+            other = "clip_value" if self.clip_value is not None else "groups"
+            other = other if self.agc is None else "agc"
+            problem = "`per_tensor` and `total_norm` are for `max_norm`"
+            raise UsageError(f"{problem}, not for `{other}`")
         if self.total_norm is not None:
             if not 0.0 <= self.total_norm < math.inf:
                 raise UsageError(f"`total_norm` must be finite, at least 0, not {self.total_norm}")
@@ -80,6 +87,7 @@ class ClipPlan:
         changed: names of the tensors of which an element can change: zeros do not, for example.
         tensors_changed: number of stored tensors among those, each counted once.
         nonfinite_replaced: number of stored NaN and Inf that become 0.
+        groups: what is clipped together by a norm of its own, the rest last.
     """
 
     clip_coef: float | None
@@ -87,60 +95,19 @@ class ClipPlan:
     changed: frozenset[str]
     tensors_changed: int
     nonfinite_replaced: int
+    groups: tuple[ClipGroup, ...] = ()
 
 
-def refuse_unclippable(
-    checkpoint: Checkpoint, norm_type: float, request: ClipRequest, *, explicit: bool
-) -> None:
-    """Refuse what cannot be clipped, as far as the catalogue tells before any tensor is read.
-
-    `explicit` says whether tensors were chosen by name: weights and moments are clipped only then.
-
-    Raises:
-        UsageError: p <= 0, tensors of several kinds, which have no common norm, no gradients,
-            or complex ones to be clipped by value.
-        UnsupportedFormatError: a tensor that may be a gradient cannot be measured.
-    """
-    path = checkpoint.path
-    if checkpoint.measure_only:
-        raise UsageError(f"{path}: cannot be clipped: {checkpoint.measure_only}")
-    if request.max_norm is not None and norm_type <= 0.0:
-        raise UsageError(f"gradients cannot be clipped by a norm of order {norm_type:g}")
-    _refuse_mixture(checkpoint, explicit=explicit)
-    hidden = next(filter(hides_magnitude, checkpoint.skipped), None)
-    if hidden is not None:
-        raise UnsupportedFormatError(
-            path,
-            f"may be a gradient and cannot be measured ({hidden.reason}, {hidden.dtype})",
-            tensor=hidden.name,
-            hint="leave it out with `exclude` to clip the others",
-        )
-    for spec in checkpoint.tensors:
-        if request.clip_value is not None and spec.dtype.kind == "complex":
-            problem = "complex numbers have no order to clip them by value"
-            raise UsageError(f"{path}: {spec.name!r}: {problem}")
-
-
-def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
-    """Refuse tensors of several kinds, and all but gradients unless `explicit`.
-
-    Beside a recognised kind, tensors of no recognised kind count as one more.
-    """
-    sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
-    kinds = {checkpoint.section_kinds.get(name) for name in sections}
-    hint = "choose what to clip with `section` or `include`"
-    if len(kinds) > 1:
-        names = ", ".join(repr(name) if name else "none" for name in sections)
-        problem = f"holds different kinds of tensors, in the sections {names}"
-        raise UsageError(f"{checkpoint.path}: {problem}", hint=hint)
-    (kind,) = kinds
-    if kind in ("weights", "optimizer") and not explicit:
-        what = "weights" if kind == "weights" else "optimizer state"
-        raise UsageError(f"{checkpoint.path}: holds {what}, no gradients", hint=hint)
-
-
-def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
+def plan_clip(
+    measurement: Measurement,
+    request: ClipRequest,
+    group_of: Mapping[str, int] | None = None,
+    units: Mapping[str, Units] | None = None,
+) -> ClipPlan:
     """The plan to clip the tensors measured, all of one kind, as `request` says.
+
+    `group_of` has the group of each tensor, as `core.clip.groups` finds them. `units` has the
+    factors of units of those tensors for which they are not all 1, by name.
 
     Raises:
         NonFiniteError: NaN or Inf, where the request is to refuse them.
@@ -149,13 +116,18 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
     total = one_total(measurement)
     if request.nonfinite == "error":
         _refuse_nonfinite(measurement)
-    coef = None
-    if request.max_norm is not None and not request.per_tensor:
-        coef = _coef(request, total.stats, measurement.path)
+    coef, groups = None, tuple[ClipGroup, ...]()
+    if group_of is not None:
+        bounds, rest, eps = request.groups, request.max_norm, request.eps
+        groups = clip_groups(measurement, group_of, bounds, rest, eps)
+    elif request.max_norm is not None and not request.per_tensor:
+        max_norm, eps, known = request.max_norm, request.eps, request.total_norm
+        coef = factor(total.stats, max_norm, eps, measurement.path, known)
+    factor_of = _factors(measurement, request, coef, groups, units or {})
     transforms = {
         tensor.name: transform
         for tensor in measurement.tensors
-        if (transform := _transform(measurement, request, tensor, total, coef)) != IDENTITY
+        if (transform := _transform(measurement, request, factor_of(tensor), total)) != IDENTITY
     }
     changed = [
         tensor
@@ -163,13 +135,45 @@ def plan_clip(measurement: Measurement, request: ClipRequest) -> ClipPlan:
         if tensor.name in transforms
         and _changes(tensor, transforms[tensor.name], measurement.loss_scale)
     ]
+    replaced = [one.unique for one in measurement.tensors if one.name in transforms]
     return ClipPlan(
         clip_coef=coef,
         transforms=transforms,
         changed=frozenset(tensor.name for tensor in changed),
         tensors_changed=sum(tensor.unique is not None for tensor in changed),
-        nonfinite_replaced=total.stats.nonfinite if request.nonfinite == "zero" else 0,
+        nonfinite_replaced=sum(stats.nonfinite for stats in replaced if stats is not None)
+        if request.nonfinite == "zero"
+        else 0,
+        groups=groups,
     )
+
+
+def _factors(
+    measurement: Measurement,
+    request: ClipRequest,
+    coef: float | None,
+    groups: Sequence[ClipGroup],
+    units: Mapping[str, Units],
+) -> Callable[[TensorMeasurement], float | Units | None]:
+    """What each tensor is multiplied by; None for one that stays as it is."""
+    of_group = {
+        name: group.clip_coef
+        for group in groups
+        if group.max_norm is not None
+        for name in group.names
+    }
+
+    def factor_of(tensor: TensorMeasurement) -> float | Units | None:
+        if request.groups:
+            return of_group.get(tensor.name)
+        if request.agc is not None:
+            return units.get(tensor.name, 1.0)
+        if request.max_norm is None or coef is not None:
+            return 1.0 if coef is None else coef
+        where = f"{measurement.path}: {tensor.name!r}"
+        return factor(tensor.stats, request.max_norm, request.eps, where)
+
+    return factor_of
 
 
 def one_total(measurement: Measurement) -> Summary:
@@ -198,28 +202,27 @@ def _refuse_nonfinite(measurement: Measurement) -> None:
 def _transform(
     measurement: Measurement,
     request: ClipRequest,
-    tensor: TensorMeasurement,
+    factor_: float | Units | None,
     total: Summary,
-    coef: float | None,
 ) -> Transform:
-    """The transform of `tensor`.
+    """The transform of a tensor that is multiplied by `factor_`.
 
     Unless each tensor is clipped by its own norm all get the same, so that tensors that share
     elements never disagree.
     """
-    factor, bound = 1.0, math.inf
-    if request.clip_value is not None:
-        if total.stats.max_abs > request.clip_value:
-            bound = request.clip_value * measurement.loss_scale
-    else:
-        where = f"{measurement.path}: {tensor.name!r}"
-        factor = _coef(request, tensor.stats, where) if coef is None else coef
+    if factor_ is None:
+        return IDENTITY
+    bound = math.inf
+    if request.clip_value is not None and total.stats.max_abs > request.clip_value:
+        bound = request.clip_value * measurement.loss_scale
+    units = factor_ if isinstance(factor_, Units) else None
+    coef = factor_ if not isinstance(factor_, Units) else 1.0
     if not total.stats.nonfinite:
-        return Transform(factor, bound)
+        return Transform(coef, bound, units=units)
     if request.nonfinite == "zero":
-        return Transform(factor, bound, "zero")
-    moves = factor != 1.0 or bound < math.inf
-    return Transform(factor, bound, "keep") if moves else IDENTITY
+        return Transform(coef, bound, "zero", units)
+    moves = coef != 1.0 or bound < math.inf or units is not None
+    return Transform(coef, bound, "keep", units) if moves else IDENTITY
 
 
 def _changes(tensor: TensorMeasurement, transform: Transform, loss_scale: float) -> bool:
@@ -229,23 +232,9 @@ def _changes(tensor: TensorMeasurement, transform: Transform, loss_scale: float)
         bound = native.round(bound)
     if stats.nonfinite and transform.nonfinite == "zero":
         return True
-    scales = transform.coef != 1.0 and stats.numel > stats.zeros + stats.nonfinite
+    scales = transform.coef != 1.0 or transform.units is not None
+    scales = scales and stats.numel > stats.zeros + stats.nonfinite
     return scales or stats.max_abs * loss_scale > bound
-
-
-def _coef(request: ClipRequest, stats: TensorStats, where: str) -> float:
-    """The factor to clip by; NormRangeError, beginning with `where`, if float64 has none."""
-    norm = stats.finite_norm if request.total_norm is None else request.total_norm
-    nonzero = stats.numel > stats.zeros + stats.nonfinite
-    if math.isinf(norm + request.eps) or (norm == 0.0 and nonzero and request.total_norm is None):
-        size = "larger" if norm else "smaller"
-        raise NormRangeError(f"{where}: not clipped: its norm is {size} than any float64")
-    max_norm = request.max_norm or 0.0
-    coef = clip_coef(norm, max_norm, request.eps)
-    if coef < _SMALLEST_COEF and max_norm > 0.0:
-        problem = f"a norm of {norm:g} is too far from {max_norm:g} for one float64 factor"
-        raise NormRangeError(f"{where}: not clipped: {problem}")
-    return coef
 
 
 def transform_conflict(path: str, names: Sequence[str]) -> UsageError:
@@ -254,5 +243,5 @@ def transform_conflict(path: str, names: Sequence[str]) -> UsageError:
     return UsageError(
         f"{path}: {first!r} and {second!r} share stored elements, and clipping would change them "
         "for one and not, or differently, for the other",
-        hint="choose both or neither, and do not clip them per tensor",
+        hint="choose both or neither, in one group, and do not clip them per tensor",
     )

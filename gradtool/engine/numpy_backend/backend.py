@@ -13,7 +13,14 @@ from numpy.typing import NDArray
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
-from gradtool.engine.backend import BLOCK_ELEMENTS, BLOCK_PIECES, TASK_BYTES, BatchLimits, Bytes
+from gradtool.engine.backend import (
+    BLOCK_ELEMENTS,
+    BLOCK_PIECES,
+    TASK_BYTES,
+    BatchLimits,
+    Bytes,
+    Coefs,
+)
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.numpy_backend import transforms as numpy_transforms
@@ -53,10 +60,16 @@ class NumpyBackend:
         return numpy_kernels.nonfinite_positions(raw, dtype, big_endian=big_endian)
 
     def apply(
-        self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
+        self,
+        raw: NDArray[Any],
+        dtype: DType,
+        transform: Transform,
+        *,
+        big_endian: bool = False,
+        coefs: Coefs | None = None,
     ) -> None:
         """See `Backend`."""
-        numpy_transforms.apply(raw, dtype, transform, big_endian=big_endian)
+        numpy_transforms.apply(raw, dtype, transform, big_endian=big_endian, coefs=coefs)
 
 
 NUMPY: Final = NumpyBackend()

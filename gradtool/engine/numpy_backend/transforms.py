@@ -36,35 +36,44 @@ _TABLES: Final = 8
 """Tables to keep: all blocks of a type use the same, unless tensors have different transforms."""
 
 
-def apply(raw: Array, dtype: DType, transform: Transform, *, big_endian: bool = False) -> None:
+def apply(
+    raw: Array,
+    dtype: DType,
+    transform: Transform,
+    *,
+    big_endian: bool = False,
+    coefs: Float64 | None = None,
+) -> None:
     """Transform the elements in `raw`, bytes (uint8) aligned to the element size, in place.
 
-    A complex element is scaled in both parts, and is non-finite where either is.
+    A complex element is scaled in both parts, and is non-finite where either is. `coefs` has the
+    factor of each element, where the transform has units.
     """
     part = dtype if dtype.component is None else DTYPES[dtype.component]
     parts = 1 if part is dtype else 2
     values = raw.view(_VALUES[part.name])
+    factors = transform.coef if coefs is None else np.repeat(coefs, parts)
     swapped = part.itemsize > 1 and _ORDER[big_endian] != _NATIVE
     # Arithmetic on NaN, Inf and subnormals is wanted, and no mistake to warn about.
     with np.errstate(all="ignore"):
         if swapped:
             values.byteswap(inplace=True)
         if part.itemsize >= 4:
-            _apply_wide(values, transform, parts)
+            _apply_wide(values, transform, factors, parts)
         else:
-            _apply_narrow(values, part, transform, parts)
+            _apply_narrow(values, part, transform, factors, parts)
         if swapped:
             values.byteswap(inplace=True)
 
 
-def _apply_wide(values: Array, transform: Transform, parts: int) -> None:
+def _apply_wide(values: Array, transform: Transform, factors: float | Float64, parts: int) -> None:
     """Transform float32 or float64: NumPy widens and rounds as much at a time as a cache holds."""
     bad = kept = None
     if transform.nonfinite in ("zero", "keep"):
         bad = _nonfinite(values, parts)
         kept = values[bad]
-    if transform.coef != 1.0:
-        np.multiply(values, transform.coef, out=values, dtype=np.float64, casting="same_kind")
+    if not (isinstance(factors, float) and factors == 1.0):
+        np.multiply(values, factors, out=values, dtype=np.float64, casting="same_kind")
     if transform.bound < math.inf:
         bound = transform.bound
         np.clip(values, -bound, bound, out=values, dtype=np.float64, casting="same_kind")
@@ -72,17 +81,21 @@ def _apply_wide(values: Array, transform: Transform, parts: int) -> None:
         values[bad] = 0.0 if transform.nonfinite == "zero" else kept
 
 
-def _apply_narrow(values: Array, part: DType, transform: Transform, parts: int) -> None:
+def _apply_narrow(
+    values: Array, part: DType, transform: Transform, factors: float | Float64, parts: int
+) -> None:
     """Transform half precision or fp8: so few codes that results are looked up in a table."""
     words = values.view(f"u{part.itemsize}")
-    if parts == 2 and transform.nonfinite in ("zero", "keep"):
+    if not isinstance(factors, float):  # no complex type is made of such
+        words[...] = _results(words, part.name, transform, factors)
+    elif parts == 2 and transform.nonfinite in ("zero", "keep"):
         # A finite part may belong to an element that is not finite.
         bad = _nonfinite(values.astype(np.float32), parts)
         kept = words[bad]
         words[...] = _table(part.name, transform)[words]
         words[bad] = 0 if transform.nonfinite == "zero" else kept
     elif len(words) < 1 << part.bits:
-        words[...] = _results(words, part.name, transform)
+        words[...] = _results(words, part.name, transform, transform.coef)
     else:
         np.take(_table(part.name, transform), words, out=words, mode="clip")
 
@@ -93,13 +106,13 @@ def _table(name: str, transform: Transform) -> Array:
     itemsize = DTYPES[name].itemsize
     codes = np.arange(1 << 8 * itemsize, dtype=f"u{itemsize}")
     with np.errstate(all="ignore"):
-        return _results(codes, name, transform)
+        return _results(codes, name, transform, transform.coef)
 
 
-def _results(words: Array, name: str, transform: Transform) -> Array:
+def _results(words: Array, name: str, transform: Transform, factors: float | Float64) -> Array:
     """The codes of the transformed elements, given the codes of the elements."""
     before = words.view(_VALUES[name]).astype(np.float64)
-    after = np.clip(before * transform.coef, -transform.bound, transform.bound)
+    after = np.clip(before * factors, -transform.bound, transform.bound)
     results: Array = _rounded(after, name).view(words.dtype)
     if transform.nonfinite != "scale":
         bad = ~np.isfinite(before)

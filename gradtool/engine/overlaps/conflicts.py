@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import numpy as np
 
@@ -15,7 +15,7 @@ from gradtool.engine.overlaps.groups import (
     named_elements,
     window_bounds,
 )
-from gradtool.engine.overlaps.sharing import refuse_two_types
+from gradtool.engine.overlaps.sharing import Overlaps, refuse_two_types
 
 _NOBODY = -1
 
@@ -39,10 +39,23 @@ def refuse_conflicts(
         _refuse_conflict(task, names, [transforms.get(name, IDENTITY) for name in names])
 
 
-def _refuse_conflict(task: GroupTask, names: Sequence[str], wanted: Sequence[Transform]) -> None:
-    """Have each member claim its elements; raise where one is claimed for another transform."""
-    first_with: dict[Transform, int] = {}
-    owner_of = [first_with.setdefault(transform, index) for index, transform in enumerate(wanted)]
+def refuse_shared_between(
+    specs: Sequence[TensorSpec], overlaps: Overlaps, group_of: Mapping[str, int]
+) -> None:
+    """Raise UsageError if tensors of two groups name the same element: it has no one norm."""
+    for linked in overlaps.among(specs):
+        if len({group_of[specs[index].name] for index in linked}) == 1:
+            continue
+        refuse_two_types([specs[index] for index in linked])
+        for task in group_tasks(specs, linked):
+            names = [specs[member.target].name for member in task.members]
+            _refuse_conflict(task, names, [group_of[name] for name in names])
+
+
+def _refuse_conflict(task: GroupTask, names: Sequence[str], wanted: Sequence[Hashable]) -> None:
+    """Have each member claim its elements; raise where one is claimed for something else."""
+    first_with: dict[Hashable, int] = {}
+    owner_of = [first_with.setdefault(one, index) for index, one in enumerate(wanted)]
     for start, stop in window_bounds(task.count):
         owners = np.full(stop - start, _NOBODY, np.int32)
         for named in named_elements(task.members, start, stop):

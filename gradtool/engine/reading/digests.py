@@ -115,13 +115,13 @@ def _tasks_of(specs: Iterable[tuple[int, TensorSpec]]) -> Iterator[DigestTask]:
 def digests_of(task: DigestTask) -> BlockDigests:
     """The digests of the blocks that `task` reads."""
     return [
-        (span.number, b"".join(hashlib.sha256(block.data).digest() for block in _blocks(span)))
+        (span.number, b"".join(hashlib.sha256(block.data).digest() for block in blocks_of(span)))
         for span in task.spans
     ]
 
 
-def _blocks(span: Span) -> Iterator[Bytes]:
-    """The elements of a span, block by block."""
+def blocks_of(span: Span) -> Iterator[Bytes]:
+    """The elements of a span in C order, little-endian, block by block; each until the next."""
     spec = span.spec
     if spec.stream is not None and spec.strides is None:
         for piece in spec.stream.pieces(BLOCK_NBYTES):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from gradtool.core.clipping import Transform
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
-from gradtool.engine.backend import BatchLimits, Bytes
+from gradtool.engine.backend import BatchLimits, Bytes, Coefs
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.torch_backend import kernels as torch_kernels
 from gradtool.engine.torch_backend.encodings import ROW, rows_of
@@ -94,7 +94,13 @@ class TorchForeach:
         return numpy_kernels.nonfinite_positions(raw, dtype, big_endian=big_endian)
 
     def apply(
-        self, raw: NDArray[Any], dtype: DType, transform: Transform, *, big_endian: bool = False
+        self,
+        raw: NDArray[Any],
+        dtype: DType,
+        transform: Transform,
+        *,
+        big_endian: bool = False,
+        coefs: Coefs | None = None,
     ) -> None:
         """See `Backend`; DeviceError where there is no memory for a single row."""
         if len(raw) == 0:
@@ -104,7 +110,12 @@ class TorchForeach:
         def change(group: Group) -> None:
             part = raw[group.bytes]
             staged = worker.staged(part, len(part))
-            result = transformed(staged, dtype, transform, big_endian=big_endian)
+            factors = None
+            if coefs is not None:
+                start = group.spans[0].start
+                own = np.ascontiguousarray(coefs[start : start + len(part) // dtype.itemsize])
+                factors = torch.from_numpy(own).to(staged.device)
+            result = transformed(staged, dtype, transform, big_endian=big_endian, coefs=factors)
             torch.from_numpy(part).copy_(result)
 
         whole = Group.of([len(raw) // dtype.itemsize], dtype)

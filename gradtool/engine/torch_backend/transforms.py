@@ -18,18 +18,30 @@ from gradtool.engine.torch_backend.encodings import INTEGERS, real_values, swapp
 
 
 def transformed(
-    raw: Tensor, dtype: DType, transform: Transform, *, big_endian: bool = False
+    raw: Tensor,
+    dtype: DType,
+    transform: Transform,
+    *,
+    big_endian: bool = False,
+    coefs: Tensor | None = None,
 ) -> Tensor:
     """The bytes (uint8) of the elements in `raw` after a transform.
 
-    A complex element is scaled in both parts, and is non-finite where either is.
+    A complex element is scaled in both parts, and is non-finite where either is. `coefs` has the
+    factor of each element, where the transform has units.
     """
+    if dtype.itemsize == 1 and coefs is not None:
+        looked_up = raw.cpu().numpy().copy()
+        numpy_transforms.apply(looked_up, dtype, transform, coefs=coefs.cpu().numpy())
+        return torch.from_numpy(looked_up).to(raw.device)
     if dtype.itemsize == 1:
         return _looked_up(raw, dtype, transform)
     values = real_values(raw, dtype, big_endian=big_endian)
     wide = values.to(torch.float64, copy=True)
     bad = None if transform.nonfinite == "scale" else _nonfinite(wide, dtype)
-    if transform.coef != 1.0:
+    if coefs is not None:
+        wide.mul_(coefs if dtype.component is None else coefs.repeat_interleave(2))
+    elif transform.coef != 1.0:
         wide.mul_(transform.coef)
     if transform.bound < math.inf:
         wide.clamp_(-transform.bound, transform.bound)

@@ -8,9 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from gradtool.engine.backend import Backend, Bytes
+from gradtool.core.clipping import Units
+from gradtool.engine.backend import Backend, Bytes, Coefs
 from gradtool.engine.overlaps.groups import named_elements, window_bounds
 from gradtool.engine.writing.patch_plan import NO_CHECKSUM, Change, PatchTask, Region, Segment
+from gradtool.engine.writing.units import coefs_at, coefs_in_order
 from gradtool.storage.sink import Sink
 
 _ALIGNMENT = 64
@@ -36,8 +38,8 @@ def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[ChecksumPar
         source.read_vector(start, buffers)
         source.check_unchanged()
     old = _crcs(task.segments, buffers)
-    for change, raw in changing.items():
-        _transform_all(raw, change, backend)
+    for work, raw in changing.items():
+        _transform_all(raw, work, backend)
     for segment, buffer in zip(task.segments, buffers, strict=True):
         if segment.region is not None and segment.region.views is not None:
             _transform_views(np.frombuffer(buffer, np.uint8), segment.region, backend)
@@ -49,37 +51,45 @@ def run_patch(task: PatchTask, sink: Sink, backend: Backend) -> list[ChecksumPar
     ]
 
 
+class _Work(NamedTuple):
+    """What is changed together: all with one change, or a segment whose units have own factors."""
+
+    change: Change
+    segment: Segment | None = None
+
+
 def _buffers(
     segments: Sequence[Segment], backend: Backend
-) -> tuple[list[memoryview], dict[Change, Bytes]]:
-    """A buffer for each segment, and those of all segments with the same change as one array."""
-    sizes: dict[Change | None, int] = {}
-    for segment in segments:
-        change = _change(segment)
-        sizes[change] = sizes.get(change, 0) + segment.nbytes
+) -> tuple[list[memoryview], dict[_Work, Bytes]]:
+    """A buffer for each segment, and those of all that are changed together as one array."""
+    works = [_work(segment) for segment in segments]
+    sizes: dict[_Work | None, int] = {}
+    for work, segment in zip(works, segments, strict=True):
+        sizes[work] = sizes.get(work, 0) + segment.nbytes
     starts, total = {}, 0
-    for change, nbytes in sizes.items():
-        starts[change] = total
+    for work, nbytes in sizes.items():
+        starts[work] = total
         total += nbytes + -nbytes % _ALIGNMENT
     whole = backend.buffer(total)
     changing = {
-        change: whole[start : start + sizes[change]]
-        for change, start in starts.items()
-        if change is not None
+        work: whole[start : start + sizes[work]]
+        for work, start in starts.items()
+        if work is not None
     }
     buffers = []
-    for segment in segments:
-        change = _change(segment)
-        start = starts[change]
+    for work, segment in zip(works, segments, strict=True):
+        start = starts[work]
         buffers.append(whole.data[start : start + segment.nbytes])
-        starts[change] = start + segment.nbytes
+        starts[work] = start + segment.nbytes
     return buffers, changing
 
 
-def _change(segment: Segment) -> Change | None:
-    """The change of all elements of a segment; None if it is copied, or changes in part."""
+def _work(segment: Segment) -> _Work | None:
+    """What a segment is changed by; None if it is copied, or changes in part."""
     region = segment.region
-    return None if region is None or region.views is not None else region.change
+    if region is None or region.views is not None:
+        return None
+    return _Work(region.change, None if region.change.transform.units is None else segment)
 
 
 def _crcs(segments: Sequence[Segment], buffers: Sequence[memoryview]) -> list[tuple[int, int, int]]:
@@ -96,11 +106,25 @@ def _crcs(segments: Sequence[Segment], buffers: Sequence[memoryview]) -> list[tu
     return crcs
 
 
-def _transform_all(raw: Bytes, change: Change, backend: Backend) -> None:
-    step = backend.limits.block_numel * change.dtype.itemsize
+def _transform_all(raw: Bytes, work: _Work, backend: Backend) -> None:
+    dtype, big_endian, transform = work.change
+    step = backend.limits.block_numel * dtype.itemsize
     for start in range(0, len(raw), step):
         block = raw[start : start + step]
-        backend.apply(block, change.dtype, change.transform, big_endian=change.big_endian)
+        coefs = None
+        if transform.units is not None and work.segment is not None:
+            coefs = _coefs_of(work.segment, transform.units, start, len(block))
+        backend.apply(block, dtype, transform, big_endian=big_endian, coefs=coefs)
+
+
+def _coefs_of(segment: Segment, units: Units, start: int, nbytes: int) -> Coefs | None:
+    """The factor of each element in `nbytes` bytes from byte `start` of a segment."""
+    region = segment.region
+    if region is None:
+        return None
+    itemsize = region.change.dtype.itemsize
+    first = region.first + (segment.offset - region.offset + start) // itemsize
+    return coefs_in_order(units, region.layout, first, nbytes // itemsize)
 
 
 def _transform_views(raw: Bytes, region: Region, backend: Backend) -> None:
@@ -113,9 +137,13 @@ def _transform_views(raw: Bytes, region: Region, backend: Backend) -> None:
         window = rows[start:stop]
         done = np.zeros(stop - start, dtype=bool)
         for named in named_elements(region.views.members, start, stop):
-            fresh = named.offsets[~done[named.offsets]]
+            is_fresh = ~done[named.offsets]
+            fresh = named.offsets[is_fresh]
             done[fresh] = True
             elements = window[fresh]
-            transform = region.transforms[named.member]
-            backend.apply(elements.reshape(-1), dtype, transform, big_endian=big_endian)
+            transform, coefs = region.transforms[named.member], None
+            if transform.units is not None:
+                coefs = coefs_at(transform.units, named.positions[is_fresh])
+            raw_elements = elements.reshape(-1)
+            backend.apply(raw_elements, dtype, transform, big_endian=big_endian, coefs=coefs)
             window[fresh] = elements

@@ -20,6 +20,7 @@ from gradtool.engine.backend import TASK_BYTES
 from gradtool.engine.overlaps.conflicts import refuse_conflicts
 from gradtool.engine.overlaps.groups import GroupTask, group_tasks
 from gradtool.engine.overlaps.sharing import Overlaps
+from gradtool.engine.overlaps.views import Layout
 
 MOST_SEGMENTS: Final = 1000
 """Segments of one task: a system call takes 1,024 buffers."""
@@ -41,7 +42,9 @@ class Change(NamedTuple):
 class Region:
     """A byte range in which all elements change alike or, with `views`, some elements change.
 
-    `views` has the members whose elements change, and `transforms` the transform of each.
+    `views` has the members whose elements change, and `transforms` the transform of each. Where
+    units have factors of their own, `first` is the position of the first element as the tensor is
+    stored, and `layout` its layout if that is not C order.
     """
 
     offset: int
@@ -49,6 +52,8 @@ class Region:
     change: Change
     views: GroupTask | None = None
     transforms: tuple[Transform, ...] = ()
+    first: int = 0
+    layout: Layout | None = None
 
     @property
     def end(self) -> int:
@@ -131,8 +136,11 @@ def _regions(
     spec = specs[changed[0]]
     change = Change(spec.dtype, spec.big_endian, transforms[spec.name])
     if len(changed) == 1 and spec.is_gapless:
+        first, layout = 0, None if spec.strides is None else Layout(spec.shape, spec.strides)
         for extent in spec.extents:
-            yield extent.file, Region(extent.offset, extent.nbytes, change)
+            region = Region(extent.offset, extent.nbytes, change, first=first, layout=layout)
+            yield extent.file, region
+            first += extent.nbytes // spec.dtype.itemsize
         return
     for task in group_tasks(specs, changed):
         of_members = tuple(transforms[specs[member.target].name] for member in task.members)
@@ -149,6 +157,7 @@ def _joined(regions: Iterable[Region]) -> list[Region]:
             and last.end == region.offset
             and last.change == region.change
             and last.views is region.views is None
+            and region.change.transform.units is None
         ):
             joined[-1] = Region(last.offset, last.nbytes + region.nbytes, last.change)
         else:

@@ -10,7 +10,9 @@ from gradtool.core.clipping import Transform
 from gradtool.core.locations import Location
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
+from gradtool.engine.overlaps.views import Layout
 from gradtool.engine.schedule import Runner
+from gradtool.engine.writing.units import coefs_in_order
 from gradtool.storage.archives.inflate import Inflated, inflate, inflate_start
 from gradtool.storage.archives.repack import repack_archive
 from gradtool.storage.archives.zip import Entry
@@ -68,7 +70,12 @@ def _transformed(
     header = entry.nbytes - spec.nbytes
     with file.open() as source:
         yield memoryview(inflate_start(source, entry, header))
+    layout = None if spec.strides is None else Layout(spec.shape, spec.strides)
+    first, units = 0, transform.units
     for piece in inflate(file, entry, header, max_bytes=BLOCK_ELEMENTS * spec.dtype.itemsize):
         raw = np.frombuffer(piece, np.uint8)
-        backend.apply(raw, spec.dtype, transform, big_endian=spec.big_endian)
+        count = len(raw) // spec.dtype.itemsize
+        coefs = None if units is None else coefs_in_order(units, layout, first, count)
+        backend.apply(raw, spec.dtype, transform, big_endian=spec.big_endian, coefs=coefs)
+        first += count
         yield piece

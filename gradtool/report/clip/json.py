@@ -6,6 +6,7 @@ import json
 from typing import Final
 
 from gradtool._version import __version__
+from gradtool.core.clip.groups import GroupFigures
 from gradtool.core.clip.outcome import ClipOutcome, Clipped
 from gradtool.core.figures import json_number
 from gradtool.report.inspect.json import optional
@@ -32,12 +33,15 @@ def render(outcome: ClipOutcome, style: Style) -> str:  # noqa: ARG001
         "loss_scale": outcome.loss_scale,
         "step": outcome.step,
         "nonfinite": request.nonfinite,
+        "agc": optional(request.agc),
         "clip_coef": outcome.clip_coef,
         "norm_before": optional(outcome.norm_before),
         "norm_after": optional(outcome.norm_after),
         "finite_norm_before": optional(outcome.finite_norm_before),
         "finite_norm_after": optional(outcome.finite_norm_after),
         "tensors": outcome.tensors,
+        "groups": [_group(group) for group in outcome.groups if group.pattern is not None],
+        "rest": next((_group(one) for one in outcome.groups if one.pattern is None), None),
         "tensors_changed": outcome.tensors_changed,
         "nonfinite_replaced": outcome.nonfinite_replaced,
         "ranks": list(map(_rank, outcome.ranks)),
@@ -46,6 +50,17 @@ def render(outcome: ClipOutcome, style: Style) -> str:  # noqa: ARG001
         "elapsed_s": round(outcome.elapsed_s, 6),
     }
     return json.dumps(fields, indent=1, allow_nan=False) + "\n"
+
+
+def _group(group: GroupFigures) -> dict[str, object]:
+    return {
+        "pattern": group.pattern,
+        "max_norm": optional(group.max_norm),
+        "clip_coef": group.clip_coef,
+        "norm_before": json_number(group.norm_before),
+        "norm_after": optional(group.norm_after),
+        "tensors": group.tensors,
+    }
 
 
 def _rank(one: Clipped) -> dict[str, object]:

@@ -18,9 +18,7 @@ def clip_rows(outcome: ClipOutcome) -> Iterator[dict[str, Any]]:
 def _rows(outcome: ClipOutcome, part: Clipped) -> Iterator[dict[str, Any]]:
     measured = () if part.after is None else part.after.tensors
     after = {tensor.name: tensor for tensor in measured}
-    by_value = outcome.request.clip_value is not None
     for tensor in part.before.tensors:
-        transform = part.plan.transforms.get(tensor.name)
         written = after.get(tensor.name)
         yield {
             "path": outcome.path,
@@ -31,8 +29,16 @@ def _rows(outcome: ClipOutcome, part: Clipped) -> Iterator[dict[str, Any]]:
             "dtype": tensor.spec.dtype.name,
             "shape": dimensions(tensor.spec.shape),
             "numel": tensor.stats.numel,
-            "clip_coef": None if by_value else 1.0 if transform is None else transform.coef,
+            "clip_coef": _factor(outcome, part, tensor.name),
             "changed": tensor.name in part.plan.changed,
             "norm_before": tensor.norm,
             "norm_after": None if written is None else written.norm,
         }
+
+
+def _factor(outcome: ClipOutcome, part: Clipped, name: str) -> float | None:
+    transform = part.plan.transforms.get(name)
+    by_value = outcome.request.clip_value is not None
+    if by_value or (transform is not None and transform.units is not None):
+        return None
+    return 1.0 if transform is None else transform.coef

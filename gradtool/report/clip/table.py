@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Final
 
+from gradtool.core.clip.groups import GroupFigures
 from gradtool.core.clip.outcome import ClipOutcome, Clipped
 from gradtool.core.clip.plan import ClipRequest, one_total
 from gradtool.core.figures import counted, dimensions, norm_name, precise, short, significant
@@ -17,6 +18,7 @@ from gradtool.report.model import DEFAULT_ROWS, Style
 from gradtool.report.words import skipped_summary
 
 _HEADERS: Final = ("name", "shape", "norm before", "after")
+_GROUP_HEADERS: Final = ("group", "tensors", "max_norm", "clip_coef", "norm before", "after")
 
 
 def render(outcome: ClipOutcome, style: Style) -> str:
@@ -34,7 +36,9 @@ def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str
     else:
         yield from title(outcome.before, style, painter)
         yield ""
-        if outcome.clip_coef is None and not style.quiet:
+        if outcome.groups:
+            yield from _groups(outcome, style, painter)
+        elif outcome.clip_coef is None and not style.quiet:
             yield from _changed(outcome, style, painter)
     yield from labelled(_figures(outcome), style, painter)
     for line in labelled([_written(outcome)], style, painter):
@@ -88,6 +92,30 @@ def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[s
     yield ""
 
 
+def _groups(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
+    """A row for each group, and one for the rest if there is any."""
+    shown = [one for one in outcome.groups if one.pattern is not None or one.tensors]
+    rows = tuple(map(_group_row, shown))
+    columns = len(_GROUP_HEADERS) - (not outcome.written)
+    numeric = (False, *(True,) * (columns - 1))
+    yield from grid_lines(Grid(_GROUP_HEADERS[:columns], numeric, rows), style.width, painter)
+    yield ""
+
+
+def _group_row(group: GroupFigures) -> Row:
+    bound = "as it is" if group.max_norm is None else short(group.max_norm)
+    figures = [group.clip_coef, group.norm_before]
+    figures += [] if group.norm_after is None else [group.norm_after]
+    return Row(
+        (
+            "(the rest)" if group.pattern is None else brief(group.pattern),
+            f"{group.tensors:,}",
+            bound,
+            *(significant(figure, CELL_DIGITS) for figure in figures),
+        )
+    )
+
+
 def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:
     norms = [tensor.finite_norm for tensor in (before, after) if tensor is not None]
     figures = [significant(norm, CELL_DIGITS) for norm in norms]
@@ -128,8 +156,14 @@ def _norms(whole: Clipped) -> Iterator[tuple[str, str]]:
 def _request(request: ClipRequest) -> Iterator[str]:
     if request.clip_value is not None:
         yield f"clip_value {short(request.clip_value)}"
+    if request.groups:
+        yield f"{counted(len(request.groups), 'group')}, each by its own norm"
+    if request.agc is not None:
+        yield f"agc {short(request.agc)} of the norm of each unit of the weights"
     if request.max_norm is not None:
-        yield f"max_norm {short(request.max_norm)}"
+        rest = " for the rest" if request.groups else ""
+        yield f"max_norm {short(request.max_norm)}{rest}"
+    if request.clip_value is None:
         yield f"eps {short(request.eps)}"
     if request.total_norm is not None:
         yield f"total_norm {short(request.total_norm)}"
