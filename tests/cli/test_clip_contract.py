@@ -319,6 +319,8 @@ COEF = 1.0 / (5.0 + 1e-6)
         (["--max-norm", "2", "--eps", "0", "--total-norm", "8"], {"clip_coef": 0.25}),
         (["--max-norm", "2.5", "--eps", "0", "--loss-scale", "0.5"], {"clip_coef": 0.25}),
         (["--max-norm", "2", "--per-tensor"], {"per_tensor": True, "clip_coef": None}),
+        (["--group", "*=inf"], {"clip_coef": None, "max_norm": None, "norm_after": 5.0}),
+        (["--max-norm", "1", "--strip-prefix", "net."], {"clip_coef": COEF}),
         (["--clip-value", "3"], {"clip_value": 3.0, "clip_coef": None, "norm_after": 18**0.5}),
         (["--clip-value", "3", "-p", "-inf"], {"norm_type": "-Infinity", "norm_after": 3.0}),
         (["--max-norm", "1", "--threads", "1"], {"clip_coef": COEF}),
@@ -334,6 +336,17 @@ def test_options_reach_the_result(
     norm_type = float(report["norm_type"])
     norm = np.linalg.norm(load_file(tmp_path / "out")["w"].astype(np.float64), norm_type)
     assert norm / report["loss_scale"] == pytest.approx(report["norm_after"], rel=1e-12)
+
+
+def test_units_are_clipped_by_their_weights_and_these_stay(workplace: Path) -> None:
+    path, out = str(workplace / "sections.safetensors"), str(workplace / "out")
+    before = load_file(path)
+    report = clipped(path, "--agc", "0.5", "-o", out)
+    after = load_file(out)
+    assert after["model.w"].tolist() == before["model.w"].tolist()
+    norm = np.linalg.norm(before["model.w"].astype(np.float64)) / 2
+    assert report["norm_after"] == pytest.approx(min(norm, report["norm_before"]), rel=1e-6)
+    assert (report["agc"], report["eps"], report["tensors"]) == (0.5, 1e-3, 1)
 
 
 @pytest.mark.parametrize(

@@ -108,7 +108,8 @@ def save_safetensors(weights: Arrays, grads: Arrays, path: Path) -> Path:
 
 
 def save_npz(weights: Arrays, grads: Arrays, path: Path) -> Path:
-    fortran = {name: np.asfortranarray(array) for name, array in in_one(weights, grads).items()}
+    named = in_one(weights, grads)  # asfortranarray gives a scalar an axis
+    fortran = {name: np.asfortranarray(one) if one.ndim else one for name, one in named.items()}
     with path.open("wb") as file:
         np.savez_compressed(file, **fortran)  # type: ignore[arg-type]
     return path

@@ -52,7 +52,7 @@ class ClipRequest:
     def __post_init__(self) -> None:
         by_norm = self.max_norm is not None or bool(self.groups)
         if by_norm + (self.clip_value is not None) + (self.agc is not None) != 1:
-            raise UsageError("give one of `max_norm`, `groups`, `clip_value` and `agc`")
+            raise UsageError("give one of `groups`, `agc`, `max_norm` or `clip_value`")
         bounds = [bound for _, bound in self.groups]
         for bound in (*bounds, 0.0 if self.max_norm is None else self.max_norm):
             clip_coef(0.0, bound, self.eps)

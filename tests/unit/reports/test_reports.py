@@ -498,3 +498,22 @@ def test_tensors_clipped_on_their_own_have_a_row_each_the_largest_first(finite: 
     assert "norm before" in clip_table(outcome)
     assert "norm before" not in clip_table(outcome, quiet=True)
     assert "L2 norm" in clip_table(outcome, quiet=True)
+
+
+def test_groups_have_a_row_each_and_the_rest_one(finite: str) -> None:
+    rows = clip_table(clipped(finite, groups={"a": 2.5}, eps=0.0)).splitlines()
+    shown = [line.split() for line in rows if line[:1] in ("a", "(")]
+    assert shown == [
+        ["a", "1", "2.5", "0.50000", "5.0000", "2.5000"],
+        ["(the", "rest)", "1", "as", "it", "is", "1.0000", "12.000", "12.000"],
+    ]
+    assert "after" not in clip_table(clipped(finite, groups={"*": 1.0}, dry_run=True))
+
+
+def test_the_json_of_groups_and_of_units_fits_the_schema(finite: str) -> None:
+    for options in ({"groups": {"a": 1.0}}, {"groups": {"a": 1.0, "*": math.inf}, "max_norm": 2.0}):
+        result = clip_json(clipped(finite, **options))
+        CLIP_SCHEMA.validate(result)
+        assert not CLIP_SCHEMA.is_valid({**result, "clip_coef": 0.5})
+        assert not CLIP_SCHEMA.is_valid({**result, "groups": []})
+        assert not CLIP_SCHEMA.is_valid({**result, "agc": 0.1})
