@@ -247,6 +247,8 @@ def test_units_are_longer_than_blocks_and_views_are_walked(
         grads[name] = torch.as_strided(stored, kind.shape, kind.stride(), kind.storage_offset())
     grads["tied"] = grads["long"]
     weights = {name: torch.randn(grad.shape) * 0.1 for name, grad in grads.items()}
+    for weight in weights.values():
+        weight.mul_(torch.arange(1.0, len(weight) + 1).view(-1, *(1,) * (weight.ndim - 1)))
     weights["tied"] = weights["long"]
     torch.save({"model": weights, "grads": grads}, tmp_path / "in.pt")
     engine: dict[str, Any] = {"backend": backend} | (
