@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from itertools import zip_longest
-from typing import Unpack
+from typing import Literal, Unpack
 
 from gradtool.api.clip_plans import Planning
 from gradtool.api.clip_source import Source, catalogues, source_of
@@ -34,7 +34,7 @@ def clip(  # noqa: PLR0913 - one for each option of the command
     clip_value: float | None = None,
     groups: Mapping[str, float] | None = None,
     agc: float | None = None,
-    eps: float | None = None,
+    eps: float | Literal["auto"] = "auto",
     total_norm: float | None = None,
     per_tensor: bool = False,
     nonfinite: NonFinite = "error",
@@ -65,8 +65,8 @@ def clip(  # noqa: PLR0913 - one for each option of the command
         agc: clip each unit of the gradients (what is at one index of the first axis: a row, a
             filter; the whole of a vector) to so many norms of the same unit of the weights, which
             lie in the same checkpoint under the same names. Only gradients are clipped so.
-        eps: added to the norm: 1e-6 is torch's and the default, 0 optax's. With `agc` the least
-            norm that a unit of weights is taken to have, 1e-3 by default.
+        eps: added to the norm: 1e-6 is torch's, 0 optax's. With `agc` the least norm that a unit of
+            weights is taken to have: 1e-3 is the paper's. "auto" is torch's or the paper's.
         total_norm: the norm to clip by, if these tensors are only a part of all.
         per_tensor: clip each tensor by its own norm, the one that `measure` gives for it.
         nonfinite: what to do about NaN and Inf: "error" refuses, "zero" replaces them by 0,
@@ -208,7 +208,7 @@ def _checked_groups(groups: Mapping[str, float] | None) -> tuple[tuple[str, floa
     return tuple((glob, number("groups", max_norm)) for glob, max_norm in groups.items())
 
 
-def _eps(eps: float | None, agc: float | None) -> float:
-    if eps is not None:
+def _eps(eps: float | Literal["auto"], agc: float | None) -> float:
+    if eps != "auto":
         return number("eps", eps)
     return TORCH_EPS if agc is None else AGC_EPS
