@@ -368,3 +368,12 @@ def test_elements_of_rows_and_of_columns_are_refused(tmp_path: Path) -> None:
     torch.save({"model": weights, "grads": {"a": base, "b": base.t()}}, tmp_path / "in.pt")
     with pytest.raises(gradtool.UsageError, match="share stored elements"):
         gradtool.clip(tmp_path / "in.pt", agc=1e-3, dry_run=True)
+
+
+@pytest.mark.parametrize("ranks", ["shard", "replica"])
+def test_gradients_in_pieces_or_copies_are_refused_by_name(ranks: Any, tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for rank in range(2):
+        save_torch({"w": W}, {"w": W}, tmp_path / "in" / f"rank{rank}.pt")
+    with pytest.raises(gradtool.UnsupportedFormatError, match=r"'grads\.w': is held in pieces"):
+        gradtool.clip(tmp_path / "in", tmp_path / "out", agc=0.1, section="grads", ranks=ranks)
