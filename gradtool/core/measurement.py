@@ -186,10 +186,7 @@ class Measurement(Displayed):
         for tensor in self.tensors:
             if tensor.name == name:
                 return tensor
-        from difflib import get_close_matches  # noqa: PLC0415 - what is found needs none
-
-        names = [tensor.name for tensor in self.tensors]
-        raise KeyError(name, *get_close_matches(str(name), names))
+        raise KeyError(name, nearest_names(str(name), [tensor.name for tensor in self.tensors]))
 
     def __contains__(self, name: object) -> bool:
         return any(tensor.name == name for tensor in self.tensors)
