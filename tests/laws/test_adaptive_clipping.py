@@ -377,3 +377,20 @@ def test_gradients_in_pieces_or_copies_are_refused_by_name(ranks: Any, tmp_path:
         save_torch({"w": W}, {"w": W}, tmp_path / "in" / f"rank{rank}.pt")
     with pytest.raises(gradtool.UnsupportedFormatError, match=r"'grads\.w': is held in pieces"):
         gradtool.clip(tmp_path / "in", tmp_path / "out", agc=0.1, section="grads", ranks=ranks)
+
+
+def test_each_rank_is_clipped_by_its_own_weights(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    grad = np.array([[3.0, 4.0], [0.0, 1.0]])
+    for rank in range(2):
+        weight = np.array([[1.0, 0.0], [0.0, 8.0]]) * (rank + 1)
+        save_torch({"w": weight}, {"w": grad}, tmp_path / "in" / f"rank{rank}.pt")
+    outcome = gradtool.clip(tmp_path / "in", tmp_path / "out", agc=0.5, ranks="each")
+    assert [one.norm_after for one in outcome.ranks] == pytest.approx([1.25**0.5, 2.0**0.5])
+    for rank in range(2):
+        weights, grads = load_torch(tmp_path / "out" / f"rank{rank}.pt")
+        assert weights["w"].tolist() == [[rank + 1, 0], [0, 8 * (rank + 1)]]
+        assert grads["w"][0] == pytest.approx(grad[0] * (rank + 1) / 10, rel=1e-12)
+        assert grads["w"][1].tolist() == [0.0, 1.0]
+    rows = outcome.to_rows()
+    assert [row["clip_coef"] for row in rows] == [None, None]

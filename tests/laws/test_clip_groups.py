@@ -193,3 +193,63 @@ def test_nonfinite_elements_are_refused_or_treated_within_groups(tmp_path: Path)
     assert outcome.nonfinite_replaced == 1
     gradtool.clip(path, out, groups={"a": 1.0}, eps=0, nonfinite="keep", force=True)
     assert load_file(out)["a"].tolist() == pytest.approx([0.6, 0.8, math.nan], nan_ok=True)
+
+
+def test_each_rank_has_its_own_factors_as_if_it_were_alone(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    ranks = [{"a.w": np.array([3.0, 4.0]) * at, "b.w": np.array([8.0 / at])} for at in (1, 2)]
+    for at, arrays in enumerate(ranks):
+        save_file(arrays, tmp_path / "run" / f"rank{at}.safetensors")
+    groups = ("--group", "a.*=2.5", "--group", "*=2", "--eps", "0")
+    result = run(
+        *("clip", "run", "--ranks", "each", *groups, "-o", "out", "-f", "json"), cwd=tmp_path
+    )
+    report = json.loads(result.stdout)
+    assert (report["groups"], report["rest"], report["clip_coef"]) == ([], None, None)
+    factors = {
+        (one["rank"], group["pattern"]): (group["clip_coef"], group["norm_after"])
+        for one in report["ranks"]
+        for group in one["groups"]
+    }
+    assert factors == {
+        ("rank 0", "a.*"): (0.5, 2.5),
+        ("rank 0", "*"): (0.25, 2.0),
+        ("rank 1", "a.*"): (0.25, 2.5),
+        ("rank 1", "*"): (0.5, 2.0),
+    }
+    assert [one["rest"]["tensors"] for one in report["ranks"]] == [0, 0]
+    for at, (a, b) in enumerate([(0.5, 0.25), (0.25, 0.5)]):
+        name = f"rank{at}.safetensors"
+        run("clip", f"run/{name}", *groups, "-o", name, cwd=tmp_path)
+        assert (tmp_path / "out" / name).read_bytes() == (tmp_path / name).read_bytes()
+        after = load_file(tmp_path / "out" / name)
+        assert after["a.w"].tolist() == (ranks[at]["a.w"] * a).tolist()
+        assert after["b.w"].tolist() == (ranks[at]["b.w"] * b).tolist()
+
+
+def test_a_group_without_a_tensor_in_one_rank_is_refused_before_any_is_written(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run").mkdir()
+    for at, name in enumerate(("embed.w", "head.w")):
+        save_file({name: np.ones(2), "w": np.ones(2)}, tmp_path / "run" / f"rank{at}.safetensors")
+    with pytest.raises(gradtool.UsageError, match=r"rank1\.safetensors: the group 'embed\.\*'"):
+        gradtool.clip(tmp_path / "run", tmp_path / "out", groups={"embed.*": 1.0}, ranks="each")
+    assert not (tmp_path / "out").exists()
+
+
+def test_what_a_rank_holds_as_its_own_is_in_the_group_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    for at, loss in enumerate((3.0, 3.0, 4.0)):
+        others = {"loss": torch.tensor(loss), "lr": torch.tensor(2.0)}
+        tree = {"grads": {"w": torch.ones(1)}, **others}
+        torch.save(tree, tmp_path / "run" / f"rank{at}.pt")
+    groups = {"loss": 2.5, "*": 1.0}
+    outcome = gradtool.clip(
+        tmp_path / "run", tmp_path / "out", groups=groups, section="other", eps=0
+    )
+    assert [(one.norm_before, one.tensors) for one in outcome.groups] == [(5, 2), (2, 1), (0, 0)]
+    for at, loss in enumerate((1.5, 1.5, 2.0)):
+        after = torch.load(tmp_path / "out" / f"rank{at}.pt")
+        assert (after["loss"].item(), after["lr"].item()) == (loss, 1.0)
+        assert after["grads"]["w"].item() == 1.0

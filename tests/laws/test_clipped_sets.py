@@ -64,7 +64,12 @@ def save_ranks(run: Path, values: list[list[float]], *, folders: bool, torch_fil
     torch_files=st.booleans(),
     by_glob=st.booleans(),
     options=st.sampled_from(
-        [{"max_norm": 1.0}, {"max_norm": 2.0, "per_tensor": True}, {"clip_value": 1.0}]
+        [
+            {"max_norm": 1.0},
+            {"max_norm": 2.0, "per_tensor": True},
+            {"clip_value": 1.0},
+            {"groups": {"w": 1.5}},
+        ]
     ),
 )
 def test_each_rank_becomes_what_clipping_it_alone_makes_of_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Final
 
 from gradtool._version import __version__
@@ -40,8 +41,7 @@ def render(outcome: ClipOutcome, style: Style) -> str:  # noqa: ARG001
         "finite_norm_before": optional(outcome.finite_norm_before),
         "finite_norm_after": optional(outcome.finite_norm_after),
         "tensors": outcome.tensors,
-        "groups": [_group(group) for group in outcome.groups if group.pattern is not None],
-        "rest": next((_group(one) for one in outcome.groups if one.pattern is None), None),
+        **_groups(outcome.groups),
         "tensors_changed": outcome.tensors_changed,
         "nonfinite_replaced": outcome.nonfinite_replaced,
         "ranks": list(map(_rank, outcome.ranks)),
@@ -50,6 +50,14 @@ def render(outcome: ClipOutcome, style: Style) -> str:  # noqa: ARG001
         "elapsed_s": round(outcome.elapsed_s, 6),
     }
     return json.dumps(fields, indent=1, allow_nan=False) + "\n"
+
+
+def _groups(groups: Sequence[GroupFigures]) -> dict[str, object]:
+    """What was clipped by norms of its own, and the tensors in no group."""
+    return {
+        "groups": [_group(group) for group in groups if group.pattern is not None],
+        "rest": next((_group(group) for group in groups if group.pattern is None), None),
+    }
 
 
 def _group(group: GroupFigures) -> dict[str, object]:
@@ -64,7 +72,7 @@ def _group(group: GroupFigures) -> dict[str, object]:
 
 
 def _rank(one: Clipped) -> dict[str, object]:
-    """A rank that was clipped by its own norm."""
+    """A rank that was clipped by its own norm, or by those of its groups."""
     return {
         "rank": one.rank,
         "path": one.before.path,
@@ -76,6 +84,7 @@ def _rank(one: Clipped) -> dict[str, object]:
         "finite_norm_before": json_number(one.finite_norm_before),
         "finite_norm_after": optional(one.finite_norm_after),
         "tensors": one.tensors,
+        **_groups(one.groups),
         "tensors_changed": one.plan.tensors_changed,
         "nonfinite_replaced": one.plan.nonfinite_replaced,
     }

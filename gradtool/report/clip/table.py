@@ -36,10 +36,11 @@ def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str
     else:
         yield from title(outcome.before, style, painter)
         yield ""
-        if outcome.groups:
-            yield from _groups(outcome, style, painter)
-        elif outcome.clip_coef is None and not style.quiet:
+        if outcome.clip_coef is None and not (outcome.request.groups or style.quiet):
             yield from _changed(outcome, style, painter)
+    if outcome.request.groups:
+        yield from grid_lines(_grid_of_groups(outcome), style.width, painter)
+        yield ""
     yield from labelled(_figures(outcome), style, painter)
     for line in labelled([_written(outcome)], style, painter):
         yield painter.paint(line, MOODS["healthy"]) if outcome.written else line
@@ -53,8 +54,10 @@ def _lines(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str
 
 def _title_of_ranks(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
     path = brief(outcome.path)
-    ranks = f"{counted(len(outcome.ranks), 'rank')}, each clipped by its own norm"
-    first, *following = paragraph(f"{path}: {ranks}", style.width, "  ")
+    ranks = counted(len(outcome.ranks), "rank")
+    norms = "norms" if outcome.request.groups else "norm"
+    text = f"{path}: {ranks}, each clipped by its own {norms}"
+    first, *following = paragraph(text, style.width, "  ")
     yield first.replace(path, painter.paint(path, HEADER), 1)
     yield from following
 
@@ -69,7 +72,7 @@ def _grid_of_ranks(outcome: ClipOutcome) -> Grid:
         figures = [significant(norm, CELL_DIGITS) for norm in norms if norm is not None]
         alarms = one_total(one.before).stats.nonfinite
         mood: Mood = "alarming" if alarms else "plain"
-        cells = (brief(one.before.path), one.rank.removeprefix("rank "), coef, *figures)
+        cells = (brief(one.before.path), _number_of(one), coef, *figures)
         rows.append(Row(cells, mood))
     return Grid(tuple(columns), tuple(at > 0 for at, _ in enumerate(columns)), tuple(rows))
 
@@ -92,28 +95,35 @@ def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[s
     yield ""
 
 
-def _groups(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[str]:
-    """A row for each group, and one for the rest if there is any."""
-    shown = [one for one in outcome.groups if one.pattern is not None or one.tensors]
-    rows = tuple(map(_group_row, shown))
-    columns = len(_GROUP_HEADERS) - (not outcome.written)
-    numeric = (False, *(True,) * (columns - 1))
-    yield from grid_lines(Grid(_GROUP_HEADERS[:columns], numeric, rows), style.width, painter)
-    yield ""
+def _grid_of_groups(outcome: ClipOutcome) -> Grid:
+    """A row for each group, and one for the rest if there is any; of each rank that has its own."""
+    shown = [
+        _group_cells(part, group)
+        for part in outcome.parts
+        for group in part.groups
+        if group.pattern is not None or group.tensors
+    ]
+    headers = _GROUP_HEADERS if outcome.written else _GROUP_HEADERS[:-1]
+    columns = ("rank", *headers) if outcome.ranks else headers
+    return Grid(columns, tuple(one != "group" for one in columns), tuple(map(Row, shown)))
 
 
-def _group_row(group: GroupFigures) -> Row:
+def _group_cells(part: Clipped, group: GroupFigures) -> tuple[str, ...]:
     bound = "as it is" if group.max_norm is None else short(group.max_norm)
     figures = [group.clip_coef, group.norm_before]
     figures += [] if group.norm_after is None else [group.norm_after]
-    return Row(
-        (
-            "(the rest)" if group.pattern is None else brief(group.pattern),
-            f"{group.tensors:,}",
-            bound,
-            *(significant(figure, CELL_DIGITS) for figure in figures),
-        )
+    return (
+        *([_number_of(part)] if part.rank else []),
+        "(the rest)" if group.pattern is None else brief(group.pattern),
+        f"{group.tensors:,}",
+        bound,
+        *(significant(figure, CELL_DIGITS) for figure in figures),
     )
+
+
+def _number_of(part: Clipped) -> str:
+    """The rank by its number alone."""
+    return part.rank.removeprefix("rank ")
 
 
 def _row(before: TensorMeasurement, after: TensorMeasurement | None) -> Row:

@@ -517,3 +517,31 @@ def test_the_json_of_groups_and_of_units_fits_the_schema(finite: str) -> None:
         assert not CLIP_SCHEMA.is_valid({**result, "clip_coef": 0.5})
         assert not CLIP_SCHEMA.is_valid({**result, "groups": []})
         assert not CLIP_SCHEMA.is_valid({**result, "agc": 0.1})
+
+
+def test_groups_of_ranks_are_those_of_each_rank_in_table_and_json(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for rank, values in enumerate(([3.0, 4.0], [6.0, 8.0])):
+        arrays = {"a": np.array(values), "b": np.array([12.0])}
+        save_file(arrays, run / f"rank{rank}.safetensors")
+    outcome = clipped(str(run), groups={"a": 2.5}, eps=0.0, ranks="each")
+    rows = [line.split() for line in clip_table(outcome).splitlines() if line[3:4] in "01"]
+    rest = ["(the", "rest)", "1", "as", "it", "is", "1.0000", "12.000", "12.000"]
+    assert [row for row in rows if row] == [
+        ["0", "a", "1", "2.5", "0.50000", "5.0000", "2.5000"],
+        ["0", *rest],
+        ["1", "a", "1", "2.5", "0.25000", "10.000", "2.5000"],
+        ["1", *rest],
+    ]
+    result = clip_json(outcome)
+    CLIP_SCHEMA.validate(result)
+    whole = result["ranks"][0]
+    assert not CLIP_SCHEMA.is_valid({**result, "groups": whole["groups"], "rest": whole["rest"]})
+    for key, wrong in (("groups", []), ("rest", None), ("clip_coef", 0.5)):
+        ranks = [whole, {**result["ranks"][1], key: wrong}]
+        assert not CLIP_SCHEMA.is_valid({**result, "ranks": ranks}), key
+    assert not CLIP_SCHEMA.is_valid({**result, "ranks": []})
+    plain = clip_json(clipped(str(run), max_norm=1.0, ranks="each", dry_run=True))
+    CLIP_SCHEMA.validate(plain)
+    assert not CLIP_SCHEMA.is_valid({**plain, "ranks": result["ranks"]})
