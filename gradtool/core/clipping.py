@@ -112,3 +112,12 @@ def agc_coef(norm: float, weight_norm: float, factor: float, eps: float = AGC_EP
     """
     max_norm = factor * max(weight_norm, eps)
     return max_norm / max(norm, _AGC_LEAST_NORM) if norm > max_norm else 1.0
+
+
+def is_clipped_to(norm: float, max_norm: float) -> bool:
+    """Whether a norm is the bound that gradients are clipped to, but for what torch's epsilon does.
+
+    That takes 1e-6 or less, relatively, of a norm above 1; of norms near the bound two in a million
+    are so by chance.
+    """
+    return 0.0 < max_norm < math.inf and abs(norm - max_norm) <= TORCH_EPS * max(max_norm, 1.0)

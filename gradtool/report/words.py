@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
+from gradtool.core.clipping import is_clipped_to
 from gradtool.core.figures import (
     byte_size,
     counted,
@@ -90,6 +91,8 @@ def _clip(clip: ClipPreview, total: Summary | None) -> str:
         return f"{outcome}: clipping by it would make every element NaN in torch"
     if total.stats.nonfinite:
         return f"{outcome}: clipping by it would make Inf NaN and all others 0 in torch"
+    if clip.max_norm != 1.0 and is_clipped_to(total.norm, clip.max_norm):  # of 1 a note tells
+        return f"{outcome}; the norm is max_norm: dumped after clipping?"
     return f"{outcome}, nothing changes" if clip.clip_coef == 1.0 else outcome
 
 

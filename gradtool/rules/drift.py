@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gradtool.core.figures import precise, short, significant
 from gradtool.core.judging.baseline import NormRange
+from gradtool.core.judging.quotient import Known, explained, times
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
 from gradtool.rules.balance import NEGLIGIBLE
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
@@ -25,7 +26,11 @@ def _expected(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         return
     if not NormRange(expected, expected).factor(norm) <= 1.0 + rtol:  # true of NaN too
         message = f"the total norm, {precise(norm)}, is not the expected {short(expected)}"
-        yield Problem(f"{message} within {short(rtol)} of it", value=norm, limit=rtol)
+        message = f"{message} within {short(rtol)} of it"
+        if expected and 0.0 < norm < math.inf:
+            explanation = explained(norm / expected, _known(evidence, evidence.summary.stats.numel))
+            message += f"; {_with(f'{times(norm / expected)} the expected', explanation)}"
+        yield Problem(message, value=norm, limit=rtol)
 
 
 def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -33,7 +38,10 @@ def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         return  # which the verdict notes
     if evidence.baseline is not None and evidence.baseline_fits:
         max_factor = limit(limits.dump, "max_factor")
-        yield from _drift(evidence, evidence.summary.norm, evidence.baseline.total, max_factor)
+        summary = evidence.summary
+        yield from _drift(
+            evidence, summary.norm, evidence.baseline.total, max_factor, summary.stats.numel
+        )
 
 
 def _tensor_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -52,7 +60,8 @@ def _tensor_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         if old.norm.high == 0.0:
             continue  # any norm is infinitely far from 0
         max_factor = limit(thresholds, "max_factor")
-        problems.extend(_drift(evidence, tensor.norm, old.norm, max_factor, tensor.name))
+        numel = tensor.stats.numel
+        problems.extend(_drift(evidence, tensor.norm, old.norm, max_factor, numel, tensor.name))
     yield from sorted(problems, key=_furthest_first)
 
 
@@ -67,6 +76,7 @@ def _drift(
     norm: float,
     baseline: NormRange,
     max_factor: float | None,
+    numel: int,
     tensor: str | None = None,
 ) -> Iterator[Problem]:
     """A problem if `norm` is too far outside the baseline's range, as NaN always is."""
@@ -76,16 +86,40 @@ def _drift(
     expected = precise(baseline.low)
     if baseline.low != baseline.high:
         expected += f" to {precise(baseline.high)}"
-    distance = f", {_distance(factor)} off" if math.isfinite(factor) else ""
+    distance = (
+        f", {_distance(norm, baseline, _known(evidence, numel))}" if math.isfinite(factor) else ""
+    )
     subject = f"{'its' if tensor else 'the total'} norm, {precise(norm)}, is not the baseline's"
     yield Problem(f"{subject} {expected}{distance}", tensor, value=factor, limit=max_factor)
 
 
-def _distance(factor: float) -> str:
-    """The factor in words, as `13.4 times` or `0.12%`."""
-    if factor >= 2.0:
-        return f"{significant(factor, 3)} times"
-    return f"{significant(100.0 * (factor - 1.0), 3)}%"
+def _distance(norm: float, baseline: NormRange, known: Known) -> str:
+    """How far a norm is outside the range, as `0.12% off` or `8 times it: 8, the number of ranks?`.
+
+    The ends of a range are no norms that a quotient could explain.
+    """
+    nearest = baseline.low if norm < baseline.low else baseline.high
+    quotient = norm / nearest
+    explanation = explained(quotient, known) if baseline.low == baseline.high else None
+    if explanation is None and (factor := baseline.factor(norm)) < 2.0:
+        return f"{significant(100.0 * (factor - 1.0), 3)}% off"
+    end = "the largest" if norm > nearest else "the smallest"
+    what = "it" if baseline.low == baseline.high else end
+    return _with(f"{times(quotient)} {what}", explanation)
+
+
+def _with(quotient: str, explanation: str | None) -> str:
+    return quotient if explanation is None else f"{quotient}: {explanation}"
+
+
+def _known(evidence: Evidence, numel: int) -> Known:
+    """What is known of a dump that may explain a quotient of norms over `numel` elements."""
+    measurement = evidence.measurement
+    return Known(
+        numel=numel,
+        ranks=max((number for _, number in measurement.ranks), default=None),
+        loss_scale=None if measurement.loss_scale == 1.0 else measurement.loss_scale,
+    )
 
 
 _FACTOR_MEANING = "largest factor outside the baseline's range, upwards or downwards"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -25,6 +25,7 @@ from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_shari
 from gradtool.engine.reading.assembly import assembled
 from gradtool.engine.reading.digests import BlockDigests, Digests, DigestTask, digests_of
 from gradtool.engine.reading.followers import Again
+from gradtool.engine.reading.notes import clipping_notes, sharing_notes
 from gradtool.engine.reading.pairs.comparisons import ByteEquality, Comparison, Differing
 from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask
 from gradtool.engine.reading.pairs.regions import Pair
@@ -44,9 +45,6 @@ from gradtool.engine.schedule import Runner
 AnyTask = Task | Again
 
 Other = TypeVar("Other")
-
-MOST_NOTES = 3
-"""Notes of one kind that are given in full; the others are only counted."""
 
 
 def measure(
@@ -234,7 +232,12 @@ def _measurement(
         sections=sections,
         total=total,
         skipped=checkpoint.skipped,
-        notes=(*essential, *checkpoint.notes, *_sharing_notes(tensors)),
+        notes=(
+            *essential,
+            *checkpoint.notes,
+            *sharing_notes(tensors),
+            *clipping_notes(sections, total),
+        ),
         essential_notes=essential,
         elapsed_s=time.perf_counter() - started,
         step=checkpoint.step,
@@ -279,19 +282,3 @@ def _summaries(
         return sections, replace(section, name="", kind=None, has_norm=True)
     chosen = [tensor for tensor in tensors if tensor.spec.section in counted]
     return sections, summarize("", None, chosen, skipped, norm_type, lambda tensor: tensor.unique)
-
-
-def _sharing_notes(tensors: Iterable[TensorMeasurement]) -> Iterator[str]:
-    sharing = [
-        tensor
-        for tensor in tensors
-        if tensor.unique is not None and tensor.unique.numel != tensor.stats.numel
-    ]
-    for tensor in sharing[:MOST_NOTES]:
-        yield (
-            f"{tensor.name!r} names {tensor.stats.numel} elements, of which "
-            f"{tensor.unique.numel if tensor.unique else 0} are stored for it alone; "
-            "totals count those"
-        )
-    if len(sharing) > MOST_NOTES:
-        yield f"{len(sharing) - MOST_NOTES} more tensors share elements with others or repeat them"
