@@ -78,6 +78,9 @@ Digest: TypeAlias = Annotated[
         rich_help_panel=SHOWING,
     ),
 ]
+Rms: TypeAlias = Annotated[
+    bool, typer.Option("--rms", help="Show root mean squares too: norm / sqrt(elements).")
+]
 ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(REPORTERS)]
 DisplayOptions: TypeAlias = Annotated[Display, groups.display(groups.ALL_TENSORS)]
 
@@ -91,6 +94,7 @@ def inspect(
     sort: Sort = "name",
     top: Top = None,
     digest: Digest = False,
+    rms: Rms = False,
     measuring: groups.Measuring,
     reports: ReportOptions,
     display: DisplayOptions,
@@ -103,6 +107,8 @@ def inspect(
         raise UsageError("--top and --all exclude each other")
     if "max_norm" in clipping and measuring["norm_type"] <= 0.0:
         raise UsageError("--max-norm needs a --norm-type above 0: no scaling reaches a count")
+    if rms and measuring["norm_type"] != 2.0:
+        raise UsageError("--rms needs --norm-type 2: it is made of squares")
     reports.refuse_to_replace(expand_all(paths))
     if group_by is not None:
         group_namer(group_by)  # refuses a wrong pattern before hours of reading
@@ -113,7 +119,7 @@ def inspect(
 
     def report(place: Place) -> InspectReport:
         measurement = measurer.measure(place)
-        return report_on(measurement, order=sort, top=top, group_by=group_by, **clipping)
+        return report_on(measurement, order=sort, top=top, group_by=group_by, rms=rms, **clipping)
 
     outcome = for_each(places_among(paths), report)
     display = replace(display, show_all=display.show_all or top is not None)

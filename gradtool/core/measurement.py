@@ -60,6 +60,11 @@ class TensorMeasurement:
         return self.stats.finite_norm if self.stats.nonfinite else self.norm
 
     @property
+    def rms(self) -> float | None:
+        """The root mean square of its elements; see `rms_of`."""
+        return rms_of(self.stats)
+
+    @property
     def first_nonfinite(self) -> tuple[int, ...] | None:
         """Index of the first NaN or Inf in C order, or None."""
         first = self.stats.first_nonfinite
@@ -102,6 +107,11 @@ class Summary:
     def finite_norm(self) -> float:
         """The norm of the finite elements."""
         return self.stats.finite_norm
+
+    @property
+    def rms(self) -> float | None:
+        """The root mean square of their elements; see `rms_of`."""
+        return rms_of(self.stats)
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +263,13 @@ class Measurement(Displayed):
         if self.norm_type <= 0.0:
             raise UsageError(f"gradients cannot be clipped by a norm of order {self.norm_type:g}")
         return None if self.total is None else clip_coef(self.total.stats.norm, max_norm, eps)
+
+
+def rms_of(stats: TensorStats) -> float | None:
+    """The root mean square, `norm / sqrt(numel)`, of p = 2; None for others and no elements."""
+    if stats.norm_type != 2.0 or not stats.numel:
+        return None
+    return stats.norm / math.sqrt(stats.numel)
 
 
 def _unique_in_section(tensor: TensorMeasurement) -> TensorStats | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeAlias, TypeVar
 
 from gradtool.core.figures import dimensions, norm_name, share, significant, tally
-from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, rms_of
 from gradtool.core.stats import TensorStats
 from gradtool.report.escaping import brief
 
@@ -50,17 +50,22 @@ class _Column(Generic[Item]):
 
 
 def tensor_grid(
-    measurement: Measurement, tensors: Sequence[TensorMeasurement], *, bars: bool = False
+    measurement: Measurement,
+    tensors: Sequence[TensorMeasurement],
+    *,
+    bars: bool = False,
+    rms: bool = False,
 ) -> Grid:
     """A row for each of `tensors`, which are some of `measurement`'s.
 
-    With `bars` there is one of each tensor's share of the total, where shares add up.
+    With `bars` there is one of each tensor's share of the total, where shares add up; with `rms`
+    the root mean square of each.
     """
     columns: list[_Column[TensorMeasurement]] = [_Column("name", _label, numeric=False)]
     if len(dtypes(measurement)) > 1:
         columns.append(_Column("dtype", lambda tensor: tensor.spec.dtype.name, numeric=False))
     columns.append(_Column("shape", _shape, numeric=False))
-    columns.extend(_figures(measurement, tensors, lambda tensor: tensor.stats))
+    columns.extend(_figures(measurement, tensors, lambda tensor: tensor.stats, rms=rms))
     if bars and tensors and measurement.share(tensors[0]) is not None:
         columns.append(_Column("share", lambda one: _bar(measurement.share(one)), numeric=False))
     if any(tensor.digest for tensor in tensors):
@@ -68,7 +73,7 @@ def tensor_grid(
     return _fill(columns, tensors, _tensor_mood)
 
 
-def section_grid(measurement: Measurement) -> Grid:
+def section_grid(measurement: Measurement, *, rms: bool = False) -> Grid:
     """A row for each section, with what it holds."""
     sections = measurement.sections
     columns: list[_Column[Summary]] = [
@@ -76,18 +81,28 @@ def section_grid(measurement: Measurement) -> Grid:
         _Column("holds", lambda section: section.kind or "", numeric=False),
         *_sizes(),
         *_figures(
-            measurement, sections, lambda section: section.stats, lambda section: section.has_norm
+            measurement,
+            sections,
+            lambda section: section.stats,
+            lambda section: section.has_norm,
+            rms=rms,
         ),
     ]
     return _fill(columns, sections, lambda section: _stats_mood(section.stats))
 
 
-def group_grid(measurement: Measurement, groups: Sequence[Summary]) -> Grid:
+def group_grid(measurement: Measurement, groups: Sequence[Summary], *, rms: bool = False) -> Grid:
     """A row for each group of a roll-up."""
     columns: list[_Column[Summary]] = [
         _Column("group", lambda group: brief(group.name), numeric=False),
         *_sizes(),
-        *_figures(measurement, groups, lambda group: group.stats, lambda group: group.has_norm),
+        *_figures(
+            measurement,
+            groups,
+            lambda group: group.stats,
+            lambda group: group.has_norm,
+            rms=rms,
+        ),
     ]
     return _fill(columns, groups, lambda group: _stats_mood(group.stats))
 
@@ -115,6 +130,8 @@ def _figures(
     items: Sequence[Item],
     stats_of: Callable[[Item], TensorStats],
     has_norm: Callable[[Item], bool] = lambda _: True,
+    *,
+    rms: bool,
 ) -> Iterator[_Column[Item]]:
     def column(header: str, cell: Callable[[TensorStats], str]) -> _Column[Item]:
         return _Column(header, lambda item: cell(stats_of(item)))
@@ -126,6 +143,8 @@ def _figures(
         norm_name(measurement.norm_type),
         lambda item: significant(stats_of(item).norm, CELL_DIGITS) if has_norm(item) else "",
     )
+    if rms:
+        yield _Column("RMS", lambda item: _rms(stats_of(item)) if has_norm(item) else "")
     yield column(magnitude_name(measurement), lambda stats: significant(stats.max_abs, CELL_DIGITS))
     if occurs(lambda stats: stats.zeros):
         yield column("zeros", lambda stats: share(stats.zeros, stats.numel))
@@ -152,6 +171,11 @@ def _bar(share: float | None) -> str:
     """A bar as long as a share, to an eighth of a column."""
     eighths = round((share or 0.0) * _WIDEST_BAR * 8)
     return "\u2588" * (eighths // 8) + _EIGHTHS[eighths % 8]
+
+
+def _rms(stats: TensorStats) -> str:
+    rms = rms_of(stats)
+    return "-" if rms is None else significant(rms, CELL_DIGITS)
 
 
 def _label(tensor: TensorMeasurement) -> str:

@@ -36,12 +36,14 @@ class InspectReport:
         rows: the tensors to list, sorted, only the first of them with `--top`.
         groups: the groups of `--group-by`; empty without it.
         clip: the preview of `--max-norm`; None without it.
+        rms: whether people are shown root mean squares.
     """
 
     measurement: Measurement
     rows: tuple[TensorMeasurement, ...]
     groups: tuple[Summary, ...] = ()
     clip: ClipPreview | None = None
+    rms: bool = False
 
 
 @dataclass(frozen=True, slots=True)

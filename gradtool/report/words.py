@@ -57,7 +57,7 @@ def totals(report: InspectReport) -> Iterator[tuple[str, str]]:
     """Label and value of each figure about all tensors together."""
     measurement = report.measurement
     if (total := measurement.total) is not None:
-        yield from _total(measurement, total)
+        yield from _total(measurement, total, rms=report.rms)
     else:
         yield "total", "none: the sections hold different things; choose one with --section"
     if measurement.step is not None:
@@ -68,13 +68,15 @@ def totals(report: InspectReport) -> Iterator[tuple[str, str]]:
         yield "clip", _clip(report.clip, total)
 
 
-def _total(measurement: Measurement, total: Summary) -> Iterator[tuple[str, str]]:
+def _total(measurement: Measurement, total: Summary, *, rms: bool) -> Iterator[tuple[str, str]]:
     stats = total.stats
     bound = " (a lower bound: see skipped)" if total.lower_bound else ""
     yield "total", f"{counted(total.tensors, 'tensor')}, {counted(stats.numel, 'element')}"
     yield norm_name(measurement.norm_type), precise(stats.norm) + bound
     if stats.nonfinite:
         yield "finite norm", f"{precise(stats.finite_norm)} without NaN and Inf"
+    if rms and total.rms is not None:
+        yield "RMS", precise(total.rms)
     if total.native_norm is not None and total.native_dtype is not None:
         yield "native norm", f"{precise(total.native_norm)} in {total.native_dtype.name}"
     yield magnitude_name(measurement), precise(stats.max_abs)

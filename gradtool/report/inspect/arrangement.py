@@ -45,6 +45,7 @@ def report_on(
     group_by: str | None = None,
     max_norm: float | None = None,
     eps: float = TORCH_EPS,
+    rms: bool = False,
 ) -> InspectReport:
     """The report of `measurement`, with groups and a preview of clipping where asked for."""
     clip = None
@@ -55,4 +56,5 @@ def report_on(
         rows=arrange(measurement.tensors, order, top),
         groups=() if group_by is None else measurement.grouped(group_by),
         clip=clip,
+        rms=rms,
     )

@@ -84,6 +84,7 @@ def figures(summary: Summary) -> dict[str, object]:
         "finite_norm": json_number(summary.finite_norm) if has_norm else None,
         "native_norm": optional(summary.native_norm) if has_norm else None,
         "native_dtype": None if native_dtype is None else native_dtype.name,
+        "rms": optional(summary.rms) if has_norm else None,
         "max_abs": json_number(stats.max_abs),
         "nan": stats.nan,
         "posinf": stats.posinf,
@@ -102,7 +103,8 @@ def _tensor(tensor: TensorMeasurement) -> str:
         f'{{"name": {_encode(spec.name)}, "section": {_encode(spec.section)}, '
         f'"dtype": "{spec.dtype.name}", "shape": {list(spec.shape)}, "numel": {stats.numel}, '
         f'"norm": {_number(tensor.norm)}, "finite_norm": {_number(tensor.finite_norm)}, '
-        f'"native_norm": {_number(tensor.native_norm)}, "max_abs": {_number(stats.max_abs)}, '
+        f'"native_norm": {_number(tensor.native_norm)}, "rms": {_number(tensor.rms)}, '
+        f'"max_abs": {_number(stats.max_abs)}, '
         f'"nan": {stats.nan}, "posinf": {stats.posinf}, "neginf": {stats.neginf}, '
         f'"zeros": {stats.zeros}, "subnormals": {stats.subnormals}, '
         f'"first_nonfinite": {"null" if first is None else list(first)}, '

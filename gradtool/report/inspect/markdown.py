@@ -84,11 +84,11 @@ def _remarks(report: InspectReport, style: Style) -> Iterator[str]:
 def _grids(report: InspectReport, style: Style) -> Iterator[Grid]:
     measurement = report.measurement
     if len(measurement.sections) > 1:
-        yield section_grid(measurement)
+        yield section_grid(measurement, rms=report.rms)
     if report.groups:
-        yield group_grid(measurement, report.groups)
+        yield group_grid(measurement, report.groups, rms=report.rms)
     if tensors := style.shown(report):
-        yield tensor_grid(measurement, tensors)
+        yield tensor_grid(measurement, tensors, rms=report.rms)
 
 
 def table(grid: Grid) -> Iterator[str]:

@@ -11,7 +11,7 @@ from gradtool.core.stats import TensorStats
 COLUMNS: Final = (
     *("path", "step", "name", "section", "dtype", "shape", "numel"),
     *("norm", "finite_norm", "native_norm", "max_abs", "nan", "posinf", "neginf", "zeros"),
-    *("first_nonfinite", "alias_of", "digest"),
+    *("first_nonfinite", "alias_of", "digest", "rms"),
 )
 
 TOTAL: Final = "(total)"
@@ -25,7 +25,8 @@ def tensor_row(measurement: Measurement, tensor: TensorMeasurement) -> dict[str,
         *(measurement.path, measurement.step, spec.name, spec.section, spec.dtype.name),
         *(dimensions(spec.shape), tensor.stats.numel),
         *(tensor.norm, tensor.finite_norm, tensor.native_norm, *_counts(tensor.stats)),
-        *(None if first is None else index_text(first), tensor.alias_of, tensor.digest),
+        *(None if first is None else index_text(first), tensor.alias_of),
+        *(tensor.digest, tensor.rms),
     )
     return dict(zip(COLUMNS, values, strict=True))
 
@@ -35,7 +36,7 @@ def total_row(measurement: Measurement, total: Summary) -> dict[str, Any]:
     values = (
         *(measurement.path, measurement.step, TOTAL, None, None, None, total.stats.numel),
         *(total.norm, total.finite_norm, total.native_norm, *_counts(total.stats)),
-        *(None, None, None),
+        *(None, None, None, total.rms),
     )
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -58,16 +58,20 @@ def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
     measurement = report.measurement
     if tensors := style.shown(report):
         yield from grid_lines(
-            tensor_grid(measurement, tensors, bars=style.bars), style.width, painter
+            tensor_grid(measurement, tensors, bars=style.bars, rms=report.rms),
+            style.width,
+            painter,
         )
         if left_out := len(measurement.tensors) - len(tensors):
             yield painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"])
         yield ""
     if report.groups:
-        yield from grid_lines(group_grid(measurement, report.groups), style.width, painter)
+        yield from grid_lines(
+            group_grid(measurement, report.groups, rms=report.rms), style.width, painter
+        )
         yield ""
     if len(measurement.sections) > 1:
-        yield from grid_lines(section_grid(measurement), style.width, painter)
+        yield from grid_lines(section_grid(measurement, rms=report.rms), style.width, painter)
         yield ""
 
 
