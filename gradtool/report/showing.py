@@ -21,7 +21,7 @@ from gradtool.report import check_reporter, clip_reporter, reporter
 from gradtool.report.check.rows import dump_row
 from gradtool.report.clip.rows import clip_rows
 from gradtool.report.inspect.arrangement import report_on
-from gradtool.report.inspect.rows import tensor_row
+from gradtool.report.inspect.columns import tensor_row
 from gradtool.report.model import Style
 
 NOTEBOOK_WIDTH: Final = 100

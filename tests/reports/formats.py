@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from gradtool.report.escaping import visible
 from gradtool.report.formats import csv as formats_csv
-from gradtool.report.inspect.rows import COLUMNS as INSPECT_COLUMNS
+from gradtool.report.inspect.columns import COLUMNS as INSPECT_COLUMNS
 from gradtool.report.listing import csv as listing_csv
 from reports.parsers import (
     elements,

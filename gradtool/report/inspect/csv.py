@@ -10,7 +10,7 @@ from typing import Any, Final
 
 from gradtool.core.figures import number
 from gradtool.report.escaping import recoverable
-from gradtool.report.inspect.rows import COLUMNS, tensor_row, total_row
+from gradtool.report.inspect.columns import COLUMNS, tensor_row, total_row
 from gradtool.report.model import InspectReport, Style
 
 _OPERATOR: Final = "[-=+@\u207a\u207b\u207c\u2212\ufe62\ufe63\ufe66\ufe6b\uff0b\uff0d\uff1d\uff20]"
