@@ -36,7 +36,7 @@ Examples:
 """
 
 
-Order: TypeAlias = Literal["file", "name", "norm", "max", "nonfinite"]
+Order: TypeAlias = Literal["model", "file", "name", "norm", "max", "nonfinite"]
 """The keys of `report.inspect.arrangement.ORDERS`."""
 
 GroupBy: TypeAlias = Annotated[
@@ -53,7 +53,10 @@ Sort: TypeAlias = Annotated[
     Order,
     typer.Option(
         "--sort",
-        help="By name, with layer 9 before 10, as the file lists them, or the worst first.",
+        help=(
+            "As the model has them, by name, with layer 9 before 10, as the file lists them, or "
+            "the worst first. Where nothing tells the model's order it is that of names."
+        ),
         rich_help_panel=SHOWING,
     ),
 ]
@@ -91,7 +94,7 @@ def inspect(
     paths: groups.Paths,
     clipping: Clipping,
     group_by: GroupBy = None,
-    sort: Sort = "name",
+    sort: Sort = "model",
     top: Top = None,
     digest: Digest = False,
     rms: Rms = False,

@@ -224,7 +224,7 @@ class Measurement(Displayed):
         return min(1.0, math.pow(tensor.finite_norm / total.finite_norm, p))
 
     def grouped(self, group_by: str) -> tuple[Summary, ...]:
-        """Figures rolled up by dotted prefix, in order of first occurrence.
+        """Figures rolled up by dotted prefix, in the order of their first tensors.
 
         `group_by` is a depth such as "2" or a pattern such as "layers.#"; see
         `core.names.group_namer`. No group mixes sections. Raises UsageError where it is
@@ -237,7 +237,7 @@ class Measurement(Displayed):
             return section, f"{section}.{group}" if section and group == UNGROUPED else group
 
         members: dict[tuple[str, str], list[TensorMeasurement]] = {}
-        for tensor in self.tensors:
+        for tensor in self.in_order:
             members.setdefault(place(tensor.name, tensor.spec.section), []).append(tensor)
         if all(name.endswith(UNGROUPED) for _, name in members):
             raise UsageError(

@@ -37,6 +37,7 @@ class InspectReport:
         groups: the groups of `--group-by`; empty without it.
         clip: the preview of `--max-norm`; None without it.
         rms: whether people are shown root mean squares.
+        order: of the rows, after the word "in"; None where they are sorted by a figure or a name.
     """
 
     measurement: Measurement
@@ -44,6 +45,7 @@ class InspectReport:
     groups: tuple[Summary, ...] = ()
     clip: ClipPreview | None = None
     rms: bool = False
+    order: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

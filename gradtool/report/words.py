@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import TypeVar
 
 from gradtool.core.clipping import is_clipped_to
 from gradtool.core.figures import (
@@ -19,6 +20,8 @@ from gradtool.core.figures import (
     short,
 )
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.order.frontier import Frontier, of_all
+from gradtool.core.order.patterns import patterns
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped
 from gradtool.report.escaping import brief
@@ -27,6 +30,7 @@ from gradtool.report.model import ClipPreview, InspectReport
 from gradtool.shortening import LONGEST_NAME
 
 NOUNS = {"gradients": "gradient", "weights": "weight", "optimizer": "optimizer state"}
+Item = TypeVar("Item")
 _SKIPPED_NAMES = 3
 
 
@@ -143,6 +147,56 @@ def nonfinite_heading(measurement: Measurement) -> str | None:
     bad = sum(tensor.stats.nonfinite > 0 for tensor in stored)
     among = counted(len(stored), "tensor")
     return f"{bad:,} of {among}, in {measurement.order}" if bad else None
+
+
+def nonfinite_patterns(measurement: Measurement) -> Iterator[tuple[str, str]]:
+    """What the names of several tensors have in common, and how many of them are not finite.
+
+    As `layers.*.lora_A` and `NaN in 12 of 12 layers, all elements`.
+    """
+    stored = [tensor for tensor in measurement.in_order if tensor.alias_of is None]
+    bad = {tensor.name: tensor for tensor in stored if tensor.stats.nonfinite}
+    for pattern in patterns(bad, (tensor.name for tensor in stored)):
+        stats = [bad[name].stats for name in pattern.names]
+        kinds = [
+            kind
+            for kind, found in (
+                ("NaN", any(one.nan for one in stats)),
+                ("Inf", any(one.posinf or one.neginf for one in stats)),
+            )
+            if found
+        ]
+        every = all(one.nonfinite == one.numel for one in stats)
+        elements = ", all elements" if every else ""
+        yield pattern.text, f"{' and '.join(kinds)} {pattern.extent}{pattern.which}{elements}"
+
+
+def frontiers(measurement: Measurement) -> Iterator[str]:
+    """Where tensors stop being finite, a sentence for each section in which several are not.
+
+    Of one alone the tensors next to it say as much.
+    """
+    sections: dict[str, list[TensorMeasurement]] = {}
+    for tensor in measurement.in_order:
+        sections.setdefault(tensor.spec.section, []).append(tensor)
+    for section, tensors in sections.items():
+        stored = [tensor for tensor in tensors if tensor.alias_of is None]
+        bad = sum(tensor.stats.nonfinite > 0 for tensor in stored)
+        where = f"{brief(section, LONGEST_NAME)}: " if section else ""
+        if 1 < bad == len(stored):
+            yield f"{where}all of them: {of_all(stored)}"
+        elif bad > 1:
+            yield where + brief(Frontier(tensors, measurement.in_model_order).text)
+
+
+def both_ends(items: Sequence[Item], most: int) -> tuple[Sequence[Item], Sequence[Item]]:
+    """The first and the last of many items, `most` of them in all; all as first where they fit.
+
+    The last of a run stands beside what comes after it.
+    """
+    if len(items) <= most:
+        return items, ()
+    return items[: most // 2], items[len(items) - (most - most // 2) :]
 
 
 def skipped_summary(skipped: Sequence[Skipped], *, show_all: bool) -> Iterator[str]:

@@ -8,11 +8,16 @@ from typing import Final
 from gradtool.core.judging.rule import Rule
 from gradtool.errors import UsageError
 from gradtool.rules import balance, changes, drift, integrity, magnitude, nonfinite
+from gradtool.rules.layered import absences, zeros
+
+_MODULES: Final = (integrity, absences, nonfinite, magnitude, zeros, balance, drift, changes)
 
 RULES: Final[dict[str, Rule]] = {
     rule.code: rule
-    for module in (integrity, nonfinite, magnitude, balance, drift, changes)
-    for rule in module.RULES
+    for rule in sorted(
+        (rule for module in _MODULES for rule in module.RULES),
+        key=lambda rule: rule.code,
+    )
 }
 """All rules by code, in the order of codes."""
 

@@ -169,6 +169,7 @@ RULES = (
         needs_baseline=True,
         per_tensor=True,
         find=_tensor_drift,
+        alike="far from the baseline",
         summary="A tensor's norm is far from the baseline's.",
         explanation=(
             "The same as GT402, for one tensor. Left out are those below 1e-5 of the total norm "

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
-from gradtool.core.brackets import Bracket, brackets
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.names import ONLY_WRAPPERS, BareNames, NameFilter, every_name
+from gradtool.core.order.frontier import Frontier
+from gradtool.core.order.layers import split_name
 from gradtool.core.sections import OTHER
 from gradtool.core.tensors import SectionKind, Skipped
 from gradtool.errors import GradtoolError
-from gradtool.rules.siblings import Kind, kinds_of, peers_of, split_name
+from gradtool.rules.siblings import Kind, kinds_of, peers_of
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Evidence:
         is_chosen: whether a name passes the filters of the call.
         nonfinite_reported: whether NaN and Inf of the dump are findings already.
         bare: names as patterns may have them, too.
+        step: of the training, as the dump notes it or else its path; None where neither does.
     """
 
     measurement: Measurement
@@ -42,6 +44,7 @@ class Evidence:
     is_chosen: NameFilter = every_name
     nonfinite_reported: bool = False
     bare: BareNames = ONLY_WRAPPERS
+    step: int | None = None
 
     def is_reported(self, norm: float) -> bool:
         """Whether `norm` is not finite, and the reason for that is a finding already."""
@@ -63,7 +66,7 @@ class Evidence:
     def state(self) -> tuple[TensorMeasurement, ...]:
         """The stored tensors that are weights or optimizer state; nothing is known of others."""
         gradients = {tensor.name for tensor in self.named_gradients}
-        stored = (tensor for tensor in self.measurement.tensors if tensor.alias_of is None)
+        stored = (tensor for tensor in self.measurement.in_order if tensor.alias_of is None)
         return tuple(
             tensor
             for tensor in stored
@@ -100,9 +103,9 @@ class Evidence:
     @cached_property
     def named_gradients(self) -> tuple[TensorMeasurement, ...]:
         """The gradients under all their names: one that has several comes several times."""
+        tensors = self.measurement.in_order
         if (sections := self._sections) is None:
-            return self.measurement.tensors
-        tensors = self.measurement.tensors
+            return tensors
         return tuple(tensor for tensor in tensors if tensor.spec.section in sections)
 
     @cached_property
@@ -127,16 +130,21 @@ class Evidence:
         return summarize("", None, self.named_gradients, self.skipped, norm_type)
 
     @cached_property
-    def brackets_by_name(self) -> dict[str, Bracket]:
-        """For each non-finite tensor's name, its run and the finite tensors at both ends of that.
+    def frontiers(self) -> dict[str, Frontier]:
+        """For each section, where its tensors stop being finite.
 
-        Runs end where sections do, whose tensors were not computed one after the other.
+        Those of two sections were not computed one after the other.
         """
         sections: dict[str, list[TensorMeasurement]] = {}
         for tensor in self.measurement.in_order:
             sections.setdefault(tensor.spec.section, []).append(tensor)
-        runs = (run for tensors in sections.values() for run in brackets(tensors))
-        return {tensor.name: run for run in runs for tensor in run.nonfinite}
+        in_model_order = self.measurement.in_model_order
+        return {name: Frontier(tensors, in_model_order) for name, tensors in sections.items()}
+
+    @cached_property
+    def by_name(self) -> dict[str, TensorMeasurement]:
+        """All measured tensors by their names."""
+        return {tensor.name: tensor for tensor in self.measurement.tensors}
 
     @cached_property
     def names(self) -> dict[str, list[str]]:
@@ -148,6 +156,17 @@ class Evidence:
         return names
 
     @cached_property
+    def names_by_noun(self) -> dict[str, frozenset[str]]:
+        """The names of all gradients, of all weights and of all moments, under what one is."""
+        nouns: dict[SectionKind, str] = {"weights": "weight", "optimizer": "optimizer state"}
+        kinds = {nouns[kind]: tensors for kind, tensors in self.state_by_kind.items()}
+        everything = {"gradient": self.gradients, **kinds}
+        return {
+            noun: frozenset(tensor.name for tensor in tensors)
+            for noun, tensors in everything.items()
+        }
+
+    @cached_property
     def kinds(self) -> dict[str, Kind]:
         """For each gradient's name, it and its siblings in other layers."""
         return kinds_of(self.gradients)
@@ -156,6 +175,17 @@ class Evidence:
     def peers(self) -> dict[str, Kind]:
         """For each gradient's name, it and those in its layer with another index, as experts."""
         return peers_of(self.gradients)
+
+    @cached_property
+    def stacks(self) -> dict[str, dict[int, list[TensorMeasurement]]]:
+        """The gradients of each numbered layer, by what its name is before the number, and that."""
+        stacks: dict[str, dict[int, list[TensorMeasurement]]] = {}
+        for tensor in self.gradients:
+            split = split_name(tensor.name)
+            if split.number is not None:
+                layers = stacks.setdefault(split.stem, {})
+                layers.setdefault(split.number, []).append(tensor)
+        return stacks
 
     @cached_property
     def layers(self) -> Counter[str]:
@@ -176,13 +206,21 @@ class Evidence:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What a rule finds wrong; the fields are those of `core.judging.verdict.Finding`."""
+    """What a rule finds wrong; the fields are those of `core.judging.verdict.Finding`, and these.
+
+    Attributes:
+        is_whole: whether it is about all elements of the tensor, or some; None where it is about
+            no elements.
+        also: names of other tensors that it is about.
+    """
 
     message: str
     tensor: str | None = None
     index: tuple[int, ...] | None = None
     value: float | None = None
     limit: float | None = None
+    is_whole: bool | None = None
+    also: tuple[str, ...] = ()
 
 
 class Limits:
@@ -208,6 +246,12 @@ class Limits:
 
 Finder: TypeAlias = Callable[[Evidence, Limits], Iterator[Problem]]
 
+OneFault: TypeAlias = Callable[[Evidence, Collection[str]], bool]
+"""Whether what is wrong with the tensors of these names is one fault."""
+
+Ending: TypeAlias = Callable[[Evidence, Sequence[Problem]], str]
+"""What is said at the end of a finding about several tensors, from its punctuation on."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DumpRule(Rule):
@@ -218,12 +262,23 @@ class DumpRule(Rule):
         errors: the errors, raised for a dump that cannot be measured, that are its findings.
         per_tensor: whether it judges tensors one by one, so that overrides may except some.
         needs_baseline: whether it compares the dump with a baseline.
+        alike: what tensors that it finds are, in the words after "are": findings about several
+            become one that says this of all of them. Empty for a rule that judges no tensors.
+        ending: what such a finding ends with; without one it names the tensor that is worst.
+        is_one_fault: whether tensors that no one pattern stands for are told together, because
+            what is wrong with one spreads to the next.
+        yields_to: codes of the rules that say more of a tensor: where one of them names it, this
+            one does not.
     """
 
     find: Finder | None = None
     errors: tuple[type[GradtoolError], ...] = ()
     per_tensor: bool = False
     needs_baseline: bool = False
+    alike: str = ""
+    ending: Ending | None = None
+    is_one_fault: OneFault | None = None
+    yields_to: frozenset[str] = frozenset()
 
 
 def limit(thresholds: Thresholds, name: str) -> float | None:

@@ -132,6 +132,7 @@ RULES = (
         name="unmeasured-tensor",
         per_tensor=True,
         find=_unmeasured,
+        alike="not measured",
         summary="A tensor is not measured.",
         explanation=(
             "It is of a sub-byte or scale dtype (F4, F6, E8M0), quantized, nested, sparse and not "
@@ -188,6 +189,8 @@ RULES = (
         severity="warning",
         per_tensor=True,
         find=_without_gradient,
+        alike="without a gradient",
+        yields_to=frozenset({"GT010", "GT208"}),
         summary="A parameter has no gradient.",
         explanation=(
             "dump_gradients notes parameters that require a gradient and got none: they do not "
@@ -201,6 +204,7 @@ RULES = (
         code="GT009",
         name="ranks-differ",
         find=_differing_copies,
+        alike="different in their copies",
         summary="Ranks that hold copies of a gradient do not hold the same.",
         explanation=(
             "Gradients that data-parallel training has reduced are the same on each rank, bit for "

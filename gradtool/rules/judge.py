@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gradtool.core.figures import first_of, nonfinite_counts
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
-from gradtool.core.judging.rule import SEVERITIES, Thresholds
+from gradtool.core.judging.rule import SEVERITIES, Rule, Thresholds
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
 from gradtool.rules.drift import TOTAL_DRIFT
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
+from gradtool.rules.layered.roll_up import finding_of, rolled_up
 from gradtool.rules.nonfinite import RULES as NONFINITE_RULES
 from gradtool.rules.nonfinite import STREAK, Streak, streaks
 from gradtool.shortening import LONGEST_NAME, shortened
@@ -49,17 +50,22 @@ class Judge:
                 self._override(names)
         rules = self.policy.rules.values()
         first = [active for active in rules if active.rule.code in _NONFINITE]
-        findings = [finding for active in first for finding in self._apply(active, evidence)]
-        reported = any(finding.code in _SKIPPABLE for finding in findings)
+        found = {active.rule.code: self._problems(active, evidence) for active in first}
+        reported = any(found.get(code) for code in _SKIPPABLE)
         evidence = replace(evidence, nonfinite_reported=reported)
         for active in rules:
             if active.rule.code not in _NONFINITE:
-                findings.extend(self._apply(active, evidence))
+                found[active.rule.code] = self._problems(active, evidence)
+        findings: list[Finding] = []
+        for code in found:
+            active = self.policy.rules[code]
+            findings.extend(rolled_up(active, _left_to(active.rule, found), evidence))
         return _gravest_first(findings)
 
     def verdict(self, evidence: Evidence, step: int | None, elapsed_s: float) -> Verdict:
         """The verdict on a measured dump."""
         measurement = evidence.measurement
+        evidence = replace(evidence, step=step)
         findings = self.findings(evidence)
         on_others = tuple(_notes_on_others(evidence))
         is_essential = any(tensor.stats.nan for tensor in evidence.others)
@@ -91,23 +97,23 @@ class Judge:
         """What is judged of a dump without gradients, each by the findings about its tensors."""
         if not evidence.has_only_state:
             return ()
-        failed = {one.tensor for one in findings if self.policy.fails(one.severity)}
+        failing = [one for one in findings if self.policy.fails(one.severity)]
+        failed = {single.tensor for one in failing for single in one.each}
         return tuple(
             KindVerdict(kind, len(tensors), any(tensor.name in failed for tensor in tensors))
             for kind, tensors in evidence.state_by_kind.items()
         )
 
-    def _apply(self, active: ActiveRule, evidence: Evidence) -> Iterator[Finding]:
+    def _problems(self, active: ActiveRule, evidence: Evidence) -> list[Problem]:
         rule = active.rule
-        if isinstance(rule, DumpRule) and rule.find is not None:
+        if not isinstance(rule, DumpRule) or rule.find is None:
+            return []
 
-            def of_tensor(name: str) -> Thresholds | None:
-                override = self._override(evidence.names.get(name, [name]))
-                return self.policy.thresholds_with(override, rule.code)
+        def of_tensor(name: str) -> Thresholds | None:
+            override = self._override(evidence.names.get(name, [name]))
+            return self.policy.thresholds_with(override, rule.code)
 
-            limits = Limits(active.thresholds, of_tensor)
-            for problem in rule.find(evidence, limits):
-                yield _finding(active, problem)
+        return list(rule.find(evidence, Limits(active.thresholds, of_tensor)))
 
     def _override(self, names: Sequence[str]) -> Override | None:
         if not self.policy.overrides:
@@ -118,17 +124,18 @@ class Judge:
         return self._override_by_names[key]
 
 
-def _finding(active: ActiveRule, problem: Problem) -> Finding:
-    return Finding(
-        code=active.rule.code,
-        name=active.rule.name,
-        severity=active.severity,
-        message=problem.message,
-        tensor=problem.tensor,
-        index=problem.index,
-        value=problem.value,
-        limit=problem.limit,
-    )
+def _left_to(rule: Rule, found: Mapping[str, Sequence[Problem]]) -> list[Problem]:
+    """What a rule found, but for the tensors of which another one says more."""
+    problems = found[rule.code]
+    if not isinstance(rule, DumpRule) or not rule.yields_to:
+        return list(problems)
+    told = {
+        name
+        for code in rule.yields_to & found.keys()
+        for problem in found[code]
+        for name in (problem.tensor, *problem.also)
+    }
+    return [problem for problem in problems if problem.tensor not in told]
 
 
 def _gravest_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
@@ -203,7 +210,7 @@ def judge_together(
     findings = []
     for streak in streaks(judged, active.thresholds):
         if streak.too_long:
-            findings.append(_finding(active, _too_long(streak, judged, active)))
+            findings.append(finding_of(active, _too_long(streak, judged, active)))
         else:
             for index in streak.positions:
                 if judged[index].summary is not None:
@@ -213,10 +220,14 @@ def judge_together(
 
 def _as_warnings(verdict: Verdict) -> Verdict:
     findings = [
-        replace(finding, severity="warning") if finding.code in _SKIPPABLE else finding
+        _as_warning(finding) if finding.code in _SKIPPABLE else finding
         for finding in verdict.findings
     ]
     return replace(verdict, findings=_gravest_first(findings))
+
+
+def _as_warning(finding: Finding) -> Finding:
+    return replace(finding, severity="warning", details=tuple(map(_as_warning, finding.details)))
 
 
 def _too_long(streak: Streak, verdicts: Sequence[Verdict], active: ActiveRule) -> Problem:

@@ -41,6 +41,17 @@ def _total_problem(evidence: Evidence, problem: str, limit: float) -> Problem:
     return Problem(f"{part}, which {problem}", largest.name, value=total, limit=limit)
 
 
+def _zero_problem(evidence: Evidence, problem: str, limit: float) -> Problem:
+    """A total norm of 0, which no tensor makes up more of than others."""
+    names = tuple(tensor.name for tensor in evidence.gradients if is_all_zero(tensor))
+    total = "the total norm, 0,"
+    if len(names) == len(evidence.gradients):
+        all_names = counted(len(names), "gradient")
+        told = f"all {all_names} are 0" if names[1:] else "the only gradient is 0"
+        total = f"{told}: {total}"
+    return Problem(f"{total} {problem}", value=0.0, limit=limit, also=names)
+
+
 def _norm_then_name(tensor: TensorMeasurement) -> tuple[float, str]:
     """A sort key that does not depend on the order of tensors where norms are equal."""
     return -math.inf if math.isnan(tensor.norm) else tensor.norm, tensor.name
@@ -72,7 +83,9 @@ def _total_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     if not evidence.gradients or evidence.is_reported(norm):
         return
     if (outside := _outside(norm, low, high)) is not None:
-        yield _total_problem(evidence, *outside)
+        yield (
+            _zero_problem(evidence, *outside) if norm == 0.0 else _total_problem(evidence, *outside)
+        )
 
 
 def _tensor_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -95,15 +108,6 @@ def _outside(norm: float, low: float | None, high: float | None) -> tuple[str, f
     if low is not None and not norm >= low:
         return f"is not at least {short(low)}", low
     return None
-
-
-def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, thresholds in limits.each(evidence.gradients):
-        stats, max_share = tensor.stats, limit(thresholds, "max_share")
-        zeros = stats.zeros / stats.numel if stats.numel else 0.0
-        if max_share is not None and zeros > max_share:
-            part = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')}"
-            yield Problem(f"{part} are 0", tensor.name, value=zeros, limit=max_share)
 
 
 def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -132,21 +136,6 @@ def _most_subnormal(tensor: TensorMeasurement) -> tuple[float, str]:
     return -tensor.stats.subnormals / (tensor.stats.numel or 1), tensor.name
 
 
-def _dead(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, _ in limits.each(evidence.gradients):
-        if not is_all_zero(tensor):
-            continue
-        kind = evidence.kinds[tensor.name]
-        siblings = len(kind.members) - 1
-        # Some of several experts, or of the heads of several tasks, are unused in any one step.
-        if 2 * kind.alive > siblings and not evidence.peers[tensor.name].alive:
-            yield Problem(
-                f"is all 0, and {kind.alive:,} of {counted(siblings, 'tensor')} of its kind in "
-                "other layers are not",
-                tensor.name,
-            )
-
-
 RULES = (
     DumpRule(
         code="GT201",
@@ -171,6 +160,7 @@ RULES = (
         severity="warning",
         per_tensor=True,
         find=_headroom,
+        alike="close to the largest of their dtype",
         summary="Elements come close to the largest number of their dtype.",
         explanation=(
             "The next larger batch or spike overflows. It is judged on the elements as stored, a "
@@ -214,6 +204,7 @@ RULES = (
         name="tensor-norm",
         per_tensor=True,
         find=_tensor_norm,
+        alike="out of bounds",
         summary="The norm of a tensor is out of bounds.",
         explanation="The same as GT203, for one tensor.",
         rationale=(
@@ -225,24 +216,6 @@ RULES = (
             Parameter("min_norm", None, "least norm"),
             Parameter("max_norm", None, "largest norm"),
         ),
-    ),
-    DumpRule(
-        code="GT205",
-        name="zeros",
-        severity="warning",
-        per_tensor=True,
-        find=_zeros,
-        summary="Nearly all elements of a tensor are exactly 0.",
-        explanation=(
-            "The tensor is hardly trained: activations are dead, its output is not used, or "
-            "small gradients underflowed to 0."
-        ),
-        rationale=(
-            "max_share is 0.999: a batch of a thousand tokens leaves 99.3 % of the rows of an "
-            "embedding of 150,000 at 0, which is as it should be."
-        ),
-        remedy="See GT207 where other layers differ, and GT206 for underflow.",
-        parameters=(Parameter("max_share", 0.999, "largest share of zeros", high=1.0),),
     ),
     DumpRule(
         code="GT206",
@@ -262,21 +235,5 @@ RULES = (
         parameters=(
             Parameter("max_share", 0.01, "largest share of subnormals among non-zeros", high=1.0),
         ),
-    ),
-    DumpRule(
-        code="GT207",
-        name="dead-layer",
-        per_tensor=True,
-        find=_dead,
-        summary="A tensor is all 0, and those of the same kind in other layers are not.",
-        explanation=(
-            "The layer gets no gradient: its output is detached or multiplied by 0, or all its "
-            "units are dead. Tensors are of one kind if they have one shape, one name but for the "
-            "first number in it (`layers.3.up.weight` and `layers.4.up.weight`), and layers with "
-            "the same tensors. More than half of the others have to be alive, and an expert of "
-            "several in its layer counts as dead only if all of them are."
-        ),
-        rationale="None: exactly 0 in every element does not happen by chance.",
-        remedy="Look in that layer for a detach(), a mask, a gate or a ReLU that closes.",
     ),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 
@@ -11,6 +11,7 @@ from gradtool.core.file_names import are_parts
 from gradtool.core.judging.rule import Parameter, Rule, Thresholds
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.order.frontier import of_all
 from gradtool.core.stats import TensorStats
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 
@@ -47,18 +48,25 @@ def _problem(
     index = tensor.first_nonfinite
     among = counted(tensor.stats.numel, "element")
     first = f", first at {index_text(index)}" if index else ""
-    neighbours = _neighbours(evidence, tensor)
-    message = f"{' and '.join(kinds)} among {among}{first}; {neighbours}"
-    return Problem(message, tensor.name, index, value=float(count), limit=0.0)
+    near = evidence.frontiers[tensor.spec.section].near(tensor)
+    message = f"{' and '.join(kinds)} among {among}{first}; {near}"
+    is_whole = count == tensor.stats.numel
+    return Problem(message, tensor.name, index, float(count), limit=0.0, is_whole=is_whole)
 
 
-def _neighbours(evidence: Evidence, tensor: TensorMeasurement) -> str:
-    """Names the finite tensors next to the run of non-finite ones: the fault lies between them."""
-    bracket = evidence.brackets_by_name[tensor.name]
-    pairs = (("before", bracket.before), ("after", bracket.after))
-    named = [f"{finite.name!r} {side}" for side, finite in pairs if finite is not None]
-    order = evidence.measurement.order
-    return f"nearest finite in {order}: {', '.join(named) or 'none'}"
+def _is_one_run(evidence: Evidence, names: Collection[str]) -> bool:
+    """Whether they lie between two finite ones, or layers: backward spreads what is not finite."""
+    sections = {evidence.by_name[name].spec.section for name in names}
+    return len(sections) == 1 and all(evidence.frontiers[section].is_one for section in sections)
+
+
+def _ending(evidence: Evidence, problems: Sequence[Problem]) -> str:
+    """Where to look: at the edge of what is finite, or at the loss where nothing is."""
+    if len(problems) == len(evidence.gradients):
+        return f": {of_all(evidence.gradients)}"
+    sections = {evidence.by_name[one.tensor].spec.section for one in problems if one.tensor}
+    frontiers = [evidence.frontiers[section].text for section in sorted(sections)]
+    return f"; in {evidence.measurement.order}: {'; '.join(frontiers)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +144,9 @@ RULES = (
         name="nan",
         per_tensor=True,
         find=_nan,
+        alike="NaN",
+        ending=_ending,
+        is_one_fault=_is_one_run,
         summary="A tensor holds NaN.",
         explanation=(
             "One NaN makes the total norm NaN, and clipping by it makes every gradient NaN. It "
@@ -154,6 +165,9 @@ RULES = (
         name="inf",
         per_tensor=True,
         find=_inf,
+        alike="infinite",
+        ending=_ending,
+        is_one_fault=_is_one_run,
         summary="A tensor holds infinities.",
         explanation=(
             "An element is beyond its dtype, or a division by zero took place. Clipping by an "
@@ -171,6 +185,7 @@ RULES = (
         name="broken-state",
         per_tensor=True,
         find=_state,
+        alike="not finite",
         summary="Weights or optimizer state beside the gradients are not finite.",
         explanation=(
             "Such a run does not recover: whatever is computed from these weights is NaN too. "

@@ -11,47 +11,13 @@ from functools import cached_property
 from typing import Final
 
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.core.names import unwrapped
-
-_LAYER: Final = re.compile(r"(?:^|(?<=[A-Za-z._/-]))[0-9]{1,9}(?=$|[._/-])")
-"""A number at the end of a word: `layers.3.w`, `layers/3/w`, `layer_3.w`, `block3.w`."""
+from gradtool.core.order.layers import split_name
 
 _INDEX: Final = re.compile(r"(?<![^./])[0-9]+(?![^./])")
 """A component of a name that is a number."""
 
 _MAD_OF_NORMAL: Final = 1.4826
 """The standard deviation of a normal distribution, in median absolute deviations."""
-
-
-@dataclass(frozen=True, slots=True)
-class SplitName:
-    """A tensor's name, split at the number of its layer.
-
-    Attributes:
-        stem: what stands before the number; the whole name if there is none.
-        number: of the layer, or None.
-        digits: the number as it is spelt.
-        rest: what stands behind it.
-    """
-
-    stem: str
-    number: int | None = None
-    digits: str = ""
-    rest: str = ""
-
-    @property
-    def layer(self) -> str:
-        """Name of the layer: the tensor's name up to the number."""
-        return self.stem + self.digits
-
-
-def split_name(name: str) -> SplitName:
-    """The name of a tensor, without wrappers that some layers may have, split at its layer."""
-    name = unwrapped(name)
-    match = _LAYER.search(name)
-    if match is None:
-        return SplitName(name)
-    return SplitName(name[: match.start()], int(match[0]), match[0], name[match.end() :])
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import gradtool
-from gradtool.core.brackets import brackets
 from gradtool.core.names import natural_key
+from gradtool.core.order.brackets import brackets
 from gradtool.errors import UsageError
 from gradtool.torch import dump_gradients
 

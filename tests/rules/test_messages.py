@@ -91,7 +91,7 @@ def test_the_layers_next_to_an_outlier_are_named_where_they_are_sound(
 
 def outliers(tree: dict[str, NDArray[np.float64]]) -> dict[str | None, str]:
     found = gradtool.check(tree, thresholds=SMALL).all_findings
-    return {one.tensor: one.message for one in found if one.code == "GT302"}
+    return {each.tensor: each.message for one in found for each in one.each if one.code == "GT302"}
 
 
 def test_a_layer_next_to_an_outlier_that_stands_out_as_well_is_not_called_sound() -> None:

@@ -9,12 +9,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradtool.core.names import UNGROUPED, group_namer, name_filter, natural_key, ordered
+from gradtool.core.order.layers import layers_text
+from gradtool.core.order.patterns import patterns
 from gradtool.errors import UsageError
 
 NUMBERS = st.integers(min_value=0, max_value=10**9)
 COMPONENTS = st.one_of(st.sampled_from(["layers", "mlp", "weight", "h"]), NUMBERS.map(str))
 NAMES = st.lists(COMPONENTS, min_size=1, max_size=5).map(".".join)
 GLOBS = st.text(alphabet="abw.*?[]!0", max_size=6)
+
+SIBLINGS = [
+    *("wte", "norm.b"),
+    *(
+        f"h.{n}.{part}"
+        for n in range(4)
+        for part in ("attn.q.w", "attn.q.b", "attn.k.w", "attn.k.b", "norm.b")
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -103,3 +114,47 @@ def test_a_request_for_no_group_is_refused(request_: str) -> None:
 
 def test_a_depth_may_be_larger_than_any_name_is_deep() -> None:
     assert group_namer("000123456789012345678")("a.b") == "a.b"
+
+
+@given(st.lists(st.sampled_from(SIBLINGS), min_size=1, unique=True))
+def test_patterns_stand_for_every_name_once_and_say_how_many(names: list[str]) -> None:
+    found = patterns(names, SIBLINGS)
+    assert sorted(name for one in found for name in one.names) == sorted(names)
+    for one in found:
+        layers = {int(name.split(".")[1]) for name in one.names if name.startswith("h.")}
+        assert one.layers == layers
+        if len(layers) > 1:
+            assert one.extent == f"in {len(layers)} of 4 layers"
+            assert len(one.names) % len(layers) == 0, "each of its kinds is in each of its layers"
+        if len(one.names) == 1 and not layers:
+            assert one.text == one.names[0]
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (["h.0.attn.q.w", "h.1.attn.q.w"], "h.*.attn.q.w"),
+        (["h.0.attn.q.w", "h.0.attn.k.w"], "h.0.attn.{q,k}.w"),
+        ([f"h.{n}.attn.{part}" for n in (0, 2) for part in ("q.w", "q.b", "k.w", "k.b")],
+         "h.*.attn.{q,k}.{w,b}"),
+        (["h.1.attn.q.w", "h.1.norm.b"], "h.1.{attn.q.w,norm.b}"),
+        ([name for name in SIBLINGS if name.startswith("h.")], "h.*"),
+        (["wte", "norm.b"], "{wte,norm.b}"),
+    ],
+)  # fmt: skip
+def test_a_pattern_is_what_names_have_in_common(names: list[str], text: str) -> None:
+    assert [one.text for one in patterns(names, SIBLINGS)] == [text]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "text"),
+    [
+        ([7], "layer 7"),
+        ([1, 0], "layers 0 and 1"),
+        ([0, 1, 2, 9], "layers 0 to 2 and 9"),
+        ([0, 1, 2, 5, 6, 9, 11], "layers 0 to 2, 5, 6, 9 and 11"),
+        (range(0, 20, 2), "layers 0, 2, 4, 6, 8, 10 and 4 more"),
+    ],
+)
+def test_numbers_of_layers_are_told_in_ranges(numbers: list[int], text: str) -> None:
+    assert layers_text(numbers) == text

@@ -26,6 +26,9 @@ class Finding:
         value: the figure that is out of bounds; None where no figure is.
         limit: the bound that it is out of.
         file, byte: of a dump that cannot be read, which file is at fault, and at which offset.
+        pattern: what the names of several tensors have in common, if it is about these; see
+            `core.order.patterns`.
+        details: the findings about single tensors that are told together as this one.
     """
 
     code: str
@@ -38,6 +41,13 @@ class Finding:
     limit: float | None = None
     file: str | None = None
     byte: int | None = None
+    pattern: str | None = None
+    details: tuple[Finding, ...] = ()
+
+    @property
+    def each(self) -> tuple[Finding, ...]:
+        """What it tells together, one by one; itself where it is but one."""
+        return self.details or (self,)
 
     def __repr__(self) -> str:
         about = "" if self.tensor is None else f"{self.tensor!r:.160}: "

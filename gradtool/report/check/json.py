@@ -128,6 +128,8 @@ def _finding(finding: Finding) -> dict[str, object]:
         "limit": optional(finding.limit),
         "file": finding.file,
         "byte": finding.byte,
+        "pattern": finding.pattern,
+        "details": [_finding(detail) for detail in finding.details],
     }
 
 

@@ -103,8 +103,10 @@ def _case(
     name = f"{active.rule.code} {active.rule.name}"
     case = ET.Element("testcase", name=name, classname=suite, time="0")
     if failing:
-        lines = [sentence(finding, verdict) for finding in failing]
-        more = f" (and {counted(len(lines) - 1, 'more finding')})" if lines[1:] else ""
+        lines = [
+            sentence(one, verdict) for finding in failing for one in (finding, *finding.details)
+        ]
+        more = f" (and {counted(len(failing) - 1, 'more finding')})" if failing[1:] else ""
         message = sentence(failing[0], verdict, LONGEST_LINE) + more
         # With the code in front no line looks like a command to a CI's runner.
         text = _text(f"{active.rule.code}: {line}" for line in lines)

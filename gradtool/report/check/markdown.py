@@ -9,8 +9,14 @@ from typing import Final, TypeVar
 from gradtool.core.figures import counted, precise
 from gradtool.core.judging.rule import FAMILIES, threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
-from gradtool.report.check.rows import DumpFinding, most_important_first
-from gradtool.report.check.words import conclusion, policy_settings, selection, status_words
+from gradtool.report.check.rows import DumpFinding, most_important_first, with_details
+from gradtool.report.check.words import (
+    conclusion,
+    policy_settings,
+    selection,
+    status_words,
+    tensors_of,
+)
 from gradtool.report.escaping import brief
 from gradtool.report.inspect.markdown import code, escaped, listed
 from gradtool.report.model import Style
@@ -29,12 +35,12 @@ refuses a summary of more than 1 MiB.
 """
 
 
-def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
+def render(outcome: CheckOutcome, style: Style) -> str:
     """A heading with the verdict, tables of dumps and of findings, and the policy."""
-    return "\n".join(_lines(outcome)) + "\n"
+    return "\n".join(_lines(outcome, style)) + "\n"
 
 
-def _lines(outcome: CheckOutcome) -> Iterator[str]:
+def _lines(outcome: CheckOutcome, style: Style) -> Iterator[str]:
     yield f"### gradtool check: {'FAILED' if outcome.exit_code else 'ok'}"
     yield ""
     yield escaped(conclusion(outcome)) + "."
@@ -43,7 +49,7 @@ def _lines(outcome: CheckOutcome) -> Iterator[str]:
     rows = most_important_first(outcome)
     if rows:
         yield ""
-        yield from _findings(rows)
+        yield from _findings([*with_details(rows)] if style.show_all else rows)
     yield from _notes(outcome)
     yield ""
     yield from _policy(outcome)
@@ -83,6 +89,7 @@ def _findings(rows: Sequence[DumpFinding]) -> Iterator[str]:
 
 def _finding(row: DumpFinding) -> str:
     finding, verdict = row.finding, row.verdict
+    tensors = tensors_of(finding)
     message = brief(finding.message)
     position = f" (at byte {finding.byte})" if finding.byte is not None else ""
     dump = verdict.path if verdict is not None else None
@@ -92,7 +99,7 @@ def _finding(row: DumpFinding) -> str:
             finding.severity,
             f"{finding.code} {finding.name}",
             _name(dump) if dump is not None else "all",
-            "" if finding.tensor is None else _name(finding.tensor),
+            "" if tensors is None else _name(tensors),
             (f"{_name(file)}: " if file is not None else "") + escaped(message + position),
         ]
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,13 @@ def most_important_first(outcome: CheckOutcome) -> list[DumpFinding]:
             seen[dump, finding.code] += 1
             ranked.append((rank, nth, finding.code, DumpFinding(finding, verdict)))
     return [row for *_, row in sorted(ranked, key=lambda item: item[:3])]
+
+
+def with_details(rows: Iterable[DumpFinding]) -> Iterator[DumpFinding]:
+    """Each of `rows`, and behind it those that are told together as it."""
+    for row in rows:
+        yield row
+        yield from (DumpFinding(detail, row.verdict) for detail in row.finding.details)
 
 
 def _rank(finding: Finding, verdict: Verdict | None) -> tuple[int, int, bool]:

@@ -85,5 +85,14 @@ def _findings(
             mood = MOODS["alarming"] if severity == "error" else HEADER
             yield painter.paint(head, mood) + first[len(head) :]
             yield from following
+            if style.show_all:
+                yield from _details(finding, verdict, style)
         if left_out := len(group) - len(shown):
             yield painter.paint(f"{_INDENT}… {left_out:,} more of {code} (--all)", MOODS["minor"])
+
+
+def _details(finding: Finding, verdict: Verdict | None, style: Style) -> Iterator[str]:
+    """A line for each tensor that the finding is about, where these are several."""
+    for detail in finding.details:
+        text = f"{_INDENT}- {sentence(detail, verdict, LONGEST_LINE)}"
+        yield from paragraph(text, style.width, _INDENT * 2)

@@ -16,11 +16,16 @@ from gradtool.shortening import LONGEST_NAME, fitted, shortened
 
 
 def subject(finding: Finding, verdict: Verdict | None) -> Iterator[str]:
-    """The words before the message: the file if it is not the dump itself, and the tensor."""
+    """The words before the message: the file if it is not the dump itself, and the tensors."""
     if finding.file is not None and (verdict is None or finding.file != verdict.path):
         yield finding.file
-    if finding.tensor is not None:
-        yield finding.tensor
+    if (tensors := tensors_of(finding)) is not None:
+        yield tensors
+
+
+def tensors_of(finding: Finding) -> str | None:
+    """The tensor, or the pattern of the names of several; None where it is all, or the file."""
+    return finding.pattern if finding.tensor is None else finding.tensor
 
 
 def sentence(finding: Finding, verdict: Verdict | None, room: int | None = None) -> str:

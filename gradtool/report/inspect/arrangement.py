@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.measurement import Measurement, TensorMeasurement
-from gradtool.core.names import natural_key
+from gradtool.core.names import natural_key, ordered
 from gradtool.report.model import ClipPreview, InspectReport
 
 
@@ -17,30 +17,41 @@ def _by_norm(tensor: TensorMeasurement) -> tuple[bool, float]:
 
 
 ORDERS: Final[dict[str, Callable[[TensorMeasurement], Any] | None]] = {
+    "model": None,
     "file": None,
     "name": lambda tensor: (natural_key(tensor.name), tensor.name),
     "norm": _by_norm,
     "max": lambda tensor: -tensor.stats.max_abs,
     "nonfinite": lambda tensor: -tensor.stats.nonfinite,
 }
-"""The sort key of each order, by which the most alarming come first; None keeps the file's list."""
+"""The sort key of each order, by which the most alarming come first.
+
+None is for the order that tells which tensors are next to each other, and for the file's list.
+"""
 
 
 def arrange(
-    tensors: Sequence[TensorMeasurement], order: str, top: int | None = None
+    tensors: Sequence[TensorMeasurement],
+    order: str,
+    top: int | None = None,
+    *,
+    in_model_order: bool = False,
 ) -> tuple[TensorMeasurement, ...]:
     """`tensors`, given as the file lists them, sorted by `order`; only the first `top` if given.
 
-    Tensors with equal keys keep their order.
+    Tensors with equal keys keep their order. `in_model_order` says whether the file's is the
+    model's.
     """
     key = ORDERS[order]
+    if order == "model":
+        tensors = ordered(tensors, in_model_order=in_model_order)
     return tuple((sorted(tensors, key=key) if key else tensors)[:top])
 
 
 def report_on(
     measurement: Measurement,
     *,
-    order: str = "name",
+    order: str = "model",
     top: int | None = None,
     group_by: str | None = None,
     max_norm: float | None = None,
@@ -53,8 +64,9 @@ def report_on(
         clip = ClipPreview(max_norm, eps, measurement.clip_coef(max_norm, eps))
     return InspectReport(
         measurement,
-        rows=arrange(measurement.tensors, order, top),
+        rows=arrange(measurement.tensors, order, top, in_model_order=measurement.in_model_order),
         groups=() if group_by is None else measurement.grouped(group_by),
         clip=clip,
         rms=rms,
+        order=measurement.order if order == "model" else None,
     )

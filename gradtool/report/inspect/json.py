@@ -53,6 +53,7 @@ def _report(report: InspectReport) -> dict[str, object]:
         "backend": measurement.backend,
         "loss_scale": measurement.loss_scale,
         "step": measurement.step,
+        "order": "model" if measurement.in_model_order else "names",
         "total": None if total is None else figures(total),
         "sections": (
             {"name": section.name, "kind": section.kind, **figures(section)}

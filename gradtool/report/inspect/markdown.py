@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradtool.core.brackets import brackets
 from gradtool.core.figures import counted
 from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.order.brackets import brackets
 from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, group_grid, section_grid, tensor_grid
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
     diagnoses,
+    frontiers,
     holdings,
     nonfinite_elements,
     nonfinite_heading,
@@ -57,7 +58,8 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
     measurement = report.measurement
     yield f"### {code(brief(measurement.path))}"
     yield ""
-    yield escaped(f"{origin(measurement)}: {holdings(measurement)}")
+    order = f", in {report.order}" if report.order else ""
+    yield escaped(f"{origin(measurement)}: {holdings(measurement)}{order}")
     yield ""
     yield from (f"- **{escaped(label)}**: {escaped(value)}" for label, value in totals(report))
     yield from (f"- ⚠ {escaped(text)}" for text in diagnoses(measurement))
@@ -111,6 +113,9 @@ def _nonfinite(report: InspectReport) -> Iterator[str]:
     yield ""
     yield f"**Non-finite**: {escaped(heading)}"
     yield ""
+    if texts := [listed(text) for text in frontiers(report.measurement)]:
+        yield from texts
+        yield ""
     yield _row(["tensor", "non-finite", "finite before", "finite after"])
     yield "| :--- | :--- | :--- | :--- |"
     for bracket in brackets(report.measurement.in_order):

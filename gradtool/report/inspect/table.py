@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from gradtool.core.brackets import Bracket, brackets
 from gradtool.core.figures import counted
 from gradtool.core.measurement import Measurement, TensorMeasurement
+from gradtool.core.order.brackets import Bracket, brackets
 from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, Row, group_grid, section_grid, tensor_grid
 from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
+    both_ends,
     diagnoses,
+    frontiers,
     holdings,
     nonfinite_elements,
     nonfinite_heading,
+    nonfinite_patterns,
     origin,
     skipped_summary,
     totals,
@@ -24,6 +27,9 @@ from gradtool.report.words import (
 LABEL_WIDTH = 13
 RUNS = 10
 """Runs of non-finite tensors that are shown without --all."""
+
+FEW_RUNS = 3
+"""Runs of non-finite tensors that are shown rather than what their names have in common."""
 
 TENSORS_OF_RUN = 8
 """Tensors of a run that are shown without --all."""
@@ -37,7 +43,7 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:
 
 
 def _lines(report: InspectReport, style: Style, painter: Painter) -> Iterator[str]:
-    yield from title(report.measurement, style, painter)
+    yield from title(report.measurement, style, painter, report.order)
     yield ""
     yield from _grids(report, style, painter)
     yield from labelled(totals(report), style, painter)
@@ -45,10 +51,13 @@ def _lines(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
     yield from _nonfinite(report, style, painter)
 
 
-def title(measurement: Measurement, style: Style, painter: Painter) -> Iterator[str]:
-    """A paragraph with the path, what was read, and what is in it."""
+def title(
+    measurement: Measurement, style: Style, painter: Painter, order: str | None = None
+) -> Iterator[str]:
+    """A paragraph with the path, what was read, what is in it, and in which order it is shown."""
     path = brief(measurement.path)
-    text = f"{path} ({origin(measurement)}): {holdings(measurement)}"
+    shown = f", in {order}" if order else ""
+    text = f"{path} ({origin(measurement)}): {holdings(measurement)}{shown}"
     first, *following = paragraph(text, style.width, "  ")
     yield first.replace(path, painter.paint(path, HEADER), 1)
     yield from following
@@ -103,25 +112,38 @@ def _nonfinite(report: InspectReport, style: Style, painter: Painter) -> Iterato
     if heading is None:
         return
     runs = list(brackets(report.measurement.in_order))
-    shown = runs if style.show_all else runs[:RUNS]
-    rows = tuple(row for run in shown for row in _bracket_rows(run, style))
+    alike = list(nonfinite_patterns(report.measurement))
+    by_pattern = len(runs) > max(FEW_RUNS, len(alike)) and not style.show_all
+    shown = runs if style.show_all else [] if by_pattern else runs[:RUNS]
+    rows = [row for run in shown for row in _bracket_rows(run, style)]
+    if by_pattern:
+        rows = [Row((brief(text), words), "alarming") for text, words in alike]
     yield ""
     yield painter.paint(f"non-finite: {heading}", HEADER)
-    _, *lines = grid_lines(Grid(("", ""), (False, False), rows), style.width, painter)
+    _, *lines = grid_lines(Grid(("", ""), (False, False), tuple(rows)), style.width, painter)
     yield from lines
-    if len(shown) < len(runs):
+    for text in frontiers(report.measurement):
+        yield from paragraph(text, style.width, "  ")
+    if by_pattern:
+        yield painter.paint(f"… {counted(len(runs), 'run')} (--all shows them)", MOODS["minor"])
+    elif len(shown) < len(runs):
         left_out = counted(len(runs) - len(shown), "more run")
         yield painter.paint(f"… {left_out} of non-finite tensors (--all shows them)", HEADER)
 
 
 def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
     yield _neighbour(bracket.before, "(start)")
-    shown = bracket.nonfinite if style.show_all else bracket.nonfinite[:TENSORS_OF_RUN]
-    for tensor in shown:
-        yield Row((f"  {brief(tensor.name)}", nonfinite_elements(tensor)), "alarming")
-    if left_out := len(bracket.nonfinite) - len(shown):
+    run = bracket.nonfinite
+    first, last = (run, ()) if style.show_all else both_ends(run, TENSORS_OF_RUN)
+    yield from map(_bad, first)
+    if left_out := len(run) - len(first) - len(last):
         yield Row((f"  … {left_out:,} more", "--all shows them"), "alarming")
+    yield from map(_bad, last)
     yield _neighbour(bracket.after, "(end)")
+
+
+def _bad(tensor: TensorMeasurement) -> Row:
+    return Row((f"  {brief(tensor.name)}", nonfinite_elements(tensor)), "alarming")
 
 
 def _neighbour(tensor: TensorMeasurement | None, edge: str) -> Row:

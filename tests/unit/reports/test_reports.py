@@ -22,8 +22,8 @@ from safetensors.numpy import save_file
 import gradtool
 from gradtool.cli.inspect import Order
 from gradtool.cli.options.table import Backend
-from gradtool.core.brackets import brackets
 from gradtool.core.measurement import Measurement, TensorMeasurement
+from gradtool.core.order.brackets import brackets
 from gradtool.core.tensors import Skipped
 from gradtool.engine.choice import BACKENDS
 from gradtool.report import REPORTERS, clip_reporter, reporter
@@ -283,6 +283,7 @@ def test_the_table_brackets_the_faulty_layer() -> None:
         "h.1 4 NaN, first at [1, 2]",
         "h.2 1 NaN, first at [1, 2]",
         "h.3 finite",
+        "layers 1 and 2, layer 0 and layer 3 are finite",
     ]
 
 
