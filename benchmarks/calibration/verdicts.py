@@ -15,9 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import gradtool
+from benchmarks.calibration.architectures import SICK_FROM as TRIAL_SICK_FROM
+from benchmarks.calibration.architectures import TRIALS, train_trial
 from benchmarks.calibration.sick_runs import SICK_FROM, STEPS, VARIANTS, train_all
 from benchmarks.harness.tables import table
 from gradtool import CheckOutcome, Finding, Verdict
+from gradtool.shortening import shortened
 
 LIKE = {"healthy-f16": "healthy-f16", "f16-unscaled": "healthy-f16"}
 """Whose healthy runs a variant is compared with, besides those of an untied model."""
@@ -78,7 +81,7 @@ def named(findings: Iterable[Finding]) -> str:
     """The first tensor that each rule names, the gravest rule first."""
     names: dict[str, str] = {}
     for finding in findings:
-        names.setdefault(finding.code, finding.tensor or "(all)")
+        names.setdefault(finding.code, finding.tensor or finding.pattern or "(all)")
     return ", ".join(f"{code} {name}" for code, name in names.items()) or "-"
 
 
@@ -91,6 +94,45 @@ def is_right(variant: str, outcome: CheckOutcome) -> bool:
             return False
     failed = [verdict for verdict in outcome.verdicts if verdict.failed]
     return culprit(variant, failed) in ("-", f"{len(failed)} of {len(failed)}")
+
+
+def trial_row(directory: Path, name: str, seed: int) -> tuple[list[str], bool]:
+    """A line about a run of another architecture, judged without a baseline; whether it is right.
+
+    It is where the dumps before the fault have no errors, and the one with it has exactly one, by
+    the rule and with the words that say what is wrong.
+    """
+    trial = TRIALS[name]
+    outcome = gradtool.check(*runs_of(directory, name, seed))
+    sick = [one for one in outcome.verdicts if trial.code and (one.step or 0) >= TRIAL_SICK_FROM]
+    healthy = [one for one in outcome.verdicts if one not in sick]
+    false = sum(one.failed for one in healthy)
+    warned = sorted({found.code for one in healthy for found in one.findings})
+    found = [one for verdict in sick for one in verdict.findings]
+    told = [f"{one.pattern or one.tensor or 'all'}: {one.message}" for one in found]
+    right = not false and [one.code for one in found] == ([trial.code] if trial.code else [])
+    right = right and all(trial.where in text for text in told)
+    return [
+        name,
+        str(seed),
+        f"{false} of {len(healthy)}",
+        ", ".join(warned) or "-",
+        ", ".join(f"{one.severity} {one.code}" for one in found) or "-",
+        shortened(told[0], 100) if told else "-",
+    ], right
+
+
+def judge_trials(directory: Path, seeds: list[int]) -> int:
+    """Print the table of the other architectures; how many of its runs are judged wrong."""
+    jobs = [(name, seed) for name in TRIALS for seed in seeds]
+    for name, seed in jobs:
+        if not (directory / name / f"seed-{seed}").exists():
+            print(train_trial(directory, name, seed), flush=True)
+    rows, rights = zip(*(trial_row(directory, *job) for job in jobs), strict=True)
+    heads = ["trial", "seed", "healthy failed", "warned of", "found in the sick", "and told as"]
+    print(table(heads, rows))
+    print(f"{sum(rights)} of {len(jobs)} trials: one finding names each fault, and no other error")
+    return len(jobs) - sum(rights)
 
 
 def main() -> int:
@@ -126,6 +168,7 @@ def main() -> int:
     print(table(heads, rows))
     said = "each dump with a fault failed and names it, and no other failed"
     print(f"{len(rows) - wrong} of {len(rows)} runs: {said}")
+    wrong += judge_trials(options.dir, options.seeds)
     return 1 if wrong else 0
 
 
