@@ -16,11 +16,13 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import difference
 from gradtool.core.measurement import Measurement
 from gradtool.core.names import BareNames, NameFilter, every_name, name_filter, no_name
+from gradtool.core.shapes.rows import Bands, Rows
 from gradtool.engine.choice import BackendChoice
 from gradtool.engine.memory import collector_paused, reporting_shortage
 from gradtool.engine.overlaps.sharing import Overlaps
 from gradtool.engine.progress import Observer, Progress
 from gradtool.engine.reading import measure as engine
+from gradtool.engine.reading.banding import bands_of_ranges, bands_of_rows
 from gradtool.engine.schedule import Runner
 from gradtool.engine.threads import Threads
 from gradtool.errors import RanksDifferError, RanksQuestionError, UsageError
@@ -38,7 +40,7 @@ _WINDOW_PER_THREAD = 3
 class MeasureOptions(TypedDict, total=False):
     """The fields of `MeasureRequest` that all take who measure, as keyword arguments.
 
-    `digest` is for `measure` alone: digests decide nothing.
+    `digest` and `rows` are for `measure` alone: they decide nothing.
     """
 
     norm_type: float
@@ -67,8 +69,9 @@ class MeasureRequest:
     Attributes:
         norm_type, loss_scale, verify, digest, progress, section, ranks, join, apply_scales: as
             `gradtool.measure` explains them.
-        include, exclude, replicated: tuples of globs, whatever was given.
+        include, exclude, replicated, rows: tuples of globs, whatever was given.
         strip_prefix: a tuple of prefixes, whatever was given.
+        row_ranges: rows that are measured together, as `core.shapes.rows.Rows.read` reads them.
         raw_dtype: its name as in DTYPES.
         threads, backend, device, device_memory: as given.
         workers: threads that compute, which follows from these.
@@ -91,6 +94,8 @@ class MeasureRequest:
     join: bool = False
     apply_scales: bool = False
     digest: bool = False
+    rows: str | Iterable[str] = ()
+    row_ranges: tuple[str, ...] = ()
     threads: int | None = None
     backend: str = "auto"
     device: str | None = None
@@ -113,6 +118,7 @@ class MeasureRequest:
             exclude=globs("exclude", self.exclude),
             replicated=globs("replicated", self.replicated),
             strip_prefix=texts("strip_prefix", self.strip_prefix),
+            rows=globs("rows", self.rows),
             loss_scale=_divisor(self.loss_scale),
             raw_dtype=_dtype_name(self.raw_dtype),
             workers=workers,
@@ -158,6 +164,12 @@ class MeasureRequest:
         nbytes = sum(spec.nbytes for spec in checkpoint.tensors)
         backend = self.choice.for_bytes(nbytes, self.workers)
         return Runner(executor, self.workers * _WINDOW_PER_THREAD, backend, progress)
+
+    def bands_of(self, checkpoint: Checkpoint) -> dict[str, Bands]:
+        """The rows of a catalogue's tensors that are told apart."""
+        if self.rows:
+            return bands_of_rows(checkpoint, name_filter(tuple(self.rows), (), self.bare))
+        return bands_of_ranges(checkpoint, [Rows.read(text) for text in self.row_ranges])
 
     def loss_scale_of(self, checkpoint: Checkpoint) -> float:
         """What to divide the elements of a catalogue's tensors by."""
@@ -244,6 +256,7 @@ def measured(
             verify=request.verify,
             digest=request.digest,
             overlaps=overlaps,
+            bands=request.bands_of(checkpoint),
         )
     for copy in measurement.disagreements:
         if copy.is_assumed:

@@ -32,6 +32,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     join: bool = False,
     apply_scales: bool = False,
     digest: bool = False,
+    rows: str | Iterable[str] = (),
     threads: int | None = None,
     backend: str = "auto",
     device: str | None = None,
@@ -72,6 +73,8 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         apply_scales: multiply fp8 weights by the scales that lie beside them; those that have
             none, or one that does not fit, are measured as they are, which is said.
         digest: also make a SHA-256 of each tensor's elements, the same however they are stored.
+        rows: a glob or globs of names of tensors with two axes or more, of which each row (an index
+            of the first axis) is measured by itself too, in the `rows` of its measurement.
         threads: workers; by default one for each core, at most MAX_THREADS.
         backend: what computes: "numpy" on the CPU; "torch" on a GPU, or where `device` says;
             "auto" takes a GPU if there is one and the gradients are many enough to gain by it.
@@ -108,6 +111,7 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
         join=join,
         apply_scales=apply_scales,
         digest=digest,
+        rows=rows,
         threads=threads,
         backend=backend,
         device=device,

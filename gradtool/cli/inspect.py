@@ -66,7 +66,7 @@ Top: TypeAlias = Annotated[
         "--top",
         metavar="N",
         min=1,
-        help="List the first N tensors only.",
+        help="List the first N tensors only, and rows.",
         rich_help_panel=SHOWING,
     ),
 ]
@@ -82,7 +82,22 @@ Digest: TypeAlias = Annotated[
     ),
 ]
 Rms: TypeAlias = Annotated[
-    bool, typer.Option("--rms", help="Show root mean squares too: norm / sqrt(elements).")
+    bool,
+    typer.Option(
+        "--rms",
+        help="Show root mean squares too: norm / sqrt(elements).",
+        rich_help_panel=SHOWING,
+    ),
+]
+Rows: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rows",
+        metavar="GLOB",
+        help="List the rows of such tensors too, of an embedding say, the largest first; "
+        "repeatable. Not in csv.",
+        rich_help_panel=SHOWING,
+    ),
 ]
 ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(REPORTERS)]
 DisplayOptions: TypeAlias = Annotated[Display, groups.display(groups.ALL_TENSORS)]
@@ -98,6 +113,7 @@ def inspect(
     top: Top = None,
     digest: Digest = False,
     rms: Rms = False,
+    rows: Rows = None,
     measuring: groups.Measuring,
     reports: ReportOptions,
     display: DisplayOptions,
@@ -118,7 +134,7 @@ def inspect(
 
     from gradtool.places import places_among  # noqa: PLC0415 - not for --help
 
-    measurer = _Measurer({**measuring, "digest": digest}, display)
+    measurer = _Measurer({**measuring, "digest": digest, "rows": rows or ()}, display)
 
     def report(place: Place) -> InspectReport:
         measurement = measurer.measure(place)

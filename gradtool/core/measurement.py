@@ -10,6 +10,7 @@ from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
 from gradtool.core.names import UNGROUPED, group_namer, nearest_names, order_name, ordered
 from gradtool.core.sections import OTHER
+from gradtool.core.shapes.rows import RowMeasurement
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats, merge, norm_of
 from gradtool.core.tensors import SectionKind, Skipped, TensorSpec, hides_magnitude
@@ -33,6 +34,7 @@ class TensorMeasurement:
             torch has none.
         digest: SHA-256, in hexadecimal digits, over the SHA-256 of each MiB of its elements as
             little-endian bytes in C order: the same however it is stored. None if not asked for.
+        rows: figures of each row, in their order; empty if not asked for.
     """
 
     spec: TensorSpec
@@ -43,6 +45,7 @@ class TensorMeasurement:
     norm: float
     native_norm: float | None
     digest: str | None = None
+    rows: tuple[RowMeasurement, ...] = ()
 
     def __repr__(self) -> str:
         what = f"{self.spec.dtype.name} {list(self.spec.shape)!s:.80}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.shapes.rows import RowMeasurement
 from gradtool.errors import SeveralCheckpointsError
 
 if TYPE_CHECKING:  # `inspect` need not load the types of `check`
@@ -17,6 +18,9 @@ if TYPE_CHECKING:  # `inspect` need not load the types of `check`
 DEFAULT_ROWS = 40
 """Rows that people are shown without --all: about a screen."""
 
+SHOWN_ROWS = 10
+"""Rows of one tensor that people are shown without --all."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClipPreview:
@@ -25,6 +29,14 @@ class ClipPreview:
     max_norm: float
     eps: float
     clip_coef: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class RowTable:
+    """A tensor, and some of its rows: those that are not finite first, then the largest."""
+
+    tensor: TensorMeasurement
+    rows: tuple[RowMeasurement, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +50,8 @@ class InspectReport:
         clip: the preview of `--max-norm`; None without it.
         rms: whether people are shown root mean squares.
         order: of the rows, after the word "in"; None where they are sorted by a figure or a name.
+        by_row: the tensors of which rows were told apart, with those to list; empty without
+            `--rows`.
     """
 
     measurement: Measurement
@@ -46,6 +60,7 @@ class InspectReport:
     clip: ClipPreview | None = None
     rms: bool = False
     order: str | None = None
+    by_row: tuple[RowTable, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

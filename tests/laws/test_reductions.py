@@ -23,7 +23,7 @@ from gradtool.engine.reading.measure import reduce_tasks
 from gradtool.engine.reading.pairs.comparisons import ByteEquality
 from gradtool.engine.reading.plan import plan
 from gradtool.engine.reading.reductions import Elements
-from gradtool.engine.reading.tasks import NAMED
+from gradtool.engine.reading.targets import NAMED
 from gradtool.engine.schedule import Runner
 from gradtool.formats import open_checkpoint
 

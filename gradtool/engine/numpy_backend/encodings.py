@@ -176,11 +176,11 @@ def fp8_values(name: str) -> Float64:
         return _fp8_words(name).view(np.float32).astype(np.float64)
 
 
-def count_fp8_subnormals(codes: NDArray[np.uint8], name: str) -> int:
-    """How many codes are of numbers that are not 0 and below the smallest normal one."""
+def fp8_subnormals(codes: NDArray[np.uint8], name: str) -> NDArray[np.bool_]:
+    """Which codes are of numbers that are not 0 and below the smallest normal one."""
     # 0 becomes the largest code, and so does what FNUZ types have in place of -0.
     below_magnitude = (codes & np.uint8(0x7F)) - np.uint8(1)
-    return int(np.count_nonzero(below_magnitude < _first_normal_code(name) - np.uint8(1)))
+    return below_magnitude < _first_normal_code(name) - np.uint8(1)
 
 
 @cache

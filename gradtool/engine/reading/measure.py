@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from types import MappingProxyType
 from typing import TypeVar
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Extent
-from gradtool.core.measurement import (
-    Disagreement,
-    Measurement,
-    Summary,
-    TensorMeasurement,
-    summarize,
-)
+from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.sections import OTHER
+from gradtool.core.shapes.rows import Bands
 from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import Backend
 from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
-from gradtool.engine.reading.assembly import assembled
+from gradtool.engine.reading.assembly.rows import Found, with_rows
+from gradtool.engine.reading.assembly.tensors import assembled
+from gradtool.engine.reading.assembly.whole import measurement_of
+from gradtool.engine.reading.banding import bands_of_parts
 from gradtool.engine.reading.digests import BlockDigests, Digests, DigestTask, digests_of
 from gradtool.engine.reading.followers import Again
-from gradtool.engine.reading.notes import clipping_notes, sharing_notes
 from gradtool.engine.reading.pairs.comparisons import ByteEquality, Comparison, Differing
 from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask
 from gradtool.engine.reading.pairs.regions import Pair
@@ -38,7 +36,8 @@ from gradtool.engine.reading.replicas import (
     with_those_of_ranks,
     without_those_of_ranks,
 )
-from gradtool.engine.reading.tasks import Results, Target, run
+from gradtool.engine.reading.targets import Results, Target
+from gradtool.engine.reading.tasks import run
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.schedule import Runner
 
@@ -57,6 +56,7 @@ def measure(
     verify: bool = False,
     overlaps: Overlaps | None = None,
     digest: bool = False,
+    bands: Mapping[str, Bands] = MappingProxyType({}),
 ) -> Measurement:
     """Measure every tensor of `checkpoint`, in one pass over their bytes.
 
@@ -74,6 +74,7 @@ def measure(
             reader checks.
         overlaps: those of the whole catalogue, if they were found before.
         digest: make digests of all tensors too, see `TensorMeasurement`.
+        bands: of which rows to tell more, by the names of their tensors.
 
     Raises InputError where a file changed, shrank or fails its checksum.
     """
@@ -91,11 +92,18 @@ def measure(
     measured = partial(
         _measured, overlaps=overlaps, norm_type=norm_type, loss_scale=loss_scale, runner=runner
     )
-    tensors, found = measured(specs, checksums=checksums, pairs=pairs, digested=digested)
+    tensors, found = measured(
+        specs, checksums=checksums, pairs=pairs, digested=digested, bands=bands
+    )
     differing = [number for number in sorted(found) if found[number].count]
     replicas = [checkpoint.replicas[number] for number in differing]
     stored = [replica.stored for replica in replicas]
-    copies, _ = measured(stored, digested=stored if digest else ())
+    of_own = {replica.name for replica in replicas if replica.may_differ}
+    copies, _ = measured(
+        stored,
+        digested=stored if digest else (),
+        bands={name: bands[name] for name in bands.keys() & of_own},
+    )
     runner.progress.finish()
     disagreements = tuple(
         disagreement(replica, pairs[number], found[number], copy.stats)
@@ -107,7 +115,7 @@ def measure(
         for replica, copy in zip(replicas, copies, strict=True)
         if replica.may_differ
     ]
-    return _measurement(
+    return measurement_of(
         without_those_of_ranks(checkpoint, of_ranks),
         with_those_of_ranks(_as_listed(checkpoint, tensors), of_ranks),
         disagreements,
@@ -143,13 +151,20 @@ def _measured(
     checksums: Iterable[StoredChecksum] = (),
     pairs: Sequence[Pair] = (),
     digested: Sequence[TensorSpec] = (),
+    bands: Mapping[str, Bands] = MappingProxyType({}),
 ) -> tuple[tuple[TensorMeasurement, ...], dict[int, Differing]]:
     """What there is to say of tensors, and of each pair of which elements were compared."""
     stored = [part for spec in specs for part in spec.parts]
     sharing = find_sharing(stored, overlaps)
     tasks = plan(stored, sharing, checksums, runner.backend.limits, pairs, digested)
-    stats, found, digests = reduce_tasks(tasks, Statistics(norm_type), ByteEquality(), runner)
+    apart = bands_of_parts(specs, stored, sharing, bands)
+    stats, found, digests = reduce_tasks(
+        tasks, Statistics(norm_type), ByteEquality(), runner, apart
+    )
     tensors = assembled(specs, stored, sharing, stats, norm_type, loss_scale)
+    if bands:
+        parts = Found(sharing, stats, apart, norm_type, loss_scale)
+        tensors = tuple(with_rows(tensors, bands, parts))
     if digested:
         numbered = enumerate(tensors)
         tensors = tuple(replace(tensor, digest=digests.of(n)) for n, tensor in numbered)
@@ -161,15 +176,22 @@ def reduce_tasks(
     reduction: Reduction[Part],
     comparison: Comparison[Other],
     runner: Runner,
+    bands: Mapping[int, Bands] = MappingProxyType({}),
 ) -> tuple[dict[Target, Part], dict[int, Other], Digests]:
     """Run all tasks; the results for each target and for each pair, and the digests.
 
-    Those of parts are merged in the order of the tasks.
+    Those of parts are merged in the order of the tasks. `bands` are of targets, see `tasks.run`.
     """
     reduced: Gathered[Target, Part] = Gathered(reduction)
     compared: Gathered[int, Other] = Gathered(comparison)
     digests = Digests()
-    work = partial(_run, reduction=reduction, comparison=comparison, backend=runner.backend)
+    work = partial(
+        _run,
+        reduction=reduction,
+        comparison=comparison,
+        backend=runner.backend,
+        bands=dict(bands),
+    )
     for of_targets, of_pairs, of_blocks in runner.results(tasks, work):
         reduced.add(of_targets)
         compared.add(of_pairs)
@@ -178,13 +200,17 @@ def reduce_tasks(
 
 
 def _run(
-    task: AnyTask, reduction: Reduction[Part], comparison: Comparison[Other], backend: Backend
+    task: AnyTask,
+    reduction: Reduction[Part],
+    comparison: Comparison[Other],
+    backend: Backend,
+    bands: Mapping[int, Bands],
 ) -> tuple[Results[Part], PairResults[Other], BlockDigests]:
     if isinstance(task, PairTask | StreamPairTask):
         return [], compare(task, comparison), []
     if isinstance(task, DigestTask):
         return [], [], digests_of(task)
-    return run(task, reduction, backend), [], []
+    return run(task, reduction, backend, bands), [], []
 
 
 def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:
@@ -206,79 +232,3 @@ def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChe
         return bisect_left(offsets, covers.offset) < bisect_left(offsets, covers.end)
 
     return [checksum for checksum in checksums if is_chosen(checksum.covers)]
-
-
-def _measurement(
-    checkpoint: Checkpoint,
-    tensors: tuple[TensorMeasurement, ...],
-    disagreements: tuple[Disagreement, ...],
-    norm_type: float,
-    loss_scale: float,
-    *,
-    backend: str,
-    started: float,
-) -> Measurement:
-    sections, total = _summaries(checkpoint, tensors, norm_type)
-    essential = checkpoint.essential_notes + checkpoint.part_notes
-    return Measurement(
-        path=checkpoint.path,
-        format=checkpoint.format,
-        files=tuple(file.path for file in checkpoint.files),
-        nbytes=checkpoint.nbytes,
-        norm_type=norm_type,
-        backend=backend,
-        loss_scale=loss_scale,
-        tensors=tensors,
-        sections=sections,
-        total=total,
-        skipped=checkpoint.skipped,
-        notes=(
-            *essential,
-            *checkpoint.notes,
-            *sharing_notes(tensors),
-            *clipping_notes(sections, total),
-        ),
-        essential_notes=essential,
-        elapsed_s=time.perf_counter() - started,
-        step=checkpoint.step,
-        ranks=checkpoint.ranks,
-        in_model_order=checkpoint.in_model_order,
-        replicas=len(checkpoint.replicas) - len(disagreements),
-        disagreements=disagreements,
-    )
-
-
-def _summaries(
-    checkpoint: Checkpoint, tensors: tuple[TensorMeasurement, ...], norm_type: float
-) -> tuple[tuple[Summary, ...], Summary | None]:
-    """The summary of each section, and of all tensors where the sections are of one kind.
-
-    What is `other` enters the total only where there is nothing else.
-    """
-    kinds = checkpoint.section_kinds
-    names = list(dict.fromkeys(tensor.spec.section for tensor in tensors))
-    by_section: dict[str, list[TensorMeasurement]] = {name: [] for name in names}
-    for tensor in tensors:
-        by_section[tensor.spec.section].append(tensor)
-    sections = tuple(
-        replace(
-            summarize(
-                name,
-                kinds.get(name),
-                by_section[name],
-                [item for item in checkpoint.skipped if item.section == name],
-                norm_type,
-            ),
-            has_norm=name != OTHER,
-        )
-        for name in names
-    )
-    counted = [name for name in names if name != OTHER] or names
-    if len({kinds.get(name) for name in counted}) > 1:
-        return sections, None
-    skipped = [item for item in checkpoint.skipped if item.section != OTHER or OTHER in counted]
-    if len(counted) == 1 and not skipped:
-        (section,) = (section for section in sections if section.name in counted)
-        return sections, replace(section, name="", kind=None, has_norm=True)
-    chosen = [tensor for tensor in tensors if tensor.spec.section in counted]
-    return sections, summarize("", None, chosen, skipped, norm_type, lambda tensor: tensor.unique)

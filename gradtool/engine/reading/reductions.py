@@ -19,8 +19,10 @@ Positions = Callable[[NDArray[np.intp]], NDArray[np.int64]]
 Part = TypeVar("Part")
 Key = TypeVar("Key", bound=Hashable)
 
-MOST_PARTS: Final = 1024
-"""Results of parts of one tensor that are kept before they are merged."""
+MOST_PARTS: Final = 8
+"""Results of parts of one target that are kept before they are merged: where rows are told apart
+each has some, and merging a few takes no longer for each than merging many.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +35,11 @@ class Elements:
         big_endian: their byte order.
         counts: elements in each segment.
         firsts: the C-order position of each segment's first element in its tensor.
-        positions: from places in the segment to C-order positions in its tensor, where there is
-            one segment and it is not in C order; else None.
-        subnormals: how many in each segment were subnormal as they are stored, where elements are
-            what was computed of these; else None.
+        positions: from places to C-order positions in their tensor, where that is one and not in
+            C order; else None. Places count from the start of the only segment, or as `firsts`.
+        ascends: whether positions ascend in each segment; there may be several then.
+        subnormals: which elements were subnormal as they are stored, of all segments one after
+            another, where elements are what was computed of these; else None.
     """
 
     raw: NDArray[Any]
@@ -45,7 +48,8 @@ class Elements:
     counts: Sequence[int]
     firsts: Sequence[int]
     positions: Positions | None = None
-    subnormals: Sequence[int] | None = None
+    ascends: bool = False
+    subnormals: NDArray[np.bool_] | None = None
 
 
 class Merging(Protocol[Part]):
@@ -73,10 +77,10 @@ class Statistics:
         raw, dtype, big_endian = elements.raw, elements.dtype, elements.big_endian
         parts = backend.stats(raw, dtype, elements.counts, self.norm_type, big_endian=big_endian)
         if elements.subnormals is not None:
-            counted = zip(parts, elements.subnormals, strict=True)
-            parts = [replace(part, subnormals=count) for part, count in counted]
-        if elements.positions is None:
-            return [part.moved(first) for first, part in zip(elements.firsts, parts, strict=True)]
+            parts = _with_subnormals(parts, elements.subnormals)
+        if elements.positions is None or elements.ascends:
+            parts = [part.moved(first) for first, part in zip(elements.firsts, parts, strict=True)]
+            return [_located(part, elements.positions) for part in parts]
         (stats,) = parts
         if stats.first_nonfinite is None:
             return parts
@@ -86,6 +90,26 @@ class Statistics:
     def merged(self, parts: Sequence[TensorStats]) -> TensorStats:
         """See `Reduction`."""
         return statistics.merge(parts, self.norm_type)
+
+
+def _with_subnormals(
+    parts: Sequence[TensorStats], subnormals: NDArray[np.bool_]
+) -> list[TensorStats]:
+    """The statistics of segments with the number of elements that were subnormal as stored."""
+    counted, start = [], 0
+    for part in parts:
+        stop = start + part.numel
+        counted.append(replace(part, subnormals=int(np.count_nonzero(subnormals[start:stop]))))
+        start = stop
+    return counted
+
+
+def _located(part: TensorStats, positions: Positions | None) -> TensorStats:
+    """The statistics with the position that is at the place of the first non-finite element."""
+    if part.first_nonfinite is None or positions is None:
+        return part
+    (position,) = positions(np.array([part.first_nonfinite]))
+    return replace(part, first_nonfinite=int(position))
 
 
 class Gathered(Generic[Key, Part]):

@@ -22,7 +22,7 @@ from gradtool.core.shapes.grids import Grid
 from gradtool.core.tensors import Scale, TensorSpec
 from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
-from gradtool.engine.numpy_backend.encodings import Float64, count_fp8_subnormals, fp8_values
+from gradtool.engine.numpy_backend.encodings import Float64, fp8_subnormals, fp8_values
 from gradtool.engine.overlaps.groups import GroupTask, Member
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.plan import PackedPiece
@@ -132,10 +132,15 @@ def scaled_elements(
     codes: Bytes, dtype_name: str, values: Float64, first: int, positions: Positions | None = None
 ) -> Elements:
     """The products `values` of the fp8 numbers with these codes, as one segment of elements."""
-    subnormals = count_fp8_subnormals(codes, dtype_name)
-    big_endian = sys.byteorder == "big"
-    raw = values.view(np.uint8)
-    return Elements(raw, F64, big_endian, [len(codes)], [first], positions, [subnormals])
+    return Elements(
+        values.view(np.uint8),
+        F64,
+        sys.byteorder == "big",
+        [len(codes)],
+        [first],
+        positions,
+        subnormals=fp8_subnormals(codes, dtype_name),
+    )
 
 
 def products(

@@ -7,18 +7,18 @@ Nothing is shared between tasks but a reused buffer for each thread.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.locations import Extent, Source
+from gradtool.core.shapes.rows import Bands
 from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
-from gradtool.engine.numpy_backend.encodings import Float64
-from gradtool.engine.overlaps.groups import GroupTask, named_elements, window_bounds
+from gradtool.engine.overlaps.groups import GroupTask
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.followers import ChecksumTask
 from gradtool.engine.reading.plan import (
@@ -33,73 +33,71 @@ from gradtool.engine.reading.plan import (
     Task,
     read_tasks,
 )
-from gradtool.engine.reading.reductions import Elements, Gathered, Reduction
-from gradtool.engine.reading.scaling import Scales, scaled_elements
+from gradtool.engine.reading.reductions import Elements, Gathered, Part, Reduction
+from gradtool.engine.reading.scaling import Scales
+from gradtool.engine.reading.targets import NAMED, Reducing, Results, Target
 from gradtool.engine.reading.unpacking import unpacked_spec
+from gradtool.engine.reading.windows import run_group
 from gradtool.errors import CorruptFileError
 from gradtool.storage.archives.within import ReadAhead
-
-NAMED, UNIQUE, UNIQUE_IN_SECTION = range(3)
-"""Which elements of a tensor a result is about: all that it names, those that no tensor before it
-names, and those that no tensor before it in its section names.
-"""
-
-Target = tuple[int, int]
-"""What a result is about: a tensor's position in the plan, and one of the above."""
-
-Part = TypeVar("Part")
-
-Results = list[tuple[Target, Part]]
 
 _CHECKSUM_STEP = 1 << 20
 
 
-def run(task: Task, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    """The results of the elements that `task` reads, one for each target."""
+def run(
+    task: Task, reduction: Reduction[Part], backend: Backend, bands: Mapping[int, Bands]
+) -> Results[Part]:
+    """The results of the elements that `task` reads, one for each target.
+
+    `bands` are those of the tensors of which rows are told apart, by their positions in the plan.
+    """
+    reducing = Reducing(reduction, backend, bands)
     match task:
         case ReadTask():
-            return _run_reads(task, reduction, backend)
+            return _run_reads(task, reducing)
         case PackedTask():
-            return _run_packed(task, reduction, backend)
+            return _run_packed(task, reducing)
         case ScaledTask():
-            return _run_scaled(task, reduction, backend)
+            return _run_scaled(task, reducing)
         case StreamTask():
-            return _run_stream(task, reduction, backend)
+            return _run_stream(task, reducing)
         case GroupTask():
-            return _run_group(task, reduction, backend)
+            return run_group(task, reducing)
         case ChecksumTask():
             _verify_stored(task.checksum)
             return []
 
 
-def _run_reads(task: ReadTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+def _run_reads(task: ReadTask, reducing: Reducing[Part]) -> Results[Part]:
     with task.file.open() as source:
-        results = _read_all(source, task, reduction, backend)
+        results = _read_all(source, task, reducing)
         source.check_unchanged()
-    return _merged(results, reduction)
+    return _merged(results, reducing.reduction)
 
 
-def _run_packed(task: PackedTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+def _run_packed(task: PackedTask, reducing: Reducing[Part]) -> Results[Part]:
     """The results of tensors that are opened first; reads of what was found are planned here."""
     results: Results[Part] = []
     with task.file.open() as source:
         found = _located(task, ReadAhead(source))
-        for reads in read_tasks(found, backend.limits):
-            results += _read_all(source, reads, reduction, backend)
+        for reads in read_tasks(found, reducing.backend.limits):
+            results += _read_all(source, reads, reducing)
         source.check_unchanged()
-    return _merged(results, reduction)
+    return _merged(results, reducing.reduction)
 
 
-def _run_scaled(task: ScaledTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
+def _run_scaled(task: ScaledTask, reducing: Reducing[Part]) -> Results[Part]:
     """The results of fp8 tensors times their scales, which are read along with them."""
     results: Results[Part] = []
     with task.file.open() as source, Scales(source) as scales:
         for piece in task.pieces:
             if (scale := piece.spec.scale) is not None:  # none is without
-                (part,) = reduction.of(scales.elements_of(piece, scale, backend), backend)
+                elements = scales.elements_of(piece, scale, reducing.backend)
+                (part,) = reducing.of(elements)
                 results.append(((piece.target, NAMED), part))
+                results.extend(reducing.by_band(piece.target, elements))
         scales.check_unchanged()
-    return _merged(results, reduction)
+    return _merged(results, reducing.reduction)
 
 
 def _located(task: PackedTask, source: Source) -> Iterator[Located]:
@@ -113,16 +111,31 @@ def _located(task: PackedTask, source: Source) -> Iterator[Located]:
         yield Located(part, target, start // packed.dtype.itemsize, opened[target])
 
 
-def _read_all(
-    source: Source, task: ReadTask, reduction: Reduction[Part], backend: Backend
-) -> Results[Part]:
+def _read_all(source: Source, task: ReadTask, reducing: Reducing[Part]) -> Results[Part]:
     """The results of all pieces of a task, in their order."""
     results: Results[Part] = []
     for block in task.blocks:
-        parts = reduction.of(_read_block(source, block, backend), backend)
+        elements = _read_block(source, block, reducing.backend)
+        parts = reducing.of(elements)
         for piece, part in zip(block.pieces, parts, strict=True):
             results.append(((piece.target, NAMED), part))
+        if not reducing.bands.keys().isdisjoint(piece.target for piece in block.pieces):
+            starts = reducing.backend.offsets(elements.counts, block.dtype.itemsize)
+            for number, piece in enumerate(block.pieces):
+                segment = _segment(elements, number, starts)
+                results.extend(reducing.by_band(piece.target, segment))
     return results
+
+
+def _segment(elements: Elements, number: int, starts: Sequence[int]) -> Elements:
+    """One of the segments by itself; `starts` are the bytes at which they begin."""
+    nbytes = elements.counts[number] * elements.dtype.itemsize
+    return replace(
+        elements,
+        raw=elements.raw[starts[number] : starts[number] + nbytes],
+        counts=[elements.counts[number]],
+        firsts=[elements.firsts[number]],
+    )
 
 
 def _read_block(source: Source, block: Block, backend: Backend) -> Elements:
@@ -178,86 +191,19 @@ def _read_pieces(
         buffer[start : start + piece.nbytes] = span[begin : begin + piece.nbytes]
 
 
-def _run_stream(task: StreamTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    found: Gathered[Target, Part] = Gathered(reduction)
+def _run_stream(task: StreamTask, reducing: Reducing[Part]) -> Results[Part]:
+    found: Gathered[Target, Part] = Gathered(reducing.reduction)
     done = 0
     block = Block(task.dtype, task.big_endian, task.layout)
     for piece in task.stream.pieces(BLOCK_ELEMENTS * task.dtype.itemsize):
         raw = np.frombuffer(piece, np.uint8)
         count = len(raw) // task.dtype.itemsize
-        (part,) = reduction.of(_elements(raw, block, [count], [done]), backend)
+        elements = _elements(raw, block, [count], [done])
+        (part,) = reducing.of(elements)
         found.add([((task.target, NAMED), part)])
+        found.add(reducing.by_band(task.target, elements))
         done += count
     return list(found.merged().items())
-
-
-def _run_group(task: GroupTask, reduction: Reduction[Part], backend: Backend) -> Results[Part]:
-    """The results, window by window, of what each member names and of what it is first to name."""
-    results: Results[Part] = []
-    with task.file.open() as source, Scales(source) as scales:
-        for start, stop in window_bounds(task.count):
-            raw: Bytes | None = None
-            claimed: dict[int, NDArray[np.bool_]] = {}
-            for index, offsets, positions in named_elements(task.members, start, stop):
-                if raw is None:
-                    raw = _read_window(source, task, start, stop)
-                member = task.members[index]
-                scaled = scales.window(task, raw, member, offsets, positions)
-                named = _reduce(task, raw, offsets, positions, reduction, backend, scaled=scaled)
-                results.append(((member.target, NAMED), named))
-                for scope, role in zip(member.scopes, (UNIQUE, UNIQUE_IN_SECTION), strict=False):
-                    fresh = _claim(claimed, scope, offsets, stop - start)
-                    are_all_fresh = len(fresh) == len(offsets)
-                    if not are_all_fresh:
-                        unique = _reduce(task, raw, fresh, None, reduction, backend, scaled=scaled)
-                    results.append(((member.target, role), named if are_all_fresh else unique))
-        scales.check_unchanged()
-    return _merged(results, reduction)
-
-
-def _read_window(source: Source, task: GroupTask, start: int, stop: int) -> Bytes:
-    """Read the window's elements, a row of bytes each."""
-    item = task.dtype.itemsize
-    raw = BUFFERS.span.array(np.uint8, (stop - start) * item)
-    source.read_into(task.offset + start * item, raw.data)
-    return raw.reshape(-1, item)
-
-
-def _claim(claimed: dict[int, NDArray[np.bool_]], scope: int, offsets: Int64, count: int) -> Int64:
-    """Claim elements in `scope`; those of them that were not claimed there before, each once."""
-    if scope not in claimed:
-        claimed[scope] = np.zeros(count, dtype=bool)
-    taken = claimed[scope]
-    fresh: Int64 = offsets[~taken[offsets]]
-    taken[fresh] = True
-    # Views that overlap themselves name an element several times in a row.
-    repeats: NDArray[np.bool_] = np.diff(fresh, prepend=-1) == 0
-    return fresh[~repeats]
-
-
-def _reduce(
-    task: GroupTask,
-    raw: Bytes,
-    offsets: Int64,
-    positions: Int64 | None,
-    reduction: Reduction[Part],
-    backend: Backend,
-    *,
-    scaled: Float64 | None,
-) -> Part:
-    """The result of a window's elements at `offsets`, which have `positions` in their tensor.
-
-    `scaled` are the products of the window's elements and a scale, if that is what is reduced.
-    """
-    if len(offsets) == 0:
-        return reduction.merged(())
-    chosen = raw[offsets].reshape(-1)
-    position_of = None if positions is None else positions.__getitem__
-    elements = Elements(chosen, task.dtype, task.big_endian, [len(offsets)], [0], position_of)
-    if scaled is not None:
-        elements = scaled_elements(chosen, task.dtype.name, scaled[offsets], 0, position_of)
-    (part,) = reduction.of(elements, backend)
-    return part
 
 
 def _merged(results: Results[Part], reduction: Reduction[Part]) -> Results[Part]:

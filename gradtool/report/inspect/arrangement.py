@@ -9,10 +9,11 @@ from typing import Any, Final
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.names import natural_key, ordered
-from gradtool.report.model import ClipPreview, InspectReport
+from gradtool.core.shapes.rows import RowMeasurement
+from gradtool.report.model import ClipPreview, InspectReport, RowTable
 
 
-def _by_norm(tensor: TensorMeasurement) -> tuple[bool, float]:
+def _by_norm(tensor: TensorMeasurement | RowMeasurement) -> tuple[bool, float]:
     return (False, 0.0) if math.isnan(tensor.norm) else (True, -tensor.norm)
 
 
@@ -48,6 +49,11 @@ def arrange(
     return tuple((sorted(tensors, key=key) if key else tensors)[:top])
 
 
+def _worst(rows: Sequence[RowMeasurement], top: int | None) -> tuple[RowMeasurement, ...]:
+    """The rows that are not finite, then the others by their norms; the first `top` if given."""
+    return tuple(sorted(rows, key=lambda row: (not row.stats.nonfinite, _by_norm(row)))[:top])
+
+
 def report_on(
     measurement: Measurement,
     *,
@@ -59,6 +65,7 @@ def report_on(
     rms: bool = False,
 ) -> InspectReport:
     """The report of `measurement`, with groups and a preview of clipping where asked for."""
+    apart = (tensor for tensor in measurement.tensors if tensor.rows)
     clip = None
     if max_norm is not None:
         clip = ClipPreview(max_norm, eps, measurement.clip_coef(max_norm, eps))
@@ -69,4 +76,5 @@ def report_on(
         clip=clip,
         rms=rms,
         order=measurement.order if order == "model" else None,
+        by_row=tuple(RowTable(tensor, _worst(tensor.rows, top)) for tensor in apart),
     )

@@ -10,6 +10,8 @@ from typing import Final
 from gradtool._version import __version__
 from gradtool.core.figures import json_number
 from gradtool.core.measurement import Summary, TensorMeasurement
+from gradtool.core.shapes.rows import RowMeasurement
+from gradtool.core.shapes.strides import unravel
 from gradtool.core.tensors import Skipped
 from gradtool.report.model import InspectReport, Style
 
@@ -68,6 +70,7 @@ def _report(report: InspectReport) -> dict[str, object]:
         },
         "tensors": map(_tensor, report.rows),
         "groups": ({"name": group.name, **figures(group)} for group in report.groups),
+        "rows": (_row(table.tensor, row) for table in report.by_row for row in table.rows),
         "skipped": map(_skipped, measurement.skipped),
         "notes": list(measurement.notes),
         "elapsed_s": round(measurement.elapsed_s, 6),
@@ -111,6 +114,26 @@ def _tensor(tensor: TensorMeasurement) -> str:
         f'"first_nonfinite": {"null" if first is None else list(first)}, '
         f'"alias_of": {_encode(tensor.alias_of)}, "digest": {_encode(tensor.digest)}}}'
     )
+
+
+def _row(tensor: TensorMeasurement, row: RowMeasurement) -> dict[str, object]:
+    """A row of a tensor, with its index."""
+    stats, first = row.stats, row.stats.first_nonfinite
+    return {
+        "tensor": tensor.name,
+        "section": tensor.spec.section,
+        "index": row.index,
+        "numel": stats.numel,
+        "norm": json_number(row.norm),
+        "finite_norm": json_number(row.finite_norm),
+        "share": row.share(tensor.stats),
+        "max_abs": json_number(stats.max_abs),
+        "nan": stats.nan,
+        "posinf": stats.posinf,
+        "neginf": stats.neginf,
+        "zeros": stats.zeros,
+        "first_nonfinite": None if first is None else unravel(first, tensor.spec.shape),
+    }
 
 
 def _number(value: float | None) -> str:

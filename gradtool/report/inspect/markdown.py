@@ -10,6 +10,7 @@ from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.order.brackets import brackets
 from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, group_grid, section_grid, tensor_grid
+from gradtool.report.inspect.rows import row_grid, row_heading
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
     diagnoses,
@@ -71,6 +72,11 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
         yield ""
         left_out = len(measurement.tensors) - len(shown)
         yield f"{counted(left_out, 'more tensor')} {'is' if left_out == 1 else 'are'} not listed."
+    for by_row in () if style.quiet else report.by_row:
+        yield ""
+        yield escaped(row_heading(by_row))
+        yield ""
+        yield from table(row_grid(measurement, by_row, style))
     yield from _nonfinite(report)
 
 

@@ -9,6 +9,7 @@ from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.order.brackets import Bracket, brackets
 from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, Row, group_grid, section_grid, tensor_grid
+from gradtool.report.inspect.rows import row_grid, row_heading, shown_rows
 from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
@@ -73,6 +74,12 @@ def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
         )
         if left_out := len(measurement.tensors) - len(tensors):
             yield painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"])
+        yield ""
+    for table in () if style.quiet else report.by_row:
+        yield painter.paint(row_heading(table), HEADER)
+        yield from grid_lines(row_grid(measurement, table, style), style.width, painter)
+        if left_out := len(table.rows) - len(shown_rows(table, style)):
+            yield painter.paint(f"… {left_out:,} more rows (--all shows them)", MOODS["minor"])
         yield ""
     if report.groups:
         yield from grid_lines(

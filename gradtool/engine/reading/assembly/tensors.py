@@ -11,7 +11,7 @@ from gradtool.core.shapes.strides import repetitions
 from gradtool.core.stats import TensorStats, merge
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.overlaps.sharing import Sharing
-from gradtool.engine.reading.tasks import NAMED, UNIQUE, UNIQUE_IN_SECTION, Target
+from gradtool.engine.reading.targets import NAMED, UNIQUE, UNIQUE_IN_SECTION, Target
 
 
 class _PartStats(NamedTuple):
@@ -68,8 +68,7 @@ def _part_stats(
     grouped = {index for group in sharing.groups for index in group}
 
     def stats_of(spec: TensorSpec, target: Target) -> TensorStats:
-        stats = stats_by_target.get(target, empty).divided(loss_scale)
-        return stats.negated() if spec.is_negated and spec.dtype.kind == "float" else stats
+        return as_named(stats_by_target.get(target, empty), spec, loss_scale)
 
     for index, spec in enumerate(stored):
         target = sharing.same_as.get(index, index)
@@ -85,6 +84,12 @@ def _part_stats(
             unique=unique if first is None else None,
             unique_in_section=None if index in sharing.alias_in_section else unique_in_section,
         )
+
+
+def as_named(stats: TensorStats, spec: TensorSpec, loss_scale: float) -> TensorStats:
+    """The statistics of stored elements as those of what a tensor says they are."""
+    stats = stats.divided(loss_scale)
+    return stats.negated() if spec.is_negated and spec.dtype.kind == "float" else stats
 
 
 def _of_chunks(spec: TensorSpec, parts: Sequence[_PartStats], norm_type: float) -> _PartStats:
