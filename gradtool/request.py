@@ -169,7 +169,7 @@ class MeasureRequest:
         """The rows of a catalogue's tensors that are told apart."""
         if self.rows:
             return bands_of_rows(checkpoint, name_filter(tuple(self.rows), (), self.bare))
-        return bands_of_ranges(checkpoint, [Rows.read(text) for text in self.row_ranges])
+        return bands_of_ranges(checkpoint, [Rows.read(text) for text in self.row_ranges], self.bare)
 
     def loss_scale_of(self, checkpoint: Checkpoint) -> float:
         """What to divide the elements of a catalogue's tensors by."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from gradtool.api.configured import config_of, request_of
+from gradtool.api.configured import config_of, knowing_rows, request_of
 from gradtool.api.measuring import measure_as
 from gradtool.arguments import require
 from gradtool.core.figures import short
@@ -118,6 +118,7 @@ def _save(
         config=found.path,
         may_be_idle=True,
     )
+    request = knowing_rows(request, policy)
     places = places_among(paths)
     all_parts = split_progress(request.progress, [None] * len(places))
     dumps = [

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from gradtool.api.baselines import refuse_other_norm
-from gradtool.api.configured import config_of, request_of
+from gradtool.api.configured import config_of, knowing_rows, request_of
 from gradtool.api.measuring import measure_as
 from gradtool.arguments import require
 from gradtool.core.file_names import are_parts, step_in
@@ -102,6 +102,7 @@ def check(
         config=found.path,
     )
     judge = Judge(policy)
+    request = knowing_rows(request, policy)
     judging = _Judging(judge, known, request)
     dumps = grouped(sources)
     all_parts = split_progress(request.progress, [None] * len(dumps))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 
 from gradtool.arguments import globs, texts
+from gradtool.core.judging.policy import Policy
 from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.config_file import Config, load_config
+from gradtool.rules.drift import ZERO
 from gradtool.rules.settings import Settings
 
 
@@ -33,3 +36,9 @@ def request_of(options: MeasureOptions, configured: Settings) -> MeasureRequest:
     if options.get("section") is None:
         choices["section"] = configured.section
     return MeasureRequest(**choices)
+
+
+def knowing_rows(request: MeasureRequest, policy: Policy) -> MeasureRequest:
+    """The request, with the rows told apart that a rule in force is about."""
+    names = policy.rules[ZERO].thresholds["names"] if ZERO in policy.rules else ()
+    return replace(request, row_ranges=names if isinstance(names, tuple) else ())

@@ -14,6 +14,7 @@ THRESHOLDS: Final = {
     "GT007.names": "expect",
     "GT103.max_consecutive": "max_consecutive",
     "GT401.norm": "expect_norm",
+    "GT410.names": "expect_zero",
 }
 """Thresholds of `check` that have an option of their own, and the parameter of that option."""
 

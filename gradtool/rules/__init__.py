@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from operator import attrgetter
 from typing import Final
 
 from gradtool.core.judging.rule import Rule
@@ -15,8 +16,7 @@ _MODULES: Final = (integrity, absences, nonfinite, magnitude, zeros, balance, dr
 RULES: Final[dict[str, Rule]] = {
     rule.code: rule
     for rule in sorted(
-        (rule for module in _MODULES for rule in module.RULES),
-        key=lambda rule: rule.code,
+        (rule for module in _MODULES for rule in module.RULES), key=attrgetter("code")
     )
 }
 """All rules by code, in the order of codes."""

@@ -1,18 +1,22 @@
-"""GT401 to GT403: norms that differ from those of a baseline, or from an expected one."""
+"""GT401 to GT403, GT410: norms that are not those of a baseline, or not the expected ones."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
 
-from gradtool.core.figures import precise, short, significant
+from gradtool.core.figures import counted, precise, short, significant
 from gradtool.core.judging.baseline import NormRange
 from gradtool.core.judging.quotient import Known, explained, times
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
+from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.names import name_filter
+from gradtool.core.shapes.rows import Rows
+from gradtool.core.stats import TensorStats, merge
 from gradtool.rules.balance import NEGLIGIBLE
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
 
-EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT = "GT401", "GT402", "GT403"
+EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT, ZERO = "GT401", "GT402", "GT403", "GT410"
 
 
 def _expected(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -31,6 +35,46 @@ def _expected(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
             explanation = explained(norm / expected, _known(evidence, evidence.summary.stats.numel))
             message += f"; {_with(f'{times(norm / expected)} the expected', explanation)}"
         yield Problem(message, value=norm, limit=rtol)
+
+
+def _not_zero(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
+    # Of a checkpoint of weights alone these are meant: an embedding's padding row is 0 in both.
+    tensors = evidence.named_gradients or evidence.measurement.tensors
+    names = limits.dump["names"]
+    for text in names if isinstance(names, tuple) else ():
+        rows = Rows.read(text)
+        is_meant = name_filter([rows.glob], (), evidence.bare)
+        meant = [tensor for tensor in tensors if is_meant(tensor.name)]
+        if not meant:
+            yield Problem("is expected to be 0, and no tensor has such a name", text)
+        for tensor, _ in limits.each(meant):
+            stats = _stats_of(tensor, rows)
+            if others := stats.numel - stats.zeros:
+                which = f"{_row_words(rows.of(tensor.spec.shape))} " if rows.is_indexed else ""
+                verb = "is" if others == 1 else "are"
+                yield Problem(
+                    f"{which}must be 0, and {others:,} of {counted(stats.numel, 'element')} {verb} "
+                    f"not: the norm is {precise(stats.norm)}",
+                    tensor.name,
+                    value=stats.norm,
+                    limit=0.0,
+                )
+
+
+def _stats_of(tensor: TensorMeasurement, rows: Rows) -> TensorStats:
+    """The statistics of some rows of a tensor, or of the whole one."""
+    found = rows.of(tensor.spec.shape)
+    if not rows.is_indexed or found is None:
+        return tensor.stats
+    parts = [one.stats for one in tensor.rows if one.start in found]
+    return merge(parts, tensor.stats.norm_type)
+
+
+def _row_words(rows: range | None) -> str:
+    """`row 0`, `rows 2 to 5`."""
+    if rows is None:
+        return ""
+    return f"row {rows[0]}" if len(rows) == 1 else f"rows {rows[0]} to {rows[-1]}"
 
 
 def _total_drift(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
@@ -184,5 +228,24 @@ RULES = (
         ),
         remedy="Look at that layer. If the change is meant, `gradtool baseline update`.",
         parameters=(Parameter("max_factor", 30.0, _FACTOR_MEANING, low=1.0),),
+    ),
+    DumpRule(
+        code=ZERO,
+        name="not-zero",
+        per_tensor=True,
+        find=_not_zero,
+        summary="What must be 0 is not.",
+        explanation=(
+            "Gradients that are known to be 0 are not: those of an embedding's padding row, of "
+            "masked or frozen rows. It is in force where names are given, as "
+            "`GT410.names=embedding.weight[0]`. A final [i] or [i:j] is a row or several, from the "
+            "end where negative; what stands before it is a glob. -0.0 is 0, NaN is not."
+        ),
+        rationale="None: what must be 0 is exactly 0, or something adds to it.",
+        remedy=(
+            "Look for a missing padding_idx or mask, for weight decay that is added to gradients, "
+            "for rows that are frozen only after backward()."
+        ),
+        parameters=(Parameter("names", (), "what must be 0: globs with an index", kind="names"),),
     ),
 )

@@ -10,7 +10,7 @@ from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES
-from gradtool.rules.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT
+from gradtool.rules.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT, ZERO
 from gradtool.rules.evidence import DumpRule
 from gradtool.rules.settings import ALL, Settings, matching_codes
 
@@ -34,8 +34,14 @@ def resolve(
     """
     chosen = _chosen(configured, given)
     merged = partial(_merged, configured, given, norm_type)
-    norm = merged(RULES[EXPECTED])["norm"]
-    can_judge = partial(_can_judge, has_norm=norm is not None, has_baseline=has_baseline)
+    can_judge = partial(
+        _can_judge,
+        expects={
+            EXPECTED: merged(RULES[EXPECTED])["norm"] is not None,
+            ZERO: bool(merged(RULES[ZERO])["names"]),
+        },
+        has_baseline=has_baseline,
+    )
     in_force = {
         code
         for code, rule in RULES.items()
@@ -107,9 +113,9 @@ def _with_tolerance(given: Settings, in_force: set[str]) -> Settings:
     return replace(given, thresholds=thresholds)
 
 
-def _can_judge(rule: Rule, *, has_norm: bool, has_baseline: bool) -> bool:
-    if rule.code == EXPECTED:
-        return has_norm
+def _can_judge(rule: Rule, *, expects: Mapping[str, bool], has_baseline: bool) -> bool:
+    if rule.code in expects:
+        return expects[rule.code]
     return has_baseline or not (isinstance(rule, DumpRule) and rule.needs_baseline)
 
 
@@ -129,7 +135,11 @@ def _refuse_idle(given: Settings, in_force: set[str], chosen: frozenset[str]) ->
 
 
 def _need(code: str) -> str:
-    return "an expected norm: `GT401.norm`" if code == EXPECTED else "a baseline: `baseline`"
+    needs = {
+        EXPECTED: "an expected norm: `GT401.norm`",
+        ZERO: "names of what must be 0: `GT410.names`",
+    }
+    return needs.get(code, "a baseline: `baseline`")
 
 
 def _refuse_contradictions(settings: Settings, where: str = "") -> None:

@@ -5,38 +5,19 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from cuttings import cuttings, part_of
+from cuttings import cut, cuttings
 from dumps import measured, stored
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.typing import NDArray
 from oracle import close
 
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.tensors import Chunk, TensorSpec
 from gradtool.engine.backend import Backend
 
 BAD = st.sampled_from([0.0, 0.0, 0.1, 0.9])
-
-
-def cut(array: NDArray[Any], boxes: list[Box], directory: Path, files: int) -> TensorSpec:
-    """The array as a tensor whose boxes lie in any files, in C order or in Fortran's."""
-    parts = [part_of(array, box) for box in boxes]
-    turned = [number % 3 == 1 for number in range(len(boxes))]
-    flat = [part.T if is_turned else part for part, is_turned in zip(parts, turned, strict=True)]
-    stored_parts = stored(directory, "F64", flat, parts=files)
-    chunks = []
-    for box, part, is_turned in zip(boxes, stored_parts, turned, strict=True):
-        whole = replace(part, name="cut", shape=box.sizes)
-        if is_turned and part.extents:
-            strides = tuple(math.prod(box.sizes[:axis]) for axis in range(len(box.sizes)))
-            whole = replace(whole, strides=strides)
-        chunks.append(Chunk(box, whole))
-    return replace(stored_parts[0], name="cut", shape=array.shape, extents=(), chunks=tuple(chunks))
 
 
 @given(cutting=cuttings(), bad=BAD, seed=st.integers(0, 99), files=st.integers(1, 3))

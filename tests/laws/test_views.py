@@ -9,61 +9,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuttings import STORAGE, as_view, layouts, storage, view_of
 from dumps import measured, stored
 from hypothesis import given
 from hypothesis import strategies as st
-from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 from oracle import close, exact_norm
 
 from gradtool.core.dtypes import DTYPES
-from gradtool.core.locations import Extent
-from gradtool.core.shapes.strides import is_contiguous, is_dense, overlaps_itself, span
-from gradtool.core.tensors import TensorSpec
+from gradtool.core.shapes.strides import is_dense, overlaps_itself
 from gradtool.engine.backend import BLOCK_ELEMENTS, TASK_BYTES, Backend
 from gradtool.errors import CorruptFileError
-
-STORAGE = 5000
-
-
-def storage(seed: int, *, bad: int = 0) -> NDArray[np.float64]:
-    rng = np.random.default_rng(seed)
-    array = rng.standard_normal(STORAGE)
-    array[rng.integers(0, STORAGE, STORAGE // 10)] = 0.0
-    array[rng.integers(0, STORAGE, bad)] = math.nan
-    return array
-
-
-def view_of(
-    whole: TensorSpec, name: str, offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> TensorSpec:
-    """The tensor that torch would call `torch.as_strided(storage, shape, strides, offset)`."""
-    (extent,) = whole.extents
-    nbytes = span(shape, strides) * 8
-    extents = (Extent(extent.file, extent.offset + offset * 8, nbytes),) if nbytes else ()
-    kept = None if is_contiguous(shape, strides) else strides
-    return replace(whole, name=name, shape=shape, strides=kept, extents=extents)
-
-
-def as_view(
-    array: NDArray[Any], offset: int, shape: tuple[int, ...], strides: tuple[int, ...]
-) -> NDArray[Any]:
-    return as_strided(array[offset:], shape, tuple(8 * stride for stride in strides))
 
 
 def first_bad(view: NDArray[Any]) -> tuple[int, ...] | None:
     found = np.argwhere(~np.isfinite(view))
     return tuple(map(int, found[0])) if len(found) else None
-
-
-@st.composite
-def layouts(draw: st.DrawFn) -> tuple[int, tuple[int, ...], tuple[int, ...]]:
-    """(offset, shape, strides) of any view that stays inside the storage."""
-    ndim = draw(st.integers(0, 4))
-    shape = tuple(draw(st.integers(0, 7)) for _ in range(ndim))
-    strides = tuple(draw(st.sampled_from([0, 1, 2, 3, 7, 8, 21, 50, 150])) for _ in range(ndim))
-    room = STORAGE - span(shape, strides)
-    return draw(st.integers(0, max(room - 1, 0))), shape, strides
 
 
 @given(layout=layouts(), seed=st.integers(0, 50), bad=st.sampled_from([0, 0, 600]))

@@ -454,6 +454,11 @@ CASES: dict[str, Case] = {
         [Found("GT408", "error", "a")],
         baseline={"a": f32(3, 4)},
     ),
+    "GT410": Case(
+        alone("a", sick=f32(0, 0, 3, 4).reshape(2, 2), healthy=f32(3, 4, 0, -0.0).reshape(2, 2)),
+        [Found("GT410", "error", "a", 5.0, 0.0)],
+        options={"thresholds": {"GT410.names": ["a[-1]"]}},
+    ),
     "GT409": Case(
         alone("a", sick=np.repeat(f32(2, 0, 0, 0), 16), healthy=np.ones(64, "f4")),
         [Found("GT409", "error", "a", 0.75, 0.1)],

@@ -74,6 +74,16 @@ _ROWS: Final = (
         typer.Option(None, "--expect-norm", metavar="X", help="Expect this total norm (GT401)."),
     ),
     Row(
+        "expect_zero",
+        list[str] | None,
+        typer.Option(
+            None,
+            "--expect-zero",
+            metavar="GLOB[i]",
+            help="Expect such gradients, or their row i or rows i:j, to be 0 (GT410); repeatable.",
+        ),
+    ),
+    Row(
         "rtol",
         float | None,
         typer.Option(

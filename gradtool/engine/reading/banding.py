@@ -13,10 +13,11 @@ from typing import Final
 import numpy as np
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.names import NameFilter, name_filter
+from gradtool.core.names import BareNames, NameFilter, name_filter
 from gradtool.core.shapes.rows import Bands, Rows
 from gradtool.core.tensors import TensorSpec
-from gradtool.engine.backend import Backend, Bytes
+from gradtool.engine.backend import BLOCK_PIECES, Bytes
+from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.overlaps.sharing import Sharing
 from gradtool.engine.reading.reductions import Elements, Part, Reduction
 from gradtool.errors import UsageError
@@ -31,24 +32,26 @@ def bands_of_rows(checkpoint: Checkpoint, is_wanted: NameFilter) -> dict[str, Ba
     UsageError where no tensor is wanted that has rows, or too many rows are.
     """
     found = {
-        spec.name: Bands.each_row(spec.shape)
-        for spec in checkpoint.tensors
-        if len(spec.shape) > 1 and is_wanted(spec.name)
+        name: Bands.each_row(shape)
+        for name, shape in _shapes(checkpoint).items()
+        if len(shape) > 1 and is_wanted(name)
     }
     if not found:
         raise UsageError(f"{checkpoint.path}: `rows` matches no tensor with two axes or more")
     return _few_enough(checkpoint, found)
 
 
-def bands_of_ranges(checkpoint: Checkpoint, wanted: Sequence[Rows]) -> dict[str, Bands]:
+def bands_of_ranges(
+    checkpoint: Checkpoint, wanted: Sequence[Rows], bare: BareNames
+) -> dict[str, Bands]:
     """Bands that begin and end where the `wanted` rows do, by the names of their tensors.
 
     UsageError for rows that a tensor does not have, or too many.
     """
     ranges: dict[str, list[range]] = {}
-    shapes = {spec.name: spec.shape for spec in checkpoint.tensors}
+    shapes = _shapes(checkpoint)
     for rows in wanted:
-        is_meant = name_filter([rows.glob], ())
+        is_meant = name_filter([rows.glob], (), bare)
         for name, shape in shapes.items() if rows.is_indexed else ():
             if is_meant(name):
                 found = rows.of(shape)
@@ -58,6 +61,13 @@ def bands_of_ranges(checkpoint: Checkpoint, wanted: Sequence[Rows]) -> dict[str,
                 ranges.setdefault(name, []).append(found)
     bands = {name: Bands.around(found, shapes[name]) for name, found in ranges.items()}
     return _few_enough(checkpoint, bands)
+
+
+def _shapes(checkpoint: Checkpoint) -> dict[str, tuple[int, ...]]:
+    """The shape of each tensor by its name, of what ranks hold as their own too."""
+    tensors = {spec.name: spec.shape for spec in checkpoint.tensors}
+    own = [copy.as_tensor for copy in checkpoint.replicas if copy.may_differ]
+    return {**tensors, **{spec.name: spec.shape for spec in own}}
 
 
 def _few_enough(checkpoint: Checkpoint, bands: dict[str, Bands]) -> dict[str, Bands]:
@@ -104,9 +114,12 @@ def has_equal_rows(part: TensorSpec) -> bool:
 
 
 def reduced_by_band(
-    elements: Elements, bands: Bands, reduction: Reduction[Part], backend: Backend
+    elements: Elements, bands: Bands, reduction: Reduction[Part]
 ) -> Iterator[tuple[int, Part]]:
-    """The number of each band of which there are elements in a segment, and their result."""
+    """The number of each band of which there are elements in a segment, and their result.
+
+    In NumPy, whatever else computes: the bytes are still on the host, and most rows are short.
+    """
     itemsize, (count,) = elements.dtype.itemsize, elements.counts
     raw: Bytes = elements.raw[: count * itemsize]
     subnormals = elements.subnormals
@@ -126,31 +139,17 @@ def reduced_by_band(
     else:
         edges = np.searchsorted(positions, begins)
     held = np.flatnonzero(np.diff(edges))
-    for begin in range(0, len(held), backend.limits.block_pieces):
-        batch = held[begin : begin + backend.limits.block_pieces]
+    for begin in range(0, len(held), BLOCK_PIECES):
+        batch = held[begin : begin + BLOCK_PIECES]
         starts, counts = edges[batch], np.diff(edges)[batch].tolist()
         start, stop = int(starts[0]), int(starts[-1]) + counts[-1]
-        inner = raw[start * itemsize : stop * itemsize]
         segments = replace(
             elements,
-            raw=_placed(inner, counts, itemsize, backend),
+            raw=raw[start * itemsize : stop * itemsize],
             counts=counts,
             firsts=(starts + (first if positions is None else 0)).tolist(),
             positions=None if positions is None else positions.__getitem__,
             ascends=True,
             subnormals=None if subnormals is None else subnormals[start:stop],
         )
-        yield from zip((batch + low).tolist(), reduction.of(segments, backend), strict=True)
-
-
-def _placed(raw: Bytes, counts: Sequence[int], itemsize: int, backend: Backend) -> Bytes:
-    """Segments that follow each other, where the backend wants them."""
-    *starts, end = backend.offsets(counts, itemsize)
-    if end == len(raw):
-        return raw
-    placed = np.zeros(end, np.uint8)
-    taken = 0
-    for start, count in zip(starts, counts, strict=True):
-        placed[start : start + count * itemsize] = raw[taken : taken + count * itemsize]
-        taken += count * itemsize
-    return placed
+        yield from zip((batch + low).tolist(), reduction.of(segments, NUMPY), strict=True)

@@ -97,12 +97,12 @@ def measure(
     )
     differing = [number for number in sorted(found) if found[number].count]
     replicas = [checkpoint.replicas[number] for number in differing]
-    stored = [replica.stored for replica in replicas]
-    of_own = {replica.name for replica in replicas if replica.may_differ}
+    stored = [one.as_tensor if one.may_differ else one.stored for one in replicas]
+    own = {one.as_tensor.name for one in replicas if one.may_differ}
     copies, _ = measured(
         stored,
         digested=stored if digest else (),
-        bands={name: bands[name] for name in bands.keys() & of_own},
+        bands={name: bands[name] for name in bands.keys() & own},
     )
     runner.progress.finish()
     disagreements = tuple(

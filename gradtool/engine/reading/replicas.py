@@ -42,7 +42,7 @@ def with_those_of_ranks(
     """The tensors, each followed by what further ranks hold under its name, as their own."""
     of_ranks: dict[str, list[TensorMeasurement]] = {}
     for replica, copy in copies:
-        of_ranks.setdefault(replica.name, []).append(replace(copy, spec=replica.as_tensor))
+        of_ranks.setdefault(replica.name, []).append(copy)
     return tuple(one for tensor in tensors for one in (tensor, *of_ranks.get(tensor.name, ())))
 
 

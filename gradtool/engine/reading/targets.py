@@ -38,6 +38,6 @@ class Reducing(Generic[Part]):
     def by_band(self, target: int, elements: Elements) -> Iterator[tuple[Target, Part]]:
         """The results of the bands that one segment of a tensor has elements of."""
         if target in self.bands:
-            found = reduced_by_band(elements, self.bands[target], self.reduction, self.backend)
+            found = reduced_by_band(elements, self.bands[target], self.reduction)
             for band, part in found:
                 yield (target, FIRST_BAND + band), part
