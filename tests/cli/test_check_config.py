@@ -351,7 +351,7 @@ WRONG = [
     ("override = []", "override.*did you mean overrides"),
     ('patterns = ["a"]', "patterns: there is no such key"),
     # codes that do not exist
-    ('select = ["GT110"]', "select GT110: there is no such rule.*GT10"),
+    ('select = ["GT119"]', "select GT119: there is no such rule.*GT10"),
     ('select = ["GT"]', "select GT: there is no such rule"),
     ('select = ["G"]', "select G: there is no such rule"),
     ('select = ["GT1011"]', "select GT1011.*did you mean GT101"),
@@ -509,7 +509,7 @@ WRONG = [
     ('[[check.overrides]]\npattern = "w"\nignored = ["GT101"]', "ignored.*did you mean ignore"),
     ('[[check.overrides]]\npattern = "w"\nselect = ["GT101"]', "overrides 1 select"),
     ('[[check.overrides]]\npattern = "w"\nignore = "GT101"', "overrides 1 ignore: must be a list"),
-    ('[[check.overrides]]\npattern = "w"\nignore = ["GT110"]', "overrides 1 ignore GT110.*GT10"),
+    ('[[check.overrides]]\npattern = "w"\nignore = ["GT119"]', "overrides 1 ignore GT119.*GT10"),
     ('[[check.overrides]]\npattern = "w"\nignore = ["GT101", "GT101"]', "'GT101' is there twice"),
     ('[[check.overrides]]\npattern = "w"\nignore = ["GT203"]', "GT203 judges whole dumps"),
     ('[[check.overrides]]\npattern = "w"\nignore = ["GT103"]', "GT103 judges whole dumps"),

@@ -10,7 +10,7 @@ from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.order.brackets import brackets
 from gradtool.report.escaping import brief
 from gradtool.report.grid import Grid, group_grid, section_grid, tensor_grid
-from gradtool.report.inspect.rows import row_grid, row_heading
+from gradtool.report.inspect.rows import row_grid, row_heading, shown_rows
 from gradtool.report.model import InspectReport, Style
 from gradtool.report.words import (
     diagnoses,
@@ -77,6 +77,9 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
         yield escaped(row_heading(by_row))
         yield ""
         yield from table(row_grid(measurement, by_row, style))
+        if left_out := len(by_row.rows) - len(shown_rows(by_row, style)):
+            yield ""
+            yield f"{counted(left_out, 'more row')} {'is' if left_out == 1 else 'are'} not listed."
     yield from _nonfinite(report)
 
 

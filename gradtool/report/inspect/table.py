@@ -79,7 +79,8 @@ def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
         yield painter.paint(row_heading(table), HEADER)
         yield from grid_lines(row_grid(measurement, table, style), style.width, painter)
         if left_out := len(table.rows) - len(shown_rows(table, style)):
-            yield painter.paint(f"… {left_out:,} more rows (--all shows them)", MOODS["minor"])
+            more = counted(left_out, "more row")
+            yield painter.paint(f"… {more} (--all shows them)", MOODS["minor"])
         yield ""
     if report.groups:
         yield from grid_lines(

@@ -1,0 +1,86 @@
+"""Rows in reports: a bounded number for people, all of them for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from command_line import run
+from dumps import write_safetensors
+
+ROWS = 25
+
+
+@pytest.fixture
+def dump(tmp_path: Path) -> str:
+    """Row i of `w` holds i + 1; of `sick`, its reverse, rows 3 and 20 are not finite."""
+    w = np.repeat(np.arange(1.0, ROWS + 1)[:, None], 4, axis=1)
+    sick = w[::-1].copy()
+    sick[20, 1] = math.nan
+    sick[3, 2] = -math.inf
+    tensors = {name: ("F64", array) for name, array in (("sick", sick), ("w", w))}
+    tensors["bias"] = ("F64", np.ones(3))
+    return str(write_safetensors(tmp_path / "g.safetensors", tensors))
+
+
+def rows_in(text: str) -> list[int]:
+    return [
+        int(line.replace("|", " ").replace("`", " ").split()[1])
+        for line in text.splitlines()
+        if line.lstrip("| `").startswith("row ")
+        and line.replace("|", " ").replace("`", " ").split()[1].isdigit()
+    ]
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_people_see_the_largest_ten_unless_they_ask_for_all(dump: str, form: str) -> None:
+    largest = list(range(ROWS))[::-1]
+    shown = run("inspect", dump, "--rows", "w", "-f", form)
+    assert (shown.returncode, rows_in(shown.stdout)) == (0, largest[:10])
+    assert "15 more rows" in shown.stdout
+    assert rows_in(run("inspect", dump, "--rows", "w", "-f", form, "--all").stdout) == largest
+    assert (
+        rows_in(run("inspect", dump, "--rows", "w", "-f", form, "--top", "3").stdout)
+        == (largest[:3])
+    )
+    assert rows_in(run("inspect", dump, "--rows", "w", "-f", form, "-q").stdout) == []
+    assert rows_in(run("inspect", dump, "-f", form).stdout) == []
+
+
+@pytest.mark.parametrize("form", ["table", "markdown"])
+def test_rows_that_are_not_finite_come_first_and_are_counted(dump: str, form: str) -> None:
+    shown = run("inspect", dump, "--rows", "sick", "-f", form).stdout
+    assert "2 of 25 rows are not finite" in shown
+    assert rows_in(shown)[:4] == [20, 3, 0, 1]
+
+
+def test_programs_get_all_rows_of_all_that_matched(dump: str) -> None:
+    (report,) = json.loads(run("inspect", dump, "--rows", "*", "-f", "json").stdout)["reports"]
+    by_tensor = {
+        name: [row for row in report["rows"] if row["tensor"] == name] for name in ("w", "sick")
+    }
+    assert len(report["rows"]) == 2 * ROWS  # of the bias, which has one axis, none
+    assert [row["index"] for row in by_tensor["w"]] == list(range(ROWS))[::-1]
+    assert [row["norm"] for row in by_tensor["w"]] == [2.0 * n for n in range(ROWS, 0, -1)]
+    squares = sum(n * n for n in range(1, ROWS + 1))
+    assert by_tensor["w"][0]["share"] == pytest.approx(ROWS * ROWS / squares, rel=1e-12)
+    assert sum(row["share"] for row in by_tensor["w"]) == pytest.approx(1.0)
+    nan, inf = by_tensor["sick"][:2]
+    assert (nan["index"], nan["norm"], nan["nan"], nan["first_nonfinite"]) == (
+        20,
+        "NaN",
+        1,
+        [20, 1],
+    )
+    assert (inf["index"], inf["norm"], inf["neginf"]) == (3, "Infinity", 1)
+    (report,) = json.loads(run("inspect", dump, "-f", "json").stdout)["reports"]
+    assert report["rows"] == []
+
+
+def test_a_glob_that_matches_nothing_with_rows_is_wrong_usage(dump: str) -> None:
+    refused = run("inspect", dump, "--rows", "bias")
+    assert refused.returncode == 2
+    assert "--rows matches no tensor with two axes or more" in refused.stderr
