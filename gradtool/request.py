@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from gradtool.engine.progress import Observer, Progress
 from gradtool.engine.reading import measure as engine
 from gradtool.engine.reading.banding import bands_of_ranges, bands_of_rows
 from gradtool.engine.schedule import Runner
-from gradtool.engine.threads import Threads
+from gradtool.engine.threads import Threads, available_cores
 from gradtool.errors import RanksDifferError, RanksQuestionError, UsageError
 from gradtool.formats import Opening, open_checkpoint, open_together
 from gradtool.formats.scaling import with_scales
@@ -71,7 +70,6 @@ class MeasureRequest:
             `gradtool.measure` explains them.
         include, exclude, replicated, rows: tuples of globs, whatever was given.
         strip_prefix: a tuple of prefixes, whatever was given.
-        row_ranges: rows that are measured together, as `core.shapes.rows.Rows.read` reads them.
         raw_dtype: its name as in DTYPES.
         threads, backend, device, device_memory: as given.
         workers: threads that compute, which follows from these.
@@ -95,7 +93,6 @@ class MeasureRequest:
     apply_scales: bool = False
     digest: bool = False
     rows: str | Iterable[str] = ()
-    row_ranges: tuple[str, ...] = ()
     threads: int | None = None
     backend: str = "auto"
     device: str | None = None
@@ -165,11 +162,11 @@ class MeasureRequest:
         backend = self.choice.for_bytes(nbytes, self.workers)
         return Runner(executor, self.workers * _WINDOW_PER_THREAD, backend, progress)
 
-    def bands_of(self, checkpoint: Checkpoint) -> dict[str, Bands]:
-        """The rows of a catalogue's tensors that are told apart."""
+    def bands_of(self, checkpoint: Checkpoint, ranges: Sequence[Rows]) -> dict[str, Bands]:
+        """The rows of a catalogue's tensors that are told apart: each, or those `ranges`."""
         if self.rows:
             return bands_of_rows(checkpoint, name_filter(tuple(self.rows), (), self.bare))
-        return bands_of_ranges(checkpoint, [Rows.read(text) for text in self.row_ranges], self.bare)
+        return bands_of_ranges(checkpoint, ranges, self.bare)
 
     def loss_scale_of(self, checkpoint: Checkpoint) -> float:
         """What to divide the elements of a catalogue's tensors by."""
@@ -240,11 +237,14 @@ def measured(
     progress: Progress,
     started: float,
     overlaps: Overlaps | None = None,
+    *,
+    ranges: Sequence[Rows] = (),
 ) -> Measurement:
     """The figures of the catalogue's tensors, `started` being when it all began.
 
-    `overlaps` are those of the whole catalogue, if they are known. Raises RanksQuestionError where
-    ranks hold other values under a name, and nothing says that these are copies.
+    `overlaps` are those of the whole catalogue, if they are known, `ranges` rows to tell apart from
+    others. Raises RanksQuestionError where ranks hold other values under a name, and nothing says
+    that these are copies.
     """
     with reporting_shortage(checkpoint.path):
         measurement = engine.measure(
@@ -256,7 +256,7 @@ def measured(
             verify=request.verify,
             digest=request.digest,
             overlaps=overlaps,
-            bands=request.bands_of(checkpoint),
+            bands=request.bands_of(checkpoint, ranges),
         )
     for copy in measurement.disagreements:
         if copy.is_assumed:
@@ -275,7 +275,7 @@ def _workers(threads: int | None, choice: BackendChoice) -> int:
     counts = threads is None or (type(threads) is int and threads >= 1)
     require(counts, f"`threads` must be at least 1, not {threads!r}")
     # Each device has a thread of its own.
-    return max(threads or min(_available_cores(), MAX_THREADS), len(choice.devices))
+    return max(threads or min(available_cores(), MAX_THREADS), len(choice.devices))
 
 
 def _divisor(loss_scale: float | None) -> float | None:
@@ -291,10 +291,3 @@ def _dtype_name(raw_dtype: str | None) -> str | None:
     name = raw_dtype.upper() if isinstance(raw_dtype, str) else None
     require(raw_dtype is None or name in DTYPES, f"`raw_dtype` {raw_dtype!r} is no known dtype")
     return name
-
-
-def _available_cores() -> int:
-    # Containers and job schedulers give a process fewer cores than the machine has.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

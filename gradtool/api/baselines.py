@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Unpack
 
-from gradtool.api.configured import config_of, knowing_rows, request_of
+from gradtool.api.configured import config_of, request_of, rows_to_know
 from gradtool.api.measuring import measure_as
 from gradtool.arguments import require
 from gradtool.core.figures import short
@@ -118,7 +118,6 @@ def _save(
         config=found.path,
         may_be_idle=True,
     )
-    request = knowing_rows(request, policy)
     places = places_among(paths)
     all_parts = split_progress(request.progress, [None] * len(places))
     dumps = [
@@ -167,7 +166,7 @@ def _healthy_dumps(
 
 def _healthy(place: Place, request: MeasureRequest, policy: Policy, progress: Progress) -> Evidence:
     """A dump fit to be compared with."""
-    measurement = agreed(measure_as(request, place, progress))
+    measurement = agreed(measure_as(request, place, progress, rows_to_know(policy)))
     path = measurement.path
     evidence = Evidence(measurement, section_chosen=request.section is not None, bare=request.bare)
     if not evidence.gradients:

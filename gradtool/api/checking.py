@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from gradtool.api.baselines import refuse_other_norm
-from gradtool.api.configured import config_of, knowing_rows, request_of
+from gradtool.api.configured import config_of, request_of, rows_to_know
 from gradtool.api.measuring import measure_as
 from gradtool.arguments import require
 from gradtool.core.file_names import are_parts, step_in
@@ -102,7 +102,6 @@ def check(
         config=found.path,
     )
     judge = Judge(policy)
-    request = knowing_rows(request, policy)
     judging = _Judging(judge, known, request)
     dumps = grouped(sources)
     all_parts = split_progress(request.progress, [None] * len(dumps))
@@ -171,7 +170,11 @@ class _Judging:
         place = place_of(source)
         path = MEMORY_PATH if place is None else label_of(place)
         try:
-            yield self._verdict(measure_as(self.request, source, progress), path, started)
+            yield self._verdict(
+                measure_as(self.request, source, progress, rows_to_know(self.judge.policy)),
+                path,
+                started,
+            )
         except RanksQuestionError as question:
             by_rank = replace(self, request=replace(self.request, ranks="each"))
             for verdict in by_rank.verdicts(source, progress):

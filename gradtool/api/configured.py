@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from dataclasses import replace
 
 from gradtool.arguments import globs, texts
 from gradtool.core.judging.policy import Policy
+from gradtool.core.shapes.rows import Rows
 from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.config_file import Config, load_config
 from gradtool.rules.drift import ZERO
@@ -38,7 +38,7 @@ def request_of(options: MeasureOptions, configured: Settings) -> MeasureRequest:
     return MeasureRequest(**choices)
 
 
-def knowing_rows(request: MeasureRequest, policy: Policy) -> MeasureRequest:
-    """The request, with the rows told apart that a rule in force is about."""
+def rows_to_know(policy: Policy) -> tuple[Rows, ...]:
+    """The rows that a rule in force has to know apart from others."""
     names = policy.rules[ZERO].thresholds["names"] if ZERO in policy.rules else ()
-    return replace(request, row_ranges=names if isinstance(names, tuple) else ())
+    return tuple(map(Rows.read, names)) if isinstance(names, tuple) else ()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from gradtool.arguments import require
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import RanksMode
 from gradtool.core.measurement import Measurement
+from gradtool.core.shapes.rows import Rows
 from gradtool.engine.progress import Observer, Progress, whole_progress
 from gradtool.places import place_of
 from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
@@ -121,8 +122,13 @@ def measure(  # noqa: PLR0913 - one for each option of the commands
     return agreed(measure_as(request, source, whole_progress(progress)))
 
 
-def measure_as(request: MeasureRequest, source: Any, progress: Progress) -> Measurement:
-    """Measure one source as was asked; `progress` is told how far it is."""
+def measure_as(
+    request: MeasureRequest, source: Any, progress: Progress, ranges: Sequence[Rows] = ()
+) -> Measurement:
+    """Measure one source as was asked; `progress` is told how far it is.
+
+    `ranges` are rows that are told apart from others, where a rule has to know them.
+    """
     started = time.perf_counter()
     owners: list[object] = []
     with working(request) as executor:
@@ -134,6 +140,6 @@ def measure_as(request: MeasureRequest, source: Any, progress: Progress) -> Meas
             require(not for_files, "`raw_dtype` and `verify` are for files")
             checkpoint, owners = catalogue(source)
             checkpoint = chosen(checkpoint, request)
-        found = measured(checkpoint, request, executor, progress, started)
+        found = measured(checkpoint, request, executor, progress, started, ranges=ranges)
     del owners  # whose memory was read until here
     return found

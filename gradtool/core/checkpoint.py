@@ -9,6 +9,7 @@ from typing import Literal, TypeAlias
 from gradtool.core.locations import Location
 from gradtool.core.names import scales_among
 from gradtool.core.sections import OTHER, InSection, section_filter
+from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import (
     Placed,
     Replica,
@@ -161,3 +162,24 @@ class Checkpoint:
                 for item in self.skipped
             ),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Disagreement:
+    """A copy of a tensor, or of a box of it, that has other bytes.
+
+    Attributes:
+        name: the tensor's.
+        rank: who holds the copy, as users call that.
+        first: index, in the tensor's shape, of the first element in C order that differs.
+        differing: how many elements of the copy differ.
+        stats: over the elements of the copy; positions count from its own first element.
+        is_assumed: whether nothing but names and shapes said that it is a copy.
+    """
+
+    name: str
+    rank: str
+    first: tuple[int, ...]
+    differing: int
+    stats: TensorStats
+    is_assumed: bool = False

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from gradtool.core.measurement import Disagreement
+from gradtool.core.checkpoint import Disagreement
 from gradtool.core.stats import TensorStats
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
+from gradtool.core.checkpoint import Disagreement
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
 from gradtool.core.names import UNGROUPED, group_namer, nearest_names, order_name, ordered
@@ -115,27 +116,6 @@ class Summary:
     def rms(self) -> float | None:
         """The root mean square of their elements; see `rms_of`."""
         return rms_of(self.stats)
-
-
-@dataclass(frozen=True, slots=True)
-class Disagreement:
-    """A copy of a tensor, or of a box of it, that has other bytes.
-
-    Attributes:
-        name: the tensor's.
-        rank: who holds the copy, as users call that.
-        first: index, in the tensor's shape, of the first element in C order that differs.
-        differing: how many elements of the copy differ.
-        stats: over the elements of the copy; positions count from its own first element.
-        is_assumed: whether nothing but names and shapes said that it is a copy.
-    """
-
-    name: str
-    rank: str
-    first: tuple[int, ...]
-    differing: int
-    stats: TensorStats
-    is_assumed: bool = False
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -149,3 +150,11 @@ class Threads(Executor):
         for thread in leaving:
             thread.join()
         return bool(leaving)
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    # Containers and job schedulers give it fewer than the machine has.
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

@@ -871,7 +871,7 @@ def test_case_is_forgiven_in_what_is_to_be_explained(code: str) -> None:
 
 @pytest.mark.parametrize(
     ("code", "nearest"),
-    [("GT110", "GT10"), ("nann", "nan"), ("total_norm", "total-norm"), ("GT 203", "GT203")],
+    [("GT119", "GT10"), ("nann", "nan"), ("total_norm", "total-norm"), ("GT 203", "GT203")],
 )
 def test_an_unknown_rule_is_answered_with_the_nearest(code: str, nearest: str) -> None:
     result = run("explain", "GT101", code)

@@ -24,11 +24,12 @@ def test_measure_takes_the_fields_of_a_request_with_their_defaults() -> None:
 
 def test_whoever_takes_options_takes_the_same_with_the_same_types() -> None:
     requested = get_type_hints(MeasureRequest)
-    for_all = FIELDS.keys() - {"digest"}
+    for_all = FIELDS.keys() - {"digest", "rows"}
     assert get_type_hints(MeasureOptions) == {name: requested[name] for name in for_all}
     assert get_type_hints(measure) == {
         **get_type_hints(MeasureOptions),
         "digest": bool,
+        "rows": requested["rows"],
         "source": get_type_hints(measure)["source"],
         "return": gradtool.Measurement,
     }

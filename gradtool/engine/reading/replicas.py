@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
-from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.checkpoint import Checkpoint, Disagreement
 from gradtool.core.figures import listed_apart
-from gradtool.core.measurement import Disagreement, TensorMeasurement
+from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats

@@ -5,9 +5,8 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.checkpoint import Checkpoint, Disagreement
 from gradtool.core.measurement import (
-    Disagreement,
     Measurement,
     Summary,
     TensorMeasurement,
