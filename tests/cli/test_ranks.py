@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 from pathlib import Path
@@ -104,7 +105,9 @@ def test_a_rank_that_cannot_be_read_leaves_the_others(yard: Path) -> None:
     result = run("inspect", "a", "--ranks", "each", "-f", "csv", cwd=yard)
     assert result.returncode == 3
     assert RANKS[0] in error_lines(result)[0]
-    assert [line.split(",")[0] for line in result.stdout.splitlines()[1:]] == [RANKS[1]] * 2
+    rows = [line.split(",") for line in result.stdout.splitlines()[1:]]
+    assert [row[0] for row in rows] == [RANKS[1]] * 3
+    assert rows[-1][2] == "(total)"
 
 
 def test_what_is_open_about_a_directory_is_an_error_in_the_words_of_the_command_line(
@@ -262,8 +265,9 @@ def test_files_with_the_same_tensors_are_joined_only_if_asked_to(yard: Path) -> 
     for command, *options in map(str.split, commands):
         refused = run(command, "twins", *options, cwd=yard)
         assert refused.returncode in (2, 3)
-        assert "both hold 'w'" in error_lines(refused)[0]
-        assert "--join" in error_lines(refused)[0]
+        said = refused.stdout if command == "check" else error_lines(refused)[0]
+        assert "both hold 'w'" in said
+        assert "--join" in said
         result = run(command, "twins", *options, "--join", "-f", "json", cwd=yard)
         assert (result.returncode, result.stderr) == (0, "")
     (report,) = reports(yard, "twins", "--join")
@@ -286,8 +290,9 @@ def test_digests_are_those_of_the_elements_in_every_format(tmp_path: Path) -> No
     for path in ("grads.safetensors", "grads.npz"):
         (report,) = reports(tmp_path, path, "--digest")
         assert {one["name"]: one["digest"] for one in report["tensors"]} == wanted
-        rows = run("inspect", path, "--digest", "-f", "csv", cwd=tmp_path).stdout.splitlines()
-        assert {row.split(",")[1]: row.split(",")[-1] for row in rows[1:]} == wanted
+        found = run("inspect", path, "--digest", "-f", "csv", cwd=tmp_path).stdout.splitlines()
+        digests = {row["name"]: row["digest"] for row in csv.DictReader(found)}
+        assert digests == {**wanted, "(total)": ""}
         table = run("inspect", path, "--digest", cwd=tmp_path).stdout
         markdown = run("inspect", path, "--digest", "-f", "markdown", cwd=tmp_path).stdout
         ((header, *rows),) = markdown_tables(markdown)

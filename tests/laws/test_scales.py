@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import ml_dtypes
 import numpy as np
 import pytest
+import torch
 from dumps import NUMPY_TYPES, SMALLEST_NORMAL, WINDOW, write_safetensors
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,8 +21,9 @@ from numpy.typing import NDArray
 from oracle import close
 
 from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.shapes.rows import Bands
 from gradtool.core.tensors import Replica, Skipped, TensorSpec
-from gradtool.engine.backend import Backend, BatchLimits
+from gradtool.engine.backend import BLOCK_ELEMENTS, BLOCK_PIECES, Backend, BatchLimits
 from gradtool.engine.numpy_backend.backend import NumpyBackend
 from gradtool.engine.progress import whole_progress
 from gradtool.engine.reading.measure import measure
@@ -92,17 +96,31 @@ def multiplied(
     return products
 
 
-def measured(path: Path, backend: Backend) -> TensorMeasurement:
-    """The tensor called `w.weight`, times its scale."""
+def weights(
+    path: Path, backend: Backend, bands: Mapping[str, Bands]
+) -> dict[str, TensorMeasurement]:
+    """The tensors called `weight`, times their scales, with their rows in these bands."""
 
     def is_weight(item: TensorSpec | Replica | Skipped) -> bool:
-        return item.name == "w.weight"
+        return item.name.endswith(".weight")
 
     whole = open_checkpoint(str(path))
     part = with_scales(whole.narrowed(is_weight), whole)
     with ThreadPoolExecutor(2) as workers:
-        (tensor,) = measure(part, Runner(workers, WINDOW, backend, whole_progress(None))).tensors
-    return tensor
+        runner = Runner(workers, WINDOW, backend, whole_progress(None))
+        tensors = measure(part, runner, bands=bands).tensors
+    return {tensor.name: tensor for tensor in tensors}
+
+
+def measured(path: Path, backend: Backend) -> TensorMeasurement:
+    """The tensor called `w.weight`, times its scale."""
+    return weights(path, backend, {})["w.weight"]
+
+
+def small(codes: NDArray[Any], dtype: str) -> NDArray[np.bool_]:
+    """Which elements are subnormal as they are stored."""
+    as_stored = np.abs(codes.astype(np.float64))
+    return (as_stored > 0) & (as_stored < SMALLEST_NORMAL[dtype])
 
 
 @pytest.mark.parametrize("limits", [None, OneByOne(), ByThree()])
@@ -132,10 +150,99 @@ def test_a_product_is_measured_as_float64_holds_it(
     assert [stats.nan, stats.posinf, stats.neginf] == [np.count_nonzero(bad) for bad in counts]
     bad = np.argwhere(~np.isfinite(products))
     assert tensor.first_nonfinite == (tuple(bad[0]) if len(bad) else None)
-    as_stored = np.abs(codes.astype(np.float64))
-    is_small = (as_stored > 0) & (as_stored < SMALLEST_NORMAL[dtype])
-    assert stats.subnormals == np.count_nonzero(is_small)
+    assert stats.subnormals == np.count_nonzero(small(codes, dtype))
     assert (tensor.spec.dtype.name, tensor.native_norm) == (dtype, None)
+
+
+def assert_rows(
+    tensor: TensorMeasurement, products: NDArray[np.float64], is_small: NDArray[np.bool_]
+) -> None:
+    """Each row is measured as its products are."""
+    assert [(row.start, row.stop) for row in tensor.rows] == [
+        (row, row + 1) for row in range(len(products))
+    ]
+    for row, values, subnormal in zip(tensor.rows, products, is_small, strict=True):
+        finite = values[np.isfinite(values)]
+        assert close(row.finite_norm, math.sqrt(math.fsum(finite.ravel() ** 2)))
+        assert row.stats.max_abs == np.abs(finite).max(initial=0.0)
+        assert row.stats.numel == values.size
+        assert row.stats.zeros == np.count_nonzero(values == 0)
+        assert row.stats.nonfinite == values.size - finite.size
+        assert row.stats.subnormals == np.count_nonzero(subnormal)
+        bad = np.flatnonzero(~np.isfinite(values))
+        first = row.start * values.size + int(bad[0]) if bad.size else None
+        assert row.stats.first_nonfinite == first
+
+
+@pytest.mark.parametrize("limits", [None, OneByOne(), ByThree()])
+@given(data=st.data(), dtype=st.sampled_from(FP8), scale_dtype=st.sampled_from(list(SCALES)))
+def test_rows_are_those_of_the_products(
+    backend: Backend,
+    limits: Backend | None,
+    data: st.DataObject,
+    dtype: str,
+    scale_dtype: str,
+    scratch: Path,
+) -> None:
+    shape, scale_shape, block = data.draw(shapes())
+    codes = data.draw(arrays(np.uint8, shape)).view(NUMPY_TYPES[dtype])
+    scale = data.draw(scales(scale_dtype, scale_shape))
+    stored = {"w.weight_scale": (scale_dtype, scale), "w.weight": (dtype, codes)}
+    path = write_safetensors(scratch / "a.safetensors", stored)
+    apart = weights(path, limits or backend, {"w.weight": Bands.each_row(shape)})["w.weight"]
+    assert_rows(apart, multiplied(codes, scale, block), small(codes, dtype))
+    assert repr(replace(apart, rows=()).stats) == repr(measured(path, limits or backend).stats)
+
+
+@given(
+    data=st.data(),
+    starts=st.lists(st.integers(0, 9), min_size=2, max_size=3, unique=True),
+    shape=st.tuples(st.integers(1, 5), st.integers(2, 4)),
+)
+def test_rows_of_tensors_that_share_elements_are_each_times_their_own_scale(
+    backend: Backend,
+    data: st.DataObject,
+    starts: list[int],
+    shape: tuple[int, int],
+    scratch: Path,
+) -> None:
+    codes = data.draw(arrays(np.uint8, (40,)))
+    storage = torch.from_numpy(codes).view(torch.float8_e4m3fn)
+    saved, expected = {}, {}
+    for start in starts:
+        scale = data.draw(scales("F32", (shape[0], 1)))
+        view = storage[start : start + math.prod(shape)].view(shape)
+        saved |= {f"{start}.weight": view, f"{start}.weight_scale": torch.from_numpy(scale)}
+        own = codes[start : start + math.prod(shape)].view(ml_dtypes.float8_e4m3fn).reshape(shape)
+        expected[f"{start}.weight"] = (multiplied(own, scale, (1, shape[1])), own)
+    torch.save(saved, scratch / "a.pt")
+    bands = {name: Bands.each_row(shape) for name in expected}
+    found = weights(scratch / "a.pt", backend, bands)
+    assert found.keys() == expected.keys()
+    for name, (products, own) in expected.items():
+        assert_rows(found[name], products, small(own, "F8_E4M3"))
+
+
+def test_rows_of_tensors_that_share_elements_cross_the_borders_of_windows(
+    backend: Backend, tmp_path: Path
+) -> None:
+    # More rows than are reduced in one call, and more elements than a window has.
+    shape, width = (3 * BLOCK_PIECES, 400), 400
+    assert math.prod(shape) > BLOCK_ELEMENTS
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 0x7E, math.prod(shape) + width // 2).astype(np.uint8)
+    storage = torch.from_numpy(codes).view(torch.float8_e4m3fn)
+    saved, expected = {}, {}
+    for start in (0, width // 2):
+        scale = rng.standard_normal((shape[0], 1)).astype(np.float32)
+        view = storage[start : start + math.prod(shape)].view(shape)
+        saved |= {f"{start}.weight": view, f"{start}.weight_scale": torch.from_numpy(scale)}
+        own = codes[start : start + math.prod(shape)].view(ml_dtypes.float8_e4m3fn).reshape(shape)
+        expected[f"{start}.weight"] = (own.astype(float) * scale.astype(float), own)
+    torch.save(saved, tmp_path / "a.pt")
+    found = weights(tmp_path / "a.pt", backend, {n: Bands.each_row(shape) for n in expected})
+    for name, (products, own) in expected.items():
+        assert_rows(found[name], products, small(own, "F8_E4M3"))
 
 
 def test_large_blocks_cross_the_borders_of_large_tasks(backend: Backend, tmp_path: Path) -> None:

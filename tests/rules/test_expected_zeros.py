@@ -85,7 +85,7 @@ def test_rows_that_are_not_there_are_wrong_usage(text: str, tmp_path: Path) -> N
     shape = "[]" if text.startswith("scalar") else "[3, 2]"
     assert (
         f"there are no such rows in {text.split('[', maxsplit=1)[0]!r}, of shape {shape}"
-        in result.stderr
+        in result.stdout
     )
 
 

@@ -45,6 +45,7 @@ def test_in_csv(dump: str) -> None:
         "a.w": repr(math.sqrt(25.0) / math.sqrt(2)),
         "a.v": "5.0",
         "b": "",
+        "(total)": repr(math.sqrt(125.0) / math.sqrt(6)),
     }
 
 
