@@ -66,6 +66,23 @@ def test_those_of_other_shapes_and_types_are_listed_too(mode: Any, tmp_path: Pat
     assert any("'loss (rank 1)', 'loss (rank 3)'" in note for note in found.notes)
 
 
+@pytest.mark.parametrize(
+    ("rows", "known"),
+    [
+        ("seen*", {"seen": [5.0, 0.0], "seen (rank 1)": [1.0, 2.0]}),
+        ("seen (rank 1)", {"seen": [], "seen (rank 1)": [1.0, 2.0]}),
+        ("seen", {"seen": [5.0, 0.0], "seen (rank 1)": []}),
+    ],
+)
+def test_rows_of_what_a_rank_has_as_its_own_are_told_by_its_name(
+    rows: str, known: dict[str, list[float]], tmp_path: Path
+) -> None:
+    own = {"seen": [[3.0, 4.0], [0.0, 0.0]]}, {"seen": [[1.0, 0.0], [0.0, 2.0]]}
+    found = gradtool.measure(ranks(tmp_path / "run", *own), rows=rows)
+    others = [one for one in found.tensors if one.spec.section == "other"]
+    assert {one.name: [row.norm for row in one.rows] for one in others} == known
+
+
 def test_it_is_no_question_for_any_command(tmp_path: Path) -> None:
     folder = ranks(tmp_path / "run", {"loss": 0.5}, {"loss": math.nan})
     (verdict,) = gradtool.check(folder).verdicts
