@@ -14,8 +14,11 @@ import sys
 import tempfile
 import tomllib
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+import gradtool
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
@@ -61,17 +64,20 @@ def test_the_readme_shows_sessions() -> None:
     assert len(SESSION.findall(README.read_text(encoding="utf-8"))) >= 3
 
 
-def test_the_example_in_python_runs() -> None:
-    (example,) = EXAMPLE.findall(README.read_text(encoding="utf-8"))
-    run = subprocess.run(
-        [sys.executable, "-c", example],
-        cwd=ROOT,
-        env=PLAIN,
-        capture_output=True,
-        check=True,
-        encoding="utf-8",
-    )
-    assert run.stdout.startswith("0.566008473864")
+def python(example: str, directory: Path) -> str:
+    """What an example prints."""
+    command = [sys.executable, "-c", example]
+    options: dict[str, Any] = {"env": PLAIN, "capture_output": True, "encoding": "utf-8"}
+    return subprocess.run(command, cwd=directory, check=True, **options).stdout
+
+
+def test_the_examples_in_python_run(tmp_path: Path) -> None:
+    dumping, measuring = EXAMPLE.findall(README.read_text(encoding="utf-8"))
+    assert python(measuring, ROOT).startswith("0.566008473864")
+    assert python(dumping, tmp_path) == ""
+    outcome = gradtool.check(tmp_path / "grads")
+    assert [verdict.step for verdict in outcome.verdicts] == [2, 4]
+    assert outcome
 
 
 def test_the_readme_has_one_test_command_for_ci_to_run() -> None:

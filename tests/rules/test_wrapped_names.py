@@ -105,7 +105,7 @@ def test_what_drifts_vanishes_or_appears_is_told_under_the_names_of_the_dump(
     names = [f"module.{name}" for name in EAGER]
     path = dump(tmp_path / "x.safetensors", 4, [*names[1:], "module.new.weight"], scale=1.0)
     outcome = gradtool.check(path, baseline=known, thresholds={"GT405.severity": "error"})
-    found = {(one.code, one.tensor) for one in outcome.all_findings}
+    found = {(one.code, one.tensor) for told in outcome.all_findings for one in told.each}
     assert {("GT403", name) for name in names[1:]} <= found
     assert ("GT406", EAGER[0]) in found
     assert ("GT405", "module.new.weight") in found
