@@ -35,6 +35,8 @@ _WORD_AND_NUMBER: Final = re.compile(
 _OF: Final = re.compile(r"[-_]of[-_]\d", re.ASCII | re.IGNORECASE)
 _TWO_RANKS: Final = re.compile(r".*mp_rank_\d+_", re.ASCII)
 _MOST_DIGITS: Final = 18
+_OF_PARTS: Final = frozenset({"rank", "shard", "part", "count"})
+_EPOCHS: Final = frozenset({"ep", "epoch", "epochs"})
 
 _OF_THE_HUB: Final = re.compile(
     r"(model|pytorch_model)(-[\d*]+-of-[\d*]+)?\.(safetensors|bin)(\.index\.json)?", re.ASCII
@@ -47,12 +49,13 @@ _CONSOLIDATED: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class Number:
-    """A number in a path: what it counts, its value, and where its digits are."""
+    """A number in a path: what it counts, its value, where its digits are, and the word before."""
 
     role: Role
     value: int
     start: int
     end: int
+    word: str
 
 
 def numbers_in(path: str) -> list[Number]:
@@ -62,7 +65,7 @@ def numbers_in(path: str) -> list[Number]:
         word, separator, digits = match.groups()
         if len(digits) <= _MOST_DIGITS:
             role = _role(path, match, word.lower(), separator)
-            numbers.append(Number(role, int(digits), match.start(3), match.end(3)))
+            numbers.append(Number(role, int(digits), *match.span(3), word.lower()))
     return numbers
 
 
@@ -119,7 +122,7 @@ def step_in(path: str) -> int | None:
 
 def are_parts(path: str, other: str) -> bool:
     """Whether two paths differ in the number of a rank or another part of one dump only."""
-    return path != other and _without_parts(path) == _without_parts(other)
+    return path != other and without_parts(path) == without_parts(other)
 
 
 def are_ranks(path: str, other: str) -> bool:
@@ -131,5 +134,33 @@ def are_ranks(path: str, other: str) -> bool:
     return path != other and without(path) == without(other)
 
 
-def _without_parts(path: str) -> str:
-    return template(path, lambda number: number.role in ("rank", "shard", "part", "count"))
+def without_parts(path: str) -> str:
+    """The path with a placeholder for each number of a rank or another part of one dump."""
+    return template(path, lambda number: number.role in _OF_PARTS)
+
+
+def counts_steps(path: str) -> bool:
+    """Whether a number in a path may be that of a step: it counts nothing else."""
+    return any(number.role in ("step", "other") for number in numbers_in(path))
+
+
+def series_of(path: str) -> str:
+    """The path with placeholders for the numbers in which steps of one run differ, and their parts.
+
+    A number counts steps after a word for one; other numbers do in the last part of the path that
+    has any, and those of epochs everywhere: `run2/` is one run, and `run3/` another. Before the
+    word for a step they do not: `run2_step1.pt`.
+    """
+    numbers = numbers_in(path)
+    steps = [number for number in numbers if number.role == "step"]
+    last = next((one for one in reversed(numbers) if one.role in ("step", "other")), None)
+    start = 0 if last is None else path.rfind("/", 0, last.start) + 1
+    end = max((number.start for number in steps if number.start >= start), default=start)
+
+    def differs(number: Number) -> bool:
+        if number.role != "other":
+            return number.role == "step" or number.role in _OF_PARTS
+        is_of_run = number.start < end and number.word != ""
+        return number.word in _EPOCHS or (number.start >= start and not is_of_run)
+
+    return template(path, differs)

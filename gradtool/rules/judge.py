@@ -200,8 +200,8 @@ def judge_together(
 ) -> tuple[tuple[Verdict, ...], tuple[Finding, ...]]:
     """The verdicts of a run, revised in view of each other, and findings about several dumps.
 
-    `verdicts` are in the order of steps. NaN and Inf become warnings in streaks of non-finite steps
-    that are not too long; a longer streak is a finding.
+    NaN and Inf become warnings in streaks of non-finite steps of one series that are not too long;
+    a longer streak is a finding.
     """
     active = policy.rules.get(STREAK.code)
     judged = list(verdicts)
@@ -213,8 +213,7 @@ def judge_together(
             findings.append(finding_of(active, _too_long(streak, judged, active)))
         else:
             for index in streak.positions:
-                if judged[index].summary is not None:
-                    judged[index] = _concluded(_as_warnings(judged[index]), policy)
+                judged[index] = _concluded(_as_warnings(judged[index]), policy)
     return tuple(judged), tuple(findings)
 
 
@@ -233,9 +232,10 @@ def _as_warning(finding: Finding) -> Finding:
 def _too_long(streak: Streak, verdicts: Sequence[Verdict], active: ActiveRule) -> Problem:
     most = active.thresholds["max_consecutive"]
     first, last = verdicts[streak.positions[0]], verdicts[streak.positions[-1]]
+    of = f" of {streak.series}" if streak.series else ""
     return Problem(
-        f"{streak.steps} steps in a row are not finite, from {_place(first)} to {_place(last)}; "
-        f"at most {most} are fine",
+        f"{streak.steps} steps in a row{of} are not finite, from {_place(first)} to "
+        f"{_place(last)}; at most {most} are fine",
         value=float(streak.steps),
         limit=float(most) if isinstance(most, int) else None,
     )

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain, groupby
 
 from gradtool.core.figures import counted, index_text, nonfinite_counts
-from gradtool.core.file_names import are_parts
 from gradtool.core.judging.rule import Parameter, Rule, Thresholds
+from gradtool.core.judging.series import series_among
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.order.frontier import of_all
@@ -71,47 +71,37 @@ def _ending(evidence: Evidence, problems: Sequence[Problem]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Streak:
-    """Consecutive steps that are not finite.
+    """Consecutive steps of one series that are not finite.
 
     Attributes:
-        positions: of their verdicts, those on unreadable dumps in between included.
+        series: what the paths of the series have in common; "" where nothing is.
+        positions: of the verdicts on them, in the order of steps.
         steps: how many they are.
         too_long: whether they are more than the threshold allows.
     """
 
-    positions: range
+    series: str
+    positions: tuple[int, ...]
     steps: int
     too_long: bool
 
 
 def streaks(verdicts: Sequence[Verdict], thresholds: Thresholds) -> Iterator[Streak]:
-    """The streaks of non-finite steps among `verdicts`, which are in the order of steps.
+    """The streaks of non-finite steps in each series among `verdicts`.
 
-    Dumps of one step whose paths differ in the number of a rank only are one step together. A
-    dump that could not be read neither counts as a step nor ends a streak.
+    A dump that could not be read neither counts as a step nor ends a streak.
     """
     most = thresholds["max_consecutive"]
-    readable = [index for index, verdict in enumerate(verdicts) if verdict.summary is not None]
-    by_step: list[list[int]] = []
-    for index in readable:
-        if by_step and _are_one_step(verdicts[by_step[-1][-1]], verdicts[index]):
-            by_step[-1].append(index)
-        else:
-            by_step.append([index])
 
-    def is_bad(step: list[int]) -> bool:
-        return any(verdicts[index].has_nonfinite for index in step)
+    def is_bad(step: tuple[int, ...]) -> bool:
+        return any(verdicts[position].has_nonfinite for position in step)
 
-    for bad, run in groupby(by_step, is_bad):
-        if bad:
-            steps = list(run)
-            too_long = isinstance(most, int) and len(steps) > most
-            yield Streak(range(steps[0][0], steps[-1][-1] + 1), len(steps), too_long)
-
-
-def _are_one_step(verdict: Verdict, following: Verdict) -> bool:
-    same = verdict.step is not None and verdict.step == following.step
-    return same and are_parts(verdict.path, following.path)
+    for series in series_among(verdicts):
+        for bad, run in groupby(series.steps, is_bad):
+            if bad:
+                steps = list(run)
+                too_long = isinstance(most, int) and len(steps) > most
+                yield Streak(series.name, tuple(chain.from_iterable(steps)), len(steps), too_long)
 
 
 STREAK = Rule(
@@ -124,7 +114,9 @@ STREAK = Rule(
         "the scale, and the next is finite. A streak means that the scale falls without end or "
         "that the weights are broken. With max_consecutive N of at least 1, steps that are not "
         "finite are warnings in streaks of up to N, and errors in longer ones; with 0 every "
-        "single one is what GT101 and GT102 say it is."
+        "single one is what GT101 and GT102 say it is. Steps are in a row within one series of "
+        "dumps, whose paths differ in the step only: other files and other runs beside it, and "
+        "a copy such as latest.pt, count for themselves."
     ),
     rationale=(
         "max_consecutive is 0 unless set: without loss scaling no step may be non-finite. With "
