@@ -31,6 +31,14 @@ _ATTENTION_SCALES: Final = re.compile(r"(k|v|q|kv|prob)_scale|kv_cache_scaling_f
 _SCALES_OF_PARAMETERS: Final = re.compile(
     r"_((input|activation)_scale|scale(_inv|_2)?)\Z", re.ASCII
 )
+_WRAPPERS: Final = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
+"""As what `DistributedDataParallel`, `torch.compile`, FSDP1 and `checkpoint_wrapper` hold a module.
+
+Sources: torch/nn/parallel/distributed.py, torch/_dynamo/eval_frame.py,
+torch/distributed/fsdp/_common_utils.py, torch/distributed/algorithms/_checkpoint/.
+"""
+
+_SEPARATORS: Final = re.compile(r"[-_./]+", re.ASCII)
 _WEIGHT: Final = "weight"
 _WEIGHT_SCALES: Final = ("scale_weight", "weights_scaling_factor", "scale")
 """What fp8 tensors are to be multiplied by, as DeepSeek, vLLM, TensorRT-LLM and ComfyUI call it.
@@ -230,6 +238,19 @@ def _group(components: list[str], wanted: list[str]) -> str:
 
 def _matches(component: str, wanted: str) -> bool:
     return wanted in ("*", component) or (wanted == "#" and component.isdigit())
+
+
+def unwrapped(name: str) -> str:
+    """A tensor's name without what wrappers of its modules put into it."""
+    if not any(wrapper in name for wrapper in _WRAPPERS):
+        return name
+    *modules, last = name.split(".")
+    return ".".join([*(module for module in modules if module not in _WRAPPERS), last])
+
+
+def without_separators(name: str) -> str:
+    """A tensor's name in which all that separates words is alike: as of `layers_0_w.npy`."""
+    return _SEPARATORS.sub("_", name)
 
 
 def scales_among(names: Iterable[str], fp8: AbstractSet[str]) -> frozenset[str]:

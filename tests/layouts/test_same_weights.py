@@ -1,4 +1,4 @@
-"""Releases that hold one model twice: no sum of the two, whoever is asked."""
+"""Directories that hold one model twice, or its gradients: no sum of the two, whoever is asked."""
 
 from __future__ import annotations
 
@@ -131,3 +131,104 @@ def test_files_named_like_shards_that_repeat_a_tensor_say_which_makes_them_ranks
         gradtool.measure(tmp_path)
     with pytest.raises(gradtool.RanksDifferError, match=r"'tied': .*shard 1.*shard 2"):
         gradtool.measure(tmp_path, ranks="replica")
+
+
+GRADS = {"layers.0.w": A, "layers.1.w": B}  # 3 and 4: their norm is 5, and 5 * sqrt(2) twice
+WRAPPERS = ["module.", "_orig_mod.", "_fsdp_wrapped_module.", "_checkpoint_wrapped_module."]
+
+
+def renamed(names: str) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+    """The gradients, called as a pattern says."""
+    return {names.format(name): array for name, array in GRADS.items()}
+
+
+def refused_in_every_command(folder: Path, *words: str) -> None:
+    for call in (
+        lambda: gradtool.measure(folder),
+        lambda: gradtool.measure(folder, include=["*layers?0?*w"]),
+        lambda: gradtool.clip(folder, folder.with_name("out"), max_norm=1.0),
+    ):
+        with pytest.raises(gradtool.SameTensorsError) as caught:
+            call()
+        assert caught.value.exit_code == 2
+        assert all(repr(word) in str(caught.value) for word in words), str(caught.value)
+    assert not folder.with_name("out").exists()
+    assert gradtool.check(folder).exit_code == 2
+
+
+@pytest.mark.parametrize("wrapper", [*WRAPPERS, "module._orig_mod."])
+@pytest.mark.parametrize("suffix", ["pt", "safetensors"])
+def test_gradients_under_the_prefix_of_a_wrapper_are_the_same(
+    tmp_path: Path, wrapper: str, suffix: str
+) -> None:
+    run = tmp_path / "run"
+    write(run / "dump.pt", GRADS)
+    write(run / f"dump_ddp.{suffix}", renamed(wrapper + "{}"))
+    refused_in_every_command(run, "dump.pt", f"dump_ddp.{suffix}", wrapper)
+    both = gradtool.measure(run, join=True).total
+    assert both is not None
+    assert both.norm == pytest.approx(5 * np.sqrt(2), rel=1e-15)
+
+
+def test_a_wrapper_inside_names_and_one_tensor_of_many_are_told(tmp_path: Path) -> None:
+    write(tmp_path / "run/dump.pt", GRADS)
+    write(tmp_path / "run/ac.pt", {"layers.1._checkpoint_wrapped_module.w": B, "head": A})
+    refused_in_every_command(
+        tmp_path / "run", "dump.pt", "ac.pt", "_checkpoint_wrapped_module.", "layers.1.w"
+    )
+
+
+def test_ranks_beside_the_whole_that_has_no_prefix_are_the_same(tmp_path: Path) -> None:
+    for rank in range(2):
+        write(tmp_path / f"run/rank{rank}.pt", renamed("module.{}"))
+    write(tmp_path / "run/full.pt", GRADS)
+    refused_in_every_command(tmp_path / "run", "full.pt", "rank*.pt", "module.")
+
+
+def test_gradients_under_any_other_prefix_are_the_same_if_shapes_are(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write(run / "dump.pt", GRADS)
+    write(run / "whole.pt", renamed("model.{}"))
+    refused_in_every_command(run, "dump.pt", "whole.pt", "model.")
+    write(run / "whole.pt", {name: array[:1] for name, array in renamed("model.{}").items()})
+    assert len(gradtool.measure(run).tensors) == 4
+
+
+def test_prefixes_of_two_modules_are_no_reason_to_refuse(tmp_path: Path) -> None:
+    names = ["encoder", "decoder", "ema_decoder", "xdecoder"]
+    for name in names:
+        write(tmp_path / f"{name}.pt", renamed(f"{name}.{{}}"))
+    total = gradtool.measure(tmp_path).total
+    assert total is not None
+    assert total.norm == 10.0
+
+
+@pytest.mark.parametrize("separator", ["_", "-"])
+@pytest.mark.parametrize("more", [{}, {"head": A}])
+def test_a_file_for_each_tensor_beside_all_in_one_is_the_same(
+    tmp_path: Path,
+    separator: str,
+    more: dict[str, np.ndarray],  # type: ignore[type-arg]
+) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    for name, array in GRADS.items():
+        np.save(run / f"{name.replace('.', separator)}.npy", array)
+    np.savez(run / "all_grads.npz", **GRADS, **more)
+    first = f"layers{separator}0{separator}w"
+    refused_in_every_command(run, f"{first}.npy", "all_grads.npz", first, "layers.0.w")
+
+
+def test_the_same_names_under_a_wrapper_are_no_refusal_where_kinds_or_shapes_differ(
+    tmp_path: Path,
+) -> None:
+    write(tmp_path / "kinds/grads.pt", GRADS)
+    write(tmp_path / "kinds/model.pt", renamed("module.{}"))
+    found = gradtool.measure(tmp_path / "kinds")
+    assert found.total is None
+    assert {one.name: one.norm for one in found.sections} == {"grads": 5.0, "model": 5.0}
+    write(tmp_path / "shapes/encoder.pt", {"module.weight": A})
+    write(tmp_path / "shapes/decoder.pt", {"weight": B})
+    total = gradtool.measure(tmp_path / "shapes").total
+    assert total is not None
+    assert total.norm == 5.0
