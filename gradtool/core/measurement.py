@@ -133,7 +133,7 @@ class Measurement(Displayed):
         tensors: as the file lists them, aliases included.
         sections: one for each section that occurs, in the order of their first tensors.
         total: over all sections but `other`, and over that where there is nothing else; None where
-            they hold different kinds of things.
+            they hold different kinds of things, or a model and its average.
         skipped: stored tensors that were not measured, and why.
         notes: what was assumed or deserves a warning, one sentence each.
         elapsed_s: seconds from opening the path to the last figure.

@@ -178,16 +178,24 @@ def sections_of_flat_names(names: Collection[str]) -> Sections:
     """The sections of a format that knows no nesting, by the first dotted component of names.
 
     `model.layers.0.weight` alone is how many gradients are called, so such components count only
-    where two different kinds of them stand side by side, or gradients beside what is neither.
+    where two that have no norm together stand side by side, or gradients beside what is neither.
     """
     heads = {name: name.partition(".")[0] for name in names}
     found = {_KEYS[head] for head in heads.values() if head in _KEYS}
     beside_others = GRADS in found and not _OTHERS.isdisjoint(heads.values())
-    if len({_KINDS[section] for section in found}) < 2 and not beside_others:
+    if have_one_norm(found, _KINDS) and not beside_others:
         return Sections()
     return sections_of(
         {name: head if head in _KEYS and head != name else None for name, head in heads.items()}
     )
+
+
+def have_one_norm(sections: Iterable[str], kinds: Mapping[str, SectionKind]) -> bool:
+    """Whether a norm of sections together, which are of these `kinds`, means something.
+
+    One of different kinds does not, nor of a model and its average: that is the model once more.
+    """
+    return len({EMA if name == EMA else kinds.get(name) for name in sections}) <= 1
 
 
 def sections_of_file(stem: str, names: Iterable[str]) -> Sections:

@@ -69,6 +69,33 @@ def test_averages_are_not_added_to_the_weights() -> None:
     assert found.kinds == {"model": "weights", "ema": "weights"}
 
 
+@pytest.mark.parametrize("suffix", ["pt", "safetensors", "npz"])
+@pytest.mark.parametrize("key", ["ema", "ema_state_dict", "model_ema"])
+def test_a_model_and_its_average_have_norms_of_their_own_and_none_together(
+    tmp_path: Path, key: str, suffix: str
+) -> None:
+    arrays = {"model.w": np.float32([3.0, 4.0]), f"{key}.w": np.float32([6.0, 8.0])}
+    path = tmp_path / f"last.{suffix}"
+    if suffix == "pt":
+        nested = {name.partition(".")[0]: {"w": torch.tensor(a)} for name, a in arrays.items()}
+        torch.save(nested, path)
+    elif suffix == "npz":
+        np.savez(path, **arrays)
+    else:
+        save_file({name: torch.tensor(array) for name, array in arrays.items()}, path)
+    found = gradtool.measure(path)
+    assert found.total is None
+    assert {one.name: one.norm for one in found.sections} == {"model": 5.0, "ema": 10.0}
+    average = gradtool.measure(path, section="ema").total
+    assert average is not None
+    assert average.norm == 10.0
+    with pytest.raises(gradtool.UsageError, match="'(model|ema)', '(model|ema)'"):
+        gradtool.clip(path, tmp_path / f"out.{suffix}", max_norm=1.0, include=["*"])
+    outcome = gradtool.check(path)
+    assert outcome.exit_code == 0
+    assert [(one.kind, one.tensors) for one in outcome.verdicts[0].kinds] == [("weights", 2)]
+
+
 def test_flat_names_have_sections_only_where_they_tell() -> None:
     assert sections_of_flat_names(["model.a", "lm_head.b", "loss"]).by_name == {}
     assert sections_of_flat_names(["grads.a", "head.b"]).by_name == {}

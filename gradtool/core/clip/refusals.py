@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.clip.plan import ClipRequest
+from gradtool.core.sections import have_one_norm
 from gradtool.core.tensors import hides_magnitude
 from gradtool.errors import UnsupportedFormatError, UsageError
 
@@ -41,14 +42,14 @@ def refuse_unclippable(
 
 
 def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
-    """Refuse tensors of several kinds, and all but gradients unless `explicit`.
+    """Refuse tensors that have no norm together, and all but gradients unless `explicit`.
 
     Beside a recognised kind, tensors of no recognised kind count as one more.
     """
     sections = dict.fromkeys(spec.section for spec in checkpoint.tensors)
     kinds = {checkpoint.section_kinds.get(name) for name in sections}
     hint = "choose what to clip with `section` or `include`"
-    if len(kinds) > 1:
+    if not have_one_norm(sections, checkpoint.section_kinds):
         names = ", ".join(repr(name) if name else "none" for name in sections)
         problem = f"holds different kinds of tensors, in the sections {names}"
         raise UsageError(f"{checkpoint.path}: {problem}", hint=hint)

@@ -12,7 +12,7 @@ from gradtool.core.measurement import (
     TensorMeasurement,
     summarize,
 )
-from gradtool.core.sections import OTHER
+from gradtool.core.sections import OTHER, have_one_norm
 from gradtool.engine.reading.assembly.notes import clipping_notes, sharing_notes
 
 
@@ -83,7 +83,7 @@ def _summaries(
         for name in names
     )
     counted = [name for name in names if name != OTHER] or names
-    if len({kinds.get(name) for name in counted}) > 1:
+    if not have_one_norm(counted, kinds):
         return sections, None
     skipped = [item for item in checkpoint.skipped if item.section != OTHER or OTHER in counted]
     if len(counted) == 1 and not skipped:
