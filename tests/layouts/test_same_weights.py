@@ -232,3 +232,9 @@ def test_the_same_names_under_a_wrapper_are_no_refusal_where_kinds_or_shapes_dif
     total = gradtool.measure(tmp_path / "shapes").total
     assert total is not None
     assert total.norm == 5.0
+
+
+def test_one_name_in_two_spellings_is_no_copy_of_a_file(tmp_path: Path) -> None:
+    write(tmp_path / "one.pt", {"attn.q_w": A, "head": B})
+    write(tmp_path / "two.pt", {"attn_q.w": A, "tail": B})
+    assert len(gradtool.measure(tmp_path).tensors) == 4

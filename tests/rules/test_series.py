@@ -139,6 +139,16 @@ def test_what_lies_beside_a_run_changes_no_verdict_on_it(
     assert facts([together]) == facts(alone)
 
 
+def test_copies_that_note_steps_are_no_run_beside_one(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    parameter = torch.nn.Parameter(torch.ones(1))
+    names = {"step1": 1, "step2": 2, "step3": 3, "step4": 4, "best": 2, "latest": 4}
+    for name, step in names.items():
+        parameter.grad = torch.full((1,), BAD if step % 2 == 0 else GOOD)
+        dump_gradients([("w", parameter)], tmp_path / f"{name}.safetensors", step=step)
+    assert streaks_of(judged(tmp_path)) == []
+
+
 def test_steps_of_one_run_that_only_the_dumps_note_are_a_series(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     parameter = torch.nn.Parameter(torch.ones(1))
