@@ -89,7 +89,7 @@ def test_a_model_and_its_average_have_norms_of_their_own_and_none_together(
     average = gradtool.measure(path, section="ema").total
     assert average is not None
     assert average.norm == 10.0
-    with pytest.raises(gradtool.UsageError, match="'(model|ema)', '(model|ema)'"):
+    with pytest.raises(gradtool.UsageError, match=r"'(model|ema)', '(model|ema)'"):
         gradtool.clip(path, tmp_path / f"out.{suffix}", max_norm=1.0, include=["*"])
     outcome = gradtool.check(path)
     assert outcome.exit_code == 0
