@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 from gradtool.core.locations import Location
-from gradtool.core.names import scales_among
+from gradtool.core.scale_names import scales_among
 from gradtool.core.sections import OTHER, InSection, section_filter
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import (

@@ -1,10 +1,9 @@
-"""Names of tensors: order, filters, groups, what wraps them, what is nearest, what scales."""
+"""Names of tensors: order, filters, groups, what wraps them, and what is nearest."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import translate
@@ -22,34 +21,7 @@ _MOST_DEPTH_DIGITS = 18
 UNGROUPED = "(other)"
 """The group of the names that a group pattern does not match."""
 
-_SCALES: Final = re.compile(
-    r"(weight_|input_|output_|activation_)?scale(_inv|_weight|_input|_2)?"
-    r"|(weights|activation)_scaling_factor",
-    re.ASCII,
-)
-_ATTENTION_SCALES: Final = re.compile(r"(k|v|q|kv|prob)_scale|kv_cache_scaling_factor", re.ASCII)
-_SCALES_OF_PARAMETERS: Final = re.compile(
-    r"_((input|activation)_scale|scale(_inv|_2)?)\Z", re.ASCII
-)
-_WRAPPERS: Final = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
-"""As what `DistributedDataParallel`, `torch.compile`, FSDP1 and `checkpoint_wrapper` hold a module.
-
-Sources: torch/nn/parallel/distributed.py, torch/_dynamo/eval_frame.py,
-torch/distributed/fsdp/_common_utils.py, torch/distributed/algorithms/_checkpoint/.
-"""
-
 _SEPARATORS: Final = re.compile(r"[-_./]+", re.ASCII)
-_WEIGHT: Final = "weight"
-_WEIGHT_SCALES: Final = ("scale_weight", "weights_scaling_factor", "scale")
-"""What fp8 tensors are to be multiplied by, as DeepSeek, vLLM, TensorRT-LLM and ComfyUI call it.
-
-The scales of a weight are its own, of its inputs, and of what attention keeps. Whatever their names
-promise, none is to be divided by. Sources: `weight_dequant` and the names in convert.py of
-DeepSeek-V3; `FP8Experts` of Transformers for those that follow the name of a parameter; the page on
-checkpoints of TensorRT-LLM; QUANTIZATION.md of ComfyUI.
-"""
-
-
 _WRAPPER: Final = re.compile(
     r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
 )
@@ -240,46 +212,9 @@ def _matches(component: str, wanted: str) -> bool:
     return wanted in ("*", component) or (wanted == "#" and component.isdigit())
 
 
-def unwrapped(name: str) -> str:
-    """A tensor's name without what wrappers of its modules put into it."""
-    if not any(wrapper in name for wrapper in _WRAPPERS):
-        return name
-    *modules, last = name.split(".")
-    return ".".join([*(module for module in modules if module not in _WRAPPERS), last])
-
-
 def without_separators(name: str) -> str:
     """A tensor's name in which all that separates words is alike: as of `layers_0_w.npy`."""
     return _SEPARATORS.sub("_", name)
-
-
-def scales_among(names: Iterable[str], fp8: AbstractSet[str]) -> frozenset[str]:
-    """Those of the names that are of scales which belong to fp8 tensors, whose names are given.
-
-    Those of attention may lie one level above the tensors: `attn.k_scale`, `attn.k_proj.weight`.
-    """
-    if not fp8:
-        return frozenset()
-    places = {name.rpartition(".")[0] for name in fp8}
-    above = places | {place.rpartition(".")[0] for place in places}
-
-    def is_scale(name: str) -> bool:
-        place, _, last = name.rpartition(".")
-        if place in places and _SCALES.fullmatch(last) is not None:
-            return True
-        if place in above and _ATTENTION_SCALES.fullmatch(last) is not None:
-            return True
-        end = _SCALES_OF_PARAMETERS.search(name)
-        return end is not None and name[: end.start()] in fp8
-
-    return frozenset(name for name in names if name not in fp8 and is_scale(name))
-
-
-def scale_names(weight: str) -> tuple[str, ...]:
-    """The names under which the scale may be found that an fp8 weight is multiplied by."""
-    place, dot, last = weight.rpartition(".")
-    own = (f"{weight}_scale_inv", f"{weight}_scale")
-    return own if last != _WEIGHT else (*own, *(f"{place}{dot}{s}" for s in _WEIGHT_SCALES))
 
 
 def nearest(wanted: str, names: Iterable[str], most: int = 3) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted, dimensions, first_of
-from gradtool.core.names import scale_names
+from gradtool.core.scale_names import scale_names
 from gradtool.core.shapes.grids import Grid, grid_of, has_blocks
 from gradtool.core.tensors import Scale, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError

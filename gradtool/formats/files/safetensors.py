@@ -14,7 +14,8 @@ from typing import Final
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
-from gradtool.core.names import NameFilter, scales_among
+from gradtool.core.names import NameFilter
+from gradtool.core.scale_names import scales_among
 from gradtool.core.sections import (
     Sections,
     kinds_of_file,
