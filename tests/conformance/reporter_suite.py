@@ -65,7 +65,7 @@ class Case:
         return FORMATS[self.name]
 
     def render(self, made: Any, **style: Any) -> str:
-        return self.command.render(self.name, made, Style(**style))
+        return self.command.render(self.name, made, Style(**{"verbose": True, **style}))
 
     def timeless(self, made: Any, **style: Any) -> str:
         """The report without what of it is the time."""

@@ -6,7 +6,7 @@ A sample has a word such as `qpath1q` in every place that takes a text from a fi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any, ClassVar
 
@@ -355,8 +355,23 @@ def _of_stats(place: str, stats: Any) -> dict[str, float | None]:
 
 
 def words_in(made: object) -> list[str]:
-    """The words of a sample."""
-    return sorted({found[0] for found in WORD.finditer(repr(made))})
+    """The words of a sample, all that `retold` finds."""
+    return sorted({found[0] for text in _texts(made) for found in WORD.finditer(text)})
+
+
+def _texts(made: Any) -> Iterator[str]:
+    if isinstance(made, str):
+        yield made
+    elif is_dataclass(made) and not isinstance(made, type):
+        for one in fields(made):
+            yield from _texts(getattr(made, one.name))
+    elif isinstance(made, dict):
+        yield from _texts([*made.items()])
+    elif isinstance(made, list | tuple | frozenset):
+        for item in made:
+            yield from _texts(item)
+    else:
+        yield repr(made)
 
 
 def role(word: str) -> str:

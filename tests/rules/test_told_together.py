@@ -312,7 +312,8 @@ def test_an_embedding_may_have_nearly_all_of_the_norm_and_a_layer_may_not() -> N
 
 def test_every_rule_of_tensors_says_what_they_are_together() -> None:
     for rule in RULES.values():
-        if isinstance(rule, DumpRule) and rule.per_tensor and rule.code != "GT005":
+        one_by_one = {"GT005", "GT410"}  # what says enough by itself, and what was named itself
+        if isinstance(rule, DumpRule) and rule.per_tensor and rule.code not in one_by_one:
             assert rule.alike, rule.code
 
 
