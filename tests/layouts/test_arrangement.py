@@ -17,9 +17,9 @@ from gradtool.formats.layouts.arrangement import (
     Unit,
     are_modules,
     arranged,
-    refuse_gaps,
     runs_among,
 )
+from gradtool.formats.layouts.names.gaps import refuse_faults
 
 RANKS = ["rank{}", "rank_{}", "rank={}", "gpu{}", "rank_{:02}", "mp_rank_{:02}"]
 SHARDS = ["model-{:05}-of-{:05}", "pytorch_model-{}-of-{}", "x_{:03}_of_{:03}"]
@@ -65,7 +65,7 @@ def test_files_of_one_step_are_one_checkpoint(
         assert [unit.step for unit in run] == sorted(by_step)
     for unit in units:
         if unit.kind != "entry":
-            refuse_gaps(unit, "here")
+            refuse_faults(unit, "here")
 
 
 @given(trainings(), st.data())
@@ -85,7 +85,7 @@ def test_the_one_that_is_missing_is_named(
         for unit in units:
             for part in (unit, *unit.members):
                 if part.kind != "entry":
-                    refuse_gaps(part, "here")
+                    refuse_faults(part, "here")
     counts_from_zero = "0-of" in name or "_000_of" in name
     if not counts_from_zero:  # of 1 of 2 it may be 0 or 2 that is missing
         assert repr(name) in str(caught.value) or "rank" in str(caught.value)
@@ -112,7 +112,7 @@ def test_a_missing_number_is_named(names: list[str], missing: str) -> None:
     with pytest.raises(MissingShardError, match=missing):
         for unit in arranged(names):
             if unit.kind != "entry":
-                refuse_gaps(unit, "here")
+                refuse_faults(unit, "here")
 
 
 @pytest.mark.parametrize(
@@ -144,7 +144,7 @@ def test_the_work_is_that_of_the_names_and_not_of_the_numbers_in_them() -> None:
     names = [f"rank{10**17 + number}.pt" for number in range(3000)]
     (unit,) = arranged(itertools.chain(names, ["rank0.pt"]))
     with pytest.raises(MissingShardError, match=r"rank1\.pt"):
-        refuse_gaps(unit, "here")
+        refuse_faults(unit, "here")
 
 
 @pytest.mark.parametrize("folder", ["rank3", "gpu1/mp_rank_02", "host-00001-of-00004", "layer_7"])

@@ -6,29 +6,29 @@ import os
 from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 
-from gradtool.errors import FileAccessError, MissingShardError
+from gradtool.errors import CorruptFileError, FileAccessError
 from gradtool.formats.files import SUFFIXES
 from gradtool.formats.layouts.arrangement import (
     Unit,
     arranged,
     counts_ranks,
-    gap_in,
     glob_of,
     runs_among,
 )
+from gradtool.formats.layouts.names.gaps import fault_in
 from gradtool.storage.listing import Listing
 
 
-def missing_beside(listing: Listing, units: Sequence[Unit]) -> dict[str, MissingShardError]:
+def missing_beside(listing: Listing, units: Sequence[Unit]) -> dict[str, CorruptFileError]:
     """What units lack that other steps among them have, by the names of the units.
 
     A rank that stopped early leaves steps behind that look whole, each by itself.
     """
     found = {}
     for unit in units:
-        gap = gap_in(unit, glob_of(listing, unit)) if unit.is_short else None
-        if gap is not None:
-            found[unit.name] = gap
+        fault = fault_in(unit, glob_of(listing, unit)) if unit.is_short else None
+        if fault is not None:
+            found[unit.name] = fault
     folders = [unit for unit in units if unit.kind == "entry" and listing.is_directory(unit.name)]
     for run in _runs_of_folders(folders):
         found |= _missing_ranks(listing, run)
@@ -54,9 +54,7 @@ def _runs_of_folders(folders: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
         yield from runs_among(steps)
 
 
-def _missing_ranks(
-    listing: Listing, run: Sequence[Unit]
-) -> Iterator[tuple[str, MissingShardError]]:
+def _missing_ranks(listing: Listing, run: Sequence[Unit]) -> Iterator[tuple[str, CorruptFileError]]:
     """The steps of which others have more ranks, by the names of their folders."""
     steps = {os.path.basename(unit.name.rstrip("/")): unit.name for unit in run}
     names = [
@@ -64,9 +62,9 @@ def _missing_ranks(
     ]
     for unit in arranged(names):
         folder = steps[unit.name.partition("/")[0]]
-        gap = gap_in(unit, listing.at(folder)) if unit.is_short else None
-        if gap is not None:
-            yield folder, gap
+        fault = fault_in(unit, listing.at(folder)) if unit.is_short else None
+        if fault is not None:
+            yield folder, fault
 
 
 def _ranks_in(listing: Listing, folder: str) -> Iterator[str]:

@@ -10,14 +10,12 @@ from __future__ import annotations
 import glob
 import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal, TypeAlias
 
-from gradtool.core.figures import first_of
 from gradtool.core.file_names import Number, Role, numbers_in, template
 from gradtool.core.names import natural_key
-from gradtool.errors import MissingShardError
 from gradtool.storage.listing import Listing
 
 UnitKind: TypeAlias = Literal["entry", "shard", "rank"]
@@ -128,25 +126,6 @@ def counts_ranks(name: str) -> bool:
     return bool(_numbers(name.replace("*", "0"), "rank"))
 
 
-def gap_in(unit: Unit, path: str) -> MissingShardError | None:
-    """What is wrong with a set in which a number is missing: names what would have it."""
-    here = frozenset(unit.numbers)
-    missing = next((numbers for numbers in _expected(unit) if numbers not in here), None)
-    if missing is None:
-        return None
-    name = _name_of(unit, missing)
-    if unit.is_short:  # whoever named the other steps, from wherever
-        name = _last_part(name)
-    return MissingShardError(path, f"{name!r} is missing: {_words(unit)}")
-
-
-def refuse_gaps(unit: Unit, path: str) -> None:
-    """MissingShardError for a set in which a number is missing, naming what would have it."""
-    gap = gap_in(unit, path)
-    if gap is not None:
-        raise gap
-
-
 def glob_of(listing: Listing, unit: Unit) -> str:
     """What to give to read a unit alone: its path, or a glob for its members."""
     if unit.kind == "entry":
@@ -164,10 +143,6 @@ def note_on_part(path: str) -> tuple[str, ...]:
                 f"this file is {role} {numbers[-1]} of {count}: what the others hold is missing",
             )
     return ()
-
-
-def _last_part(path: str) -> str:
-    return os.path.basename(path.rstrip("/"))
 
 
 def _counting(*roles: Role) -> Callable[[Number], bool]:
@@ -250,49 +225,6 @@ def _count(name: str, role: Role | UnitKind) -> int | None:
         if pair[0].role == role and pair[1].role == "count":
             return pair[1].value
     return None
-
-
-def _expected(unit: Unit) -> Iterator[tuple[int, ...]]:
-    """The numbers that a set has where nothing is missing."""
-    axes = list(zip(*unit.numbers, strict=True))
-    starts_at_one = unit.kind == "shard" and not any(0 in axis for axis in axes)
-    first = 1 if starts_at_one else 0
-    last = [max(axis) for axis in axes]
-    if unit.count is not None and len(axes) == 1:
-        last = [max(last[0], first + unit.count - 1)]
-    return _grid(first, last)
-
-
-def _grid(first: int, last: Sequence[int]) -> Iterator[tuple[int, ...]]:
-    """All tuples of numbers from `first` to those in `last`, made one by one: names may lie."""
-    if not last:
-        yield ()
-        return
-    for number in range(first, last[0] + 1):
-        for others in _grid(first, last[1:]):
-            yield (number, *others)
-
-
-def _name_of(unit: Unit, numbers: tuple[int, ...]) -> str:
-    """What a missing member would be called."""
-    like = unit.members[0].name
-    found = [number for number in numbers_in(like) if number.role == unit.kind][-len(numbers) :]
-    if len(found) != len(numbers):
-        return f"{unit.kind} {numbers[0]}"  # as the files note it
-    pieces, end = [], 0
-    for number, value in zip(found, numbers, strict=True):
-        digits = str(value).zfill(number.end - number.start)
-        pieces += [like[end : number.start], digits]
-        end = number.end
-    return "".join([*pieces, like[end:]])
-
-
-def _words(unit: Unit) -> str:
-    word = {"shard": "shards", "rank": "ranks"}[unit.kind]
-    shown = ["_".join(map(str, numbers)) for numbers in unit.numbers]
-    total = "" if unit.count is None else f" of {unit.count}"
-    told = ", as other steps tell" if unit.is_short else ""
-    return f"{word} {first_of(shown)}{total} are here{told}"
 
 
 def _step_order(unit: Unit) -> tuple[bool, int, str]:

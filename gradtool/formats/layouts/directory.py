@@ -53,10 +53,10 @@ from gradtool.formats.layouts.arrangement import (
     glob_of,
     rank_labels,
     rank_set,
-    refuse_gaps,
     runs_among,
 )
 from gradtool.formats.layouts.asked import Asked
+from gradtool.formats.layouts.names.gaps import refuse_faults
 from gradtool.formats.layouts.ranks import joined_ranks
 from gradtool.storage.listing import Listing
 
@@ -114,7 +114,7 @@ def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
         labelled = zip(apart, rank_labels(unit), strict=True)
         found = [one._replace(rank=label) for one, label in labelled]
         raise SeveralCheckpointsError(path, "ranks", found)
-    refuse_gaps(unit, listing.path or path)
+    refuse_faults(unit, listing.path or path)
     try:
         members = [open_unit(listing, member, asked) for member in unit.members]
     except SeveralCheckpointsError as error:

@@ -45,11 +45,13 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         MissingShardError: the files say that there are more ranks.
         RanksQuestionError: ranks hold tensors of one name and different shapes, and nothing says
             what they are to each other.
-        CorruptFileError: their boxes do not make up a tensor; of copies with different shapes a
+        CorruptFileError: files contradict each other in what they note of ranks and steps, or
+            their boxes do not make up a tensor; of copies with different shapes a
             RanksDifferError.
     """
-    _refuse_missing(path, members)
     labels = rank_labels(unit)
+    _refuse_contradictions(path, labels, members)
+    _refuse_missing(path, members)
     _refuse_other_steps(path, labels, members)
     tensors: list[TensorSpec] = []
     replicas: list[Replica] = []
@@ -163,6 +165,34 @@ def _refuse_missing(path: str, members: Sequence[Checkpoint]) -> None:
     if len(present) < total:
         missing = next(rank for rank in range(total) if rank not in present)
         raise MissingShardError(path, f"rank {missing} of {total} is missing, the files say")
+
+
+def _refuse_contradictions(path: str, labels: Sequence[str], members: Sequence[Checkpoint]) -> None:
+    """CorruptFileError for ranks of which not all can be of the run that the files note.
+
+    What a process notes that knew of no other says nothing.
+    """
+    noted = {
+        label: member.writer
+        for label, member in zip(labels, members, strict=True)
+        if member.writer is not None and member.writer[1] > 1
+    }
+    seen: dict[int, str] = {}
+    first, count = next(((label, total) for label, (_, total) in noted.items()), ("", len(labels)))
+    for label, (rank, total) in noted.items():
+        problem = ""
+        if total != count:
+            problem = f"{first} notes {count} ranks, and {label} {total}"
+        elif rank >= total:
+            problem = f"{label} notes that it is rank {rank} of {total}"
+        elif seen.setdefault(rank, label) != label:
+            problem = f"{seen[rank]} and {label} both note rank {rank} of {total}"
+        if problem:
+            raise CorruptFileError(path, f"ranks are not of one run: {problem}")
+    if len(labels) > count:
+        silent = next(label for label in labels if label not in noted)
+        problem = f"{silent} notes nothing, and the others {count} ranks"
+        raise CorruptFileError(path, f"ranks are not of one run: {problem}")
 
 
 def _refuse_other_steps(path: str, labels: Sequence[str], members: Sequence[Checkpoint]) -> None:
