@@ -21,6 +21,7 @@ from gradtool.formats.layouts.arrangement import (
 )
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
+from gradtool.formats.layouts.names.further import told_apart
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index, shards_named_by
 from gradtool.storage.listing import Listing, expanded, is_glob, listing_around, listing_of
 
@@ -108,10 +109,17 @@ def units_of(paths: Iterable[str]) -> list[Unit]:
     """What paths and globs name together: sets of shards and of ranks, all else by itself.
 
     A set takes two of its members to be named: a path that is one file is that file. Files that an
-    index among them names are its. In the order of steps where all have one.
+    index among them names are its; of several names of one file one counts. In the order of steps
+    where all have one.
     """
-    names = [name for path in paths for name in expanded(path)]
-    claimed = {shard for name in names if is_index_name(name) for shard in shards_named_by(name)}
+    here = Listing("")
+    given = [name for path in paths for name in expanded(path)]
+    claimed = {shard for name in given if is_index_name(name) for shard in shards_named_by(name)}
+    _, further = told_apart(
+        here, filter(here.exists, dict.fromkeys(given)), filter(here.exists, claimed)
+    )
+    others = set(further)
+    names = [name for name in given if name not in others]
     found = arranged_anywhere(list(dict.fromkeys(name for name in names if name not in claimed)))
     together = (unit for unit in found if len(unit.entries) > 1 or unit.is_short)
     sets = {entry: unit for unit in together for entry in unit.entries}

@@ -50,6 +50,12 @@ class Listing:
         """Whether the entry is a symbolic link."""
         return os.path.islink(self.at(name))
 
+    def links_to(self, name: str) -> int:
+        """How many links are on the way to the entry, itself among them."""
+        parts = name.rstrip(os.sep).split(os.sep)
+        ways = (os.sep.join(parts[:end]) for end in range(1, len(parts) + 1))
+        return sum(self.is_link(way) for way in ways if way)
+
     def size(self, name: str) -> int:
         """The size in bytes of a file, 0 for one that is gone."""
         try:

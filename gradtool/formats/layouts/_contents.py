@@ -14,11 +14,11 @@ from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
-from gradtool.core.file_names import are_ranks
 from gradtool.core.names import NameFilter
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import SUFFIXES, LeftAloneError
 from gradtool.formats.layouts.asked import Asked
+from gradtool.formats.layouts.names.further import told_apart
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index
 from gradtool.storage.listing import Listing
 
@@ -76,28 +76,26 @@ class Contents:
 def contents_of(listing: Listing, asked: Asked) -> Contents:
     """What a directory holds, its indices opened: these claim the files that they name."""
     contents = Contents()
-    seen: dict[tuple[int, int] | None, str] = {}
     visible = [name for name in listing.names if not name.startswith(".")]
+    claimed: dict[str, None] = {}
     for name in filter(is_index_name, visible):
         index = open_index(listing, name, partial(asked.open_file, wanted=filter_in(name, asked)))
-        for file in index.files:
-            seen[file.identity] = os.path.basename(file.path)
+        claimed |= dict.fromkeys(os.path.basename(file.path) for file in index.files)
         contents.parts.append(Part(name, index))
+    files = []
     for name in visible:
         if listing.is_directory(name):
             is_part = _PART_FOLDER.fullmatch(name)
             folders = contents.part_folders if is_part else contents.folders
             (contents.unread if listing.is_link(name) else folders).append(name)
-        elif not is_index_name(name) and (
-            (identity := listing.identity(name)) not in seen or are_ranks(seen[identity], name)
-        ):
-            seen[identity] = name
-            if name.lower().endswith(SUFFIXES):
-                contents.files.append(name)
-            elif listing.is_file(name):
-                contents.others.append(name)
-        elif not is_index_name(name) and seen[identity] != name:
-            contents.repeated.append(name)
+        elif not is_index_name(name):
+            files.append(name)
+    kept, contents.repeated = told_apart(listing, files, claimed)
+    for name in kept:
+        if name.lower().endswith(SUFFIXES):
+            contents.files.append(name)
+        elif listing.is_file(name):
+            contents.others.append(name)
     return contents
 
 
