@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import glob
 import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
+from typing import Final
 
 from gradtool.core.locations import Source
 from gradtool.core.names import natural_key
-from gradtool.errors import FileAccessError
+from gradtool.errors import FileAccessError, UsageError
 from gradtool.storage.reader import open_source
+
+MOST_NAMES: Final = 100_000
+"""Names that are looked at to find what lies below a directory."""
+
+_ANY_DEPTH: Final = re.compile(r"(?:(?<=/)|\A)\*\*(/+|\Z)(?:\*\*(?:/+|\Z))*")
 
 
 class Listing:
@@ -95,7 +104,57 @@ def expanded(path: str) -> list[str]:
     """
     if not is_glob(path):
         return [path]
-    return sorted(glob.glob(path, recursive=True), key=natural_key) or [path]
+    found = dict.fromkeys(_Glob(path).matches(path))
+    return sorted(found, key=natural_key) or [path]
+
+
+class _Glob:
+    """One glob with the names that it has looked at: `**` goes through directories, not links.
+
+    The standard library's follows links to directories, and those to themselves without an end.
+    """
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = pattern
+        self.looked_at = 0
+
+    def matches(self, pattern: str) -> Iterator[str]:
+        """What a part of the glob matches: all until its first `**`, and the rest in each place."""
+        deep = _ANY_DEPTH.search(pattern)
+        if deep is None:
+            yield from glob.glob(pattern)
+            return
+        before, after = pattern[: deep.start()], pattern[deep.end() :]
+        for place in glob.glob(before) if before else [before]:
+            if os.path.isdir(place or os.curdir):
+                yield from self._below(place, after, only_directories=deep[1] != "")
+
+    def _below(self, place: str, after: str, *, only_directories: bool) -> Iterator[str]:
+        """The matches of `after` in a directory and in those below it, or all that is there."""
+        waiting = [place]
+        while waiting:
+            directory = waiting.pop()
+            if after:
+                yield from self.matches(glob.escape(directory) + after)
+            elif directory and (only_directories or directory == place):
+                yield directory
+            for entry in self._entries(directory):
+                if entry.is_dir(follow_symlinks=False):
+                    waiting.append(os.path.join(directory, entry.name, ""))
+                if not after and not only_directories:
+                    yield os.path.join(directory, entry.name)
+
+    def _entries(self, directory: str) -> Iterator[os.DirEntry[str]]:
+        with suppress(OSError), os.scandir(directory or os.curdir) as entries:
+            for entry in entries:
+                self.looked_at += 1
+                if self.looked_at > MOST_NAMES:
+                    raise UsageError(
+                        f"{self.pattern}: `**` passes more than {MOST_NAMES:,} names",
+                        hint="name the directories more closely",
+                    )
+                if not entry.name.startswith("."):
+                    yield entry
 
 
 def is_glob(path: str) -> bool:

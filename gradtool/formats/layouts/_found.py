@@ -20,10 +20,7 @@ from gradtool.formats.layouts._contents import open_entry
 from gradtool.formats.layouts._steps import lacking_tensors, missing_beside
 from gradtool.formats.layouts.arrangement import Unit, glob_of, runs_among
 from gradtool.formats.layouts.asked import Asked
-from gradtool.storage.listing import Listing
-
-MOST_NAMES: Final = 100_000
-"""Names that are looked at to find out whether a folder holds anything."""
+from gradtool.storage.listing import MOST_NAMES, Listing
 
 _MARKERS: Final = (".index.json", ".metadata", ".distcp", "_checkpoint_metadata", "manifest.ocdbt")
 
