@@ -16,7 +16,6 @@ from gradtool.formats import units_named
 from gradtool.formats.layouts.sharded_index import is_index_name
 from gradtool.places import Place, label_of
 from gradtool.request import MeasureRequest, chosen, opened
-from gradtool.storage.listing import expanded
 
 
 class Catalogue(NamedTuple):
@@ -60,7 +59,7 @@ class Source:
 def source_of(place: str | tuple[str, ...], request: MeasureRequest) -> Source:
     """What a path, a glob or several paths name; SeveralCheckpointsError for more than one."""
     shown = label_of(place)
-    units = units_named(shown, expanded(place) if isinstance(place, str) else place)
+    units = units_named(shown, [place] if isinstance(place, str) else place)
     if len(units) > 1:
         opened(place, request)  # which says what they are
     entries = units[0].entries

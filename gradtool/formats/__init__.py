@@ -15,7 +15,7 @@ from gradtool.formats.layouts import open_layout
 from gradtool.formats.layouts._found import found_apart, several
 from gradtool.formats.layouts.arrangement import (
     Unit,
-    arranged_anywhere,
+    arranged_below,
     glob_of,
     note_on_part,
 )
@@ -23,7 +23,14 @@ from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.directory import open_unit
 from gradtool.formats.layouts.names.further import told_apart
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index, shards_named_by
-from gradtool.storage.listing import Listing, expanded, is_glob, listing_around, listing_of
+from gradtool.storage.listing import (
+    Listing,
+    expanded,
+    is_glob,
+    listing_around,
+    listing_of,
+    place_in_common,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +77,7 @@ def open_checkpoint(path: str, opening: Opening = Opening()) -> Checkpoint:
         return open_index(*listing_around(path), open_one)
     matches = expanded(path)
     if matches != [path]:
-        return open_together(path, matches, opening)
+        return open_together(path, [path], opening)
     if is_glob(path):
         raise FileAccessError(path, "matches nothing")
     checkpoint = open_file(path, raw_dtype=opening.raw_dtype, wanted=opening.wanted)
@@ -108,28 +115,40 @@ def units_named(label: str, paths: Iterable[str]) -> list[Unit]:
 def units_of(paths: Iterable[str]) -> list[Unit]:
     """What paths and globs name together: sets of shards and of ranks, all else by itself.
 
-    A set takes two of its members to be named: a path that is one file is that file. Files that an
+    One path that is one file is that file, whatever its name tells of others; what is named with
+    others, or by a glob, is held against all that names tell, as in a directory. Files that an
     index among them names are its; of several names of one file one counts. In the order of steps
     where all have one.
     """
     here = Listing("")
+    paths = list(paths)
     given = [name for path in paths for name in expanded(path)]
     claimed = {shard for name in given if is_index_name(name) for shard in shards_named_by(name)}
-    _, further = told_apart(
-        here, filter(here.exists, dict.fromkeys(given)), filter(here.exists, claimed)
-    )
-    others = set(further)
+    there = filter(here.exists, dict.fromkeys(given))
+    others = {*told_apart(here, there, filter(here.exists, claimed)).further, *claimed}
     names = [name for name in given if name not in others]
-    found = arranged_anywhere(list(dict.fromkeys(name for name in names if name not in claimed)))
-    together = (unit for unit in found if len(unit.entries) > 1 or unit.is_short)
-    sets = {entry: unit for unit in together for entry in unit.entries}
+    place = place_in_common(paths)
+    if not all(name.startswith(place) for name in names):
+        place = ""  # `a//b`, whose matches have one slash
+    found = (
+        []
+        if list(dict.fromkeys(given)) == paths[:1]
+        else arranged_below(place, list(dict.fromkeys(names)))
+    )
+    sets = {entry: unit for unit in found if _is_set(here, unit) for entry in unit.entries}
     units: dict[object, Unit] = {}
     for number, name in enumerate(names):
         if name in sets:
             units.setdefault(sets[name].name, sets[name])
-        elif name not in claimed:
+        else:
             units[number] = Unit(name)  # what is named twice is meant twice
     in_order = list(units.values())
     if all(unit.step is not None for unit in in_order):
         in_order.sort(key=lambda unit: unit.step or 0)
     return in_order
+
+
+def _is_set(listing: Listing, unit: Unit) -> bool:
+    """Whether a unit is a set, of which but one member may be there; folders are no shards."""
+    is_folder = len(unit.entries) == 1 and listing.is_directory(unit.entries[0])
+    return unit.kind == "rank" or (unit.kind == "shard" and not is_folder)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cached_property
 from typing import Final
@@ -106,6 +107,21 @@ def expanded(path: str) -> list[str]:
         return [path]
     found = dict.fromkeys(_Glob(path).matches(path))
     return sorted(found, key=natural_key) or [path]
+
+
+def place_in_common(paths: Iterable[str]) -> str:
+    """The directory, with a slash, in which all that paths and globs name lies; or ""."""
+    levels = zip(*map(_parts_above, paths), strict=False)
+    alike = itertools.takewhile(lambda parts: len(set(parts)) == 1, levels)
+    return "".join(f"{part}/" for part, *_ in alike)
+
+
+def _parts_above(path: str) -> list[str]:
+    """The parts of a path without the last, of a glob those before the first that has magic."""
+    *above, _ = path.rstrip("/").split("/")
+    if os.path.lexists(path):
+        return above
+    return list(itertools.takewhile(lambda part: not glob.has_magic(part), above))
 
 
 class _Glob:

@@ -20,13 +20,13 @@ from gradtool.storage.listing import Listing
 
 
 def missing_beside(listing: Listing, units: Sequence[Unit]) -> dict[str, CorruptFileError]:
-    """What units lack that other steps among them have, by the names of the units.
+    """What units lack that their names, or other steps among them, tell of, by their names.
 
     A rank that stopped early leaves steps behind that look whole, each by itself.
     """
     found = {}
     for unit in units:
-        fault = fault_in(unit, glob_of(listing, unit)) if unit.is_short else None
+        fault = fault_in(unit, glob_of(listing, unit)) if unit.kind != "entry" else None
         if fault is not None:
             found[unit.name] = fault
     folders = [unit for unit in units if unit.kind == "entry" and listing.is_directory(unit.name)]

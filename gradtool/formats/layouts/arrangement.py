@@ -84,22 +84,15 @@ def rank_set(ranked: Sequence[tuple[int, Unit]], count: int) -> Unit:
     return Unit(name, "rank", members, tuple((rank,) for rank, _ in ranked), count)
 
 
-def arranged_anywhere(paths: Sequence[str]) -> list[Unit]:
-    """What paths make up together; the directory that all are in says nothing: `run/rank3/ab/`."""
-    directories = {os.path.dirname(path.rstrip(os.sep)) for path in paths}
-    try:
-        directory = os.path.commonpath(directories) if len(paths) > 1 else ""
-    except ValueError:  # of paths that begin at the root, and of others
-        directory = ""
-    if not directory or not all(path.startswith(f"{directory}{os.sep}") for path in paths):
-        return arranged(paths)
-    start = len(directory) + 1
-    return [_below(directory, unit) for unit in arranged(path[start:] for path in paths)]
+def arranged_below(place: str, paths: Sequence[str]) -> list[Unit]:
+    """What paths make up together that all begin with `place`, which says nothing: `run/rank3/`."""
+    units = arranged(path[len(place) :] for path in paths)
+    return [_below(place, unit) for unit in units]
 
 
-def _below(directory: str, unit: Unit) -> Unit:
-    members = tuple(_below(directory, member) for member in unit.members)
-    return replace(unit, name=f"{directory}{os.sep}{unit.name}", members=members)
+def _below(place: str, unit: Unit) -> Unit:
+    members = tuple(_below(place, member) for member in unit.members)
+    return replace(unit, name=f"{place}{unit.name}", members=members)
 
 
 def rank_labels(unit: Unit) -> list[str]:

@@ -30,7 +30,9 @@ def fault_in(unit: Unit, path: str) -> CorruptFileError | None:
     if missing is None:
         return None
     name = _shown(unit, _name_of(unit, missing))
-    return MissingShardError(path, f"{name} is missing: {_words(unit)}")
+    alone = unit.entries[0] if len(unit.entries) == 1 else None
+    hint = None if alone is None else f"name {alone} alone to read what it holds"
+    return MissingShardError(path, f"{name} is missing: {_words(unit)}", hint=hint)
 
 
 def refuse_faults(unit: Unit, path: str) -> None:
