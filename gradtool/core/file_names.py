@@ -120,6 +120,12 @@ def step_in(path: str) -> int | None:
     return steps[-1].value if steps else None
 
 
+def is_numbered(path: str) -> bool:
+    """Whether the last part of a path has a number that counts steps, or may do so."""
+    numbers = numbers_in(os.path.basename(path.rstrip("/")))
+    return any(number.role in ("step", "other") for number in numbers)
+
+
 def are_parts(path: str, other: str) -> bool:
     """Whether two paths differ in the number of a rank or another part of one dump only."""
     return path != other and without_parts(path) == without_parts(other)

@@ -164,7 +164,7 @@ def paths_of(at: Path, names: list[str], value: float = math.nan) -> list[Path]:
         (["step3_gpu0.pt", "step3_gpu1.pt", "step4_gpu0.pt", "step4_gpu1.pt"], 2),
         (["epoch1/step1.pt", "epoch2/step1.pt"], 2),
         (["a/step1.pt", "b/step1.pt"], 1),
-        (["step1/rank0.pt", "step01/rank1.pt"], 2),
+        (["step1/part0.pt", "step01/part1.pt"], 2),
         (["step1.pt", "step1.pt"], 2),
         (["rank0.pt", "rank1.pt"], 1),
     ],

@@ -163,3 +163,25 @@ def test_links_change_nothing_in_a_directory_nor_in_a_glob(
         way(files[target % len(files)], folder / f"{name}.safetensors")
     after = [judged(sources, most=1) for sources in ways_to_name(folder)]
     assert [*before, *after] == [before[0]] * 6
+
+
+@pytest.mark.parametrize("name", ["checkpoint{}", "epoch{}", "step_{}", "{}"])
+@pytest.mark.parametrize("copy", ["checkpoint_last", "best"])
+def test_a_copy_without_a_step_is_no_further_step_in_a_row(
+    name: str, copy: str, tmp_path: Path
+) -> None:
+    for step in (1, 2):
+        dump(tmp_path / f"{name.format(step)}.safetensors", values=NAN if step == 2 else A)
+    last = (tmp_path / f"{name.format(2)}.safetensors").read_bytes()
+    (tmp_path / f"{copy}.safetensors").write_bytes(last)
+    for sources in ways_to_name(tmp_path):
+        outcome = gradtool.check(*sources, thresholds={"GT103.max_consecutive": 1})
+        assert (outcome.exit_code, outcome.findings) == (0, ())
+        severities = [[one.severity for one in v.findings] for v in outcome.verdicts]
+        assert sorted(severities) == [[], ["warning"], ["warning"]]
+    dump(tmp_path / f"{name.format(3)}.safetensors", values=NAN)
+    for sources in ways_to_name(tmp_path):
+        outcome = gradtool.check(*sources, thresholds={"GT103.max_consecutive": 1})
+        (finding,) = outcome.findings
+        assert "2 steps in a row" in finding.message
+        assert outcome.exit_code == 1
