@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import TypeAlias, TypeGuard
 
 from gradtool.errors import FoundCheckpoint, InputError
-from gradtool.formats import units_of
 from gradtool.formats.layouts._steps import missing_beside
 from gradtool.formats.layouts.arrangement import glob_of
+from gradtool.formats.named import units_of
 from gradtool.storage.listing import Listing
 
 

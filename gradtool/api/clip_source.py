@@ -12,8 +12,8 @@ from gradtool.core.clip.adaptive import without_state
 from gradtool.core.clip.plan import ClipRequest
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.errors import SeveralCheckpointsError
-from gradtool.formats import units_named
 from gradtool.formats.layouts.sharded_index import is_index_name
+from gradtool.formats.named import units_named
 from gradtool.places import Place, label_of
 from gradtool.request import MeasureRequest, chosen, opened
 

@@ -21,9 +21,10 @@ import gradtool
 from gradtool import formats
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import GradtoolError, UnsupportedFormatError, UsageError
-from gradtool.formats import open_checkpoint, units_of
+from gradtool.formats import open_checkpoint
 from gradtool.formats.known import known_formats
 from gradtool.formats.layouts import LAYOUTS
+from gradtool.formats.named import units_of
 from gradtool.storage.listing import Listing
 
 FIXTURES: Final = Path(__file__).parents[1] / "fixtures" / "checkpoints"

@@ -77,9 +77,8 @@ def arranged(names: Iterable[str]) -> list[Unit]:
     return _with_ranks_of_other_steps(units)
 
 
-def rank_set(ranked: Sequence[tuple[int, Unit]], count: int) -> Unit:
-    """The set of units whose names differ in one number, which are of these of `count` ranks."""
-    name = template(ranked[0][1].name, _counting("step", "part", "other"))
+def rank_set(name: str, ranked: Sequence[tuple[int, Unit]], count: int) -> Unit:
+    """The set of units whose names a glob fits, and which are of these of `count` ranks."""
     members = tuple(unit for _, unit in ranked)
     return Unit(name, "rank", members, tuple((rank,) for rank, _ in ranked), count)
 

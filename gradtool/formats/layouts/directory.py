@@ -7,9 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import replace
-from operator import itemgetter
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
@@ -40,6 +38,7 @@ from gradtool.formats.layouts._found import (
 )
 from gradtool.formats.layouts._joined import joined, repeated_name
 from gradtool.formats.layouts._nearest import nothing_in, refuse_megatron
+from gradtool.formats.layouts._noted import with_noted_ranks
 from gradtool.formats.layouts._together import (
     joined_files,
     refuse_one_model_twice,
@@ -52,7 +51,6 @@ from gradtool.formats.layouts.arrangement import (
     counts_ranks,
     glob_of,
     rank_labels,
-    rank_set,
     runs_among,
 )
 from gradtool.formats.layouts.asked import Asked
@@ -74,7 +72,8 @@ def open_directory(listing: Listing, asked: Asked) -> Checkpoint:
     """
     refuse_megatron(listing)
     contents = contents_of(listing, asked)
-    units = _with_noted_ranks(listing, arranged(contents.files), asked)
+    named = arranged(contents.files)
+    units = with_noted_ranks(listing, named, lambda name: open_entry(listing, name, asked).writer)
     if not asked.join:
         names = [part.name for part in contents.parts] + [unit.name for unit in units]
         refuse_one_model_twice(listing.path, names)
@@ -136,23 +135,6 @@ def _together(
     notes += notes_on_bare(parts)
     whole = joined_files(listing.path, parts, notes, prefix=clashes)
     return replace(whole, essential_notes=(*whole.essential_notes, *notes_on_modules(units, parts)))
-
-
-def _with_noted_ranks(listing: Listing, units: Sequence[Unit], asked: Asked) -> list[Unit]:
-    """The units, those made a set that differ in one number and note ranks: `0.safetensors`."""
-    merged = list(units)
-    for run in runs_among(units):
-        if any(unit.kind != "entry" or listing.is_directory(unit.name) for unit in run):
-            continue
-        with suppress(InputError):  # which opening all of them will raise again
-            if (open_entry(listing, run[0].name, asked).writer or (0, 1))[1] > 1:
-                writers = [open_entry(listing, unit.name, asked).writer or (0, 1) for unit in run]
-                ranks = [rank for rank, _ in writers]
-                if len(set(ranks)) == len(run):
-                    merged = [unit for unit in merged if unit not in run]
-                    ranked = sorted(zip(ranks, run, strict=True), key=itemgetter(0))
-                    merged.append(rank_set(ranked, max(count for _, count in writers)))
-    return merged
 
 
 def _has_runs(listing: Listing, units: Sequence[Unit], asked: Asked) -> bool:
