@@ -161,13 +161,14 @@ class SeveralCheckpointsError(UsageError):
         self.kind = kind
         self.found = tuple(found)
         if found:
-            self.hint = f"name one, as {self.likely.path}"
+            none = "none of them can be read: name one to be told why"
+            self.hint = none if self.likely is None else f"name one, as {self.likely.path}"
 
     @property
-    def likely(self) -> FoundCheckpoint:
-        """The one that is mostly meant: the last that can be read."""
+    def likely(self) -> FoundCheckpoint | None:
+        """The one that is mostly meant: the last that can be read; None where none can."""
         readable = [one for one in self.found if one.layout is not None]
-        return (readable or self.found)[-1]
+        return readable[-1] if readable else None
 
 
 class SameTensorsError(UsageError):

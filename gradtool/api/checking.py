@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,13 +12,12 @@ from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, request_of, rows_to_know
 from gradtool.api.measuring import measure_as
 from gradtool.arguments import require
-from gradtool.core.file_names import are_parts, step_in
+from gradtool.core.file_names import in_order_of_steps, step_in
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Override, Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import CheckOutcome, Verdict
 from gradtool.core.measurement import Measurement
-from gradtool.core.names import natural_key
 from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import (
     EmptyDumpError,
@@ -110,7 +108,8 @@ def check(
         for dump, progress in zip(dumps, all_parts, strict=True)
         for verdict in judging.verdicts(dump, progress)
     ]
-    settled, together = judge_together(_in_order(verdicts), policy)
+    in_order = in_order_of_steps(verdicts, lambda one: one.step, lambda one: one.path)
+    settled, together = judge_together(in_order, policy)
     all_read = all(one.format is not None for one in settled)
     return CheckOutcome(
         verdicts=settled,
@@ -127,17 +126,6 @@ def check(
         ),
         elapsed_s=time.perf_counter() - started,
     )
-
-
-def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
-    """In the order of steps; those without one last, as they were given."""
-    ordered = sorted(verdicts, key=lambda one: (one.step is None, one.step or 0))
-    for one, following in itertools.pairwise(ordered):
-        same = one.step is not None and one.step == following.step
-        if same and not are_parts(one.path, following.path):
-            # Steps begin anew in each epoch, say: paths know more.
-            return sorted(verdicts, key=lambda one: natural_key(one.path))
-    return ordered
 
 
 def _without_effect(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias, TypeVar
+
+from gradtool.core.names import natural_key
+
+Dump = TypeVar("Dump")
 
 Role: TypeAlias = Literal["shard", "rank", "part", "count", "layer", "step", "other"]
 """What a number counts; "count" is how many shards or ranks there are, "other" is not said.
@@ -37,6 +42,8 @@ _TWO_RANKS: Final = re.compile(r".*mp_rank_\d+_", re.ASCII)
 _MOST_DIGITS: Final = 18
 _OF_PARTS: Final = frozenset({"rank", "shard", "part", "count"})
 _EPOCHS: Final = frozenset({"ep", "epoch", "epochs"})
+
+_UNFINISHED: Final = re.compile(r"tmp[-_].+|.+\.tmp", re.DOTALL)
 
 _OF_THE_HUB: Final = re.compile(
     r"(model|pytorch_model)(-[\d*]+-of-[\d*]+)?\.(safetensors|bin)(\.index\.json)?", re.ASCII
@@ -118,6 +125,31 @@ def step_in(path: str) -> int | None:
     if any(number.role == "other" for number in own):
         steps = [number for number in steps if number.start >= name_start]
     return steps[-1].value if steps else None
+
+
+def in_order_of_steps(
+    dumps: Iterable[Dump], step_of: Callable[[Dump], int | None], path_of: Callable[[Dump], str]
+) -> list[Dump]:
+    """Dumps in the order of their steps, those without one last.
+
+    In that of their paths where a step occurs twice: steps begin anew in each epoch, say.
+    """
+    dumps = list(dumps)
+    ordered = sorted(dumps, key=lambda one: (step_of(one) is None, step_of(one) or 0))
+    for one, following in itertools.pairwise(ordered):
+        same = step_of(one) is not None and step_of(one) == step_of(following)
+        if same and not are_parts(path_of(one), path_of(following)):
+            return sorted(dumps, key=lambda one: natural_key(path_of(one)))
+    return ordered
+
+
+def is_unfinished(name: str) -> bool:
+    """Whether a folder is, by its name, a save that was not finished: `tmp-checkpoint-500`.
+
+    Source: the Trainer of Transformers, which wrote such folders and renamed them; its
+    `get_last_checkpoint` takes none of them.
+    """
+    return _UNFINISHED.fullmatch(name) is not None
 
 
 def is_numbered(path: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from gradtool.core.file_names import is_unfinished
 from gradtool.core.names import no_name
 from gradtool.formats.files import open_file
 from gradtool.formats.layouts._noted import with_noted_ranks
@@ -26,11 +27,11 @@ def units_of(paths: Iterable[str]) -> list[Unit]:
     One path that is one file is that file, whatever its name tells of others; what is named with
     others, or by a glob, is held against all that names tell, as in a directory. Files that an
     index among them names are its; of several names of one file one counts. In the order of steps
-    where all have one.
+    where each has one of its own.
     """
     here = Listing("")
     paths = list(paths)
-    given = [name for path in paths for name in expanded(path)]
+    given = [name for path in paths for name in _named_by(here, path)]
     claimed = {shard for name in given if is_index_name(name) for shard in shards_named_by(name)}
     there = filter(here.exists, dict.fromkeys(given))
     others = {*told_apart(here, there, filter(here.exists, claimed)).further, *claimed}
@@ -45,9 +46,25 @@ def units_of(paths: Iterable[str]) -> list[Unit]:
         else:
             units[number] = Unit(name)  # what is named twice is meant twice
     in_order = list(units.values())
-    if all(unit.step is not None for unit in in_order):
+    steps = {unit.step for unit in in_order}
+    if None not in steps and len(steps) == len(in_order):
         in_order.sort(key=lambda unit: unit.step or 0)
     return in_order
+
+
+def _named_by(listing: Listing, path: str) -> list[str]:
+    """What a path or a glob names; of a glob no saves that were not finished, if there is more."""
+    matches = expanded(path)
+    start = len(place_in_common([path]))
+    finished = [name for name in matches if not _is_unfinished(listing, name, start)]
+    return finished or matches
+
+
+def _is_unfinished(listing: Listing, name: str, start: int) -> bool:
+    *folders, last = name[start:].split("/")
+    if any(map(is_unfinished, folders)):
+        return True
+    return is_unfinished(last) and listing.is_directory(name)
 
 
 def _together(listing: Listing, place: str, names: Sequence[str]) -> list[Unit]:

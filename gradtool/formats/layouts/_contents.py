@@ -14,6 +14,7 @@ from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
+from gradtool.core.file_names import is_unfinished
 from gradtool.core.names import NameFilter
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.files import SUFFIXES, LeftAloneError
@@ -50,7 +51,8 @@ class Contents:
     Attributes:
         files: those named like tensor files.
         others: files that may hold tensors, if their content says so.
-        folders: directories in it, without links to such, that are not its own parts.
+        folders: directories in it that are not its own parts, without links to such and saves that
+            were not finished.
         part_folders: directories that are parts of its checkpoint.
         parts: its indices, opened.
         unread: entries that are not read.
@@ -87,7 +89,8 @@ def contents_of(listing: Listing, asked: Asked) -> Contents:
         if listing.is_directory(name):
             is_part = _PART_FOLDER.fullmatch(name)
             folders = contents.part_folders if is_part else contents.folders
-            (contents.unread if listing.is_link(name) else folders).append(name)
+            is_left = listing.is_link(name) or is_unfinished(name)
+            (contents.unread if is_left else folders).append(name)
         elif not is_index_name(name):
             files.append(name)
     kept, contents.repeated = told_apart(listing, files, claimed)

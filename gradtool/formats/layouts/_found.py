@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.file_names import in_order_of_steps
 from gradtool.errors import (
     EmptyDumpError,
     FileAccessError,
@@ -27,7 +28,7 @@ _MARKERS: Final = (".index.json", ".metadata", ".distcp", "_checkpoint_metadata"
 
 def several(path: str, found: Sequence[FoundCheckpoint]) -> SeveralCheckpointsError:
     """The error that lists them; steps of a run if their paths differ in the step only."""
-    in_order = sorted(found, key=lambda one: (one.step is None, one.step or 0))
+    in_order = in_order_of_steps(found, lambda one: one.step, lambda one: one.path)
     kind = "run" if _are_steps([one.path for one in found]) else "checkpoints"
     return SeveralCheckpointsError(path, kind, in_order)
 

@@ -11,6 +11,7 @@ from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
+from gradtool.core.file_names import in_order_of_steps
 from gradtool.errors import (
     FoundCheckpoint,
     InputError,
@@ -165,7 +166,7 @@ def _all_found(
 
 def _links(listing: Listing, contents: Contents) -> list[str]:
     """The links to directories in one: these are not followed."""
-    return [name for name in contents.unread if listing.is_directory(name)]
+    return [name for name in contents.unread if listing.is_link(name)]
 
 
 def _refuse_steps(listing: Listing, units: Sequence[Unit], parts: Sequence[Part]) -> None:
@@ -184,8 +185,8 @@ def _refuse_steps(listing: Listing, units: Sequence[Unit], parts: Sequence[Part]
             )
             for part in with_tensors
         ]
-        found.sort(key=lambda one: (one.step is None, one.step or 0))
-        raise SeveralCheckpointsError(listing.path, "run", found)
+        in_order = in_order_of_steps(found, lambda one: one.step, lambda one: one.path)
+        raise SeveralCheckpointsError(listing.path, "run", in_order)
 
 
 def _from_folders(listing: Listing, contents: Contents, asked: Asked) -> Checkpoint:
@@ -236,7 +237,8 @@ def _several_in(listing: Listing, unit: Unit, asked: Asked) -> SeveralCheckpoint
     for name in dict.fromkeys(itertools.chain.from_iterable(inner.values())):
         absent = next((folder for folder, names in inner.items() if name not in names), None)
         if absent is not None:
-            raise MissingShardError(path, f"{absent}/{name} is missing: other ranks have it")
+            problem = f"{absent}/{name} is missing: other ranks have it"
+            raise MissingShardError(listing.path or path, problem)
     units = arranged(f"{folder}/{name}" for folder, names in inner.items() for name in names)
     return several(path, [_found_as(listing, one, asked.below()) for one in units])
 

@@ -52,6 +52,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
     labels = rank_labels(unit)
     _refuse_contradictions(path, labels, members)
     _refuse_missing(path, members)
+    _refuse_empty(path, labels, members)
     _refuse_other_steps(path, labels, members)
     tensors: list[TensorSpec] = []
     replicas: list[Replica] = []
@@ -165,6 +166,17 @@ def _refuse_missing(path: str, members: Sequence[Checkpoint]) -> None:
     if len(present) < total:
         missing = next(rank for rank in range(total) if rank not in present)
         raise MissingShardError(path, f"rank {missing} of {total} is missing, the files say")
+
+
+def _refuse_empty(path: str, labels: Sequence[str], members: Sequence[Checkpoint]) -> None:
+    """MissingShardError for a rank that lists nothing, and does not note that it is that rank."""
+    listed = [
+        any((member.tensors, member.left_out, member.skipped, member.skipped_left_out))
+        for member in members
+    ]
+    for label, member, lists in zip(labels, members, listed, strict=True):
+        if not lists and member.writer is None and any(listed):
+            raise MissingShardError(path, f"{label} holds no tensor; other ranks do")
 
 
 def _refuse_contradictions(path: str, labels: Sequence[str], members: Sequence[Checkpoint]) -> None:

@@ -26,4 +26,5 @@ def _lines(several: SeveralCheckpointsError, style: Style, picking: Picking) -> 
     if more := left_out(several, style):
         yield f"{more} not listed."
         yield ""
-    yield f"To {picking.verb} one: {code(command_for_one(several, picking))}"
+    if command := command_for_one(several, picking):
+        yield f"To {picking.verb} one: {code(command)}"

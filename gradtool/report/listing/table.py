@@ -29,5 +29,6 @@ def _lines(
     yield from grid_lines(grid(several, style), style.width, painter)
     if more := left_out(several, style):
         yield painter.paint(f"… {more} (--all shows them)", MOODS["minor"])
-    yield ""
-    yield f"to {picking.verb} one: {command_for_one(several, picking)}"
+    if command := command_for_one(several, picking):
+        yield ""
+        yield f"to {picking.verb} one: {command}"

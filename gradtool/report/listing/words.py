@@ -48,7 +48,9 @@ def left_out(several: SeveralCheckpointsError, style: Style) -> str:
 
 
 def command_for_one(several: SeveralCheckpointsError, picking: Picking) -> str:
-    """The command that takes one of them alone, for a shell."""
+    """The command that takes one of them alone, for a shell; "" where none can be read."""
+    if several.likely is None:
+        return ""
     words = ("gradtool", picking.command, brief(shlex.quote(several.likely.path)), picking.options)
     return " ".join(filter(None, words))
 

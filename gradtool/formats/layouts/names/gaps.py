@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-import os
+import itertools
+import re
 from collections.abc import Iterator, Sequence
+from typing import Final
 
 from gradtool.core.figures import first_of
 from gradtool.core.file_names import numbers_in
 from gradtool.errors import CorruptFileError, MissingShardError
 from gradtool.formats.layouts.arrangement import Unit
+
+_COPY: Final = re.compile(r" \(\d+\)|[ _-]copy\b", re.ASCII | re.IGNORECASE)
+"""What browsers and file managers put into the names of copies."""
 
 
 def fault_in(unit: Unit, path: str) -> CorruptFileError | None:
@@ -30,9 +35,15 @@ def fault_in(unit: Unit, path: str) -> CorruptFileError | None:
     if missing is None:
         return None
     name = _shown(unit, _name_of(unit, missing))
-    alone = unit.entries[0] if len(unit.entries) == 1 else None
-    hint = None if alone is None else f"name {alone} alone to read what it holds"
-    return MissingShardError(path, f"{name} is missing: {_words(unit)}", hint=hint)
+    return MissingShardError(path, f"{name} is missing: {_words(unit)}", hint=_hint(unit))
+
+
+def _hint(unit: Unit) -> str | None:
+    if len(unit.entries) > 1:
+        return None
+    (alone,) = unit.entries
+    looks = f"{alone} looks like a copy: " if _COPY.search(alone) else ""
+    return f"{looks}name {alone} alone to read what it holds"
 
 
 def refuse_faults(unit: Unit, path: str) -> None:
@@ -43,12 +54,16 @@ def refuse_faults(unit: Unit, path: str) -> None:
 
 
 def _shown(unit: Unit, name: str) -> str:
-    # Whoever named the other steps did so from wherever.
-    return repr(_last_part(name) if unit.is_short else name)
+    """A member's name; of steps that others tell of without what is before it in all their paths.
 
-
-def _last_part(path: str) -> str:
-    return os.path.basename(path.rstrip("/"))
+    Whoever named the other steps did so from wherever.
+    """
+    if not unit.is_short:
+        return repr(name)
+    parts, like = name.split("/"), unit.members[0].name.split("/")
+    pairs = zip(parts[:-1], like, strict=False)
+    alike = list(itertools.takewhile(lambda pair: pair[0] == pair[1], pairs))
+    return repr("/".join(parts[len(alike) :]))
 
 
 def _expected(unit: Unit) -> Iterator[tuple[int, ...]]:
