@@ -108,6 +108,21 @@ class Checkpoint:
             skipped=tuple(filter(keep, self.skipped)),
         )
 
+    def in_sections(
+        self, section_of: Callable[[InSection], str], kinds: dict[str, SectionKind]
+    ) -> Checkpoint:
+        """The catalogue with everything in the section given for it, and these kinds of them."""
+        return replace(
+            self,
+            tensors=tuple(spec.in_section(section_of(spec)) for spec in self.tensors),
+            replicas=tuple(
+                replace(copy, stored=copy.stored.in_section(section_of(copy.stored)))
+                for copy in self.replicas
+            ),
+            skipped=tuple(replace(item, section=section_of(item)) for item in self.skipped),
+            section_kinds=kinds,
+        )
+
     def section_filter(self, section: str | None) -> Callable[[InSection], bool]:
         """Whether something is in the section that is asked for, if one is."""
         if section is None:

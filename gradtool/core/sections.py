@@ -11,8 +11,6 @@ pytorch/trainer/connectors/checkpoint_connector.py; Megatron-LM, DeepSpeed and o
 
 from __future__ import annotations
 
-import os
-import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -37,7 +35,7 @@ SECTIONS: Final = (GRADS, MODEL, EMA, OPTIMIZER, OTHER)
 OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
 """The keys of what `Optimizer.state_dict` of torch gives."""
 
-_KEYS: Final[Mapping[str, str]] = {
+KEYS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("grad", "grads", "gradients", "main_grad", "main_grads"), GRADS),
     **dict.fromkeys(("model", "model_state", "model_state_dict", "state_dict"), MODEL),
     **dict.fromkeys(("module", "network", "params", "weights"), MODEL),
@@ -46,18 +44,17 @@ _KEYS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("optimizer", "optimizer_state", "optimizer_state_dict"), OPTIMIZER),
     **dict.fromkeys(("optimizers", "optimizer_states"), OPTIMIZER),
 }
-"""The section that a key at the top of a checkpoint, or the stem of a file's name, stands for."""
+"""The section that a key at the top of a checkpoint, or a word in a file's name, stands for."""
 
-_KINDS: Final[Mapping[str, SectionKind]] = {
+KINDS: Final[Mapping[str, SectionKind]] = {
     GRADS: "gradients",
     MODEL: "weights",
     EMA: "weights",
     OPTIMIZER: "optimizer",
 }
-FLAT_WEIGHTS: Final[dict[str, SectionKind]] = {"": "weights"}
-"""The kinds of the sections of weights that lie under no key."""
+"""What sections hold; those below `optimizer` hold its moments as well."""
 
-_OTHERS: Final = frozenset(
+OTHERS: Final = frozenset(
     {
         *("callbacks", "dataloader", "dataloader_states", "epoch", "extra_state", "global_step"),
         *("grad_scaler", "learning_rate", "loops", "loss", "lr", "lr_scheduler", "lr_schedulers"),
@@ -65,7 +62,7 @@ _OTHERS: Final = frozenset(
         *("step", "train_state", "trainer_state", "training_args"),
     }
 )
-"""Keys, and stems of files' names, of what is neither."""
+"""Keys of what is neither."""
 
 _NO_MOMENTS: Final = frozenset(
     {
@@ -83,23 +80,18 @@ _MOMENTS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("fp32_groups", "single_partition_of_fp32_groups"), _MASTER),
 }
 """What optimizers keep of a parameter, where the name alone tells."""
-
-_WEIGHTS: Final = re.compile(
-    r"""
-    (model | diffusion_pytorch_model)(\.[a-z0-9]+)?(_\d+)?(-\d+-of-\d+)?\.safetensors
-    | pytorch_model[-_.\w]*\.bin
-    | adapter_model(-\d+-of-\d+)?\.(safetensors|bin|pt|pth)
-    | consolidated([-.]\d+(-of-\d+)?)?\.(safetensors|pth)
-    """,
-    re.ASCII | re.VERBOSE,
-)
-"""Names that writers give to weights, and to shards of them.
-
-Sources: `SAFE_WEIGHTS_NAME` and `WEIGHTS_NAME` of transformers, accelerate, diffusers and PEFT;
-Llama's and Mistral's releases.
-"""
-
-_NUMBER_AT_END: Final = re.compile(r"[-_]\d+$", re.ASCII)
+_SUFFIXES: Final[Mapping[str, str]] = {
+    **dict.fromkeys(("grad", "main_grad"), GRADS),
+    **{
+        name: f"{OPTIMIZER}.{_MOMENTS[name]}"
+        for name in (
+            *("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "exp_inf", "square_avg", "grad_avg"),
+            *("acc_delta", "momentum_buffer", "master", "master_param", "master_weights"),
+            "fp32_param",
+        )
+    },
+}
+"""The section that the last part of a tensor's name stands for, where no layer is so called."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,34 +119,34 @@ def sections_of(tops: Mapping[str, str | None], keys: Iterable[str] = ()) -> Sec
     Where nothing is recognised there are no sections.
     """
     heads = {name if top is None else top for name, top in tops.items()}
-    several = len({_KEYS[key] for key in (*heads, *keys) if key in _KEYS}) > 1
+    several = len({KEYS[key] for key in (*heads, *keys) if key in KEYS}) > 1
 
     def known(name: str, top: str | None) -> str | None:
-        return _KEYS.get(name if top is None else top) if top is not None or several else None
+        return KEYS.get(name if top is None else top) if top is not None or several else None
 
     recognised = {section for name, top in tops.items() if (section := known(name, top))}
     if not recognised:
-        return Sections()
+        return with_suffixes(Sections(), tops)
     by_name: dict[str, str] = {}
     kinds: dict[str, SectionKind] = {}
     for name, top in tops.items():
         section = known(name, top)
         if section is None:
             section = MODEL if _is_weight(name, top, recognised) else OTHER
-        kind = _KINDS.get(section)
+        kind = KINDS.get(section)
         if section == OPTIMIZER:
             section = _within_optimizer(name.removeprefix(f"{top}."))
-            kind = _KINDS.get(section, kind)
+            kind = KINDS.get(section, kind)
         by_name[name] = section
         if kind is not None and section != OTHER:
             kinds[section] = kind
-    return Sections(by_name, kinds)
+    return with_suffixes(Sections(by_name, kinds), tops)
 
 
 def _is_weight(name: str, top: str | None, recognised: AbstractSet[str]) -> bool:
     """Whether what lies under no known key is a weight: beside an optimizer's moments it may be."""
     head = name.partition(".")[0] if top is None else top
-    if OPTIMIZER not in recognised or head in _OTHERS:
+    if OPTIMIZER not in recognised or head in OTHERS:
         return False
     return recognised.isdisjoint((MODEL, EMA)) or (top is None and "." in name)
 
@@ -174,6 +166,65 @@ def _within_optimizer(name: str) -> str:
     return f"{OPTIMIZER}.{moment}" if moment else OPTIMIZER
 
 
+def with_suffixes(sections: Sections, names: Collection[str]) -> Sections:
+    """The sections, in which `w.grad` and `w.exp_avg` are not what `w` beside them is.
+
+    Such names are sections of their own where the section that they lie in has other names too;
+    what is in no section beside them is a weight, as `w` is, or `other`, as a loss and `w.step`
+    are. Where all names end alike there is nothing to tell apart.
+    """
+    told: dict[str, str] = {}
+    owners: set[str] = set()
+    for name in names:
+        owner, _, last = name.rpartition(".")
+        if owner and last in _SUFFIXES:
+            told[name] = _SUFFIXES[last]
+            owners.add(owner)
+    if not told:
+        return sections
+    mixed = _mixed(sections, names, told)
+    if not mixed:
+        return sections
+    by_name = {name: sections(name) for name in names}
+    for name, section in by_name.items():
+        if section not in mixed:
+            continue
+        if name in told:
+            by_name[name] = told[name]
+        elif section == "":
+            by_name[name] = _beside_suffixes(name, owners)
+    found = {section: _kind_of(section) for section in by_name.values()}
+    kinds = {section: kind for section, kind in found.items() if kind is not None}
+    return Sections(by_name, {**kinds, **sections.kinds})
+
+
+def _mixed(sections: Sections, names: Iterable[str], told: Mapping[str, str]) -> set[str]:
+    """The sections in which suffixes tell of more than one thing, or of some names only."""
+    things: dict[str, set[str]] = {}
+    for name in names:
+        section = sections(name)
+        if section != OTHER and section.partition(".")[0] != OPTIMIZER:
+            things.setdefault(section, set()).add(told.get(name, section))
+    return {
+        section
+        for section, found in things.items()
+        if len(found) > 1 or (section and section not in found)
+    }
+
+
+def _beside_suffixes(name: str, owners: AbstractSet[str]) -> str:
+    owner, _, last = name.rpartition(".")
+    if name in owners:
+        return MODEL
+    if (not owner and last in OTHERS) or (owner in owners and last in _NO_MOMENTS):
+        return OTHER
+    return ""
+
+
+def _kind_of(section: str) -> SectionKind | None:
+    return KINDS.get(section.partition(".")[0])
+
+
 def sections_of_flat_names(names: Collection[str]) -> Sections:
     """The sections of a format that knows no nesting, by the first dotted component of names.
 
@@ -181,12 +232,12 @@ def sections_of_flat_names(names: Collection[str]) -> Sections:
     where two that have no norm together stand side by side, or gradients beside what is neither.
     """
     heads = {name: name.partition(".")[0] for name in names}
-    found = {_KEYS[head] for head in heads.values() if head in _KEYS}
-    beside_others = GRADS in found and not _OTHERS.isdisjoint(heads.values())
-    if have_one_norm(found, _KINDS) and not beside_others:
-        return Sections()
+    found = {KEYS[head] for head in heads.values() if head in KEYS}
+    beside_others = GRADS in found and not OTHERS.isdisjoint(heads.values())
+    if have_one_norm(found, KINDS) and not beside_others:
+        return with_suffixes(Sections(), names)
     return sections_of(
-        {name: head if head in _KEYS and head != name else None for name, head in heads.items()}
+        {name: head if head in KEYS and head != name else None for name, head in heads.items()}
     )
 
 
@@ -198,48 +249,10 @@ def have_one_norm(sections: Iterable[str], kinds: Mapping[str, SectionKind]) -> 
     return len({EMA if name == EMA else kinds.get(name) for name in sections}) <= 1
 
 
-def sections_of_file(stem: str, names: Iterable[str]) -> Sections:
-    """What a file's name says of the tensors in it, as a key of that name would.
-
-    `optimizer.pt` beside `model.safetensors` holds moments, `scheduler.pt` what is `other`.
-    """
-    key = _NUMBER_AT_END.sub("", stem)
-    if key in _OTHERS:
-        return Sections(dict.fromkeys(names, OTHER))
-    if key not in _KEYS:
-        return Sections()
-    tops = {f"{key}.{name}": key for name in names}
-    found = sections_of(tops)
-    return Sections(
-        {name.removeprefix(f"{key}."): section for name, section in found.by_name.items()},
-        found.kinds,
-    )
-
-
-def names_a_dump(stem: str) -> bool:
-    """Whether a file's name, but for a number at its end, is a key of a whole section: `grads_1`.
-
-    A number with zeros before it counts as well: files were to sort by it.
-    """
-    key = stem.rstrip("0123456789")
-    number = stem[len(key) :]
-    return key.rstrip("-_.") in _KEYS or (len(number) > 1 and number.startswith("0"))
-
-
 def within_section(name: str, section: str) -> str:
     """The name of a tensor without the file's own key of its section, where it lies under one."""
     key, dot, rest = name.partition(".")
-    return rest if dot and _KEYS.get(key) == section else name
-
-
-def kinds_of_file(path: str, sections: Sections) -> dict[str, SectionKind]:
-    """The kinds of a file's sections; where it has none, what those have whose name it has.
-
-    Weights are weights in a file as in the directory around it, and need no section for that.
-    """
-    if sections.by_name or _WEIGHTS.fullmatch(os.path.basename(path)) is None:
-        return sections.kinds
-    return FLAT_WEIGHTS.copy()
+    return rest if dot and KEYS.get(key) == section else name
 
 
 class InSection(Protocol):

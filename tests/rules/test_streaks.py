@@ -160,7 +160,7 @@ def paths_of(at: Path, names: list[str], value: float = math.nan) -> list[Path]:
         (["step_10/rank0.pt", "step_10/rank1.pt"], 1),
         (["rank0/step_10.pt", "rank1/step_10.pt"], 1),
         (["step3-00001.pt", "step3-00002.pt"], 2),
-        (["step_3/model-00001-of-00002.pt", "step_3/model-00002-of-00002.pt"], 1),
+        (["step_3/grads-00001-of-00002.pt", "step_3/grads-00002-of-00002.pt"], 1),
         (["step3_gpu0.pt", "step3_gpu1.pt", "step4_gpu0.pt", "step4_gpu1.pt"], 2),
         (["epoch1/step1.pt", "epoch2/step1.pt"], 2),
         (["a/step1.pt", "b/step1.pt"], 1),

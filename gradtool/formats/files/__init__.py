@@ -22,6 +22,7 @@ from gradtool.errors import (
     UnsupportedFormatError,
 )
 from gradtool.formats.about import About
+from gradtool.formats.file_kinds import with_kinds_of_name
 from gradtool.formats.files import npy, npz, safetensors, torch_legacy, torch_zip, torchscript
 from gradtool.formats.files._foreign import foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
@@ -163,7 +164,7 @@ def open_file(
         if file_format is not None:
             checkpoint = file_format.open(candidate)
             source.check_unchanged()
-            return checkpoint
+            return with_kinds_of_name(checkpoint)
         # Last: a mark may be short, and two of its bytes mean little inside another format.
         foreign = foreign_format(candidate.head)
         if foreign is not None:

@@ -16,12 +16,8 @@ from gradtool.core.figures import counted
 from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
 from gradtool.core.scale_names import scales_among
-from gradtool.core.sections import (
-    Sections,
-    kinds_of_file,
-    sections_of_flat_names,
-)
-from gradtool.core.tensors import ABSENT, Placed, SectionKind, Skipped, TensorSpec, skip_reason
+from gradtool.core.sections import Sections, sections_of_flat_names
+from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
 from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes
@@ -48,7 +44,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
     _refuse_lies(source.path, facts, header.types)
     # A dump holds gradients, whatever the parts of a model are called.
     fp8 = frozenset() if facts.dump else _fp8(header.types)
-    section_of, kinds = _sections(source.path, header, facts, fp8)
+    section_of = _sections(header, facts, fp8)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     left_out: list[str] = []
@@ -79,7 +75,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         files=(source.file,),
         tensors=tuple(tensors),
         skipped=tuple(skipped),
-        section_kinds=kinds,
+        section_kinds=section_of.kinds,
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         writer=_writer(facts),
@@ -98,14 +94,12 @@ def _fp8(types: Mapping[str, TensorType]) -> frozenset[str]:
     return frozenset(name for name, type_ in types.items() if type_.dtype.is_fp8)
 
 
-def _sections(
-    path: str, header: Header, facts: DumpMetadata, fp8: frozenset[str]
-) -> tuple[Sections, dict[str, SectionKind]]:
-    """The sections of the file's names, and what each of them holds."""
+def _sections(header: Header, facts: DumpMetadata, fp8: frozenset[str]) -> Sections:
+    """The sections of the file's names; of a dump that is noted, what it is."""
     if facts.dump:
-        return Sections(), {}
+        return Sections(kinds={"": "gradients"})
     sections = sections_of_flat_names({**header.types, **facts.aliases, **facts.absent})
-    return sections.with_others(scales_among(header.types, fp8)), kinds_of_file(path, sections)
+    return sections.with_others(scales_among(header.types, fp8))
 
 
 def _stored(

@@ -16,7 +16,6 @@ from typing import Final
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.element_types import storage_type
 from gradtool.core.locations import Extent, Source
-from gradtool.core.sections import kinds_of_file
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files._torch_specs import SpecBuilder
 from gradtool.formats.pickles.cutting import read_pickle
@@ -67,7 +66,7 @@ def open_torch_legacy(source: Source) -> Checkpoint:
         files=(source.file,),
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
-        section_kinds=kinds_of_file(source.path, walked.sections),
+        section_kinds=walked.sections.kinds,
         placed=placed_parts(walked.distributed),
         part_notes=walked.part_notes(),
         notes=walked.notes(),

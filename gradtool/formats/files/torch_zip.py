@@ -15,7 +15,6 @@ from typing import Final, NamedTuple
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import some
 from gradtool.core.locations import Extent, Source
-from gradtool.core.sections import kinds_of_file
 from gradtool.core.tensors import SerializationId, StoredChecksum
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
@@ -124,7 +123,7 @@ def catalogue_of(tree: Tree) -> Checkpoint:
         files=(archive.source.file,),
         tensors=tuple(builder.tensors),
         skipped=tuple(builder.skipped),
-        section_kinds=kinds_of_file(archive.source.path, walked.sections),
+        section_kinds=walked.sections.kinds,
         placed=placed_parts(walked.distributed),
         part_notes=walked.part_notes(),
         checksums=checksums(archive, "data.pkl", "data/"),

@@ -10,8 +10,8 @@ from dataclasses import replace
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
 from gradtool.core.names import every_name
-from gradtool.core.sections import names_a_dump
 from gradtool.errors import InputError
+from gradtool.formats.file_kinds import ends_as_a_section, is_bare
 from gradtool.formats.layouts._contents import Part, open_entry, stem_of
 from gradtool.formats.layouts.arrangement import Unit, runs_among
 from gradtool.formats.layouts.asked import Asked
@@ -27,7 +27,7 @@ def are_bare_modules(
     shapes differ, or files of other names hold bare tensors too: `conv1.npy`, `conv2.npy`,
     `fc.npy`. Raises InputError for what cannot be opened.
     """
-    if any(unit.counts_steps or names_a_dump(stem_of(unit.name)) for unit in run):
+    if any(unit.counts_steps or ends_as_a_section(stem_of(unit.name)) for unit in run):
         return False
     first = _bare(listing, run[0], asked)
     if first is None:
@@ -48,14 +48,14 @@ def are_bare_modules(
 
 def notes_on_bare(parts: Sequence[Part]) -> Iterator[str]:
     """Whose tensors are called as their files."""
-    bare = [part.name for part in parts if _is_bare(part.checkpoint, part.name)]
+    bare = [part.name for part in parts if is_bare(part.checkpoint, stem_of(part.name))]
     if bare:
         yield f"one tensor in each file, called as the file: {first_of(bare)}"
 
 
 def notes_on_modules(units: Sequence[Unit], parts: Sequence[Part]) -> Iterator[str]:
     """Which files might pass for steps, and are taken for modules."""
-    bare = {part.name for part in parts if _is_bare(part.checkpoint, part.name)}
+    bare = {part.name for part in parts if is_bare(part.checkpoint, stem_of(part.name))}
     runs = runs_among([unit for unit in units if unit.name in bare])
     numbered = [unit.name for run in runs for unit in run]
     if numbered:
@@ -67,11 +67,7 @@ def _bare(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint | None:
     if unit.kind != "entry" or listing.is_directory(unit.name):
         return None
     found = open_entry(listing, unit.name, replace(asked, wanted=every_name))
-    return found if _is_bare(found, unit.name) else None
-
-
-def _is_bare(found: Checkpoint, name: str) -> bool:
-    return found.names == (stem_of(name),)
+    return found if is_bare(found, stem_of(unit.name)) else None
 
 
 def _shapes(found: Checkpoint) -> list[tuple[int, ...]]:

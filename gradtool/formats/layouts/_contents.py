@@ -17,6 +17,7 @@ from gradtool.core.figures import first_of
 from gradtool.core.file_names import is_unfinished
 from gradtool.core.names import NameFilter
 from gradtool.errors import UnknownFormatError
+from gradtool.formats.file_kinds import told_by
 from gradtool.formats.files import SUFFIXES, LeftAloneError
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.names.further import told_apart
@@ -140,7 +141,9 @@ def open_others(listing: Listing, contents: Contents, asked: Asked) -> Iterator[
 
 def filter_in(file: str, asked: Asked) -> NameFilter:
     """A filter of the names in a file, each of which may get a prefix yet."""
-    starts = ("", f"{stem_of(file)}.", f"{file}.")
+    stem = stem_of(file)
+    told = told_by(stem)
+    starts = ("", f"{stem}.", f"{file}.", *([] if told is None else [f"{told.section}."]))
     return lambda name: any(asked.wanted(start + name) for start in starts)
 
 

@@ -38,6 +38,7 @@ from gradtool.formats.layouts._found import (
     several,
 )
 from gradtool.formats.layouts._joined import joined, repeated_name
+from gradtool.formats.layouts._kinds import kinds_apart
 from gradtool.formats.layouts._nearest import nothing_in, refuse_megatron
 from gradtool.formats.layouts._noted import with_noted_ranks
 from gradtool.formats.layouts._together import (
@@ -130,11 +131,11 @@ def _together(
     listing: Listing, units: Sequence[Unit], parts: Sequence[Part], notes: list[str], asked: Asked
 ) -> Checkpoint:
     prefix = asked.join or are_modules(units)
-    if not prefix:
-        refuse_same_tensors(listing.path, parts)
+    kinds = kinds_apart(parts)
+    alike = set() if prefix else refuse_same_tensors(listing.path, parts, kinds)
     clashes = prefix and repeated_name(part.checkpoint for part in parts) is not None
     notes += notes_on_bare(parts)
-    whole = joined_files(listing.path, parts, notes, prefix=clashes)
+    whole = joined_files(listing.path, parts, kinds, notes, prefix=clashes, alike=alike)
     return replace(whole, essential_notes=(*whole.essential_notes, *notes_on_modules(units, parts)))
 
 

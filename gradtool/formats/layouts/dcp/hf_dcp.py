@@ -161,13 +161,4 @@ def _once(joined_shards: Checkpoint) -> tuple[Skipped, ...]:
 def _in_sections(checkpoint: Checkpoint) -> Checkpoint:
     """The catalogue with the sections that the names of all files together tell."""
     section_of = sections_of_flat_names(checkpoint.names)
-    return replace(
-        checkpoint,
-        tensors=tuple(spec.in_section(section_of(spec.name)) for spec in checkpoint.tensors),
-        replicas=tuple(
-            replace(copy, stored=copy.stored.in_section(section_of(copy.name)))
-            for copy in checkpoint.replicas
-        ),
-        skipped=tuple(replace(s, section=section_of(s.name)) for s in checkpoint.skipped),
-        section_kinds=section_of.kinds,
-    )
+    return checkpoint.in_sections(lambda item: section_of(item.name), section_of.kinds)
