@@ -44,6 +44,7 @@ class Checkpoint:
         ranks: (rank, number of ranks) of each file whose gradients are split over ranks.
         placed: of a file that says which boxes of larger tensors it holds, the box of each of its
             tensors by name, skipped ones included.
+        is_dump: whether it says of itself that it holds gradients.
         notes: what was assumed while reading, one sentence each.
         essential_notes: those without which figures would be misread, which are said in any case.
         part_notes: the same of parts of tensors, until these are put together.
@@ -67,6 +68,7 @@ class Checkpoint:
     writer: tuple[int, int] | None = None
     ranks: frozenset[tuple[int, int]] = frozenset()
     placed: dict[str, Placed] = field(default_factory=dict)
+    is_dump: bool = False
     notes: tuple[str, ...] = ()
     essential_notes: tuple[str, ...] = ()
     part_notes: tuple[str, ...] = ()

@@ -41,7 +41,7 @@ _PHRASES: Final[Mapping[tuple[str, ...], str]] = {
             "loss|losses|lr|lrs|learning rate|learning rates|lr scheduler|lr schedulers|scheduler"
             "|schedulers|scaler|grad scaler|rng|rng state|rng states|random states|sampler"
             "|dataloader|dataloader states|callbacks|grad norm|grad norms|gradient norm"
-            "|gradient norms"
+            "|gradient norms|grads norm|grads norms|gradients norms"
         ),
         _NOTHING: (
             "grad accumulation|gradient accumulation|grad accum|grad clip|grad clipping"
@@ -182,12 +182,14 @@ def with_kinds_of_name(checkpoint: Checkpoint) -> Checkpoint:
     Weights are weights in a file as in the directory around it, and need no section for that; nor
     do gradients, which is what a dump of unknown name is taken for.
     """
+    if checkpoint.section_kinds or checkpoint.is_dump:
+        return checkpoint
     name = os.path.basename(checkpoint.path)
     stem = os.path.splitext(name)[0]
     told = told_by(stem, is_bare=is_bare(checkpoint, stem))
     if _OF_THE_HUB.fullmatch(name):
         told = Told(MODEL, is_sure=True)
-    if checkpoint.section_kinds or told is None or not told.is_sure or told.section == GRADS:
+    if told is None or not told.is_sure or told.section == GRADS:
         return checkpoint
     sections = sections_told(told.section, checkpoint.names)
     if {*sections.by_name.values()} <= {told.section} and told.section in KINDS:

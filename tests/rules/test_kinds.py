@@ -176,3 +176,54 @@ def test_nothing_is_told_of_what_is_finite_or_was_not_asked_for(tmp_path: Path) 
     # Asked for by its section it is what is judged.
     chosen = gradtool.check(beside_gradients(path, loss=NAN), section="other")
     assert [finding.code for finding in chosen.all_findings] == ["GT101"]
+
+
+def of_each_kind(folder: Path) -> Path:
+    """As many keep it: a file for each, the weights of a norm that no gradients may have."""
+    folder.mkdir(parents=True)
+    torch.save({"a": torch.tensor([3.0, 4.0])}, folder / "grads.pt")
+    torch.save({"b": torch.full((2,), 1e6)}, folder / "weights.pt")
+    torch.save({"c": torch.full((2,), 1e6)}, folder / "my_optimizer.pt")
+    return folder
+
+
+def test_a_glob_says_of_files_what_their_directory_says(tmp_path: Path) -> None:
+    path = of_each_kind(tmp_path / "run")
+    whole, apart = gradtool.check(path), gradtool.check(path / "*.pt")
+    assert (whole.exit_code, apart.exit_code) == (0, 0)
+    assert [
+        (Path(one.path).stem, one.summary and one.summary.norm, [kind.kind for kind in one.kinds])
+        for one in apart.verdicts
+    ] == [("grads", 5.0, []), ("my_optimizer", None, ["optimizer"]), ("weights", None, ["weights"])]
+
+
+@pytest.mark.parametrize("name", ["weights", "model_10", "params", "my_model", "ema", "optimizer"])
+@pytest.mark.parametrize("suffix", [".pt", ".safetensors", ".npz"])
+def test_a_file_is_of_its_kind_alone_and_alone_in_a_directory(
+    name: str, suffix: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{name}{suffix}"
+    if suffix == ".npz":
+        np.savez(path, a=np.full(2, 1e6), b=np.ones(1))
+    else:
+        tree = {"a": torch.full((2,), 1e6), "b": torch.ones(1)}
+        (save_file if suffix == ".safetensors" else torch.save)(tree, path)
+    kind = "optimizer" if name == "optimizer" else "weights"
+    for source in (path, tmp_path):
+        assert statuses(source) == [(kind, 2, False)]
+        (section,) = gradtool.measure(source).sections
+        assert (section.name, section.kind) == ("", kind)
+    with pytest.raises(gradtool.UsageError, match="no gradients"):
+        gradtool.clip(path, tmp_path / "out", max_norm=1.0)
+
+
+def test_losses_alone_are_measured_and_are_no_gradients(tmp_path: Path) -> None:
+    path = tmp_path / "loss_step_1.npy"
+    np.save(path, np.float32([3.0, 4.0]))
+    found = gradtool.measure(path)
+    assert [(one.name, one.kind, one.norm) for one in found.sections] == [("other", None, 5.0)]
+    assert gradtool.check(path).verdicts[0].summary is None
+    with pytest.raises(gradtool.UsageError, match="no gradients"):
+        gradtool.clip(path, tmp_path / "out.npy", max_norm=1.0)
+    clipped = gradtool.clip(path, tmp_path / "out.npy", max_norm=1.0, include="*", eps=0)
+    assert clipped.norm_before == 5.0

@@ -40,6 +40,7 @@ OF_EACH_FIELD: dict[str, Any] = {
     "writer": (0, 2),
     "ranks": frozenset({(0, 2)}),
     "placed": {"w": Placed((Held(Box((3,), (3,)), (0,)),), (6,))},
+    "is_dump": True,
     "notes": ("a note",),
     "part_notes": ("a part",),
     "essential_notes": ("it matters",),
@@ -52,10 +53,11 @@ OF_EACH_FIELD: dict[str, Any] = {
 NOT_MEASURED = {
     *("section_kinds", "checksums", "serialization_ids"),
     *("writer", "placed", "part_notes", "left_out", "skipped_left_out", "measure_only"),
-    "fp8",
+    *("is_dump", "fp8"),
 }
 """What a measurement uses up: sections have their kinds, checksums are verified, boxes are put
-together, scales are set apart; what nobody asked for; and what matters to clipping alone.
+together, scales are set apart; what nobody asked for; and what matters to clipping, or beside other files,
+alone.
 """
 
 

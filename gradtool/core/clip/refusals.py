@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.clip.plan import ClipRequest
-from gradtool.core.sections import have_one_norm
+from gradtool.core.sections import OTHER, have_one_norm
 from gradtool.core.tensors import hides_magnitude
 from gradtool.errors import UnsupportedFormatError, UsageError
 
@@ -54,6 +54,7 @@ def _refuse_mixture(checkpoint: Checkpoint, *, explicit: bool) -> None:
         problem = f"holds different kinds of tensors, in the sections {names}"
         raise UsageError(f"{checkpoint.path}: {problem}", hint=hint)
     (kind,) = kinds
-    if kind in ("weights", "optimizer") and not explicit:
-        what = "weights" if kind == "weights" else "optimizer state"
+    is_other = sections.keys() == {OTHER}
+    if (is_other or kind in ("weights", "optimizer")) and not explicit:
+        what = "optimizer state" if kind == "optimizer" else kind or "what is neither"
         raise UsageError(f"{checkpoint.path}: holds {what}, no gradients", hint=hint)

@@ -42,8 +42,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
     header = read_header(source)
     facts = _facts(source.path, header.noted)
     _refuse_lies(source.path, facts, header.types)
-    # A dump holds gradients, whatever the parts of a model are called.
-    fp8 = frozenset() if facts.dump else _fp8(header.types)
+    fp8 = _fp8(header.types, facts)
     section_of = _sections(header, facts, fp8)
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
@@ -76,6 +75,7 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
         tensors=tuple(tensors),
         skipped=tuple(skipped),
         section_kinds=section_of.kinds,
+        is_dump=facts.dump is not None,
         loss_scale=float(facts.loss_scale),
         step=facts.step,
         writer=_writer(facts),
@@ -90,14 +90,16 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
     )
 
 
-def _fp8(types: Mapping[str, TensorType]) -> frozenset[str]:
+def _fp8(types: Mapping[str, TensorType], facts: DumpMetadata) -> frozenset[str]:
+    if facts.dump:  # of gradients, whatever the parts of a model are called
+        return frozenset()
     return frozenset(name for name, type_ in types.items() if type_.dtype.is_fp8)
 
 
 def _sections(header: Header, facts: DumpMetadata, fp8: frozenset[str]) -> Sections:
-    """The sections of the file's names; of a dump that is noted, what it is."""
+    """The sections of the file's names."""
     if facts.dump:
-        return Sections(kinds={"": "gradients"})
+        return Sections()
     sections = sections_of_flat_names({**header.types, **facts.aliases, **facts.absent})
     return sections.with_others(scales_among(header.types, fp8))
 

@@ -40,6 +40,7 @@ def joined(
         replicas=tuple(replica for part in parts for replica in part.replicas),
         skipped=tuple(item for part in parts for item in part.skipped),
         section_kinds=kinds,
+        is_dump=bool(with_tensors) and all(part.is_dump for part in with_tensors),
         checksums=tuple(checksum for part in parts for checksum in part.checksums),
         serialization_ids=tuple(found for part in parts for found in part.serialization_ids),
         step=_same([part.step for part in with_tensors]),

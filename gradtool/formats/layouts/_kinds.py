@@ -10,11 +10,7 @@ from gradtool.core.tensors import SectionKind
 from gradtool.formats.file_kinds import Told, is_bare, told_by
 from gradtool.formats.layouts._contents import Part, stem_of
 
-_SECTIONS: Final[Mapping[SectionKind, str]] = {
-    "gradients": GRADS,
-    "weights": MODEL,
-    "optimizer": OPTIMIZER,
-}
+_SECTIONS: Final[Mapping[SectionKind | None, str]] = {"weights": MODEL, "optimizer": OPTIMIZER}
 """The section of a file of which one kind is known."""
 
 
@@ -44,9 +40,9 @@ def has_keys(part: Part) -> bool:
 def _told(part: Part) -> Told | None:
     if has_keys(part):
         return None
-    kind = part.checkpoint.section_kinds.get("")
+    if part.checkpoint.is_dump:
+        return Told(GRADS, is_sure=True)
     stem = stem_of(part.name)
-    by_name = told_by(stem, is_bare=is_bare(part.checkpoint, stem))
-    if kind is None or (kind != "gradients" and by_name is not None):
-        return by_name
-    return Told(_SECTIONS[kind], is_sure=True)
+    told = told_by(stem, is_bare=is_bare(part.checkpoint, stem))
+    section = _SECTIONS.get(part.checkpoint.section_kinds.get(""))
+    return Told(section, is_sure=True) if told is None and section else told
