@@ -56,8 +56,8 @@ NOT_MEASURED = {
     *("is_dump", "fp8"),
 }
 """What a measurement uses up: sections have their kinds, checksums are verified, boxes are put
-together, scales are set apart; what nobody asked for; and what matters to clipping, or beside other files,
-alone.
+together, scales are set apart; what nobody asked for; and what matters to clipping alone, or to
+what lies beside.
 """
 
 
