@@ -195,7 +195,7 @@ def test_gradients_under_any_other_prefix_are_the_same_if_shapes_are(tmp_path: P
 
 
 def test_prefixes_of_two_modules_are_no_reason_to_refuse(tmp_path: Path) -> None:
-    names = ["encoder", "decoder", "ema_decoder", "xdecoder"]
+    names = ["encoder", "decoder", "my_decoder", "xdecoder"]
     for name in names:
         write(tmp_path / f"{name}.pt", renamed(f"{name}.{{}}"))
     total = gradtool.measure(tmp_path).total

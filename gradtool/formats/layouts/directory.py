@@ -38,14 +38,8 @@ from gradtool.formats.layouts._found import (
     several,
 )
 from gradtool.formats.layouts._joined import joined, repeated_name
-from gradtool.formats.layouts._kinds import kinds_apart
 from gradtool.formats.layouts._nearest import nothing_in, refuse_megatron
 from gradtool.formats.layouts._noted import with_noted_ranks
-from gradtool.formats.layouts._together import (
-    joined_files,
-    refuse_one_model_twice,
-    refuse_same_tensors,
-)
 from gradtool.formats.layouts.arrangement import (
     Unit,
     are_modules,
@@ -58,6 +52,12 @@ from gradtool.formats.layouts.arrangement import (
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.names.gaps import refuse_faults
 from gradtool.formats.layouts.ranks import joined_ranks
+from gradtool.formats.layouts.together.files import (
+    joined_files,
+    refuse_one_model_twice,
+    refuse_same_tensors,
+)
+from gradtool.formats.layouts.together.kinds import kinds_apart
 from gradtool.storage.listing import Listing
 
 

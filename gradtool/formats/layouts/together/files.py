@@ -16,8 +16,8 @@ from gradtool.errors import SameTensorsError, UnsupportedFormatError
 from gradtool.formats.file_kinds import sections_told
 from gradtool.formats.layouts._contents import Part, stem_of
 from gradtool.formats.layouts._joined import joined, repeated_name
-from gradtool.formats.layouts._kinds import has_keys
-from gradtool.formats.layouts._twins import spelt_otherwise, tensor_names
+from gradtool.formats.layouts.together.kinds import has_keys
+from gradtool.formats.layouts.together.twins import spelt_otherwise, tensor_names
 
 PREFIXED = "tensors are prefixed by their file"
 

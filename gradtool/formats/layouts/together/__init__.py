@@ -1,0 +1,1 @@
+"""Files that make up one checkpoint because their tensors stay apart, or may not."""
