@@ -60,14 +60,14 @@ def save_sharded(arrays: Arrays, path: Path) -> None:
     path.mkdir()
     weight_map = {}
     for i, name in enumerate(arrays):
-        shard = f"model-{i % 2}.safetensors"
+        shard = f"grads-{i % 2}.safetensors"
         weight_map[name] = shard
         (path / shard).touch()
     for shard in set(weight_map.values()):
         inside = {name: arrays[name] for name, home in weight_map.items() if home == shard}
         save_file(inside, path / shard)
     index = json.dumps({"metadata": {}, "weight_map": weight_map})
-    (path / "model.safetensors.index.json").write_text(index)
+    (path / "grads.safetensors.index.json").write_text(index)
     (path / "README.md").write_text("unrelated")
     (path / "empty").touch()
 
