@@ -50,7 +50,7 @@ def test_every_step_that_the_number_divides_is_dumped_as_it_was(tmp_path: Path) 
     assert [line.split(",")[1] for line in run.stdout.splitlines()[1:]] == ["3", "6"]
     run = gradtool_command("check", str(tmp_path / "run" / "grads"))
     assert run.returncode == 0
-    assert "(step 3, 1 gradient, L2 norm 15)" in run.stdout
+    assert "(step 3, 1 gradient, L2 norm 15.0000)" in run.stdout
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
