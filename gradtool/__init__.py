@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from gradtool.api.baselines import update_baseline as update_baseline
     from gradtool.api.checking import check as check
     from gradtool.api.clipping import clip as clip
+    from gradtool.api.comparing import diff as diff
     from gradtool.api.measuring import measure as measure
     from gradtool.core.clip.outcome import ClipOutcome as ClipOutcome
     from gradtool.core.clip.plan import ClipPlan as ClipPlan
     from gradtool.core.clip.plan import ClipRequest as ClipRequest
     from gradtool.core.clipping import Transform as Transform
+    from gradtool.core.comparing.difference import Difference as Difference
+    from gradtool.core.comparing.difference import TensorDifference as TensorDifference
     from gradtool.core.judging.baseline import Baseline as Baseline
     from gradtool.core.judging.policy import Policy as Policy
     from gradtool.core.judging.verdict import CheckOutcome as CheckOutcome
@@ -62,10 +65,12 @@ _HOMES = {
     "gradtool.api.baselines": ("save_baseline", "update_baseline"),
     "gradtool.api.checking": ("check",),
     "gradtool.api.clipping": ("clip",),
+    "gradtool.api.comparing": ("diff",),
     "gradtool.api.measuring": ("measure",),
     "gradtool.core.judging.baseline": ("Baseline",),
     "gradtool.core.clip.plan": ("ClipPlan", "ClipRequest"),
     "gradtool.core.clipping": ("Transform",),
+    "gradtool.core.comparing.difference": ("Difference", "TensorDifference"),
     "gradtool.core.measurement": ("Measurement", "Summary", "TensorMeasurement"),
     "gradtool.core.clip.outcome": ("ClipOutcome",),
     "gradtool.core.judging.policy": ("Policy",),

@@ -42,6 +42,7 @@ COMMANDS: Final = {
     "inspect": "gradtool.cli.inspect",
     "clip": "gradtool.cli.clip",
     "check": "gradtool.cli.check",
+    "diff": "gradtool.cli.diff",
     "formats": "gradtool.cli.formats",
     "explain": "gradtool.cli.rules",
     "rules": "gradtool.cli.rules",

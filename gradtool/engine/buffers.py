@@ -40,6 +40,9 @@ class ThreadBuffers(threading.local):
         span: a range of a file, from which some bytes are copied.
         first, second: the bytes of two tensors that are compared.
         values: elements in float64, or their squares.
+        first_values, second_values: those of two tensors that are compared.
+        differences, sizes: how far these are apart, with signs and without.
+        residuals: what a scaled tensor leaves of another.
         magnitudes: the words of elements without their sign bits.
         below: which magnitudes are below the smallest normal number.
         indices, wide: intermediate arrays in decoding half precision.
@@ -50,6 +53,11 @@ class ThreadBuffers(threading.local):
     first: Buffer = field(default_factory=Buffer)
     second: Buffer = field(default_factory=Buffer)
     values: Buffer = field(default_factory=Buffer)
+    first_values: Buffer = field(default_factory=Buffer)
+    second_values: Buffer = field(default_factory=Buffer)
+    differences: Buffer = field(default_factory=Buffer)
+    sizes: Buffer = field(default_factory=Buffer)
+    residuals: Buffer = field(default_factory=Buffer)
     magnitudes: Buffer = field(default_factory=Buffer)
     below: Buffer = field(default_factory=Buffer)
     indices: Buffer = field(default_factory=Buffer)

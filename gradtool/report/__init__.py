@@ -8,6 +8,7 @@ from typing import Final, cast
 from gradtool.report.model import (
     CheckReporter,
     ClipReporter,
+    DiffReporter,
     FormatsReporter,
     ListingReporter,
     Reporter,
@@ -35,6 +36,14 @@ CHECK_REPORTERS: Final = {
     "markdown": "gradtool.report.check.markdown",
 }
 """The same for `check --format`."""
+
+DIFF_REPORTERS: Final = {
+    "table": "gradtool.report.diff.table",
+    "json": "gradtool.report.diff.json",
+    "csv": "gradtool.report.diff.csv",
+    "markdown": "gradtool.report.diff.markdown",
+}
+"""The same for `diff --format`."""
 
 LISTING_REPORTERS: Final = {
     "table": "gradtool.report.listing.table",
@@ -66,6 +75,11 @@ def clip_reporter(name: str) -> ClipReporter:
 def check_reporter(name: str) -> CheckReporter:
     """The function that renders the outcome of `check` in format `name`."""
     return cast(CheckReporter, import_module(CHECK_REPORTERS[name]).render)
+
+
+def diff_reporter(name: str) -> DiffReporter:
+    """The function that renders the outcome of `diff` in format `name`."""
+    return cast(DiffReporter, import_module(DIFF_REPORTERS[name]).render)
 
 
 def listing_reporter(name: str) -> ListingReporter:

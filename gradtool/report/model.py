@@ -11,7 +11,8 @@ from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.shapes.rows import RowMeasurement
 from gradtool.errors import SeveralCheckpointsError
 
-if TYPE_CHECKING:  # `inspect` need not load the types of `check`
+if TYPE_CHECKING:  # `inspect` need not load the types of `check` and `diff`
+    from gradtool.core.comparing.difference import Difference
     from gradtool.core.judging.verdict import CheckOutcome
     from gradtool.formats.known import KnownFormat
 
@@ -115,6 +116,9 @@ ClipReporter: TypeAlias = Callable[[ClipOutcome, Style], str]
 
 CheckReporter: TypeAlias = "Callable[[CheckOutcome, Style], str]"
 """The same for the outcome of `check`."""
+
+DiffReporter: TypeAlias = "Callable[[Difference, Style], str]"
+"""The same for the outcome of `diff`."""
 
 ListingReporter: TypeAlias = Callable[[Sequence[SeveralCheckpointsError], Style, Picking], str]
 """The same for lists of the checkpoints that a path holds, and the command that takes one."""

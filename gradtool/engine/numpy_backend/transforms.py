@@ -132,6 +132,14 @@ def _rounded(values: Float64, name: str) -> Array:
     return rounded
 
 
+def narrowed(values: Float64, dtype: DType) -> Array:
+    """`values` in a real type, rounded once."""
+    if dtype.itemsize < 4:
+        return _rounded(values, dtype.name)
+    wide: Array = values.astype(_VALUES[dtype.name])
+    return wide
+
+
 def _rounded_to_odd(values: Float64) -> NDArray[np.float32]:
     """float64 as float32, towards zero and with the last bit set wherever that is inexact."""
     nearest: NDArray[np.float32] = values.astype(np.float32)

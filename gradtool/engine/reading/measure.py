@@ -82,7 +82,7 @@ def measure(
     if verify or digest or checkpoint.replicas:
         checkpoint = unpacked(checkpoint)
     overlaps = find_overlaps(checkpoint) if overlaps is None else overlaps
-    checksums, pairs = _checksums_of(checkpoint, everything=verify), pairs_of(checkpoint)
+    checksums, pairs = checksums_of(checkpoint, everything=verify), pairs_of(checkpoint)
     again = sum(checksum.covers.nbytes for checksum in checksums)
     again += sum(pair.nbytes for pair in pairs)
     specs = sorted(checkpoint.tensors, key=_is_other)  # elements count for what is in the total
@@ -213,7 +213,7 @@ def _run(
     return run(task, reduction, backend, bands), [], []
 
 
-def _checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:
+def checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:
     """The checksums over bytes of the catalogue's tensors: all, or only the required ones."""
     checksums = [
         checksum for checksum in checkpoint.checksums if everything or checksum.is_required

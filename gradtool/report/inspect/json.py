@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Final
 
 from gradtool._version import __version__
@@ -13,34 +12,16 @@ from gradtool.core.measurement import Summary, TensorMeasurement
 from gradtool.core.shapes.rows import RowMeasurement
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.tensors import Skipped
+from gradtool.report.json_lines import encode, json_object
 from gradtool.report.model import InspectReport, Style
 
 SCHEMA: Final = "gradtool.inspect/1"
 
-# One encoder for all calls: `json.dumps` with options builds another for each.
-_encode = json.JSONEncoder(allow_nan=False, check_circular=False).encode
-
 
 def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG001
     """All reports as one JSON object."""
-    texts = ",\n".join(_object(_report(report)) for report in reports)
+    texts = ",\n".join(json_object(_report(report)) for report in reports)
     return f'{{"schema": "{SCHEMA}", "gradtool": "{__version__}", "reports": [\n{texts}\n]}}\n'
-
-
-def _object(fields: Mapping[str, object]) -> str:
-    """A JSON object, one field a line, and of an iterator one item a line.
-
-    The standard library indents either everything or nothing, and indents in slow Python. Items of
-    iterators that are strings are JSON already.
-    """
-    return "{" + ",\n ".join(f'"{key}": {_value(value)}' for key, value in fields.items()) + "}"
-
-
-def _value(value: object) -> str:
-    if not isinstance(value, Iterator):
-        return _encode(value)
-    lines = ",\n  ".join(item if isinstance(item, str) else _encode(item) for item in value)
-    return f"[\n  {lines}]" if lines else "[]"
 
 
 def _report(report: InspectReport) -> dict[str, object]:
@@ -104,7 +85,7 @@ def _tensor(tensor: TensorMeasurement) -> str:
     spec, stats = tensor.spec, tensor.stats
     first = tensor.first_nonfinite
     return (
-        f'{{"name": {_encode(spec.name)}, "section": {_encode(spec.section)}, '
+        f'{{"name": {encode(spec.name)}, "section": {encode(spec.section)}, '
         f'"dtype": "{spec.dtype.name}", "shape": {list(spec.shape)}, "numel": {stats.numel}, '
         f'"norm": {_number(tensor.norm)}, "finite_norm": {_number(tensor.finite_norm)}, '
         f'"native_norm": {_number(tensor.native_norm)}, "rms": {_number(tensor.rms)}, '
@@ -112,7 +93,7 @@ def _tensor(tensor: TensorMeasurement) -> str:
         f'"nan": {stats.nan}, "posinf": {stats.posinf}, "neginf": {stats.neginf}, '
         f'"zeros": {stats.zeros}, "subnormals": {stats.subnormals}, '
         f'"first_nonfinite": {"null" if first is None else list(first)}, '
-        f'"alias_of": {_encode(tensor.alias_of)}, "digest": {_encode(tensor.digest)}}}'
+        f'"alias_of": {encode(tensor.alias_of)}, "digest": {encode(tensor.digest)}}}'
     )
 
 
@@ -137,7 +118,7 @@ def _row(tensor: TensorMeasurement, row: RowMeasurement) -> dict[str, object]:
 
 
 def _number(value: float | None) -> str:
-    return repr(value) if value is not None and math.isfinite(value) else _encode(optional(value))
+    return repr(value) if value is not None and math.isfinite(value) else encode(optional(value))
 
 
 def _skipped(skipped: Skipped) -> dict[str, object]:

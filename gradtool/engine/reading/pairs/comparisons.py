@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DType
 from gradtool.engine.backend import Bytes
+from gradtool.engine.numpy_backend.operands import are_equal
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.pairs.regions import Places
 from gradtool.engine.reading.reductions import Merging
@@ -70,7 +71,7 @@ class ByteEquality:
         first, second = blocks.dtypes
         if first != second:
             return _differing(np.arange(blocks.numel), blocks)
-        if _are_equal(blocks.first, blocks.second):
+        if are_equal(blocks.first, blocks.second):
             return Differing()
         words, parts = f"u{min(first.itemsize, 8)}", max(first.itemsize // 8, 1)
         differ = blocks.first.view(words) != blocks.second.view(words)
@@ -85,11 +86,3 @@ class ByteEquality:
 def _differing(steps: NDArray[np.intp], blocks: BlockPair) -> Differing:
     candidates = steps[:1] if blocks.places.is_ascending else steps
     return Differing(len(steps), int(blocks.positions(candidates).min()))
-
-
-def _are_equal(first: Bytes, second: Bytes) -> bool:
-    """Whether all bytes are the same: eight at a time, with what is left over."""
-    words = len(first) & -8
-    return np.array_equal(first[:words].view("u8"), second[:words].view("u8")) and np.array_equal(
-        first[words:], second[words:]
-    )

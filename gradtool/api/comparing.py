@@ -1,0 +1,280 @@
+"""Two dumps compared, saved or in memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from gradtool.arguments import globs, number, require
+from gradtool.arrays.catalogue import catalogue
+from gradtool.core.checkpoint import Checkpoint, RanksMode
+from gradtool.core.comparing.difference import (
+    DEAD_SIDES,
+    Conclusion,
+    Difference,
+    DumpSide,
+    TensorDifference,
+)
+from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, paired
+from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.names import name_filter, no_name, ordered
+from gradtool.core.tensors import TensorSpec
+from gradtool.engine.memory import reporting_shortage
+from gradtool.engine.progress import Observer, Progress, split_progress
+from gradtool.engine.reading.differences import differences, transposed
+from gradtool.engine.reading.unpacking import unpacked
+from gradtool.errors import InputError, UsageError
+from gradtool.places import place_of
+from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
+
+SIDES = ("A", "B")
+
+
+def diff(  # noqa: PLR0913 - one for each option of the command
+    a: str | bytes | os.PathLike[str] | Any,
+    b: str | bytes | os.PathLike[str] | Any,
+    *,
+    rtol: float | None = None,
+    atol: float | None = None,
+    max_rel_l2: float | None = None,
+    ulps: int | None = None,
+    equal_nan: bool = False,
+    name_map: str | Iterable[str] | Mapping[str, str] = (),
+    transpose: str | Iterable[str] = (),
+    include: str | Iterable[str] = (),
+    exclude: str | Iterable[str] = (),
+    section: str | None = None,
+    loss_scale: float | None = None,
+    raw_dtype: str | None = None,
+    verify: bool = False,
+    ranks: RanksMode = "auto",
+    replicated: str | Iterable[str] = (),
+    strip_prefix: str | Iterable[str] = (),
+    join: bool = False,
+    threads: int | None = None,
+    progress: Observer | None = None,
+) -> Difference:
+    """Compare two dumps, element by element, whatever layout each has; `a` is the reference.
+
+    Tensors pair by section and name; wrappers such as `module.` and `_orig_mod.` are taken off
+    names that pair without them. Without a tolerance only the same bits are the same. Figures are
+    within 1e-12 of the exact ones, and bit-identical for any number of threads.
+
+    Args:
+        a: the reference, as for `measure`: a path, a module or arrays.
+        b: what is compared with it, alike.
+        rtol: with `atol`, `|b - a| <= atol + rtol * |a|` for each element, as numpy.testing has
+            it; one that is not given is 0. All bounds that are given must hold.
+        atol: see `rtol`.
+        max_rel_l2: a bound on `|b - a| / |a|` of each tensor.
+        ulps: how many numbers of the dtype elements may be apart, of the narrower of two dtypes.
+        equal_nan: any NaN agrees with any NaN; else only one of the same bits does.
+        name_map: OLD=NEW, or such texts, or a dict: what tensors of `a` are called in `b`; `*`
+            stands for any text.
+        transpose: a glob or globs of names, as `a` has them, of which `b` has the last two axes
+            the other way round.
+        include: as for `measure`, of both, and so are
+        exclude: and
+        section: and
+        loss_scale: by default what each file notes;
+        raw_dtype: and
+        verify: and
+        ranks: and
+        replicated: and
+        strip_prefix: and
+        join: and
+        threads: and
+        progress: over both together.
+
+    Returns:
+        The figures of each pair, and what is only on one side; true if both are the same.
+
+    Raises:
+        UsageError: an argument is out of its range, or no names pair.
+        InputError: one of the dumps cannot be read; the message says which.
+        others as `measure`.
+    """
+    started = time.perf_counter()
+    tolerance = tolerance_of(rtol, atol, max_rel_l2, ulps, equal_nan=equal_nan)
+    maps = _maps(name_map)
+    is_transposed = globs("transpose", transpose)
+    request = MeasureRequest(
+        include=include,
+        exclude=exclude,
+        section=section,
+        loss_scale=loss_scale,
+        raw_dtype=raw_dtype,
+        verify=verify,
+        ranks=ranks,
+        replicated=replicated,
+        strip_prefix=strip_prefix,
+        join=join,
+        threads=threads,
+        backend="numpy",
+        progress=progress,
+    )
+    with working(request) as executor:
+        opened = [_opened(one, side, request) for one, side in zip((a, b), SIDES, strict=True)]
+        first, second = (one.checkpoint for one in opened)
+        pairing = _paired(first, second, request, maps)
+        tensors = _compared(
+            (first, second), pairing.pairs, request, executor, tolerance, is_transposed
+        )
+    names = [[spec.name for spec in one.tensors] for one in (first, second)]
+    return Difference(
+        a=_side(first, request),
+        b=_side(second, request),
+        tensors=ordered(tensors, in_model_order=first.in_model_order),
+        only_in_a=tuple(names[0][n] for n in pairing.only_in_a),
+        only_in_b=tuple(names[1][n] for n in pairing.only_in_b),
+        in_model_order=first.in_model_order,
+        tolerance=tolerance,
+        diagnosis=tuple(_dead_sides(tensors)),
+        notes=(*pairing.notes, *_notes(first, "A"), *_notes(second, "B")),
+        elapsed_s=time.perf_counter() - started,
+    )
+
+
+def tolerance_of(
+    rtol: float | None,
+    atol: float | None,
+    max_rel_l2: float | None,
+    ulps: int | None,
+    *,
+    equal_nan: bool,
+) -> Tolerance:
+    """The tolerance of these bounds; UsageError for one that is negative or NaN."""
+    for name, value in (("rtol", rtol), ("atol", atol), ("max_rel_l2", max_rel_l2)):
+        if value is not None:
+            bound = number(name, value)
+            require(bound >= 0.0, f"`{name}` must be a number >= 0, not {bound}")
+            require(bound < math.inf, f"`{name}` must be finite, not {bound}: nothing would differ")
+    whole = ulps is None or (type(ulps) is int and ulps >= 0)
+    require(whole, f"`ulps` must be a whole number >= 0, not {ulps!r}")
+    return Tolerance(
+        rtol=None if rtol is None else float(rtol),
+        atol=None if atol is None else float(atol),
+        max_rel_l2=None if max_rel_l2 is None else float(max_rel_l2),
+        ulps=ulps,
+        equal_nan=bool(equal_nan),
+    )
+
+
+def _maps(name_map: str | Iterable[str] | Mapping[str, str]) -> tuple[NameMap, ...]:
+    if isinstance(name_map, Mapping):
+        name_map = [f"{old}={new}" for old, new in name_map.items()]
+    return tuple(map(NameMap.read, globs("name_map", name_map)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """A catalogue, and what keeps alive the memory that it is of."""
+
+    checkpoint: Checkpoint
+    owners: list[object]
+
+
+@contextmanager
+def _naming(side: str) -> Iterator[None]:
+    """Says of an unreadable file which of the two dumps it is of."""
+    try:
+        yield
+    except InputError as error:
+        error.hint = "; ".join(filter(None, [error.hint, f"this is {side} of the two dumps"]))
+        raise
+
+
+def _opened(source: Any, side: str, request: MeasureRequest) -> _Opened:
+    place = place_of(source)
+    with _naming(side):
+        if place is not None:
+            return _Opened(unpacked(opened_in_part(place, request)), [])
+        checkpoint, owners = catalogue(source)
+        return _Opened(chosen(checkpoint, request), owners)
+
+
+def _paired(
+    first: Checkpoint, second: Checkpoint, request: MeasureRequest, maps: Sequence[NameMap]
+) -> Pairing:
+    a, b = (_keys(one) for one in (first, second))
+    pairing = paired(a, b, request.bare.prefixes, maps)
+    if not pairing.pairs:
+        problem = f"{first.path} and {second.path}: no names in common"
+        raise UsageError(problem, hint=help_for(a, b))
+    return pairing
+
+
+def _keys(checkpoint: Checkpoint) -> list[Key]:
+    return [(spec.section, spec.name) for spec in checkpoint.tensors]
+
+
+def _compared(
+    sides: tuple[Checkpoint, Checkpoint],
+    pairs: Sequence[tuple[int, int]],
+    request: MeasureRequest,
+    executor: Executor,
+    tolerance: Tolerance,
+    transpose: tuple[str, ...],
+) -> tuple[TensorDifference, ...]:
+    is_transposed = name_filter(transpose, (), request.bare) if transpose else no_name
+    specs: list[tuple[TensorSpec, TensorSpec]] = []
+    for n, m in pairs:
+        a, b = sides[0].tensors[n], sides[1].tensors[m]
+        specs.append((a, transposed(b) if is_transposed(a.name) else b))
+    *copies, progress = split_progress(request.progress, [None, None, None])
+    for side, one, part in zip(SIDES, sides, copies, strict=True):
+        with _naming(side):
+            _compare_copies(one, request, executor, part)
+    with reporting_shortage():
+        return differences(
+            specs,
+            sides,
+            request.runner(sides[0], executor, progress),
+            tolerance=tolerance,
+            loss_scales=(request.loss_scale_of(sides[0]), request.loss_scale_of(sides[1])),
+            verify=request.verify,
+        )
+
+
+def _compare_copies(
+    checkpoint: Checkpoint, request: MeasureRequest, executor: Executor, progress: Progress
+) -> None:
+    """Raise what `measure` raises where copies that ranks hold of a tensor are not the same."""
+    if not checkpoint.replicas:
+        progress.finish()
+        return
+    names = {replica.name for replica in checkpoint.replicas}
+    copied = checkpoint.narrowed(lambda item: item.name in names)
+    agreed(measured(copied, request, executor, progress, time.perf_counter()))
+
+
+def _side(checkpoint: Checkpoint, request: MeasureRequest) -> DumpSide:
+    return DumpSide(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        files=tuple(file.path for file in checkpoint.files),
+        nbytes=checkpoint.nbytes,
+        loss_scale=request.loss_scale_of(checkpoint),
+        step=checkpoint.step,
+        skipped=checkpoint.skipped,
+    )
+
+
+def _notes(checkpoint: Checkpoint, side: str) -> Iterator[str]:
+    for note in (*checkpoint.essential_notes, *checkpoint.part_notes, *checkpoint.notes):
+        yield f"{side}: {note}"
+
+
+def _dead_sides(tensors: Sequence[TensorDifference]) -> Iterator[Conclusion]:
+    """The finding that all elements that were compared are 0, or not finite."""
+    found = [tensor.distance for tensor in tensors if tensor.distance is not None]
+    if found and not any(one.a.max_abs or one.b.max_abs for one in found):
+        yield Conclusion(
+            DEAD_SIDES, "no element of either dump is finite and not 0: two dead runs agree"
+        )

@@ -1,0 +1,74 @@
+"""`gradtool diff`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+import gradtool  # lazy: its names load array libraries on first use
+from gradtool.cli.console import Display
+from gradtool.cli.options import groups
+from gradtool.cli.options.command import command
+from gradtool.cli.options.comparing import Comparing
+from gradtool.cli.paths import expand_all
+from gradtool.cli.reports import Reports
+from gradtool.errors import UsageError
+from gradtool.report import DIFF_REPORTERS, diff_reporter
+
+if TYPE_CHECKING:  # it loads all readers, which --help does not need
+    from gradtool.places import Place
+
+EPILOG = """\
+\b
+Examples:
+  gradtool diff old.safetensors new.safetensors
+  gradtool diff single.pt ddp_checkpoint/ --max-rel-l2 1e-3
+  gradtool diff torch.npz mlx.npz --map 'model.*=*' --transpose '*.weight'
+  gradtool diff a.safetensors b.safetensors -f json | jq .first_difference
+"""
+
+Dump: TypeAlias = Annotated[
+    str, typer.Argument(help="A file, a checkpoint directory, an index file or a quoted glob.")
+]
+ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(DIFF_REPORTERS)]
+DisplayOptions: TypeAlias = Annotated[
+    Display, groups.display("List every tensor, those that are the same too.")
+]
+
+
+@command
+def diff(
+    *,
+    a: Dump,
+    b: Dump,
+    comparing: Comparing,
+    reading: groups.Reading,
+    reports: ReportOptions,
+    display: DisplayOptions,
+) -> None:
+    """Show what differs between two dumps of gradients, where first, and by how much.
+
+    A is the reference. Without a tolerance only the same bits are the same. Exits 0 if both are
+    the same, 1 if they differ, and 3 if one could not be read.
+    """
+    for path in (a, b):
+        if not path:
+            raise UsageError("a PATH is empty")
+    reports.refuse_to_replace(expand_all([a, b]))
+
+    with display.progress(a) as progress:
+        difference = gradtool.diff(_place(a), _place(b), progress=progress, **comparing, **reading)
+    reports.refuse_to_replace([*difference.a.files, *difference.b.files])
+    reports.write(lambda name, style: diff_reporter(name)(difference, style), display)
+    raise typer.Exit(0 if difference else 1)
+
+
+def _place(path: str) -> Place:
+    """The one dump that a path or a glob names."""
+    from gradtool.places import places_among  # noqa: PLC0415 - not for --help
+
+    places = places_among([path])
+    if len(places) > 1:
+        raise UsageError(f"{path}: names {len(places):,} dumps", hint="name one of them")
+    return places[0] if places else path

@@ -1,0 +1,1 @@
+"""What two dumps have in common: names that pair, distances of tensors, tolerances."""

@@ -1,0 +1,244 @@
+"""What comparing two dumps gives; every figure of every report is read off here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from gradtool.core.comparing.distance import Distance, Number
+from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.shapes.strides import unravel
+from gradtool.core.stats import TensorStats
+from gradtool.core.tensors import Skipped, TensorSpec
+
+DEAD_SIDES = "dead-sides"
+"""The finding that two dumps have nothing in them: no element is finite and not zero."""
+
+
+class Conclusion(NamedTuple):
+    """What the figures say together: a code, a sentence, the names of the tensors it is about."""
+
+    code: str
+    text: str
+    tensors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class DumpSide:
+    """One of the two dumps.
+
+    Attributes:
+        path, format, files, nbytes, step: as of a `Measurement`.
+        loss_scale: what its elements were divided by.
+        skipped: stored tensors that are no gradients and were not compared, and why.
+    """
+
+    path: str
+    format: str
+    files: tuple[str, ...]
+    nbytes: int
+    loss_scale: float
+    step: int | None
+    skipped: tuple[Skipped, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorDifference:
+    """Two tensors that pair, and how far apart they are.
+
+    Attributes:
+        a, b: what they are; `b` as it was compared, transposed if that was asked for.
+        distance: of all elements; None where elements cannot be compared.
+        tolerance: what was allowed.
+        loss_scale: what both distances and elements are still to be divided by.
+    """
+
+    a: TensorSpec
+    b: TensorSpec
+    distance: Distance | None
+    tolerance: Tolerance
+    loss_scale: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """The tensor's name in the first dump."""
+        return self.a.name
+
+    @property
+    def problem(self) -> str | None:
+        """Why elements cannot be compared; None if they can."""
+        if self.a.shape != self.b.shape:
+            return "shapes differ"
+        if self.a.dtype.kind != self.b.dtype.kind:
+            return f"{self.a.dtype.kind} against {self.b.dtype.kind}"
+        return None
+
+    @property
+    def identical(self) -> bool:
+        """Whether all elements have the same bits, in one dtype."""
+        found = self.distance
+        return found is not None and not found.differing and self.a.dtype == self.b.dtype
+
+    @property
+    def same(self) -> bool:
+        """Whether they are the same within the tolerance."""
+        found, tolerance = self.distance, self.tolerance
+        if found is None:
+            return False
+        if tolerance.is_exact or self.identical:
+            return self.identical
+        if found.outside:
+            return False
+        if tolerance.max_rel_l2 is None:
+            return True
+        relative = found.rel_l2
+        return not found.largest if relative is None else relative <= tolerance.max_rel_l2
+
+    @property
+    def differing(self) -> int | None:
+        """How many elements differ."""
+        return None if self.distance is None else self.distance.differing
+
+    @property
+    def first_differing(self) -> tuple[int, ...] | None:
+        """Index of the first of them in C order."""
+        if self.distance is None or not self.distance.samples:
+            return None
+        return unravel(self.distance.samples[0].position, self.a.shape)
+
+    @property
+    def first_values(self) -> tuple[Number, Number] | None:
+        """Both numbers there."""
+        if self.distance is None or not self.distance.samples:
+            return None
+        first = self.distance.samples[0]
+        return self._true(first.a), self._true(first.b)
+
+    @property
+    def max_abs_diff(self) -> float | None:
+        """The largest `|b - a|` of finite elements."""
+        if self.distance is None:
+            return None
+        largest = self.distance.largest
+        return 0.0 if largest is None else largest.distance / self.loss_scale
+
+    @property
+    def max_abs_diff_at(self) -> tuple[int, ...] | None:
+        """Its index; None where no two finite elements are apart."""
+        if self.distance is None or self.distance.largest is None:
+            return None
+        return unravel(self.distance.largest.position, self.a.shape)
+
+    @property
+    def max_abs_diff_values(self) -> tuple[Number, Number] | None:
+        """Both numbers there."""
+        if self.distance is None or self.distance.largest is None:
+            return None
+        largest = self.distance.largest
+        return self._true(largest.a), self._true(largest.b)
+
+    @property
+    def rel_l2(self) -> float | None:
+        """`|b - a| / |a|`."""
+        return None if self.distance is None else self.distance.rel_l2
+
+    @property
+    def cosine(self) -> float | None:
+        """Of the angle between both."""
+        return None if self.distance is None else self.distance.cosine
+
+    @property
+    def norm_ratio(self) -> float | None:
+        """`|b| / |a|`."""
+        return None if self.distance is None else self.distance.norm_ratio
+
+    @property
+    def best_scale(self) -> float | None:
+        """The s for which `s a` is nearest to b."""
+        return None if self.distance is None else self.distance.best_scale
+
+    @property
+    def rel_l2_scaled(self) -> float | None:
+        """`|b - s a| / |s a|` for that s."""
+        return None if self.distance is None else self.distance.rel_l2_scaled
+
+    @property
+    def stats(self) -> tuple[TensorStats, TensorStats] | None:
+        """The statistics of both sides, without loss scales; None if none were made."""
+        if self.distance is None:
+            return None
+        scale = self.loss_scale
+        return self.distance.a.divided(scale), self.distance.b.divided(scale)
+
+    @property
+    def opposite_signs(self) -> int | None:
+        """Elements of opposite signs; None for complex ones."""
+        if self.distance is None or self.a.dtype.component is not None:
+            return None
+        return self.distance.opposite_signs
+
+    @property
+    def max_ulps(self) -> int | None:
+        """How many numbers of the dtype elements are apart, at most; None of two dtypes."""
+        is_of_one_type = self.a.dtype == self.b.dtype
+        return self.distance.max_ulps if self.distance and is_of_one_type else None
+
+    @property
+    def equal_when_rounded(self) -> bool | None:
+        """Of two dtypes whether all elements agree, rounded to the narrower one."""
+        if self.distance is None or self.a.dtype == self.b.dtype:
+            return None
+        return not self.distance.rounded_apart
+
+    def _true(self, number: Number) -> Number:
+        return number / self.loss_scale if self.loss_scale != 1.0 else number
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """What two dumps have in common and what not; true if they are the same.
+
+    Attributes:
+        a, b: the dumps; `a` is the reference.
+        tensors: all pairs, in the order of `a`.
+        only_in_a, only_in_b: names that do not pair.
+        in_model_order: whether that order is the model's, as `a` lists it.
+        tolerance: what was allowed.
+        diagnosis: what the figures say together.
+        notes: what was assumed or deserves a warning, one sentence each.
+        elapsed_s: seconds from opening the paths to the last figure.
+    """
+
+    a: DumpSide
+    b: DumpSide
+    tensors: tuple[TensorDifference, ...]
+    only_in_a: tuple[str, ...]
+    only_in_b: tuple[str, ...]
+    in_model_order: bool
+    tolerance: Tolerance
+    diagnosis: tuple[Conclusion, ...]
+    notes: tuple[str, ...]
+    elapsed_s: float
+
+    def __bool__(self) -> bool:
+        return self.same
+
+    @property
+    def identical(self) -> bool:
+        """Whether both have the same tensors, bit by bit."""
+        return self._all_pair and all(tensor.identical for tensor in self.tensors)
+
+    @property
+    def same(self) -> bool:
+        """Whether both have the same tensors within the tolerance, and not only zeros."""
+        dead = any(one.code == DEAD_SIDES for one in self.diagnosis)
+        return self._all_pair and not dead and all(tensor.same for tensor in self.tensors)
+
+    @property
+    def _all_pair(self) -> bool:
+        return not (self.only_in_a or self.only_in_b)
+
+    @property
+    def first_difference(self) -> str | None:
+        """Name of the first tensor that is not the same, in the order of `a`; None if all are."""
+        return next((tensor.name for tensor in self.tensors if not tensor.same), None)

@@ -1,0 +1,220 @@
+"""Which tensor of one dump is which of another: by section and name, and by what names have around.
+
+Equal names pair first. Of the others those pair that agree once prefixes are taken off and names
+are mapped, wrappers among the prefixes, unless two of one side would become one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from gradtool.core.figures import counted, some
+from gradtool.core.names import BareNames, nearest
+from gradtool.errors import UsageError
+
+Key = tuple[str, str]
+"""A tensor's section and its name."""
+
+_MOST_HINTS: Final = 200
+"""Names that are looked at for prefixes that would help."""
+
+
+@dataclass(frozen=True, slots=True)
+class NameMap:
+    """What names of the one dump are called in the other; each `*` stands for any text."""
+
+    old: str
+    new: str
+
+    @classmethod
+    def read(cls, text: object) -> NameMap:
+        """The map that OLD=NEW says; UsageError for what is none."""
+        old, equals, new = text.partition("=") if isinstance(text, str) else ("", "", "")
+        if not (old and equals and new):
+            raise UsageError(f"`name_map` {text!r} must be OLD=NEW, as 'model.*=*'")
+        if new.count("*") > old.count("*"):
+            raise UsageError(f"`name_map` {text!r}: NEW has more * than OLD")
+        return cls(old, new)
+
+    def function(self) -> Callable[[str], str | None]:
+        """From a name to what it is called; None for one that OLD does not fit."""
+        pattern = re.compile("(.*)".join(map(re.escape, self.old.split("*"))), re.DOTALL)
+        literals = self.new.split("*")
+
+        def mapped(name: str) -> str | None:
+            found = pattern.fullmatch(name)
+            if found is None:
+                return None
+            inserted = [*found.groups()[: len(literals) - 1], ""]
+            return "".join(a + b for a, b in zip(literals, inserted, strict=True))
+
+        return mapped
+
+    def __str__(self) -> str:
+        return f"{self.old}={self.new}"
+
+
+class Pairing(NamedTuple):
+    """Positions of tensors that pair, of those that do not, and what was done to names."""
+
+    pairs: list[tuple[int, int]]
+    only_in_a: list[int]
+    only_in_b: list[int]
+    notes: list[str]
+
+
+def paired(
+    a: Sequence[Key], b: Sequence[Key], prefixes: Sequence[str] = (), maps: Sequence[NameMap] = ()
+) -> Pairing:
+    """The pairs among the tensors of two dumps, in the order of the first.
+
+    A map whose OLD fits no name of the first dump is applied to those of the second. Raises
+    UsageError for a map that fits none, and for tensors of one dump that get one name by maps.
+    """
+    notes: list[str] = []
+    first, second = _mapped(a, b, maps)
+    bare = BareNames(tuple(prefixes))
+    found: dict[int, int] = {}
+    for form in (_as_they_are, _Bare(bare), _without_section, _Bare(bare, in_section=False)):
+        _match(first, second, form, found)
+        if len(found) == min(len(a), len(b)):
+            break
+    notes += _taken_off(a, b, found, bare)
+    taken = set(found.values())
+    return Pairing(
+        pairs=sorted(found.items()),
+        only_in_a=[n for n in range(len(a)) if n not in found],
+        only_in_b=[n for n in range(len(b)) if n not in taken],
+        notes=notes,
+    )
+
+
+def _as_they_are(key: Key) -> Key:
+    return key
+
+
+def _without_section(key: Key) -> Key:
+    return "", key[1]
+
+
+@dataclass(frozen=True, slots=True)
+class _Bare:
+    """A key without prefixes."""
+
+    bare: BareNames
+    in_section: bool = True
+
+    def __call__(self, key: Key) -> Key:
+        return key[0] if self.in_section else "", self.bare(key[1])
+
+
+def _match(
+    first: Sequence[Key], second: Sequence[Key], form: Callable[[Key], Key], found: dict[int, int]
+) -> None:
+    """Add the pairs of what is left that agree in a form which nothing else of its side has."""
+    taken = set(found.values())
+    left = _only_ones((form(key), n) for n, key in enumerate(first) if n not in found)
+    right = _only_ones((form(key), n) for n, key in enumerate(second) if n not in taken)
+    found |= {left[key]: right[key] for key in left.keys() & right.keys()}
+
+
+def _only_ones(forms: Iterable[tuple[Key, int]]) -> dict[Key, int]:
+    places: dict[Key, int] = {}
+    repeated = set()
+    for key, number in forms:
+        if places.setdefault(key, number) != number:
+            repeated.add(key)
+    return {key: number for key, number in places.items() if key not in repeated}
+
+
+def _mapped(
+    a: Sequence[Key], b: Sequence[Key], maps: Sequence[NameMap]
+) -> tuple[list[Key], list[Key]]:
+    first, second = list(a), list(b)
+    for one in maps:
+        mapped = one.function()
+        for side in (first, second):
+            found = {
+                n: name for n, (_, old) in enumerate(side) if (name := mapped(old)) is not None
+            }
+            if found:
+                break
+        else:
+            names = [name for _, name in (*a, *b)]
+            likest = nearest(one.old, names)
+            hint = f"the nearest names are {some(likest)}" if likest else None
+            raise UsageError(f"`name_map` '{one}' fits no name of either dump", hint=hint)
+        for number, name in found.items():
+            side[number] = (side[number][0], name)
+    for given, side in ((a, first), (b, second)):
+        _refuse_repeated(given, side)
+    return first, second
+
+
+def _refuse_repeated(given: Sequence[Key], mapped: Sequence[Key]) -> None:
+    if list(given) == list(mapped):
+        return
+    seen: dict[Key, int] = {}
+    for number, key in enumerate(mapped):
+        other = seen.setdefault(key, number)
+        if other != number:
+            both = some([given[other][1], given[number][1]])
+            raise UsageError(f"`name_map` makes one name, {key[1]!r:.80}, of {both}")
+
+
+def _taken_off(
+    a: Sequence[Key], b: Sequence[Key], found: dict[int, int], bare: BareNames
+) -> list[str]:
+    """What was taken off names that would not pair with it, in words."""
+    counts: dict[tuple[str, str], int] = {}
+    sections: dict[tuple[str, str], int] = {}
+    for n, m in found.items():
+        (section, name), (other_section, other) = a[n], b[m]
+        if section != other_section:
+            both = (section, other_section)
+            sections[both] = sections.get(both, 0) + 1
+        if name == other or bare(name) != bare(other):
+            continue
+        for side, taken in (("A", bare.taken_off(name)), ("B", bare.taken_off(other))):
+            if off := ", ".join(map(repr, taken)):
+                counts[side, off] = counts.get((side, off), 0) + 1
+    notes = [
+        f"{counted(count, 'name agrees', 'names agree')} after {off:.200} is taken off those of "
+        f"{side}"
+        for (side, off), count in counts.items()
+    ]
+    notes += [
+        f"{counted(count, 'tensor')} of section {one!r:.80} of A paired with {other!r:.80} of B"
+        for (one, other), count in sections.items()
+    ]
+    return notes
+
+
+def help_for(a: Sequence[Key], b: Sequence[Key]) -> str:
+    """What would make names of two dumps pair of which none does."""
+    ends: dict[str, str] = {}
+    for _, name in b[:_MOST_HINTS]:
+        for tail, head in _cuts(name):
+            ends.setdefault(tail, head)
+    best: tuple[int, str, str] | None = None
+    for _, name in a[:_MOST_HINTS]:
+        for tail, head in _cuts(name):
+            if tail in ends and (best is None or len(tail) > best[0]):
+                best = (len(tail), head, ends[tail])
+                break
+    if best is None:
+        return f"A has {some([n for _, n in a])}; B has {some([n for _, n in b])}; give `name_map`"
+    _, one, other = best
+    if one and other:
+        return f"try `name_map` '{one}*={other}*'"
+    return f"try `strip_prefix` '{one or other}'"
+
+
+def _cuts(name: str) -> list[tuple[str, str]]:
+    """(tail, head) of a name for each dot, the longest tail first."""
+    parts = name.split(".")
+    heads = [".".join(parts[:n]) + "." if n else "" for n in range(len(parts))]
+    return [(name[len(head) :], head) for head in heads]

@@ -1,0 +1,67 @@
+"""Single elements of blocks that are compared: where they are, their numbers, their bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gradtool.core.comparing.distance import MOST_SAMPLES, Sample
+from gradtool.engine.numpy_backend.encodings import Array, Float64
+
+Mask = NDArray[np.bool_]
+Steps = NDArray[np.intp]
+
+
+class Walk(NamedTuple):
+    """Where the elements of a block are: from steps into it to C-order positions."""
+
+    positions: Callable[[Steps], NDArray[np.int64]]
+    is_ascending: bool
+
+
+def samples(
+    walk: Walk,
+    start: int,
+    unlike: Mask,
+    values: tuple[Float64, Float64],
+    codes: tuple[Array, Array] | None,
+) -> tuple[Sample, ...]:
+    """The first in C order of the elements that differ, which are `start` or more into the block.
+
+    `codes` are both sides' bits, one or two for each element as it is real or complex; None where
+    they are not of one type.
+    """
+    indices = np.flatnonzero(unlike)
+    if walk.is_ascending:
+        indices = indices[:MOST_SAMPLES]
+    positions = walk.positions(indices + start)
+    if len(positions) > MOST_SAMPLES:
+        first = np.argpartition(positions, MOST_SAMPLES)[:MOST_SAMPLES]
+        indices, positions = indices[first], positions[first]
+    parts = len(values[0]) // len(unlike)
+    bits: list[int] | list[None] = [None] * len(indices)
+    if codes is not None:
+        bits = _flipped(codes[0], codes[1], indices, parts)
+    a, b = (numbers(side, indices, parts) for side in values)
+    found = map(Sample, positions.tolist(), a, b, bits)
+    return tuple(sorted(found, key=lambda sample: sample.position))
+
+
+def numbers(values: Float64, indices: Steps, parts: int) -> list[Any]:
+    """Elements as Python's numbers, of one or two parts each."""
+    if parts == 1:
+        return list(values[indices].tolist())
+    pairs = values.reshape(-1, 2)[indices].tolist()
+    return [complex(real, imaginary) for real, imaginary in pairs]
+
+
+def _flipped(first: Array, second: Array, indices: Steps, parts: int) -> list[int]:
+    """The bits in which elements differ."""
+    if parts == 1:
+        return [int(bits) for bits in first[indices] ^ second[indices]]
+    bits = first.reshape(-1, 2)[indices] ^ second.reshape(-1, 2)[indices]
+    width = first.itemsize * 8
+    return [int(real) | int(imaginary) << width for real, imaginary in bits]

@@ -1,0 +1,73 @@
+"""Blocks of elements that are compared: their bits, their numbers, their statistics."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from gradtool.core.dtypes import DTYPES, DType
+from gradtool.core.stats import TensorStats
+from gradtool.engine.numpy_backend.encodings import Array, Encoding, Float64, real_words
+from gradtool.engine.numpy_backend.kernels import stats
+
+
+class Operand(NamedTuple):
+    """The elements of one side of a block.
+
+    Attributes:
+        raw: their bytes, little-endian.
+        dtype: their type.
+        divisor: what they are to be divided by.
+    """
+
+    raw: Array
+    dtype: DType
+    divisor: float
+
+    @property
+    def real(self) -> DType:
+        """The type of the elements, or of their parts."""
+        return DTYPES[self.dtype.component] if self.dtype.component else self.dtype
+
+
+def narrower(one: DType, other: DType) -> DType:
+    """Of two real types the one with fewer bits, or with fewer of them in the significand."""
+    return min(one, other, key=lambda dtype: (dtype.bits, dtype.precision, dtype.name))
+
+
+def are_equal(first: Array, second: Array) -> bool:
+    """Whether all bytes are the same: eight at a time, with what is left over."""
+    words = len(first) & -8
+    return np.array_equal(first[:words].view("u8"), second[:words].view("u8")) and np.array_equal(
+        first[words:], second[words:]
+    )
+
+
+def stats_of(side: Operand) -> TensorStats:
+    """The statistics of the elements of a side, for p = 2."""
+    (found,) = stats(side.raw, side.dtype, [len(side.raw) // side.dtype.itemsize], 2.0)
+    return replace(found, first_nonfinite=None).divided(side.divisor)
+
+
+class Numbers:
+    """One side's numbers, real ones or parts: as they are stored, and in float64."""
+
+    def __init__(self, side: Operand) -> None:
+        self.real = side.real
+        self.codes: Array = side.raw.view(f"u{self.real.itemsize}")
+        self._words: Array
+        self._encoding: Encoding
+        self._words, self._encoding = real_words(side.raw, self.real, big_endian=False)
+        self._divisor = side.divisor
+
+    def values(self, part: slice, out: Float64) -> Float64:
+        """Those of a part, as a view or in `out`."""
+        found = self._encoding.decode(self._words[part])
+        if self._divisor != 1.0:
+            return np.divide(found, self._divisor, out=out)
+        if self.real.bits == 64:
+            return found
+        np.copyto(out, found)
+        return out

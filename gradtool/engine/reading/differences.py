@@ -1,0 +1,109 @@
+"""Two catalogues compared: tensors that pair are read block beside block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.comparing.difference import TensorDifference
+from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
+from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.shapes.boxes import Box
+from gradtool.core.shapes.strides import contiguous_strides
+from gradtool.core.tensors import Chunk, StoredChecksum, TensorSpec
+from gradtool.engine.reading.followers import ChecksumTask
+from gradtool.engine.reading.measure import AnyTask, checksums_of, reduce_tasks
+from gradtool.engine.reading.pairs.distances import Distances
+from gradtool.engine.reading.pairs.plan import pair_tasks
+from gradtool.engine.reading.pairs.regions import Pair
+from gradtool.engine.reading.reductions import Statistics
+from gradtool.engine.schedule import Runner
+
+Specs = tuple[TensorSpec, TensorSpec]
+
+
+def differences(
+    pairs: Sequence[Specs],
+    checkpoints: tuple[Checkpoint, Checkpoint],
+    runner: Runner,
+    *,
+    tolerance: Tolerance,
+    loss_scales: tuple[float, float],
+    verify: bool = False,
+) -> tuple[TensorDifference, ...]:
+    """How far apart the tensors of each pair are, in one pass over the bytes of both.
+
+    Args:
+        pairs: two tensors each, opened where they are packed.
+        checkpoints: what they are of.
+        runner: what the tasks are run with; progress is begun here.
+        tolerance: what is allowed of each.
+        loss_scales: what the elements of either side are divided by.
+        verify: check all stored CRCs of tensor data of both.
+
+    Raises InputError where a file changed, shrank or fails its checksum.
+    """
+    first, second = loss_scales
+    shared = first if first == second else 1.0
+    comparison = Distances(
+        # Elements are compared as they are stored where both are to be divided by one number.
+        tolerance if tolerance.atol is None else replace(tolerance, atol=tolerance.atol * shared),
+        (1.0, 1.0) if first == second else loss_scales,
+    )
+    comparable = {n: Pair(a, b) for n, (a, b) in enumerate(pairs) if can_compare(a, b)}
+    checksums = [
+        checksum for one in checkpoints for checksum in checksums_of(one, everything=verify)
+    ]
+    nbytes = sum(pair.nbytes for pair in comparable.values())
+    runner.progress.begin(nbytes + sum(checksum.covers.nbytes for checksum in checksums))
+    numbers = list(comparable)
+    tasks = _tasks(list(comparable.values()), checksums)
+    _, found, _ = reduce_tasks(tasks, Statistics(2.0), comparison, runner)
+    runner.progress.finish()
+    by_number: dict[int, Distance] = {numbers[n]: distance for n, distance in found.items()}
+    return tuple(
+        TensorDifference(
+            a=a,
+            b=b,
+            distance=by_number.get(n, NO_ELEMENTS) if n in comparable else None,
+            tolerance=tolerance,
+            loss_scale=shared,
+        )
+        for n, (a, b) in enumerate(pairs)
+    )
+
+
+def can_compare(a: TensorSpec, b: TensorSpec) -> bool:
+    """Whether the elements of two tensors can be held against each other."""
+    return a.shape == b.shape and a.dtype.kind == b.dtype.kind
+
+
+def _tasks(pairs: Sequence[Pair], checksums: Sequence[StoredChecksum]) -> Iterator[AnyTask]:
+    by_file, streams = pair_tasks(pairs)
+    for tasks in by_file.values():
+        yield from tasks
+    yield from streams
+    for checksum in checksums:
+        yield ChecksumTask(checksum, checksum.covers.nbytes)
+
+
+def transposed(spec: TensorSpec) -> TensorSpec:
+    """A tensor with its last two axes swapped; one with fewer axes as it is."""
+    if len(spec.shape) < 2:
+        return spec
+    if spec.chunks:
+        chunks = tuple(
+            Chunk(
+                Box(_swapped(chunk.box.offsets), _swapped(chunk.box.sizes)),
+                transposed(chunk.stored),
+            )
+            for chunk in spec.chunks
+        )
+        return replace(spec, shape=_swapped(spec.shape), chunks=chunks)
+    strides = contiguous_strides(spec.shape) if spec.strides is None else spec.strides
+    return replace(spec, shape=_swapped(spec.shape), strides=_swapped(strides))
+
+
+def _swapped(sizes: tuple[int, ...]) -> tuple[int, ...]:
+    return (*sizes[:-2], sizes[-1], sizes[-2])

@@ -1,0 +1,189 @@
+"""What is said of a difference, in the same words in every format for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from gradtool.core.figures import (
+    byte_size,
+    counted,
+    dimensions,
+    index_text,
+    share,
+    short,
+    significant,
+    some,
+)
+from gradtool.report.escaping import brief
+from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
+
+if TYPE_CHECKING:
+    from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
+    from gradtool.core.comparing.distance import Number
+    from gradtool.core.comparing.tolerance import Tolerance
+
+WORST: Final = 10
+"""Tensors that people are shown without --all."""
+
+NONE: Final = "-"
+
+
+def sentence(difference: Difference) -> str:
+    """What differs, first of all."""
+    pairs = difference.tensors
+    apart = [tensor for tensor in pairs if not tensor.same]
+    only = len(difference.only_in_a) + len(difference.only_in_b)
+    if difference.same:
+        if difference.identical:
+            return f"identical: {_count(pairs)}, bit by bit"
+        exact = sum(tensor.identical for tensor in pairs)
+        return (
+            f"the same within {bounds(difference.tolerance)}: {_count(pairs)}, {exact:,} identical"
+        )
+    parts = []
+    if apart:
+        verb = "differs" if len(apart) == 1 else "differ"
+        parts.append(f"{len(apart):,} of {counted(len(pairs), 'tensor')} {verb}")
+    parts += [
+        f"{counted(len(names), 'tensor')} only in {side}"
+        for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b))
+        if names
+    ]
+    if not apart and not only:
+        return f"identical and dead: {_count(pairs)}"
+    if not apart:
+        parts.insert(0, f"all {counted(len(pairs), 'pair')} agree")
+    return ", ".join(parts)
+
+
+def _count(pairs: Sequence[TensorDifference]) -> str:
+    return f"{counted(len(pairs), 'tensor')}, {counted(sum(t.a.numel for t in pairs), 'element')}"
+
+
+def bounds(tolerance: Tolerance) -> str:
+    """The bounds that are in force."""
+    given = [
+        f"{name} {short(value)}"
+        for name, value in (
+            ("rtol", tolerance.rtol),
+            ("atol", tolerance.atol),
+            ("max-rel-l2", tolerance.max_rel_l2),
+            ("ulps", tolerance.ulps),
+        )
+        if value is not None
+    ]
+    return ", ".join([*given, *(["equal NaN"] if tolerance.equal_nan else [])])
+
+
+def origin(side: DumpSide) -> str:
+    """What a dump is: path, format, size."""
+    scale = (
+        "" if side.loss_scale == 1.0 else f", divided by a loss scale of {short(side.loss_scale)}"
+    )
+    files = counted(len(side.files), "file")
+    where = f"{side.format}, {files}, {byte_size(side.nbytes)}" if side.files else "in memory"
+    return f"{brief(side.path)}: {where}{scale}"
+
+
+def first_sentence(difference: Difference) -> str | None:
+    """The first tensor that differs, and how."""
+    first = next((tensor for tensor in difference.tensors if not tensor.same), None)
+    return None if first is None else f"{brief(first.name)}: {'; '.join(_details(first))}"
+
+
+def _details(tensor: TensorDifference) -> Iterator[str]:
+    if tensor.problem is not None:
+        yield f"{tensor.problem}: {_kind(tensor)}"
+        return
+    if tensor.differing:
+        verb = "differs" if tensor.differing == 1 else "differ"
+        yield f"{tensor.differing:,} of {counted(tensor.a.numel, 'element')} {verb}"
+    if tensor.first_differing is not None and tensor.first_values is not None:
+        a, b = map(number_text, tensor.first_values)
+        yield f"first at {index_text(tensor.first_differing)}, {a} in A and {b} in B"
+    if tensor.a.dtype != tensor.b.dtype:
+        yield f"{tensor.a.dtype.name} against {tensor.b.dtype.name}{_rounding(tensor)}"
+    if tensor.distance is not None and tensor.distance.zero_signs:
+        yield f"{tensor.distance.zero_signs:,} of them 0.0 against -0.0"
+
+
+def _kind(tensor: TensorDifference) -> str:
+    if tensor.a.shape != tensor.b.shape:
+        return f"{dimensions(tensor.a.shape)} in A, {dimensions(tensor.b.shape)} in B"
+    return f"{tensor.a.dtype.name} in A, {tensor.b.dtype.name} in B"
+
+
+def _rounding(tensor: TensorDifference) -> str:
+    return ", equal when rounded" if tensor.equal_when_rounded else ""
+
+
+def number_text(value: Number) -> str:
+    """A number with nine digits at most, which tell any two of float32 apart, and its sign."""
+    if isinstance(value, complex):
+        return f"{value:.9g}"
+    text = f"{value:.9g}" if math.isfinite(value) else significant(value, 9)
+    return f"{text}.0" if text.lstrip("-").isdigit() else text
+
+
+def shown(difference: Difference, *, show_all: bool) -> list[TensorDifference]:
+    """The pairs to list: all, or those that differ, the worst of them first, and not too many."""
+    if show_all:
+        return list(difference.tensors)
+    apart = [tensor for tensor in difference.tensors if not tensor.same]
+    return sorted(apart, key=badness)[:WORST]
+
+
+def badness(tensor: TensorDifference) -> tuple[int, float]:
+    """A sort key: what cannot be compared first, then NaN on one side only, then by distance."""
+    if tensor.distance is None:
+        return 0, 0.0
+    a, b = tensor.distance.a, tensor.distance.b
+    if a.nonfinite != b.nonfinite:
+        return 1, -float(abs(a.nonfinite - b.nonfinite))
+    relative = tensor.rel_l2
+    return 2, -math.inf if relative is None and tensor.distance.largest else -(relative or 0.0)
+
+
+def grid(tensors: Sequence[TensorDifference]) -> Grid:
+    """A row for each pair."""
+    return Grid(
+        ("name", "shape", "differ", "first at", "rel L2", "cosine", "best scale", "max |b-a|"),
+        (False, False, True, False, True, True, True, True),
+        tuple(Row(_cells(tensor), _mood(tensor)) for tensor in tensors),
+    )
+
+
+def _cells(tensor: TensorDifference) -> tuple[str, ...]:
+    name, shape = brief(tensor.name), brief(dimensions(tensor.a.shape))
+    if tensor.distance is None:
+        return (name, shape, tensor.problem or "", *[NONE] * 5)
+    first = tensor.first_differing
+    return (
+        name,
+        shape,
+        share(tensor.differing or 0, tensor.a.numel),
+        NONE if first is None else index_text(first),
+        *(
+            NONE if value is None else significant(value, CELL_DIGITS)
+            for value in (tensor.rel_l2, tensor.cosine, tensor.best_scale, tensor.max_abs_diff)
+        ),
+    )
+
+
+def _mood(tensor: TensorDifference) -> Mood:
+    return "minor" if tensor.same else "alarming"
+
+
+def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
+    """Label and value of each conclusion, of names without a pair, and of notes."""
+    for one in difference.diagnosis:
+        yield "diagnosis", f"{one.code}: {one.text}"
+    for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b)):
+        if names:
+            yield f"only in {side}", f"{counted(len(names), 'tensor')}: {some(names)}"
+    same_nan = sum(t.distance.same_nan for t in difference.tensors if t.distance is not None)
+    if same_nan:
+        yield "note", f"{same_nan:,} NaN have the same bits on both sides, and count as equal"
+    yield from (("note", brief(note)) for note in difference.notes)
