@@ -15,6 +15,7 @@ from gradtool.core.comparing.sums import (
     NOTHING,
     ScaledSum,
     cosine,
+    quotient,
     ratio,
     root_ratio,
     sum_of_squares,
@@ -76,19 +77,19 @@ class Products:
 
 
 def added(parts: Sequence[Products]) -> Products:
-    """The sums of all parts together, for the c of the first that has any a."""
+    """The sums of all parts together, for a c near their best scale."""
     if len(parts) == 1:
         return parts[0]
-    lead = next((part for part in parts if part.aa.value), Products())
-    scale, exponent = lead.scale, lead.scale_exponent
-    moved = [part.rescaled(scale, exponent) for part in parts]
+    aa, ab = total(part.aa for part in parts), total(part.ab for part in parts)
+    best = quotient(ab, aa) if aa.value else ScaledSum(1.0)
+    moved = [part.rescaled(best.value, best.exponent) for part in parts]
     return Products(
-        aa=total(part.aa for part in parts),
+        aa=aa,
         bb=total(part.bb for part in parts),
-        ab=total(part.ab for part in parts),
+        ab=ab,
         dd=total(part.dd for part in parts),
-        scale=scale,
-        scale_exponent=exponent,
+        scale=best.value,
+        scale_exponent=best.exponent,
         rr=total(part.rr for part in moved),
         ra=total(part.ra for part in moved),
     )

@@ -41,14 +41,17 @@ def sum_of_squares(stats: TensorStats) -> ScaledSum:
     return ScaledSum(stats.power_sum * mantissa * mantissa, 2 * exponent)
 
 
+def quotient(numerator: ScaledSum, denominator: ScaledSum) -> ScaledSum:
+    """The quotient of two sums, of which the second is not 0."""
+    (top, up), (bottom, down) = map(_normal, (numerator, denominator))
+    return ScaledSum(top / bottom, up - down)
+
+
 def ratio(numerator: ScaledSum, denominator: ScaledSum) -> float | None:
     """The quotient, infinite or 0 where float64 does not hold it; None for division by 0."""
     if not denominator.value:
         return None
-    quotient = ScaledSum(
-        numerator.value / denominator.value, numerator.exponent - denominator.exponent
-    )
-    return _shifted(quotient, 0)
+    return _shifted(quotient(numerator, denominator), 0)
 
 
 def root_ratio(numerator: ScaledSum, denominator: ScaledSum) -> float | None:
@@ -69,8 +72,8 @@ def cosine(product: ScaledSum, first: ScaledSum, second: ScaledSum) -> float | N
     (ab, shift), (aa, one), (bb, other) = map(_normal, (product, first, second))
     odd = (one + other) % 2
     root = math.sqrt(math.ldexp(aa * bb, odd))
-    quotient = _shifted(ScaledSum(ab / root, shift - (one + other - odd) // 2), 0)
-    return max(-1.0, min(quotient, 1.0))
+    found = _shifted(ScaledSum(ab / root, shift - (one + other - odd) // 2), 0)
+    return max(-1.0, min(found, 1.0))
 
 
 def _normal(one: ScaledSum) -> ScaledSum:

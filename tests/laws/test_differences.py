@@ -1,0 +1,159 @@
+"""How far apart two tensors are is what exact arithmetic says, however each of them is stored."""
+
+from __future__ import annotations
+
+import math
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from cuttings import SHAPES, boxes_of
+from dumps import NUMPY_TYPES, WINDOW
+from exact_distances import Exact, exact
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from storing import Codes, Way, in_chunks, ways, written
+
+from gradtool.core.comparing.difference import TensorDifference
+from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
+from gradtool.core.comparing.tolerance import EXACT
+from gradtool.core.dtypes import DTYPES
+from gradtool.core.tensors import TensorSpec
+from gradtool.engine.numpy_backend.backend import NUMPY
+from gradtool.engine.progress import whole_progress
+from gradtool.engine.reading.measure import reduce_tasks
+from gradtool.engine.reading.pairs.distances import Distances
+from gradtool.engine.reading.pairs.plan import BLOCK_NBYTES, pair_tasks
+from gradtool.engine.reading.pairs.regions import Pair
+from gradtool.engine.reading.reductions import Statistics
+from gradtool.engine.schedule import Runner
+
+BOUND = 1e-12
+REAL = [name for name in NUMPY_TYPES if DTYPES[name].component is None]
+PAIRS = st.one_of(
+    st.sampled_from([*REAL, "C32", "C64", "C128"]).map(lambda name: (name, name)),
+    st.tuples(st.sampled_from(REAL), st.sampled_from(REAL)),
+)
+
+
+def distance(
+    pair: Pair,
+    block_nbytes: int = BLOCK_NBYTES,
+    threads: int = 2,
+    comparison: Distances | None = None,
+) -> Distance:
+    by_file, streams = pair_tasks([pair], block_nbytes)
+    tasks = [*chain.from_iterable(by_file.values()), *streams]
+    with ThreadPoolExecutor(threads) as executor:
+        runner = Runner(executor, WINDOW, NUMPY, whole_progress(None))
+        _, found, _ = reduce_tasks(tasks, Statistics(2.0), comparison or Distances(), runner)
+    return found.get(0, NO_ELEMENTS)
+
+
+def figures(a: TensorSpec, b: TensorSpec, block_nbytes: int) -> TensorDifference:
+    return TensorDifference(a, b, distance(Pair(a, b), block_nbytes), EXACT)
+
+
+def assert_near(found: float | None, true: float | None, slack: float = 0.0) -> None:
+    if true is None or found is None or not math.isfinite(true):
+        assert found == true
+    else:
+        # What is no normal number has fewer digits.
+        assert abs(found - true) <= max(BOUND * abs(true), slack, 1e-307)
+
+
+def assert_exact(found: TensorDifference, true: Exact) -> None:
+    assert_near(found.rel_l2, true.rel_l2)
+    assert_near(found.norm_ratio, true.norm_ratio)
+    assert_near(found.cosine, true.cosine, BOUND)
+    ratio = 0.0 if true.norm_ratio is None else true.norm_ratio
+    assert_near(found.best_scale, true.best_scale, BOUND * ratio)
+    if true.cosine is not None and abs(true.cosine) > 1e-3:
+        assert_near(found.rel_l2_scaled, true.rel_l2_scaled, BOUND)
+    assert found.max_abs_diff is not None
+    assert_near(found.max_abs_diff, true.max_abs_diff)
+    assert found.opposite_signs in (None, true.opposite_signs)
+    assert found.max_ulps == true.max_ulps
+    assert found.differing == len(true.differing)
+    assert found.distance is not None
+    assert found.distance.zero_signs == true.zero_signs
+    positions = [sample.position for sample in found.distance.samples]
+    assert positions == true.differing[: len(positions)]
+    assert len(positions) == min(len(true.differing), 16)
+    assert found.identical == (not true.differing and found.a.dtype == found.b.dtype)
+
+
+def related(codes: Codes, dtypes: tuple[str, str], how: str, rng: np.random.Generator) -> Codes:
+    """Elements of the second dtype that have to do with those of the first, or not."""
+    first, second = dtypes
+    size = DTYPES[second].itemsize
+    if how == "unrelated" or (first != second and DTYPES[first].component):
+        return rng.integers(0, 256, (*codes.shape[:-1], size), dtype=np.uint8)
+    if first == second and how != "scaled":
+        altered = codes.reshape(-1, size).copy()
+        count = {"equal": 0, "flipped": 1, "rounded": len(altered)}[how]
+        for place in rng.choice(len(altered), min(count, len(altered)), replace=False):
+            altered[place, rng.integers(size) if how == "flipped" else 0] ^= 1 << rng.integers(8)
+        return altered.reshape(codes.shape)
+    factor = rng.choice([0.5, -1.0, 3.0, 1 / 3]) if how == "scaled" else 1.0
+    real_first, real_second = (DTYPES[name].component or name for name in dtypes)
+    with np.errstate(all="ignore"):
+        values = np.ascontiguousarray(codes).view(NUMPY_TYPES[real_first]).astype(np.float64)
+        changed = (values * factor).astype(NUMPY_TYPES[real_second]).view(np.uint8)
+    return changed.reshape(*codes.shape[:-1], size)
+
+
+def elements(shape: tuple[int, ...], dtype: str, kind: str, rng: np.random.Generator) -> Codes:
+    """Any bits, or numbers that gradients might be."""
+    size = DTYPES[dtype].itemsize
+    if kind == "bits":
+        return rng.integers(0, 256, (*shape, size), dtype=np.uint8)
+    real = DTYPES[dtype].component or dtype
+    count = size // DTYPES[real].itemsize
+    values = rng.standard_normal((*shape, count)) * (rng.random((*shape, count)) < 0.8)
+    with np.errstate(all="ignore"):
+        found: Codes = values.astype(NUMPY_TYPES[real]).view(np.uint8)
+    return found.reshape(*shape, size)
+
+
+@settings(max_examples=400)
+@given(
+    shape=SHAPES,
+    data=st.data(),
+    dtypes=PAIRS,
+    kind=st.sampled_from(["bits", "numbers"]),
+    how=st.sampled_from(["equal", "flipped", "rounded", "scaled", "unrelated"]),
+    one=ways(),
+    two=ways(),
+    cut=st.tuples(st.booleans(), st.booleans()),
+    block_nbytes=st.sampled_from([1, 40, 300, BLOCK_NBYTES]),
+    seed=st.integers(0, 999),
+)
+def test_figures_are_what_exact_arithmetic_says(
+    shape: tuple[int, ...],
+    data: st.DataObject,
+    dtypes: tuple[str, str],
+    kind: str,
+    how: str,
+    one: Way,
+    two: Way,
+    cut: tuple[bool, bool],
+    block_nbytes: int,
+    seed: int,
+    scratch: Path,
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = elements(shape, dtypes[0], kind, rng)
+    others = related(codes, dtypes, how, rng)
+    specs = []
+    for stored, dtype, way, is_cut in zip((codes, others), dtypes, (one, two), cut, strict=True):
+        if is_cut:
+            boxes = data.draw(boxes_of(shape))
+            specs.append(in_chunks(stored, dtype, boxes, way, scratch))
+        else:
+            specs.append(written(stored, dtype, way, scratch))
+    first, second = specs
+    assert_exact(figures(first, second, block_nbytes), exact(codes, others, dtypes))
+    back = exact(others, codes, (dtypes[1], dtypes[0]))
+    assert_exact(figures(second, first, block_nbytes), back)
