@@ -7,7 +7,7 @@ imaginary parts, as if it had twice as many real elements.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
@@ -212,14 +212,13 @@ def merged(parts: Sequence[Distance]) -> Distance:
         return parts[0]
     if not parts:
         return NO_ELEMENTS
-    samples = sorted(sample for part in parts for sample in part.samples[:MOST_SAMPLES])
     return Distance(
         numel=sum(part.numel for part in parts),
         a=merge([part.a for part in parts], 2.0),
         b=merge([part.b for part in parts], 2.0),
         products=added([part.products for part in parts]),
         differing=sum(part.differing for part in parts),
-        samples=tuple(samples[:MOST_SAMPLES]),
+        samples=first_samples(sample for part in parts for sample in part.samples),
         largest=largest_of([part.largest for part in parts if part.largest is not None]),
         opposite_signs=sum(part.opposite_signs for part in parts),
         max_ulps=_most([part.max_ulps for part in parts]),
@@ -228,6 +227,11 @@ def merged(parts: Sequence[Distance]) -> Distance:
         same_nan=sum(part.same_nan for part in parts),
         outside=sum(part.outside for part in parts),
     )
+
+
+def first_samples(found: Iterable[Sample]) -> tuple[Sample, ...]:
+    """The first of these elements in C order."""
+    return tuple(sorted(found, key=lambda sample: sample.position)[:MOST_SAMPLES])
 
 
 def largest_of(found: Sequence[Largest]) -> Largest | None:

@@ -7,8 +7,7 @@ Arithmetic is in float64 on as many elements at a time as a cache holds, and sum
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -17,12 +16,12 @@ from gradtool.core.comparing.distance import (
     MOST_SAMPLES,
     Distance,
     Largest,
-    Products,
     Sample,
-    merged,
+    first_samples,
+    largest_of,
 )
+from gradtool.core.comparing.sums import sum_of_squares
 from gradtool.core.comparing.tolerance import Tolerance
-from gradtool.core.stats import TensorStats
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.elements import Mask, Steps, Walk, numbers, samples
 from gradtool.engine.numpy_backend.encodings import Array, Float64
@@ -34,10 +33,10 @@ from gradtool.engine.numpy_backend.operands import (
     narrower,
     stats_of,
 )
-from gradtool.engine.numpy_backend.products import Scaled, products, scale_of
+from gradtool.engine.numpy_backend.products import Sums, scale_of, sums_of, together
 from gradtool.engine.numpy_backend.transforms import narrowed
 
-CACHED_NUMEL: Final = 16 * ROW
+CACHED_NUMEL: Final = 8 * ROW
 """Numbers that are worked on at a time: a few arrays of so many stay in a core's cache."""
 
 
@@ -80,52 +79,67 @@ class _Comparing:
         self.parts = 2 if a.dtype.component else 1
         self.numel = len(a.raw) // a.dtype.itemsize
         self.a_stats, self.b_stats = stats_of(a), stats_of(b)
+        self.has_bad = bool(self.a_stats.nonfinite or self.b_stats.nonfinite)
         self.a, self.b = Numbers(a), Numbers(b)
         self.narrow = narrower(self.a.real, self.b.real)
         self.scales = [scale_of(one.max_abs) for one in (self.a_stats, self.b_stats)]
-        self.sampled = 0
+        self.differing = self.opposite = self.zero_signs = self.same_nan = self.outside = 0
+        self.ulps = 0 if self.has_bits else None
+        self.rounded_apart = None if self.has_one_type else 0
+        self.samples: list[Sample] = []
+        self.largest: list[Largest] = []
+        self.sums: list[Sums] = []
 
     def distance(self) -> Distance:
         """What there is to say of them."""
+        step = CACHED_NUMEL // self.parts
         # NaN and Inf are what the data may hold, and no mistake to warn about.
         with np.errstate(all="ignore"):
-            found = merged(list(self._chunks()))
-        return replace(found, a=self.a_stats, b=self.b_stats)
+            for start in range(0, self.numel, step):
+                self._add(start, min(start + step, self.numel))
+        (_, ea), (_, eb) = self.scales
+        known = None if self.has_bad else sum_of_squares(self.b_stats)
+        return Distance(
+            numel=self.numel,
+            a=self.a_stats,
+            b=self.b_stats,
+            products=together(self.sums, ea, eb, bb=known),
+            differing=self.differing,
+            samples=tuple(first_samples(self.samples)),
+            largest=largest_of(self.largest),
+            opposite_signs=self.opposite,
+            max_ulps=self.ulps,
+            rounded_apart=self.rounded_apart,
+            zero_signs=self.zero_signs,
+            same_nan=self.same_nan,
+            outside=self.outside,
+        )
 
-    def _chunks(self) -> Iterator[Distance]:
-        step = CACHED_NUMEL // self.parts
-        for start in range(0, self.numel, step):
-            yield self._chunk(start, min(start + step, self.numel))
-
-    def _chunk(self, start: int, stop: int) -> Distance:
+    def _add(self, start: int, stop: int) -> None:
+        """Add what there is to say of the elements from step `start` to `stop` of the block."""
         part = slice(start * self.parts, stop * self.parts)
         count = part.stop - part.start
         b = self.b.values(part, BUFFERS.second_values.array(np.float64, count))
         a = self.a.values(part, BUFFERS.first_values.array(np.float64, count))
         unlike = self._unlike(part, a, b)
         differing = int(np.count_nonzero(unlike))
-        finite = self._finite(a, b)
+        self.differing += differing
         codes = self._codes(part, a, b)
-        samples = self._samples(start, unlike, a, b, codes) if differing else ()
-        zero_signs = self._zero_signs(unlike, a, b, differing)
-        same_nan = outside = 0
+        if differing:
+            self._add_samples(start, unlike, a, b, codes)
+            self._add_zero_signs(unlike, a, b)
+        if self.rounded_apart is not None:
+            self.rounded_apart += self._rounded_apart(codes, a, b)
+        finite = self._finite(a, b)
         chunk = _Chunk(a, b, start, None)
         if finite is not None:
-            same_nan = int(np.count_nonzero(self._any(np.isnan(a)) & ~unlike))
-            outside = self._disagreeing(a, b, unlike, finite)
+            self.same_nan += int(np.count_nonzero(self._any(np.isnan(a)) & ~unlike))
+            self.outside += self._disagreeing(a, b, unlike, finite)
             kept = np.repeat(finite, self.parts) if self.parts > 1 else finite
             chunk = _Chunk(a[kept], b[kept], start, np.flatnonzero(finite) + start)
             codes = codes[0][kept], codes[1][kept]
-        found = self._finite_distance(chunk, codes, differing)
-        return replace(
-            found,
-            numel=stop - start,
-            differing=differing,
-            samples=samples,
-            zero_signs=zero_signs,
-            same_nan=same_nan,
-            outside=found.outside + outside,
-        )
+        if len(chunk.a):
+            self._add_finite(chunk, codes, differing)
 
     def _any(self, of_parts: Mask) -> Mask:
         """What holds of elements of which it holds for a part."""
@@ -142,7 +156,7 @@ class _Comparing:
 
     def _finite(self, a: Float64, b: Float64) -> Mask | None:
         """Which elements are finite on both sides; None for all."""
-        if not (self.a_stats.nonfinite or self.b_stats.nonfinite):
+        if not self.has_bad:
             return None
         bad = self._any(~(np.isfinite(a) & np.isfinite(b)))
         return ~bad if bad.any() else None
@@ -154,22 +168,26 @@ class _Comparing:
         word = f"u{self.narrow.itemsize}"
         return narrowed(a, self.narrow).view(word), narrowed(b, self.narrow).view(word)
 
-    def _samples(
+    def _add_samples(
         self, start: int, unlike: Mask, a: Float64, b: Float64, codes: tuple[Array, Array]
-    ) -> tuple[Sample, ...]:
-        """The first elements that differ; none where those of chunks before are enough."""
-        if self.walk.is_ascending and self.sampled >= MOST_SAMPLES:
-            return ()
-        found = samples(self.walk, start, unlike, (a, b), codes if self.has_bits else None)
-        self.sampled += len(found)
-        return found
+    ) -> None:
+        """Add the first elements that differ, unless those of chunks before are enough."""
+        if not self.walk.is_ascending or len(self.samples) < MOST_SAMPLES:
+            bits = codes if self.has_bits else None
+            self.samples += samples(self.walk, start, unlike, (a, b), bits)
 
-    def _zero_signs(self, unlike: Mask, a: Float64, b: Float64, differing: int) -> int:
-        """How many elements are zeros of two signs."""
-        if not (differing and self.a_stats.zeros and self.b_stats.zeros):
-            return 0
-        nonzero = self._any((a != 0.0) | (b != 0.0))
-        return int(np.count_nonzero(unlike & ~nonzero))
+    def _add_zero_signs(self, unlike: Mask, a: Float64, b: Float64) -> None:
+        """Add how many elements are zeros of two signs."""
+        if self.a_stats.zeros and self.b_stats.zeros:
+            nonzero = self._any((a != 0.0) | (b != 0.0))
+            self.zero_signs += int(np.count_nonzero(unlike & ~nonzero))
+
+    def _rounded_apart(self, codes: tuple[Array, Array], a: Float64, b: Float64) -> int:
+        """How many elements differ once they are rounded; a NaN is one whatever its bits."""
+        unlike = codes[0] != codes[1]
+        if self.has_bad:
+            unlike &= ~(np.isnan(a) & np.isnan(b))
+        return int(np.count_nonzero(self._any(unlike)))
 
     def _disagreeing(self, a: Float64, b: Float64, unlike: Mask, finite: Mask) -> int:
         """How many elements that are not finite do not agree by the tolerance."""
@@ -181,63 +199,46 @@ class _Comparing:
         # NaN is unlike itself as a number, and may be of the same bits.
         return int(np.count_nonzero(self._any(apart) & unlike & ~finite))
 
-    def _finite_distance(
-        self, chunk: _Chunk, codes: tuple[Array, Array], differing: int
-    ) -> Distance:
-        """What there is to say of elements that are all finite."""
+    def _add_finite(self, chunk: _Chunk, codes: tuple[Array, Array], differing: int) -> None:
+        """Add what there is to say of elements that are all finite."""
         a, b = chunk.a, chunk.b
-        nothing = TensorStats(2.0)
-        ulps = 0 if self.has_bits else None
-        rounded = None if self.has_one_type else 0
-        if not len(a):
-            return Distance(0, nothing, nothing, Products(), max_ulps=ulps, rounded_apart=rounded)
         d = np.subtract(b, a, out=BUFFERS.differences.array(np.float64, len(a)))
-        sizes, halved = self._sizes(d, a, b)
-        largest = self._largest(chunk, sizes, halved=halved)
-        size = 0.0 if largest is None else largest.distance / (2.0 if halved else 1.0)
+        sizes, index, halved = self._sizes(d, a, b)
+        size = float(sizes[index])
+        if size:
+            self.largest.append(self._largest(chunk, sizes, size, index, halved=halved))
         opposite, apart = self._steps_apart(codes[0], codes[1], a, b)
-        if self.has_bits:
-            ulps = int(apart.max())
-        if not self.has_one_type:
-            rounded = int(np.count_nonzero(self._any(codes[0] != codes[1])))
-        outside = 0
+        self.opposite += opposite
+        if self.ulps is not None:
+            self.ulps = max(self.ulps, int(apart.max()))
         if not self.tolerance.is_exact and differing:
-            outside = self._outside(sizes * 2.0 if halved else sizes, a, apart)
-        return Distance(
-            numel=0,
-            a=nothing,
-            b=nothing,
-            products=products(
-                Scaled(a, self.scales[0]), Scaled(b, self.scales[1]), d, size, halved=halved
-            ),
-            largest=largest,
-            opposite_signs=opposite,
-            max_ulps=ulps,
-            rounded_apart=rounded,
-            outside=outside,
-        )
+            self.outside += self._outside(sizes * 2.0 if halved else sizes, a, apart)
+        (fa, _), (fb, _) = self.scales
+        a, b = (a if fa == 1.0 else a / fa), (b if fb == 1.0 else b / fb)
+        self.sums.append(sums_of(a, b, d, size, halved=halved, with_bb=self.has_bad))
 
-    def _sizes(self, d: Float64, a: Float64, b: Float64) -> tuple[Float64, bool]:
-        """The distance of each two elements, or half of it where float64 does not hold all.
+    def _sizes(self, d: Float64, a: Float64, b: Float64) -> tuple[Float64, int, bool]:
+        """The distance of each two elements, and where it is largest.
 
-        `d` becomes half of what it is then too.
+        They and `d` are halved, which the last says, where float64 does not hold all.
         """
         sizes = self._moduli(d)
-        if sizes.max() < math.inf:
-            return sizes, False
+        index = int(sizes.argmax())
+        if sizes[index] < math.inf:
+            return sizes, index, False
         np.subtract(b * 0.5, a * 0.5, out=d)
-        return self._moduli(d), True
+        sizes = self._moduli(d)
+        return sizes, int(sizes.argmax()), True
 
     def _moduli(self, values: Float64) -> Float64:
         if self.parts == 2:
             return np.hypot(values[::2], values[1::2])
         return np.abs(values, out=BUFFERS.sizes.array(np.float64, len(values)))
 
-    def _largest(self, chunk: _Chunk, sizes: Float64, *, halved: bool) -> Largest | None:
-        index = int(sizes.argmax())
-        size = float(sizes[index])
-        if not size:
-            return None
+    def _largest(
+        self, chunk: _Chunk, sizes: Float64, size: float, index: int, *, halved: bool
+    ) -> Largest:
+        """The largest of the distances, which is the one at `index`."""
         candidates = np.array([index])
         if not self.walk.is_ascending:
             candidates = np.flatnonzero(sizes == size)
@@ -253,16 +254,17 @@ class _Comparing:
     ) -> tuple[int, Array]:
         """How many elements are of opposite signs, and by how many numbers each two are apart."""
         bits = first.dtype.itemsize * 8
-        crossing = (first ^ second) >> (bits - 1) != 0
-        if not crossing.any():
-            opposite = 0 if self.has_bits else self._opposite(np.signbit(a) != np.signbit(b), a, b)
-            return opposite, np.maximum(first, second) - np.minimum(first, second)
-        magnitude = first.dtype.type((1 << bits - 1) - 1)
-        one, other = first & magnitude, second & magnitude
-        near = np.maximum(one, other) - np.minimum(one, other)
-        apart = np.where(crossing, one + other, near)
-        signs = crossing if self.has_bits else np.signbit(a) != np.signbit(b)
-        return self._opposite(signs, a, b), apart
+        # Without their signs, words are in the order of the numbers; 0.0 and -0.0 are one place.
+        apart = np.maximum(first, second)
+        apart -= np.minimum(first, second)
+        crossing = (first ^ second).view(f"i{first.dtype.itemsize}") < 0
+        across = np.flatnonzero(crossing)
+        if len(across):
+            magnitude = first.dtype.type((1 << bits - 1) - 1)
+            apart[across] = (first[across] & magnitude) + (second[across] & magnitude)
+        if not self.has_bits:
+            crossing = np.signbit(a) != np.signbit(b)
+        return self._opposite(crossing, a, b), apart
 
     def _opposite(self, crossing: Mask, a: Float64, b: Float64) -> int:
         if self.parts == 2:

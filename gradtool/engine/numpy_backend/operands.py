@@ -64,9 +64,13 @@ class Numbers:
 
     def values(self, part: slice, out: Float64) -> Float64:
         """Those of a part, as a view or in `out`."""
-        found = self._encoding.decode(self._words[part])
+        found: Array
+        if self.real.name == "F32":  # most are, and the encoding would copy them once more
+            found = self._words[part].view(np.float32)
+        else:
+            found = self._encoding.decode(self._words[part])
         if self._divisor != 1.0:
-            return np.divide(found, self._divisor, out=out)
+            return np.divide(found, self._divisor, out=out, dtype=np.float64)
         if self.real.bits == 64:
             return found
         np.copyto(out, found)

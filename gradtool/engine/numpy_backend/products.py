@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from gradtool.core.comparing.distance import Products
-from gradtool.core.comparing.sums import ScaledSum
+from gradtool.core.comparing.sums import NOTHING, ScaledSum, total
 from gradtool.core.stats import power_scale
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.encodings import Float64
@@ -18,16 +19,16 @@ SCALE_BITS: Final = 24
 """Bits of the factor that residuals are made with: its products with float32 are then exact."""
 
 
-class Scaled(NamedTuple):
-    """Numbers, and the power of two to divide them by, with its exponent."""
+class Sums(NamedTuple):
+    """Sums over some numbers of two blocks, as `Products` has them, of numbers that were scaled."""
 
-    values: Float64
-    scale: tuple[float, int]
-
-    @property
-    def divided(self) -> Float64:
-        """The numbers divided by it."""
-        return self.values if self.scale[0] == 1.0 else self.values / self.scale[0]
+    aa: float
+    bb: float
+    ab: float
+    dd: ScaledSum
+    scale: float
+    rr: float
+    ra: float
 
 
 def scale_of(peak: float) -> tuple[float, int]:
@@ -36,27 +37,47 @@ def scale_of(peak: float) -> tuple[float, int]:
     return scale, math.frexp(scale)[1] - 1
 
 
-def products(first: Scaled, second: Scaled, d: Float64, peak: float, *, halved: bool) -> Products:
-    """The sums over two blocks, given their differences `d`, or halves of these, up to `peak`."""
-    (a, ea), (b, eb) = ((side.divided, side.scale[1]) for side in (first, second))
+def sums_of(
+    a: Float64, b: Float64, d: Float64, peak: float, *, halved: bool, with_bb: bool
+) -> Sums:
+    """The sums over numbers, given their differences `d`, or halves of these, up to `peak`.
+
+    That of b^2 is 0 unless `with_bb`, where it is known from elsewhere.
+    """
     aa, ab = _dot(a, a), _dot(a, b)
-    dd = ScaledSum()
+    dd = NOTHING
     if peak:
-        scale, ed = scale_of(peak)
-        d = Scaled(d, (scale, ed)).divided
-        dd = ScaledSum(_dot(d, d), 2 * (ed + halved))
+        scale, exponent = scale_of(peak)
+        if scale != 1.0:
+            d = d / scale
+        dd = ScaledSum(_dot(d, d), 2 * (exponent + halved))
     c = _short(ab / aa) if aa else 1.0
     r = np.multiply(a, c, out=BUFFERS.residuals.array(np.float64, len(a)))
     np.subtract(b, r, out=r)
+    return Sums(aa, _dot(b, b) if with_bb else 0.0, ab, dd, c, _dot(r, r), _dot(r, a))
+
+
+def together(sums: Sequence[Sums], ea: int, eb: int, bb: ScaledSum | None) -> Products:
+    """All sums of a block, in which a and b were divided by powers of two with these exponents.
+
+    `bb` is the sum of b^2 where it is known.
+    """
+    aa, ab = math.fsum(one.aa for one in sums), math.fsum(one.ab for one in sums)
+    c = _short(ab / aa) if aa else 1.0
+    rr, ra = [], []
+    for one in sums:
+        change = c - one.scale
+        rr += [one.rr, -2.0 * change * one.ra, change * change * one.aa]
+        ra += [one.ra, -change * one.aa]
     return Products(
         aa=ScaledSum(aa, 2 * ea),
-        bb=ScaledSum(_dot(b, b), 2 * eb),
+        bb=ScaledSum(math.fsum(one.bb for one in sums), 2 * eb) if bb is None else bb,
         ab=ScaledSum(ab, ea + eb),
-        dd=dd,
+        dd=total(one.dd for one in sums),
         scale=c,
         scale_exponent=eb - ea,
-        rr=ScaledSum(_dot(r, r), 2 * eb),
-        ra=ScaledSum(_dot(r, a), ea + eb),
+        rr=ScaledSum(math.fsum(rr), 2 * eb),
+        ra=ScaledSum(math.fsum(ra), ea + eb),
     )
 
 
