@@ -79,8 +79,7 @@ def assert_exact(found: TensorDifference, true: Exact) -> None:
     assert found.distance is not None
     assert found.distance.zero_signs == true.zero_signs
     positions = [sample.position for sample in found.distance.samples]
-    assert positions == true.differing[: len(positions)]
-    assert len(positions) == min(len(true.differing), 16)
+    assert positions == (true.differing if len(true.differing) <= 16 else true.differing[:1])
     assert found.identical == (not true.differing and found.a.dtype == found.b.dtype)
 
 

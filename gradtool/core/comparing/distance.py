@@ -6,7 +6,6 @@ imaginary parts, as if it had twice as many real elements.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
@@ -15,6 +14,7 @@ from gradtool.core.comparing.sums import (
     NOTHING,
     ScaledSum,
     cosine,
+    product,
     quotient,
     ratio,
     root_ratio,
@@ -24,7 +24,7 @@ from gradtool.core.comparing.sums import (
 from gradtool.core.stats import TensorStats, merge
 
 MOST_SAMPLES: Final = 16
-"""Elements that differ of which the bits are kept."""
+"""Elements that differ of which all bits are kept; of more, of the first alone."""
 
 Number = float | complex
 
@@ -69,10 +69,10 @@ class Products:
     @property
     def residual(self) -> ScaledSum:
         """The sum of `(b - s a)^2` for the best scale s."""
-        away = ratio(self.ra, self.aa)
-        if not away:
+        if not self.aa.value:
             return self.rr
-        found = total([self.rr, self.ra.times(-away)])
+        away = quotient(self.ra, self.aa)
+        found = total([self.rr, self.ra.times(-away.value, away.exponent)])
         return found if found.value > 0.0 else NOTHING
 
 
@@ -126,7 +126,7 @@ class Distance:
         a, b: statistics of either side, for p = 2.
         products: over the elements that are finite in both.
         differing: elements that are not of the same bits; of two dtypes, not of the same value.
-        samples: the first of these in C order.
+        samples: all of these in C order where they are `MOST_SAMPLES` or fewer, else the first.
         largest: None where no two finite elements are apart.
         opposite_signs: real elements that are finite, not 0, and of opposite signs.
         max_ulps: how many numbers of the dtype two finite elements are apart, at most; None of two
@@ -190,17 +190,8 @@ class Distance:
     def rel_l2_scaled(self) -> float | None:
         """`|b - s a| / |s a|` for the best scale s; None where that is 0."""
         sums = self.products
-        residual = root_ratio(sums.residual, sums.aa)
-        scale = ratio(sums.ab, sums.aa)
-        if residual is None or not scale:
-            return None
-        if 0.0 < residual < math.inf and math.isfinite(scale):
-            return residual / abs(scale)
         # |s a|^2 is <a, b>^2 / <a, a>, be s beyond float64 or not.
-        top, bottom = sums.residual, sums.ab
-        product = ScaledSum(top.value * sums.aa.value, top.exponent + sums.aa.exponent)
-        square = ScaledSum(bottom.value * bottom.value, 2 * bottom.exponent)
-        return root_ratio(product, square)
+        return root_ratio(product(sums.residual, sums.aa), product(sums.ab, sums.ab))
 
 
 NO_ELEMENTS: Final = Distance(0, TensorStats(2.0), TensorStats(2.0), Products(), max_ulps=0)
@@ -212,13 +203,14 @@ def merged(parts: Sequence[Distance]) -> Distance:
         return parts[0]
     if not parts:
         return NO_ELEMENTS
+    differing = sum(part.differing for part in parts)
     return Distance(
         numel=sum(part.numel for part in parts),
         a=merge([part.a for part in parts], 2.0),
         b=merge([part.b for part in parts], 2.0),
         products=added([part.products for part in parts]),
-        differing=sum(part.differing for part in parts),
-        samples=first_samples(sample for part in parts for sample in part.samples),
+        differing=differing,
+        samples=kept_samples((one for part in parts for one in part.samples), differing),
         largest=largest_of([part.largest for part in parts if part.largest is not None]),
         opposite_signs=sum(part.opposite_signs for part in parts),
         max_ulps=_most([part.max_ulps for part in parts]),
@@ -229,9 +221,10 @@ def merged(parts: Sequence[Distance]) -> Distance:
     )
 
 
-def first_samples(found: Iterable[Sample]) -> tuple[Sample, ...]:
-    """The first of these elements in C order."""
-    return tuple(sorted(found, key=lambda sample: sample.position)[:MOST_SAMPLES])
+def kept_samples(found: Iterable[Sample], differing: int) -> tuple[Sample, ...]:
+    """What is kept of samples: see `Distance`."""
+    in_order = sorted(found, key=lambda sample: sample.position)
+    return tuple(in_order if differing <= MOST_SAMPLES else in_order[:1])
 
 
 def largest_of(found: Sequence[Largest]) -> Largest | None:

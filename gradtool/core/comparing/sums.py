@@ -41,6 +41,12 @@ def sum_of_squares(stats: TensorStats) -> ScaledSum:
     return ScaledSum(stats.power_sum * mantissa * mantissa, 2 * exponent)
 
 
+def product(one: ScaledSum, other: ScaledSum) -> ScaledSum:
+    """The product of two sums."""
+    (first, up), (second, by) = map(_normal, (one, other))
+    return ScaledSum(first * second, up + by)
+
+
 def quotient(numerator: ScaledSum, denominator: ScaledSum) -> ScaledSum:
     """The quotient of two sums, of which the second is not 0."""
     (top, up), (bottom, down) = map(_normal, (numerator, denominator))
@@ -65,11 +71,11 @@ def root_ratio(numerator: ScaledSum, denominator: ScaledSum) -> float | None:
     return _shifted(ScaledSum(root, (exponent - odd) // 2), 0)
 
 
-def cosine(product: ScaledSum, first: ScaledSum, second: ScaledSum) -> float | None:
-    """`product / sqrt(first * second)`, between -1 and 1; None for division by 0."""
+def cosine(dot: ScaledSum, first: ScaledSum, second: ScaledSum) -> float | None:
+    """`dot / sqrt(first * second)`, between -1 and 1; None for division by 0."""
     if not first.value or not second.value:
         return None
-    (ab, shift), (aa, one), (bb, other) = map(_normal, (product, first, second))
+    (ab, shift), (aa, one), (bb, other) = map(_normal, (dot, first, second))
     odd = (one + other) % 2
     root = math.sqrt(math.ldexp(aa * bb, odd))
     found = _shifted(ScaledSum(ab / root, shift - (one + other - odd) // 2), 0)

@@ -17,7 +17,7 @@ from gradtool.core.comparing.distance import (
     Distance,
     Largest,
     Sample,
-    first_samples,
+    kept_samples,
     largest_of,
 )
 from gradtool.core.comparing.sums import sum_of_squares
@@ -36,7 +36,7 @@ from gradtool.engine.numpy_backend.operands import (
 from gradtool.engine.numpy_backend.products import Sums, scale_of, sums_of, together
 from gradtool.engine.numpy_backend.transforms import narrowed
 
-CACHED_NUMEL: Final = 8 * ROW
+CACHED_NUMEL: Final = 16 * ROW
 """Numbers that are worked on at a time: a few arrays of so many stay in a core's cache."""
 
 
@@ -105,7 +105,7 @@ class _Comparing:
             b=self.b_stats,
             products=together(self.sums, ea, eb, bb=known),
             differing=self.differing,
-            samples=tuple(first_samples(self.samples)),
+            samples=kept_samples(self.samples, self.differing),
             largest=largest_of(self.largest),
             opposite_signs=self.opposite,
             max_ulps=self.ulps,
@@ -172,9 +172,12 @@ class _Comparing:
         self, start: int, unlike: Mask, a: Float64, b: Float64, codes: tuple[Array, Array]
     ) -> None:
         """Add the first elements that differ, unless those of chunks before are enough."""
-        if not self.walk.is_ascending or len(self.samples) < MOST_SAMPLES:
-            bits = codes if self.has_bits else None
-            self.samples += samples(self.walk, start, unlike, (a, b), bits)
+        if self.walk.is_ascending and self.differing > MOST_SAMPLES and self.samples:
+            return
+        bits = codes if self.has_bits else None
+        self.samples += samples(
+            self.walk, start, unlike, (a, b), bits, only_first=self.differing > MOST_SAMPLES
+        )
 
     def _add_zero_signs(self, unlike: Mask, a: Float64, b: Float64) -> None:
         """Add how many elements are zeros of two signs."""

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gradtool.core.comparing.distance import MOST_SAMPLES, Sample
+from gradtool.core.comparing.distance import Sample
 from gradtool.engine.numpy_backend.encodings import Array, Float64
 
 Mask = NDArray[np.bool_]
@@ -28,26 +28,28 @@ def samples(
     unlike: Mask,
     values: tuple[Float64, Float64],
     codes: tuple[Array, Array] | None,
+    *,
+    only_first: bool,
 ) -> tuple[Sample, ...]:
-    """The first in C order of the elements that differ, which are `start` or more into the block.
+    """The elements that differ, which are `start` or more into the block, or the first in C order.
 
     `codes` are both sides' bits, one or two for each element as it is real or complex; None where
     they are not of one type.
     """
-    indices = np.flatnonzero(unlike)
-    if walk.is_ascending:
-        indices = indices[:MOST_SAMPLES]
+    if only_first and walk.is_ascending:
+        indices = np.array([unlike.argmax()])
+    else:
+        indices = np.flatnonzero(unlike)
     positions = walk.positions(indices + start)
-    if len(positions) > MOST_SAMPLES:
-        first = np.argpartition(positions, MOST_SAMPLES)[:MOST_SAMPLES]
+    if only_first:
+        first = [int(positions.argmin())]
         indices, positions = indices[first], positions[first]
     parts = len(values[0]) // len(unlike)
     bits: list[int] | list[None] = [None] * len(indices)
     if codes is not None:
         bits = _flipped(codes[0], codes[1], indices, parts)
     a, b = (numbers(side, indices, parts) for side in values)
-    found = map(Sample, positions.tolist(), a, b, bits)
-    return tuple(sorted(found, key=lambda sample: sample.position))
+    return tuple(map(Sample, positions.tolist(), a, b, bits))
 
 
 def numbers(values: Float64, indices: Steps, parts: int) -> list[Any]:
