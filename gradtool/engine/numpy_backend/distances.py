@@ -7,6 +7,8 @@ Arithmetic is in float64 on as many elements at a time as a cache holds, and sum
 from __future__ import annotations
 
 import math
+import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -23,7 +25,7 @@ from gradtool.core.comparing.distance import (
 from gradtool.core.comparing.sums import sum_of_squares
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.engine.buffers import BUFFERS
-from gradtool.engine.numpy_backend.elements import Mask, Steps, Walk, numbers, samples
+from gradtool.engine.numpy_backend.elements import Mask, Steps, Walk, numbers, samples, steps_apart
 from gradtool.engine.numpy_backend.encodings import Array, Float64
 from gradtool.engine.numpy_backend.kernels import ROW
 from gradtool.engine.numpy_backend.operands import (
@@ -82,7 +84,6 @@ class _Comparing:
         self.has_bad = bool(self.a_stats.nonfinite or self.b_stats.nonfinite)
         self.a, self.b = Numbers(a), Numbers(b)
         self.narrow = narrower(self.a.real, self.b.real)
-        self.scales = [scale_of(one.max_abs) for one in (self.a_stats, self.b_stats)]
         self.differing = self.opposite = self.zero_signs = self.same_nan = self.outside = 0
         self.ulps = 0 if self.has_bits else None
         self.rounded_apart = None if self.has_one_type else 0
@@ -92,11 +93,11 @@ class _Comparing:
 
     def distance(self) -> Distance:
         """What there is to say of them."""
-        step = CACHED_NUMEL // self.parts
         # NaN and Inf are what the data may hold, and no mistake to warn about.
         with np.errstate(all="ignore"):
-            for start in range(0, self.numel, step):
-                self._add(start, min(start + step, self.numel))
+            self.scales = [*map(scale_of, self._peaks())]
+            for start, stop in self._bounds():
+                self._add(start, stop)
         (_, ea), (_, eb) = self.scales
         known = None if self.has_bad else sum_of_squares(self.b_stats)
         return Distance(
@@ -115,12 +116,37 @@ class _Comparing:
             outside=self.outside,
         )
 
-    def _add(self, start: int, stop: int) -> None:
-        """Add what there is to say of the elements from step `start` to `stop` of the block."""
+    def _bounds(self) -> Iterator[tuple[int, int]]:
+        """The steps at which parts of the block begin and end."""
+        step = CACHED_NUMEL // self.parts
+        for start in range(0, self.numel, step):
+            yield start, min(start + step, self.numel)
+
+    def _values(self, start: int, stop: int) -> tuple[slice, Float64, Float64]:
+        """The numbers of a part, which are valid until this is called again."""
         part = slice(start * self.parts, stop * self.parts)
         count = part.stop - part.start
         b = self.b.values(part, BUFFERS.second_values.array(np.float64, count))
-        a = self.a.values(part, BUFFERS.first_values.array(np.float64, count))
+        return part, self.a.values(part, BUFFERS.first_values.array(np.float64, count)), b
+
+    def _peaks(self) -> tuple[float, float]:
+        """The largest magnitude on each side among the elements that are finite on both."""
+        if not self.has_bad:
+            # A complex element may be larger than any float64, which none of its parts is.
+            largest = sys.float_info.max
+            return min(self.a_stats.max_abs, largest), min(self.b_stats.max_abs, largest)
+        peaks = [(0.0, 0.0)]
+        for start, stop in self._bounds():
+            _, a, b = self._values(start, stop)
+            finite = self._finite(a, b)
+            kept = slice(None) if finite is None else np.repeat(finite, self.parts)
+            peaks.append((np.abs(a[kept]).max(initial=0.0), np.abs(b[kept]).max(initial=0.0)))
+        of_a, of_b = zip(*peaks, strict=True)
+        return float(max(of_a)), float(max(of_b))
+
+    def _add(self, start: int, stop: int) -> None:
+        """Add what there is to say of the elements from step `start` to `stop` of the block."""
+        part, a, b = self._values(start, stop)
         unlike = self._unlike(part, a, b)
         differing = int(np.count_nonzero(unlike))
         self.differing += differing
@@ -210,8 +236,10 @@ class _Comparing:
         size = float(sizes[index])
         if size:
             self.largest.append(self._largest(chunk, sizes, size, index, halved=halved))
-        opposite, apart = self._steps_apart(codes[0], codes[1], a, b)
-        self.opposite += opposite
+        crossing, apart = steps_apart(codes[0], codes[1])
+        if not self.has_bits:
+            crossing = np.signbit(a) != np.signbit(b)
+        self.opposite += self._opposite(crossing, a, b)
         if self.ulps is not None:
             self.ulps = max(self.ulps, int(apart.max()))
         if not self.tolerance.is_exact and differing:
@@ -251,23 +279,6 @@ class _Comparing:
             numbers(side, candidates[first : first + 1], self.parts) for side in (chunk.a, chunk.b)
         )
         return Largest(size * 2.0 if halved else size, int(positions[first]), a, b)
-
-    def _steps_apart(
-        self, first: Array, second: Array, a: Float64, b: Float64
-    ) -> tuple[int, Array]:
-        """How many elements are of opposite signs, and by how many numbers each two are apart."""
-        bits = first.dtype.itemsize * 8
-        # Without their signs, words are in the order of the numbers; 0.0 and -0.0 are one place.
-        apart = np.maximum(first, second)
-        apart -= np.minimum(first, second)
-        crossing = (first ^ second).view(f"i{first.dtype.itemsize}") < 0
-        across = np.flatnonzero(crossing)
-        if len(across):
-            magnitude = first.dtype.type((1 << bits - 1) - 1)
-            apart[across] = (first[across] & magnitude) + (second[across] & magnitude)
-        if not self.has_bits:
-            crossing = np.signbit(a) != np.signbit(b)
-        return self._opposite(crossing, a, b), apart
 
     def _opposite(self, crossing: Mask, a: Float64, b: Float64) -> int:
         if self.parts == 2:

@@ -52,6 +52,19 @@ def samples(
     return tuple(map(Sample, positions.tolist(), a, b, bits))
 
 
+def steps_apart(first: Array, second: Array) -> tuple[Mask, Array]:
+    """Which words of finite numbers have other signs, and by how many numbers they are apart."""
+    # Without their signs, words are in the order of the numbers; 0.0 and -0.0 are one place.
+    apart = np.maximum(first, second)
+    apart -= np.minimum(first, second)
+    crossing = (first ^ second).view(f"i{first.dtype.itemsize}") < 0
+    across = np.flatnonzero(crossing)
+    if len(across):
+        magnitude = first.dtype.type((1 << first.dtype.itemsize * 8 - 1) - 1)
+        apart[across] = (first[across] & magnitude) + (second[across] & magnitude)
+    return crossing, apart
+
+
 def numbers(values: Float64, indices: Steps, parts: int) -> list[Any]:
     """Elements as Python's numbers, of one or two parts each."""
     if parts == 1:
