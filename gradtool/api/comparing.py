@@ -19,6 +19,7 @@ from gradtool.core.comparing.difference import (
     Conclusion,
     Difference,
     DumpSide,
+    OtherDifference,
     TensorDifference,
 )
 from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, paired
@@ -27,8 +28,9 @@ from gradtool.core.names import name_filter, no_name, ordered
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Observer, Progress, split_progress
-from gradtool.engine.reading.differences import differences, transposed
+from gradtool.engine.reading.differences import differences, others_compared, transposed
 from gradtool.engine.reading.unpacking import unpacked
+from gradtool.engine.schedule import Runner
 from gradtool.errors import InputError, UsageError
 from gradtool.places import place_of
 from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
@@ -123,14 +125,21 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         opened = [_opened(one, side, request) for one, side in zip((a, b), SIDES, strict=True)]
         first, second = (one.checkpoint for one in opened)
         pairing = _paired(first, second, request, maps)
+        *parts, whole, rest = split_progress(request.progress, [None] * 4)
+        for side, one, part in zip(SIDES, (first, second), parts, strict=True):
+            with _naming(side):
+                _compare_copies(one, request, executor, part)
+        runners = [request.runner(first, executor, part) for part in (whole, rest)]
         tensors = _compared(
-            (first, second), pairing.pairs, request, executor, tolerance, is_transposed
+            (first, second), pairing.pairs, request, runners[0], tolerance, is_transposed
         )
+        others = _others(first, second, request, runners[1])
     names = [[spec.name for spec in one.tensors] for one in (first, second)]
     return Difference(
         a=_side(first, request),
         b=_side(second, request),
         tensors=ordered(tensors, in_model_order=first.in_model_order),
+        others=others,
         only_in_a=tuple(names[0][n] for n in pairing.only_in_a),
         only_in_b=tuple(names[1][n] for n in pairing.only_in_b),
         in_model_order=first.in_model_order,
@@ -218,7 +227,7 @@ def _compared(
     sides: tuple[Checkpoint, Checkpoint],
     pairs: Sequence[tuple[int, int]],
     request: MeasureRequest,
-    executor: Executor,
+    runner: Runner,
     tolerance: Tolerance,
     transpose: tuple[str, ...],
 ) -> tuple[TensorDifference, ...]:
@@ -227,19 +236,26 @@ def _compared(
     for n, m in pairs:
         a, b = sides[0].tensors[n], sides[1].tensors[m]
         specs.append((a, transposed(b) if is_transposed(a.name) else b))
-    *copies, progress = split_progress(request.progress, [None, None, None])
-    for side, one, part in zip(SIDES, sides, copies, strict=True):
-        with _naming(side):
-            _compare_copies(one, request, executor, part)
     with reporting_shortage():
         return differences(
             specs,
             sides,
-            request.runner(sides[0], executor, progress),
+            runner,
             tolerance=tolerance,
             loss_scales=(request.loss_scale_of(sides[0]), request.loss_scale_of(sides[1])),
             verify=request.verify,
         )
+
+
+def _others(
+    first: Checkpoint, second: Checkpoint, request: MeasureRequest, runner: Runner
+) -> tuple[OtherDifference, ...]:
+    """What both dumps hold that is no gradient, and is stored in one piece."""
+    a, b = ([item for item in one.skipped if item.stored is not None] for one in (first, second))
+    keys = [[(item.section, item.name) for item in side] for side in (a, b)]
+    pairing = paired(keys[0], keys[1], request.bare.prefixes)
+    with reporting_shortage():
+        return others_compared([(a[n], b[m]) for n, m in pairing.pairs], runner)
 
 
 def _compare_copies(

@@ -18,7 +18,7 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.element_types import array_type
 from gradtool.core.locations import Extent
 from gradtool.core.shapes.strides import is_contiguous, overlaps_itself, span
-from gradtool.core.tensors import META, TEXT, Skipped, TensorSpec
+from gradtool.core.tensors import META, TEXT, Skipped, TensorSpec, has_bits
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.memory import MEMORY_PATH, memory
 
@@ -76,10 +76,12 @@ class Elements:
         nbytes = stored * known_type.itemsize
         extents = (Extent(memory(), self.address, nbytes),) if nbytes else ()
         if known_type.dtype is None:
-            scale = None
-            if known_type.name == "F8_E8M0" and contiguous:
-                scale = TensorSpec(name, DTYPES[known_type.name], self.shape, extents)
-            return Skipped(name, known_type.name, known_type.reason, section, as_scale=scale)
+            dtype = DTYPES.get(known_type.name)
+            stored_as = None
+            if dtype is not None and has_bits(dtype) and contiguous:
+                stored_as = TensorSpec(name, dtype, self.shape, extents, section=section)
+            reason = known_type.reason
+            return Skipped(name, known_type.name, reason, section, stored=stored_as)
         # Expanded axes cost nothing; other views that repeat elements take memory for each index.
         is_large = not contiguous and math.prod(self.shape) > _MAX_REPEATED_NUMEL
         if is_large and overlaps_itself(self.shape, self.strides):

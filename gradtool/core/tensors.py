@@ -224,7 +224,7 @@ class Skipped:
     """A stored tensor that is not measured, and why.
 
     `dtype` may be a foreign name. `extents` is where its elements are, if others may share them.
-    `as_scale` is what is stored, if other tensors may be multiplied by it.
+    `stored` is what is stored, where that can be compared or multiplied by.
     """
 
     name: str
@@ -232,7 +232,7 @@ class Skipped:
     reason: str
     section: str = ""
     extents: tuple[Extent, ...] = ()
-    as_scale: TensorSpec | None = None
+    stored: TensorSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,6 +284,11 @@ def skip_reason(dtype: DType) -> str | None:
     if dtype.kind == "text":
         return TEXT
     return f"{dtype.kind} dtype" if dtype.kind in ("scale", "sub-byte") else dtype.kind
+
+
+def has_bits(dtype: DType) -> bool:
+    """Whether elements of a type that is not measured are whole bytes, which may be compared."""
+    return dtype.kind in ("integer", "bool", "scale")
 
 
 def hides_magnitude(skipped: Skipped) -> bool:

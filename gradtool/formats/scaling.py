@@ -88,7 +88,7 @@ class _Finder:
 
     def _fitting(self, weight: TensorSpec, item: TensorSpec | Skipped) -> Scale | str:
         """A scale of that tensor, or why it is none."""
-        stored = item.as_scale if isinstance(item, Skipped) else item
+        stored = item.stored if isinstance(item, Skipped) else item
         name = f"{item.name!r:.80}"
         dtype = item.dtype if isinstance(item, Skipped) else item.dtype.name
         if dtype not in _SCALE_DTYPES:

@@ -89,3 +89,45 @@ def test_the_dump_that_cannot_be_read_is_named(broken: int, tmp_path: Path) -> N
     assert (result.returncode, result.stdout) == (3, "")
     (line,) = error_lines(result)
     assert paths[broken] in line and f"this is {'AB'[broken]} of the two dumps" in line
+
+
+def test_integers_and_bools_are_compared_bit_by_bit_and_told_apart(tmp_path: Path) -> None:
+    ids, mask = np.arange(6).reshape(2, 3), np.array([True, False])
+    a = saved(tmp_path / "a.safetensors", w=W, ids=ids, mask=mask)
+    other = str(tmp_path / "b.npz")
+    np.savez(other, w=W, ids=ids, mask=mask)
+    found = told(a, other, code=0)
+    assert [(one["name"], one["identical"]) for one in found["others"]] == [
+        ("ids", True),
+        ("mask", True),
+    ]
+    ids[1, 1] += 256
+    np.savez(other, w=W, ids=ids, mask=mask.astype(np.uint8))
+    found = told(a, other, code=1)
+    assert not found["identical"] and found["first_difference"] is None
+    first, second = found["others"]
+    assert (first["differing"], first["first_differing"]) == (1, [1, 1])
+    assert (second["differing"], second["a"]["dtype"], second["b"]["dtype"]) == (None, "BOOL", "U8")
+    assert "2 of 2 other tensors differ" in run("diff", a, other).stdout
+
+
+def test_shapes_and_kinds_that_differ_are_told_and_the_rest_is_compared(tmp_path: Path) -> None:
+    a = saved(tmp_path / "a.safetensors", v=W, w=W, z=W)
+    b = str(tmp_path / "b.npz")
+    np.savez(b, v=W[:1], w=W, z=W.astype(np.complex64))
+    found = {one["name"]: one for one in told(a, b, code=1)["tensors"]}
+    assert found["w"]["identical"]
+    assert found["v"]["problem"] == "shapes differ" and found["v"]["differing"] is None
+    assert found["z"]["problem"] == "float against complex"
+    table = run("diff", a, b).stdout
+    assert "shapes differ: 2x2 in A, 1x2 in B" in table
+
+
+def test_two_dead_dumps_do_not_agree(tmp_path: Path) -> None:
+    zeros = np.zeros((2, 2), np.float32)
+    a, b = (saved(tmp_path / f"{name}.safetensors", w=zeros, v=zeros) for name in "ab")
+    found = told(a, b, code=1)
+    assert found["identical"] and not found["same"]
+    assert [one["code"] for one in found["diagnosis"]] == ["dead-sides"]
+    alive = saved(tmp_path / "c.safetensors", w=W, v=zeros)
+    assert told(alive, alive, code=0)["diagnosis"] == []

@@ -195,12 +195,37 @@ class TensorDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class OtherDifference:
+    """Two tensors that are no gradients, integers say, compared bit by bit.
+
+    Attributes:
+        name, section: in the first dump.
+        a, b: what they are.
+        differing: how many elements differ; None where type or shape do.
+        first_differing: index of the first of them in C order.
+    """
+
+    name: str
+    section: str
+    a: TensorSpec
+    b: TensorSpec
+    differing: int | None
+    first_differing: tuple[int, ...] | None
+
+    @property
+    def identical(self) -> bool:
+        """Whether they have the same bits."""
+        return self.differing == 0
+
+
+@dataclass(frozen=True, slots=True)
 class Difference:
     """What two dumps have in common and what not; true if they are the same.
 
     Attributes:
         a, b: the dumps; `a` is the reference.
         tensors: all pairs, in the order of `a`.
+        others: all pairs of integers, bools and scales that both dumps hold.
         only_in_a, only_in_b: names that do not pair.
         in_model_order: whether that order is the model's, as `a` lists it.
         tolerance: what was allowed.
@@ -212,6 +237,7 @@ class Difference:
     a: DumpSide
     b: DumpSide
     tensors: tuple[TensorDifference, ...]
+    others: tuple[OtherDifference, ...]
     only_in_a: tuple[str, ...]
     only_in_b: tuple[str, ...]
     in_model_order: bool
@@ -226,17 +252,19 @@ class Difference:
     @property
     def identical(self) -> bool:
         """Whether both have the same tensors, bit by bit."""
-        return self._all_pair and all(tensor.identical for tensor in self.tensors)
+        return self._rest_agrees and all(tensor.identical for tensor in self.tensors)
 
     @property
     def same(self) -> bool:
         """Whether both have the same tensors within the tolerance, and not only zeros."""
         dead = any(one.code == DEAD_SIDES for one in self.diagnosis)
-        return self._all_pair and not dead and all(tensor.same for tensor in self.tensors)
+        return self._rest_agrees and not dead and all(tensor.same for tensor in self.tensors)
 
     @property
-    def _all_pair(self) -> bool:
-        return not (self.only_in_a or self.only_in_b)
+    def _rest_agrees(self) -> bool:
+        """Whether all pair, and what is no gradient has the same bits."""
+        alone = self.only_in_a or self.only_in_b
+        return not alone and all(one.identical for one in self.others)
 
     @property
     def first_difference(self) -> str | None:

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.difference import TensorDifference
+from gradtool.core.comparing.difference import OtherDifference, TensorDifference
 from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.shapes.strides import contiguous_strides
-from gradtool.core.tensors import Chunk, StoredChecksum, TensorSpec
+from gradtool.core.shapes.strides import contiguous_strides, unravel
+from gradtool.core.tensors import Chunk, Skipped, StoredChecksum, TensorSpec
 from gradtool.engine.reading.followers import ChecksumTask
 from gradtool.engine.reading.measure import AnyTask, checksums_of, reduce_tasks
+from gradtool.engine.reading.pairs.comparisons import ByteEquality, Differing
 from gradtool.engine.reading.pairs.distances import Distances
 from gradtool.engine.reading.pairs.plan import pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
@@ -72,6 +73,36 @@ def differences(
         )
         for n, (a, b) in enumerate(pairs)
     )
+
+
+def others_compared(
+    pairs: Sequence[tuple[Skipped, Skipped]], runner: Runner
+) -> tuple[OtherDifference, ...]:
+    """Tensors that are not measured, compared bit by bit, where it is known how they are stored."""
+    specs = [(a.stored, b.stored) for a, b in pairs]
+    numbers, compared = [], []
+    for n, (a, b) in enumerate(specs):
+        if a is not None and b is not None and a.shape == b.shape and a.dtype == b.dtype:
+            numbers.append(n)
+            compared.append(Pair(a, b))
+    runner.progress.begin(sum(pair.nbytes for pair in compared))
+    tasks = _tasks(compared, ())
+    _, found, _ = reduce_tasks(tasks, Statistics(2.0), ByteEquality(), runner)
+    runner.progress.finish()
+    by_number = {n: found.get(i, Differing()) for i, n in enumerate(numbers)}
+    return tuple(
+        _other(first, a, b, by_number.get(n))
+        for n, ((first, _), (a, b)) in enumerate(zip(pairs, specs, strict=True))
+        if a is not None and b is not None
+    )
+
+
+def _other(
+    first: Skipped, a: TensorSpec, b: TensorSpec, found: Differing | None
+) -> OtherDifference:
+    place = None if found is None or found.first is None else unravel(found.first, a.shape)
+    count = None if found is None else found.count
+    return OtherDifference(first.name, first.section, a, b, count, place)
 
 
 def can_compare(a: TensorSpec, b: TensorSpec) -> bool:

@@ -21,7 +21,7 @@ from gradtool.core.shapes.strides import (
     repetitions,
     span,
 )
-from gradtool.core.tensors import META, SCALAR, TEXT, Skipped, TensorSpec
+from gradtool.core.tensors import META, SCALAR, TEXT, Skipped, TensorSpec, has_bits
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
@@ -97,18 +97,13 @@ class SpecBuilder:
     def _add_tensor(self, found: NamedLeaf, tensor: TensorRef) -> None:
         element, shape, strides, extent = self._place(found, tensor)
         in_order = is_contiguous(shape, strides)
-        if element.dtype is None:
-            scale = None
-            if element.name == "F8_E8M0" and in_order:
-                scale = TensorSpec(found.name, DTYPES[element.name], shape, (extent,))
-            self._skip(found, element.name, element.reason, as_scale=scale)
-            return
-        if not in_order:
-            self._refuse_repeats(found, shape, strides, extent.nbytes)
-        self.tensors.append(
-            TensorSpec(
+        dtype = element.dtype or DTYPES.get(element.name)
+        spec = None
+        is_compared = dtype is not None and has_bits(dtype) and not self.big_endian
+        if dtype is not None and (element.dtype is not None or is_compared):
+            spec = TensorSpec(
                 name=found.name,
-                dtype=element.dtype,
+                dtype=dtype,
                 shape=shape,
                 extents=(extent,) if extent.nbytes else (),
                 strides=None if in_order else strides,
@@ -116,7 +111,12 @@ class SpecBuilder:
                 is_negated=tensor.negated,
                 section=self.section_of(found.name),
             )
-        )
+        if spec is None or element.dtype is None:
+            self._skip(found, element.name, element.reason, stored=spec)
+            return
+        if not in_order:
+            self._refuse_repeats(found, shape, strides, extent.nbytes)
+        self.tensors.append(spec)
 
     def _place(
         self, found: NamedLeaf, tensor: TensorRef
@@ -275,7 +275,7 @@ class SpecBuilder:
         dtype_name: str,
         reason: str,
         extents: tuple[Extent, ...] = (),
-        as_scale: TensorSpec | None = None,
+        stored: TensorSpec | None = None,
     ) -> None:
         section = self.section_of(found.name)
-        self.skipped.append(Skipped(found.name, dtype_name, reason, section, extents, as_scale))
+        self.skipped.append(Skipped(found.name, dtype_name, reason, section, extents, stored))

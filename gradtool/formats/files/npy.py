@@ -21,7 +21,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.locations import Extent, Source, Stream
 from gradtool.core.shapes.strides import contiguous_strides, is_contiguous
-from gradtool.core.tensors import Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import Skipped, TensorSpec, has_bits, skip_reason
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 MAGIC: Final = b"\x93NUMPY"
@@ -129,10 +129,7 @@ def catalogued(
     section: str = "",
 ) -> TensorSpec | Skipped:
     """The catalogue's line for an array whose data lies in `extents` or comes from `stream`."""
-    reason = skip_reason(header.dtype)
-    if reason is not None:
-        return Skipped(name, header.dtype.name, reason, section)
-    return TensorSpec(
+    spec = TensorSpec(
         name,
         header.dtype,
         header.shape,
@@ -142,6 +139,11 @@ def catalogued(
         big_endian=header.big_endian,
         section=section,
     )
+    reason = skip_reason(header.dtype)
+    if reason is None:
+        return spec
+    stored = spec if has_bits(header.dtype) else None
+    return Skipped(name, header.dtype.name, reason, section, stored=stored)
 
 
 def read_header(

@@ -17,7 +17,7 @@ from gradtool.core.locations import Extent, Source
 from gradtool.core.names import NameFilter
 from gradtool.core.scale_names import scales_among
 from gradtool.core.sections import Sections, sections_of_flat_names
-from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, skip_reason
+from gradtool.core.tensors import ABSENT, Placed, Skipped, TensorSpec, has_bits, skip_reason
 from gradtool.errors import CorruptFileError
 from gradtool.formats.dump_metadata import MODEL_ORDER, DumpMetadata, noted_part
 from gradtool.formats.files._dcp_sharding import SHARDING_INFO, read_boxes
@@ -54,8 +54,8 @@ def open_safetensors(source: Source, wanted: NameFilter) -> Checkpoint:
             (left_out if reason is None else skipped_left_out).append(name)
         elif reason is not None:
             section = section_of(name)
-            scale = _stored(source, name, type_, begin) if type_.dtype.kind == "scale" else None
-            skipped.append(Skipped(name, type_.dtype.name, reason, section, as_scale=scale))
+            stored = _stored(source, name, type_, begin) if has_bits(type_.dtype) else None
+            skipped.append(Skipped(name, type_.dtype.name, reason, section, stored=stored))
         else:
             tensors.append(_stored(source, name, type_, begin, section_of(name)))
     for name, dtype_name in facts.absent.items():

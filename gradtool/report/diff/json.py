@@ -12,7 +12,12 @@ from gradtool.report.json_lines import json_object
 from gradtool.report.model import Style
 
 if TYPE_CHECKING:
-    from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
+    from gradtool.core.comparing.difference import (
+        Difference,
+        DumpSide,
+        OtherDifference,
+        TensorDifference,
+    )
     from gradtool.core.comparing.distance import Number
     from gradtool.core.comparing.tolerance import Tolerance
     from gradtool.core.stats import TensorStats
@@ -41,6 +46,7 @@ def _fields(difference: Difference) -> dict[str, object]:
             for one in difference.diagnosis
         ],
         "tensors": map(_tensor, difference.tensors),
+        "others": map(_other, difference.others),
         "only_in_a": list(difference.only_in_a),
         "only_in_b": list(difference.only_in_b),
         "notes": list(difference.notes),
@@ -107,6 +113,19 @@ def _tensor(tensor: TensorDifference) -> dict[str, object]:
         "equal_when_rounded": tensor.equal_when_rounded,
         "a": _side(tensor.a, a),
         "b": _side(tensor.b, b),
+    }
+
+
+def _other(other: OtherDifference) -> dict[str, object]:
+    first = other.first_differing
+    return {
+        "name": other.name,
+        "section": other.section,
+        "identical": other.identical,
+        "differing": other.differing,
+        "first_differing": None if first is None else list(first),
+        "a": {"dtype": other.a.dtype.name, "shape": list(other.a.shape)},
+        "b": {"dtype": other.b.dtype.name, "shape": list(other.b.shape)},
     }
 
 

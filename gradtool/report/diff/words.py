@@ -18,9 +18,15 @@ from gradtool.core.figures import (
 )
 from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
+from gradtool.shortening import LONGEST_NAME
 
 if TYPE_CHECKING:
-    from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
+    from gradtool.core.comparing.difference import (
+        Difference,
+        DumpSide,
+        OtherDifference,
+        TensorDifference,
+    )
     from gradtool.core.comparing.distance import Number
     from gradtool.core.comparing.tolerance import Tolerance
 
@@ -51,7 +57,11 @@ def sentence(difference: Difference) -> str:
         for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b))
         if names
     ]
-    if not apart and not only:
+    others = [one for one in difference.others if not one.identical]
+    if others:
+        verb = "differs" if len(others) == 1 else "differ"
+        parts.append(f"{len(others):,} of {counted(len(difference.others), 'other tensor')} {verb}")
+    if not apart and not only and not others:
         return f"identical and dead: {_count(pairs)}"
     if not apart:
         parts.insert(0, f"all {counted(len(pairs), 'pair')} agree")
@@ -183,7 +193,21 @@ def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
     for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b)):
         if names:
             yield f"only in {side}", f"{counted(len(names), 'tensor')}: {some(names)}"
+    for other in difference.others:
+        if not other.identical:
+            yield "other", f"{brief(other.name, LONGEST_NAME)}: {_other(other)}"
     same_nan = sum(t.distance.same_nan for t in difference.tensors if t.distance is not None)
     if same_nan:
         yield "note", f"{same_nan:,} NaN have the same bits on both sides, and count as equal"
     yield from (("note", brief(note)) for note in difference.notes)
+
+
+def _other(other: OtherDifference) -> str:
+    """How two tensors that are no gradients differ."""
+    kinds = [f"{one.dtype.name} {dimensions(one.shape)}" for one in (other.a, other.b)]
+    if other.differing is None or other.first_differing is None:
+        return f"{kinds[0]} in A, {kinds[1]} in B"
+    verb = "differs" if other.differing == 1 else "differ"
+    first = index_text(other.first_differing)
+    elements = counted(other.a.numel, "element")
+    return f"{other.differing:,} of {elements} {verb}, first at {first} ({other.a.dtype.name})"
