@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from cuttings import SHAPES, boxes_of
 from dumps import NUMPY_TYPES, WINDOW
-from exact_distances import Exact, exact
+from comparing.exact import Exact, exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storing import Codes, Way, in_chunks, ways, written

@@ -1,0 +1,1 @@
+"""Dumps compared: `gradtool.diff`, and exact arithmetic to hold it against."""
