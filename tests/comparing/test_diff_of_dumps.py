@@ -122,7 +122,7 @@ def near(value: float, count: int = 1) -> dict[str, Any]:
         ({"rtol": 0.03, "ulps": 1}, False),
     ],
 )
-def test_tolerances_are_bounds_of_their_own_kind(bounds: dict[str, Any], same: bool) -> None:  # noqa: FBT001
+def test_tolerances_are_bounds_of_their_own_kind(bounds: dict[str, Any], same: bool) -> None:
     # 4.1 in float32 is 209,715 numbers from 4, which are 2^-21 apart there.
     found = gradtool.diff({"w": W}, near(4.1), **bounds)
     assert bool(found) == same

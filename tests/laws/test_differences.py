@@ -8,9 +8,9 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+from comparing.exact import Exact, exact
 from cuttings import SHAPES, boxes_of
 from dumps import NUMPY_TYPES, WINDOW
-from comparing.exact import Exact, exact
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from storing import Codes, Way, in_chunks, ways, written

@@ -12,6 +12,16 @@ from typing import Any, ClassVar
 
 from gradtool import report
 from gradtool.core.clip.outcome import ClipOutcome
+from gradtool.core.comparing.difference import (
+    Conclusion,
+    Difference,
+    DumpSide,
+    OtherDifference,
+    TensorDifference,
+)
+from gradtool.core.comparing.distance import Distance, Largest, Products, Sample
+from gradtool.core.comparing.sums import ScaledSum
+from gradtool.core.comparing.tolerance import EXACT
 from gradtool.core.judging.policy import Override
 from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
@@ -246,6 +256,77 @@ class Check(Command):
         return found
 
 
+class Diff(Command):
+    """Two dumps; numbers are those of their pairs, in the order of the first."""
+
+    table = report.DIFF_REPORTERS
+    left_out: ClassVar = {"csv": {"path", "note", "text", "other"}}
+    beside_others: ClassVar = {"alone", "other"}
+    figure_places: ClassVar = {
+        "json": "tensors/[0-9]+/([a-z_][a-z_0-9]*|a/norm)$",
+        "csv": "rows/",
+        "table": "tensors/0/.*(rel L2|cosine|b-a.)$",
+        "markdown": "tensors/0/.*(rel L2|cosine|b-a.)$",
+    }
+
+    def render(self, name: str, made: Difference, style: Style) -> str:
+        return report.diff_reporter(name)(made, style)
+
+    def sample(self, figures: Three = SOME) -> Difference:
+        pairs = [_pair(f"qtensor{at}q", one, figures[0]) for at, one in enumerate(figures, 1)]
+        text = Conclusion("a-code", "qtext1q", ("qtensor1q",))
+        return _difference(
+            (replace(pairs[0], distance=None), *pairs[1:]),
+            others=(OtherDifference("qother1q", "", pairs[0].a, pairs[0].b, 3, (0, 1)),),
+            only_in_a=("qalone1q",),
+            only_in_b=("qalone2q",),
+            diagnosis=(text,),
+            notes=("qnote1q",),
+        )
+
+    def of_many(self, names: Sequence[str]) -> Difference:
+        return _difference(tuple(_pair(name, PLAIN, PLAIN) for name in names))
+
+    def figures(self, made: Difference) -> dict[str, float | None]:
+        names = ("rel_l2", "cosine", "norm_ratio", "best_scale", "max_abs_diff", "differing")
+        shown = {"rel_l2": "rel L2", "cosine": "cosine", "max_abs_diff": "max |b-a|"}
+        found: dict[str, float | None] = {}
+        for at, one in enumerate(made.tensors):
+            found |= {f"tensors/{at}/{name}": getattr(one, name) for name in names}
+            found |= {f"rows/{at}/{name}": getattr(one, name) for name in names}
+            for name, header in shown.items():
+                found[f"tensors/0/{at}/{header}"] = getattr(one, name)
+            if one.stats is not None:
+                found[f"rows/{at}/a_norm"] = found[f"tensors/{at}/a/norm"] = one.stats[0].norm
+        return found
+
+
+def _pair(name: str, figures: Figures, of_a: Figures) -> TensorDifference:
+    """Two tensors of ten elements; `figures` are of what is between them."""
+    one, other = (tensor(name, some) for some in (of_a, figures))
+    aa, dd = ScaledSum(of_a.power_sum), ScaledSum(figures.power_sum)
+    distance = Distance(
+        10,
+        one.stats,
+        other.stats,
+        Products(aa, dd, aa.times(0.5), dd),
+        differing=7,
+        samples=(Sample(3, 1.5, -0.25, 9),),
+        largest=Largest(figures.max_abs, 4, 1.0, 2.0),
+    )
+    return TensorDifference(one.spec, other.spec, distance, EXACT)
+
+
+def _difference(tensors: tuple[TensorDifference, ...], **other: Any) -> Difference:
+    a, b = (DumpSide(f"qpath{at}q.pt", "safetensors", ("file",), 999, 1.0, None) for at in (1, 2))
+    none: dict[str, Any] = dict.fromkeys(
+        ("others", "only_in_a", "only_in_b", "diagnosis", "notes"), ()
+    )
+    return Difference(
+        a, b, tensors, in_model_order=True, tolerance=EXACT, elapsed_s=0.5, **(none | other)
+    )
+
+
 @dataclass(frozen=True)
 class ListMade:
     """What a list of checkpoints is made of: errors cannot be compared."""
@@ -333,6 +414,7 @@ COMMANDS: dict[str, Command] = {
     "inspect": Inspect(),
     "clip": Clip(),
     "check": Check(),
+    "diff": Diff(),
     "listing": Listing(),
     "formats": Formats(),
 }
@@ -389,8 +471,8 @@ def retold(made: Any, texts: Mapping[str, str]) -> Any:
         return replace(made, **changed) if changed else made
     if isinstance(made, dict):
         return {retold(key, texts): retold(value, texts) for key, value in made.items()}
-    if isinstance(made, FoundCheckpoint):
-        return made._replace(path=retold(made.path, texts))
+    if isinstance(made, tuple) and hasattr(made, "_fields"):
+        return type(made)(*(retold(one, texts) for one in made))
     if isinstance(made, list | tuple | frozenset):
         return type(made)(retold(one, texts) for one in made)
     return made

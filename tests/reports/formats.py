@@ -8,6 +8,7 @@ import re
 from collections import Counter
 from typing import Any, ClassVar
 
+from gradtool.report.diff import csv as diff_csv
 from gradtool.report.escaping import visible
 from gradtool.report.formats import csv as formats_csv
 from gradtool.report.inspect.columns import COLUMNS as INSPECT_COLUMNS
@@ -37,6 +38,7 @@ _FIELDS = {
 _OTHER_HEADERS = {
     *("dtype", "shape", "zeros", "holds", "tensors", "elements"),
     *("step", "layout", "files", "size"),
+    *("differ", "rel L2", "cosine", "best scale", "max |b-a|"),
 }
 _LISTED = re.compile(r"(.*?) +(-|\d+)  (cannot be read|\S+) +(-|[\d,]+) +(-|[\d.]+ +\w+)")
 """A row of a list of checkpoints, in whose cells there are blanks."""
@@ -125,7 +127,8 @@ class Csv(ReportFormat):
     def read(self, text: str) -> Reading:
         found: Reading = []
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        if reader.fieldnames in ([*listing_csv.HEADER], [*formats_csv.HEADER]):
+        heads = (listing_csv.HEADER, formats_csv.HEADER, diff_csv.HEADER)
+        if reader.fieldnames in [[*head] for head in heads]:
             for number, row in enumerate(reader):
                 cells = ((column, recovered(cell)) for column, cell in row.items())
                 found += [(f"rows/{number}/{column}", cell) for column, cell in cells]

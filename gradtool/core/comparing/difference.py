@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from gradtool.core.comparing.distance import Distance, Number
 from gradtool.core.comparing.tolerance import Tolerance
@@ -15,7 +14,8 @@ DEAD_SIDES = "dead-sides"
 """The finding that two dumps have nothing in them: no element is finite and not zero."""
 
 
-class Conclusion(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Conclusion:
     """What the figures say together: a code, a sentence, the names of the tensors it is about."""
 
     code: str

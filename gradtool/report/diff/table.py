@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from gradtool.core.figures import counted
 from gradtool.report.diff.words import first_sentence, grid, origin, remarks, sentence, shown
+from gradtool.report.escaping import brief
 from gradtool.report.inspect.table import labelled
-from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
+from gradtool.report.layout import (
+    HEADER,
+    MOODS,
+    NARROWEST_NAME,
+    Painter,
+    grid_lines,
+    paragraph,
+    shortened_name,
+)
 from gradtool.report.model import Style
 
 if TYPE_CHECKING:
@@ -29,7 +39,7 @@ def _lines(difference: Difference, style: Style) -> Iterator[str]:
     if not style.quiet and not (difference.identical and difference.same and not style.show_all):
         sides = (("A", origin(difference.a)), ("B", origin(difference.b)))
         yield from labelled(sides, style, painter)
-    first = first_sentence(difference)
+    first = first_sentence(difference, partial(_fitted, width=style.width))
     if first is not None:
         yield from labelled([("first", first)], style, painter)
     notes = [] if difference.same and style.quiet else remarks(difference)
@@ -44,3 +54,9 @@ def _lines(difference: Difference, style: Style) -> Iterator[str]:
     if not style.show_all and apart > len(rows):
         left_out = counted(apart - len(rows), "more tensor")
         yield painter.paint(f"… {left_out} (--all shows them)", HEADER)
+
+
+def _fitted(name: str, width: int | None) -> str:
+    """A name as it is shown in a line with others."""
+    text = brief(name)
+    return text if width is None else shortened_name(text, max(width // 2, NARROWEST_NAME))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gradtool.core.figures import (
@@ -97,10 +97,10 @@ def origin(side: DumpSide) -> str:
     return f"{brief(side.path)}: {where}{scale}"
 
 
-def first_sentence(difference: Difference) -> str | None:
-    """The first tensor that differs, and how."""
+def first_sentence(difference: Difference, fitted: Callable[[str], str] = brief) -> str | None:
+    """The first tensor that differs, its name `fitted`, and how."""
     first = next((tensor for tensor in difference.tensors if not tensor.same), None)
-    return None if first is None else f"{brief(first.name)}: {'; '.join(_details(first))}"
+    return None if first is None else f"{fitted(first.name)}: {'; '.join(_details(first))}"
 
 
 def _details(tensor: TensorDifference) -> Iterator[str]:
@@ -159,8 +159,8 @@ def badness(tensor: TensorDifference) -> tuple[int, float]:
 def grid(tensors: Sequence[TensorDifference]) -> Grid:
     """A row for each pair."""
     return Grid(
-        ("name", "shape", "differ", "first at", "rel L2", "cosine", "best scale", "max |b-a|"),
-        (False, False, True, False, True, True, True, True),
+        ("name", "shape", "differ", "rel L2", "cosine", "best scale", "max |b-a|"),
+        (False, False, True, True, True, True, True),
         tuple(Row(_cells(tensor), _mood(tensor)) for tensor in tensors),
     )
 
@@ -168,13 +168,12 @@ def grid(tensors: Sequence[TensorDifference]) -> Grid:
 def _cells(tensor: TensorDifference) -> tuple[str, ...]:
     name, shape = brief(tensor.name), brief(dimensions(tensor.a.shape))
     if tensor.distance is None:
-        return (name, shape, tensor.problem or "", *[NONE] * 5)
-    first = tensor.first_differing
+        word = "dtype" if tensor.a.shape == tensor.b.shape else "shape"
+        return (name, shape, word, *[NONE] * 4)
     return (
         name,
         shape,
         share(tensor.differing or 0, tensor.a.numel),
-        NONE if first is None else index_text(first),
         *(
             NONE if value is None else significant(value, CELL_DIGITS)
             for value in (tensor.rel_l2, tensor.cosine, tensor.best_scale, tensor.max_abs_diff)
@@ -189,10 +188,10 @@ def _mood(tensor: TensorDifference) -> Mood:
 def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
     """Label and value of each conclusion, of names without a pair, and of notes."""
     for one in difference.diagnosis:
-        yield "diagnosis", f"{one.code}: {one.text}"
+        yield "diagnosis", f"{one.code}: {brief(one.text)}"
     for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b)):
         if names:
-            yield f"only in {side}", f"{counted(len(names), 'tensor')}: {some(names)}"
+            yield f"only in {side}", brief(f"{counted(len(names), 'tensor')}: {some(names)}")
     for other in difference.others:
         if not other.identical:
             yield "other", f"{brief(other.name, LONGEST_NAME)}: {_other(other)}"
