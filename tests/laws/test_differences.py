@@ -8,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 
 import numpy as np
+import pytest
 from comparing.exact import Exact, exact
 from cuttings import SHAPES, boxes_of
 from dumps import NUMPY_TYPES, WINDOW
@@ -17,8 +18,9 @@ from storing import Codes, Way, in_chunks, ways, written
 
 from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
-from gradtool.core.comparing.tolerance import EXACT
+from gradtool.core.comparing.tolerance import EXACT, Tolerance
 from gradtool.core.dtypes import DTYPES
+from gradtool.core.locations import Extent
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.progress import whole_progress
@@ -28,8 +30,10 @@ from gradtool.engine.reading.pairs.plan import BLOCK_NBYTES, pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
 from gradtool.engine.reading.reductions import Statistics
 from gradtool.engine.schedule import Runner
+from gradtool.storage.reader import open_source
 
 BOUND = 1e-12
+TOLERANCE = Tolerance(rtol=1e-3, atol=1e-6, ulps=1000)
 REAL = [name for name in NUMPY_TYPES if DTYPES[name].component is None]
 PAIRS = st.one_of(
     st.sampled_from([*REAL, "C32", "C64", "C128"]).map(lambda name: (name, name)),
@@ -37,22 +41,21 @@ PAIRS = st.one_of(
 )
 
 
-def distance(
-    pair: Pair,
-    block_nbytes: int = BLOCK_NBYTES,
-    threads: int = 2,
-    comparison: Distances | None = None,
-) -> Distance:
-    by_file, streams = pair_tasks([pair], block_nbytes)
+def distances(
+    pairs: list[Pair], block_nbytes: int = BLOCK_NBYTES, threads: int = 2
+) -> list[Distance]:
+    """How far apart the tensors of each pair are."""
+    by_file, streams = pair_tasks(pairs, block_nbytes)
     tasks = [*chain.from_iterable(by_file.values()), *streams]
     with ThreadPoolExecutor(threads) as executor:
         runner = Runner(executor, WINDOW, NUMPY, whole_progress(None))
-        _, found, _ = reduce_tasks(tasks, Statistics(2.0), comparison or Distances(), runner)
-    return found.get(0, NO_ELEMENTS)
+        _, found, _ = reduce_tasks(tasks, Statistics(2.0), Distances(TOLERANCE), runner)
+    return [found.get(n, NO_ELEMENTS) for n in range(len(pairs))]
 
 
 def figures(a: TensorSpec, b: TensorSpec, block_nbytes: int) -> TensorDifference:
-    return TensorDifference(a, b, distance(Pair(a, b), block_nbytes), EXACT)
+    (found,) = distances([Pair(a, b)], block_nbytes)
+    return TensorDifference(a, b, found, EXACT)
 
 
 def assert_near(found: float | None, true: float | None, slack: float = 0.0) -> None:
@@ -156,3 +159,86 @@ def test_figures_are_what_exact_arithmetic_says(
     assert_exact(figures(first, second, block_nbytes), exact(codes, others, dtypes))
     back = exact(others, codes, (dtypes[1], dtypes[0]))
     assert_exact(figures(second, first, block_nbytes), back)
+
+
+@settings(max_examples=100)
+@given(
+    dtype=st.sampled_from(REAL),
+    kinds=st.lists(
+        st.tuples(
+            st.sampled_from(["bits", "numbers"]),
+            st.sampled_from(["equal", "flipped", "rounded", "scaled", "unrelated"]),
+            st.integers(0, 40),
+        ),
+        min_size=2,
+        max_size=12,
+    ),
+    seed=st.integers(0, 999),
+)
+def test_small_tensors_together_are_what_each_is_by_itself(
+    dtype: str,
+    kinds: list[tuple[str, str, int]],
+    seed: int,
+    scratch: Path,
+) -> None:
+    rng = np.random.default_rng(seed)
+    sides: tuple[list[Codes], list[Codes]] = ([], [])
+    for kind, how, count in kinds:
+        sides[0].append(elements((count,), dtype, kind, rng))
+        sides[1].append(related(sides[0][-1], (dtype, dtype), how, rng))
+    pairs, singles = [], []
+    files = [in_one_file(scratch / f"{n}.bin", dtype, side) for n, side in enumerate(sides)]
+    for a, b, first, second in zip(*files, *sides, strict=True):
+        pairs.append(Pair(a, b))
+        singles.append(exact(first, second, (dtype, dtype)))
+    together = distances(pairs)
+    for pair, found, true in zip(pairs, together, singles, strict=True):
+        assert_exact(TensorDifference(pair.first, pair.second, found, EXACT), true)
+        (alone,) = distances([pair])
+        assert (found.outside, found.same_nan) == (alone.outside, alone.same_nan)
+    assert repr(distances(pairs, threads=1)) == repr(together)  # NaN is not itself
+
+
+def in_one_file(path: Path, dtype: str, tensors: list[Codes]) -> list[TensorSpec]:
+    """The tensors one after another in a file."""
+    path.write_bytes(b"".join(codes.tobytes() for codes in tensors))
+    with open_source(str(path)) as source:
+        file = source.file
+    specs, offset = [], 0
+    for n, codes in enumerate(tensors):
+        extents = (Extent(file, offset, codes.nbytes),) if codes.nbytes else ()
+        specs.append(TensorSpec(f"t{n}", DTYPES[dtype], codes.shape[:-1], extents))
+        offset += codes.nbytes
+    return specs
+
+
+def test_threads_change_no_bit_of_large_tensors(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    a = rng.standard_normal((900, 3001)).astype(np.float32)
+    b = (a * np.float32(0.99) + rng.standard_normal(a.shape) * 1e-4).astype(np.float32)
+    (first,) = in_one_file(tmp_path / "a", "F32", [a.view(np.uint8).reshape(900, 3001, 4)])
+    (second,) = in_one_file(tmp_path / "b", "F32", [b.view(np.uint8).reshape(900, 3001, 4)])
+    pair = Pair(first, second)
+    assert distances([pair], threads=1) == distances([pair], threads=4)
+    (found,) = distances([pair])
+    wide_a, wide_b = a.astype(np.float64).ravel().tolist(), b.astype(np.float64).ravel().tolist()
+    aa = math.fsum(x * x for x in wide_a)
+    dd = math.fsum((y - x) ** 2 for x, y in zip(wide_a, wide_b, strict=True))
+    assert_near(found.rel_l2, math.sqrt(dd / aa))
+
+
+def test_the_residual_of_a_multiple_does_not_cancel(tmp_path: Path) -> None:
+    """`|b|^2 - <a, b>^2 / <a, a>` would have no digit of it."""
+    rng = np.random.default_rng(6)
+    a = rng.standard_normal(300_000)
+    b = a / 3 + rng.standard_normal(a.shape) * 1e-10
+    first, second = (
+        in_one_file(tmp_path / name, "F64", [x.view(np.uint8).reshape(-1, 8)])[0]
+        for name, x in (("a", a), ("b", b))
+    )
+    (found,) = distances([Pair(first, second)])
+    s = math.fsum((a * b).tolist()) / math.fsum((a * a).tolist())
+    left = [y - s * x for x, y in zip(a.tolist(), b.tolist(), strict=True)]
+    true = math.sqrt(math.fsum(x * x for x in left) / math.fsum((a * a).tolist())) / s
+    assert true == pytest.approx(3e-10, rel=0.01)
+    assert found.rel_l2_scaled == pytest.approx(true, rel=1e-6)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, TypeVar
+from itertools import pairwise
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,11 +45,31 @@ class BlockPair:
         return self.places.positions(steps + self.start)
 
 
+class ManyBlocks(NamedTuple):
+    """Small tensors of one real type, whole, one after another in C order.
+
+    Attributes:
+        pairs: the position of each pair in the plan.
+        first, second: their bytes, as those of a `BlockPair`.
+        dtype: the type of the elements.
+        counts: elements of each tensor; at least one.
+    """
+
+    pairs: list[int]
+    first: Bytes
+    second: Bytes
+    dtype: DType
+    counts: list[int]
+
+
 class Comparison(Merging[Part], Protocol):
     """Something to compute of pairs of tensors."""
 
     def of(self, blocks: BlockPair) -> Part:
         """The result of two blocks, a plain value that goes to any process."""
+
+    def of_many(self, blocks: ManyBlocks) -> list[tuple[int, Part]]:
+        """The results of many small pairs, each with the position of the pair in the plan."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +97,21 @@ class ByteEquality:
         words, parts = f"u{min(first.itemsize, 8)}", max(first.itemsize // 8, 1)
         differ = blocks.first.view(words) != blocks.second.view(words)
         return _differing(np.flatnonzero(differ.reshape(-1, parts).any(axis=1)), blocks)
+
+    def of_many(self, blocks: ManyBlocks) -> list[tuple[int, Differing]]:
+        """See `Comparison`."""
+        ends = np.cumsum(blocks.counts)
+        differ = blocks.first.view(f"u{blocks.dtype.itemsize}") != blocks.second.view(
+            f"u{blocks.dtype.itemsize}"
+        )
+        places = np.flatnonzero(differ)
+        bounds = np.searchsorted(places, [0, *ends]).tolist()
+        starts = (ends - blocks.counts).tolist()
+        found = zip(blocks.pairs, starts, pairwise(bounds), strict=True)
+        return [
+            (pair, Differing(high - low, int(places[low]) - start if high > low else None))
+            for pair, start, (low, high) in found
+        ]
 
     def merged(self, parts: Sequence[Differing]) -> Differing:
         """See `Comparison`."""

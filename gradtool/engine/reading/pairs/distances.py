@@ -10,8 +10,9 @@ from gradtool.core.comparing.distance import Distance
 from gradtool.core.comparing.tolerance import EXACT, Tolerance
 from gradtool.engine.numpy_backend import distances
 from gradtool.engine.numpy_backend.elements import Walk
+from gradtool.engine.numpy_backend.many_distances import distances_of_many
 from gradtool.engine.numpy_backend.operands import Operand
-from gradtool.engine.reading.pairs.comparisons import BlockPair
+from gradtool.engine.reading.pairs.comparisons import BlockPair, ManyBlocks
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +34,15 @@ class Distances:
         a = Operand(blocks.first, one, self.divisors[0])
         b = Operand(blocks.second, other, self.divisors[1])
         return distances.distance(a, b, walk, self.tolerance)
+
+    def of_many(self, blocks: ManyBlocks) -> list[tuple[int, Distance]]:
+        """See `Comparison`."""
+        a, b = (
+            Operand(raw, blocks.dtype, divisor)
+            for raw, divisor in zip((blocks.first, blocks.second), self.divisors, strict=True)
+        )
+        found = distances_of_many(a, b, blocks.counts, self.tolerance)
+        return list(zip(blocks.pairs, found, strict=True))
 
     def merged(self, parts: Sequence[Distance]) -> Distance:
         """See `Comparison`."""

@@ -22,6 +22,7 @@ from gradtool.engine.reading.pairs.gather import (
 )
 from gradtool.engine.reading.pairs.plan import PairBlock, PairTask, StreamPairTask, blocks
 from gradtool.engine.reading.pairs.regions import Region, Side, regions
+from gradtool.engine.reading.pairs.together import read_together, runs
 from gradtool.engine.reading.reductions import Gathered
 
 Part = TypeVar("Part")
@@ -32,13 +33,16 @@ PairResults = list[tuple[int, Part]]
 
 def compare(task: PairTask | StreamPairTask, comparison: Comparison[Part]) -> PairResults[Part]:
     """The results of the elements that `task` reads, one for each pair."""
-    match task:
-        case PairTask():
-            pairs = _from_ranges(task.blocks)
-        case StreamPairTask():
-            pairs = _from_streams(task)
-    results = ((number, comparison.of(blocks)) for number, blocks in pairs)
-    return list(Gathered(comparison, results).merged().items())
+    if isinstance(task, StreamPairTask):
+        streamed = ((number, comparison.of(blocks)) for number, blocks in _from_streams(task))
+        return list(Gathered(comparison, streamed).merged().items())
+    found: Gathered[int, Part] = Gathered(comparison)
+    for are_small, run in runs(task.blocks):
+        if are_small:
+            found.add(comparison.of_many(read_together(run)))
+        else:
+            found.add((number, comparison.of(pair)) for number, pair in _from_ranges(run))
+    return list(found.merged().items())
 
 
 def _from_ranges(found: Iterable[PairBlock]) -> Iterator[tuple[int, BlockPair]]:
