@@ -145,7 +145,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         in_model_order=first.in_model_order,
         tolerance=tolerance,
         diagnosis=tuple(_dead_sides(tensors)),
-        notes=(*pairing.notes, *_notes(first, "A"), *_notes(second, "B")),
+        notes=tuple(pairing.notes),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -279,12 +279,8 @@ def _side(checkpoint: Checkpoint, request: MeasureRequest) -> DumpSide:
         loss_scale=request.loss_scale_of(checkpoint),
         step=checkpoint.step,
         skipped=checkpoint.skipped,
+        notes=(*checkpoint.essential_notes, *checkpoint.part_notes, *checkpoint.notes),
     )
-
-
-def _notes(checkpoint: Checkpoint, side: str) -> Iterator[str]:
-    for note in (*checkpoint.essential_notes, *checkpoint.part_notes, *checkpoint.notes):
-        yield f"{side}: {note}"
 
 
 def _dead_sides(tensors: Sequence[TensorDifference]) -> Iterator[Conclusion]:

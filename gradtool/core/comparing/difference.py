@@ -30,7 +30,8 @@ class DumpSide:
     Attributes:
         path, format, files, nbytes, step: as of a `Measurement`.
         loss_scale: what its elements were divided by.
-        skipped: stored tensors that are no gradients and were not compared, and why.
+        skipped: stored tensors that are no gradients, and why; see `Difference.others`.
+        notes: what was assumed while it was read, one sentence each.
     """
 
     path: str
@@ -40,6 +41,7 @@ class DumpSide:
     loss_scale: float
     step: int | None
     skipped: tuple[Skipped, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +232,7 @@ class Difference:
         in_model_order: whether that order is the model's, as `a` lists it.
         tolerance: what was allowed.
         diagnosis: what the figures say together.
-        notes: what was assumed or deserves a warning, one sentence each.
+        notes: what was assumed in pairing names, one sentence each.
         elapsed_s: seconds from opening the paths to the last figure.
     """
 

@@ -71,6 +71,7 @@ def _dump(side: DumpSide) -> dict[str, object]:
             }
             for item in side.skipped
         ],
+        "notes": list(side.notes),
     }
 
 

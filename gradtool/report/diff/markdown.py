@@ -27,7 +27,9 @@ def _lines(difference: Difference, style: Style) -> Iterator[str]:
     first = first_sentence(difference)
     if first is not None:
         yield f"- **first**: {escaped(first)}"
-    yield from (listed(f"{label}: {value}") for label, value in remarks(difference))
+    yield from (
+        listed(f"{label}: {value}") for label, value in remarks(difference, with_reading=True)
+    )
     rows = () if style.quiet else shown(difference, show_all=style.show_all)
     if rows:
         yield ""

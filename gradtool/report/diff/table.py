@@ -42,7 +42,8 @@ def _lines(difference: Difference, style: Style) -> Iterator[str]:
     first = first_sentence(difference, partial(_fitted, width=style.width))
     if first is not None:
         yield from labelled([("first", first)], style, painter)
-    notes = [] if difference.same and style.quiet else remarks(difference)
+    is_one_line = difference.same and (style.quiet or difference.identical) and not style.show_all
+    notes = remarks(difference, with_reading=not is_one_line)
     yield from labelled(notes, style, painter)
     if style.quiet:
         return

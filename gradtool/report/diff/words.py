@@ -185,8 +185,11 @@ def _mood(tensor: TensorDifference) -> Mood:
     return "minor" if tensor.same else "alarming"
 
 
-def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
-    """Label and value of each conclusion, of names without a pair, and of notes."""
+def remarks(difference: Difference, *, with_reading: bool) -> Iterator[tuple[str, str]]:
+    """Label and value of each conclusion, of names without a pair, and of notes.
+
+    Those on how the dumps were read come `with_reading` only.
+    """
     for one in difference.diagnosis:
         yield "diagnosis", f"{one.code}: {brief(one.text)}"
     for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b)):
@@ -199,6 +202,9 @@ def remarks(difference: Difference) -> Iterator[tuple[str, str]]:
     if same_nan:
         yield "note", f"{same_nan:,} NaN have the same bits on both sides, and count as equal"
     yield from (("note", brief(note)) for note in difference.notes)
+    if with_reading:
+        for label, dump in (("A", difference.a), ("B", difference.b)):
+            yield from (("note", brief(f"{label}: {note}")) for note in dump.notes)
 
 
 def _other(other: OtherDifference) -> str:
