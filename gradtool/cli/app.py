@@ -39,14 +39,14 @@ INTERRUPTED = 130
 BUG = 4
 
 COMMANDS: Final = {
-    "inspect": "gradtool.cli.inspect",
-    "clip": "gradtool.cli.clip",
-    "check": "gradtool.cli.check",
-    "diff": "gradtool.cli.diff",
-    "formats": "gradtool.cli.formats",
-    "explain": "gradtool.cli.rules",
-    "rules": "gradtool.cli.rules",
-    "baseline": "gradtool.cli.baseline",
+    "inspect": "gradtool.cli.commands.inspect",
+    "clip": "gradtool.cli.commands.clip",
+    "check": "gradtool.cli.commands.check",
+    "diff": "gradtool.cli.commands.diff",
+    "formats": "gradtool.cli.commands.formats",
+    "explain": "gradtool.cli.commands.rules",
+    "rules": "gradtool.cli.commands.rules",
+    "baseline": "gradtool.cli.commands.baseline",
 }
 """Every command, and the module that has a function or a Typer application of that name."""
 

@@ -166,10 +166,10 @@ except SystemExit as end: assert not end.code, end.code
 print(*sys.modules)
 """
 OF_OTHER_COMMANDS = (
-    *("gradtool.cli.check", "gradtool.cli.clip", "gradtool.cli.baseline", "gradtool.cli.rules"),
+    *(f"gradtool.cli.commands.{name}" for name in ("clip", "check", "diff", "baseline", "rules")),
     *("gradtool.rules", "gradtool.core.judging", "gradtool.report.check", "gradtool.report.clip"),
-    *("gradtool.cli.formats", "gradtool.formats.known", "gradtool.report.formats"),
-    "gradtool.engine.writing",
+    *("gradtool.cli.commands.formats", "gradtool.formats.known", "gradtool.report.formats"),
+    *("gradtool.core.comparing", "gradtool.report.diff", "gradtool.engine.writing"),
 )
 
 

@@ -34,7 +34,7 @@ from pickle_parts import archive, named, tensor
 from safetensors.numpy import save_file
 
 import gradtool
-import gradtool.cli.check  # which says how its options are spelt
+import gradtool.cli.commands.check  # which says how its options are spelt
 from gradtool.cli.spelling import with_options
 from gradtool.core.judging.rule import SEVERITIES
 from gradtool.report import CHECK_REPORTERS

@@ -20,7 +20,7 @@ from reports.samples import Figures, measurement_of, report_of, tensor
 from safetensors.numpy import save_file
 
 import gradtool
-from gradtool.cli.inspect import Order
+from gradtool.cli.commands.inspect import Order
 from gradtool.cli.options.table import Backend
 from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.order.brackets import brackets

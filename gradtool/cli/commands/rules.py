@@ -46,7 +46,7 @@ def rules(*, display: groups.ColorOption) -> None:
 @command
 def explain(*, codes: Codes, display: groups.ColorOption) -> None:
     """Explain rules: what a finding means, and what to do."""
-    import gradtool.cli.check  # noqa: F401, PLC0415 - registers the options that texts name
+    import gradtool.cli.commands.check  # noqa: F401, PLC0415 - registers the options that texts name
     from gradtool.report.check.rule_text import explanation  # noqa: PLC0415 - as above
     from gradtool.rules import find_rule  # noqa: PLC0415 - as above
 
