@@ -23,6 +23,10 @@ Examples:
   gradtool baseline update 'run/step*.safetensors' --baseline grads.baseline.json
 """
 
+NO_PROOF = (
+    "it holds norms, and equal norms are not equal gradients: for these there is gradtool diff\n"
+)
+
 Writing: TypeAlias = Annotated[
     groups.Arguments,
     groups.writing_to(
@@ -57,7 +61,7 @@ def save(
             **writing,
             **measuring,
         )
-    write_result(f"{_summary(baseline)}\n{_advice(baseline)}")
+    write_result(f"{_summary(baseline)}\n{_advice(baseline)}{NO_PROOF}")
 
 
 @command
@@ -84,7 +88,7 @@ def update(
             progress=progress,
             **measuring,
         )
-    write_result(f"{difference(old, new, display.style())}{_summary(new)}\n")
+    write_result(f"{difference(old, new, display.style())}{_summary(new)}\n{NO_PROOF}")
 
 
 def _advice(saved: Baseline) -> str:
