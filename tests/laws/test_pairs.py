@@ -35,7 +35,7 @@ def compared(pair: Pair, block_nbytes: int = BLOCK_NBYTES, threads: int = 2) -> 
     tasks = [*chain.from_iterable(by_file.values()), *streams]
     with ThreadPoolExecutor(threads) as executor:
         runner = Runner(executor, WINDOW, NUMPY, whole_progress(None))
-        _, found, _ = reduce_tasks(tasks, Statistics(2.0), ByteEquality(), runner)
+        _, found, *_ = reduce_tasks(tasks, Statistics(2.0), ByteEquality(), runner)
     return found.get(0, Differing())
 
 

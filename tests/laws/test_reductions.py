@@ -59,7 +59,7 @@ def seen(checkpoint: Checkpoint, backend: Backend) -> list[Seen]:
     with ThreadPoolExecutor(2) as threads:
         runner = Runner(threads, WINDOW, backend, whole_progress(None))
         tasks = plan(specs, sharing, (), backend.limits)
-        found, _, _ = reduce_tasks(tasks, Places(), ByteEquality(), runner)
+        found, *_ = reduce_tasks(tasks, Places(), ByteEquality(), runner)
     at = [sharing.same_as.get(index, index) for index in range(len(specs))]
     return [sorted(found.get((index, NAMED), [])) for index in at]
 

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.stats import TensorStats, merge, power_scale
 from gradtool.engine.buffers import BUFFERS
+from gradtool.engine.numpy_backend.columns import Columns, Int64
 from gradtool.engine.numpy_backend.encodings import (
     F64,
     Array,
@@ -26,6 +27,12 @@ from gradtool.engine.numpy_backend.encodings import (
     Float64,
     encoding_of_moduli,
     real_words,
+)
+from gradtool.engine.numpy_backend.segments import (
+    Places,
+    below_normal,
+    locate,
+    segment_columns,
 )
 
 ROW: Final = 4096
@@ -62,11 +69,35 @@ def stats(
         if is_halved is None:
             words, encoding = moduli.view(F64.word), encoding_of_moduli(part)
             return _segments(words, encoding, counts, norm_type)
-        bounds = np.cumsum([0, *counts])
-        return [
-            _halved_segment(moduli[start:end], is_halved[start:end], norm_type)
-            for start, end in itertools.pairwise(bounds.tolist())
-        ]
+        return _halved_segments(moduli, is_halved, counts, norm_type)
+
+
+def columns(
+    raw: Array,
+    dtype: DType,
+    counts: Int64,
+    norm_type: float,
+    *,
+    big_endian: bool,
+    places: Places,
+) -> Columns:
+    """The same as columns; `first_nonfinite` is the least of the `places` of such elements."""
+    with np.errstate(all="ignore"):
+        if dtype.component is None:
+            words, encoding = real_words(raw, dtype, big_endian=big_endian)
+        else:
+            part = DTYPES[dtype.component]
+            moduli, is_halved = _moduli(raw, part, big_endian=big_endian)
+            words, encoding = moduli.view(F64.word), encoding_of_moduli(part)
+            if is_halved is not None:
+                parts = _halved_segments(moduli, is_halved, counts, norm_type)
+                found = Columns.of(parts, norm_type)
+                bad = np.flatnonzero(~np.isfinite(moduli))
+                locate(bad, np.cumsum(counts) - counts, places, found)
+                return found
+        magnitudes = BUFFERS.magnitudes.array(encoding.word, len(words))
+        np.bitwise_and(words, encoding.magnitude, out=magnitudes)
+        return segment_columns(words, magnitudes, encoding, counts, norm_type, places)
 
 
 def nonfinite_positions(raw: Array, dtype: DType, *, big_endian: bool = False) -> Array:
@@ -82,14 +113,9 @@ def _segments(
 ) -> list[TensorStats]:
     magnitudes = BUFFERS.magnitudes.array(encoding.word, len(words))
     np.bitwise_and(words, encoding.magnitude, out=magnitudes)
-    if len(counts) > 1 and p == 2.0:
-        return _many_squares(words, magnitudes, encoding, counts)
-    segments, start = [], 0
-    for count in counts:
-        part = slice(start, start + count)
-        segments.append(_segment(words[part], magnitudes[part], encoding, p))
-        start += count
-    return segments
+    if len(counts) > 1:
+        return segment_columns(words, magnitudes, encoding, counts, p).stats()
+    return [_segment(words, magnitudes, encoding, p)]
 
 
 def _segment(words: Array, magnitudes: Array, encoding: Encoding, p: float) -> TensorStats:
@@ -125,14 +151,7 @@ def _count_small(magnitudes: Array, encoding: Encoding) -> tuple[int, int]:
     if int(magnitudes[:_PROBED_NUMEL].min()) >= limit and int(magnitudes.min()) >= limit:
         return 0, 0
     zeros = len(magnitudes) - int(np.count_nonzero(magnitudes))
-    return zeros, int(np.count_nonzero(_below_normal(magnitudes, encoding))) - zeros
-
-
-def _below_normal(magnitudes: Array, encoding: Encoding) -> NDArray[np.bool_]:
-    """Which magnitudes are 0 or subnormal."""
-    below = BUFFERS.below.array(np.bool_, len(magnitudes))
-    np.less(magnitudes, encoding.smallest_normal, out=below)
-    return below
+    return zeros, int(np.count_nonzero(below_normal(magnitudes, encoding))) - zeros
 
 
 def _nonfinite_segment(
@@ -152,44 +171,6 @@ def _nonfinite_segment(
         neginf=int(np.count_nonzero(bad == -math.inf)),
         first_nonfinite=int(np.argmin(finite)),
     )
-
-
-def _many_squares(
-    words: Array, magnitudes: Array, encoding: Encoding, counts: Sequence[int]
-) -> list[TensorStats]:
-    """The statistics of many small segments for p = 2, the common case: no calls for each."""
-    ends = np.cumsum(counts, dtype=np.intp)
-    starts = ends - counts
-    largest = encoding.decode(np.maximum.reduceat(magnitudes, starts)).tolist()
-    if not _are_safe_to_square(largest):
-        return [
-            _segment(words[start:end], magnitudes[start:end], encoding, 2.0)
-            for start, end in zip(starts.tolist(), ends.tolist(), strict=True)
-        ]
-    squares = BUFFERS.values.array(np.float64, len(words))  # where most dtypes are decoded
-    np.square(encoding.decode(words), out=squares)
-    sums = np.add.reduceat(squares, starts)
-    zeros = small = np.zeros(len(counts), np.uint8)
-    smallest = int(magnitudes.min())
-    if smallest < encoding.smallest_normal:
-        # In the narrowest type that holds them: NumPy adds wide ones several times slower.
-        narrow = np.min_scalar_type(max(counts))
-        small = np.add.reduceat(_below_normal(magnitudes, encoding), starts, dtype=narrow)
-        if smallest == 0:
-            zeros = np.add.reduceat(magnitudes == 0, starts, dtype=narrow)
-    columns = (sums.tolist(), largest, zeros.tolist(), (small - zeros).tolist())
-    return [
-        TensorStats(2.0, count, power_sum, 1.0, peak, zeros=zeros, subnormals=subnormals)
-        for count, power_sum, peak, zeros, subnormals in zip(counts, *columns, strict=True)
-    ]
-
-
-def _are_safe_to_square(peaks: list[float]) -> bool:
-    """Whether all peaks are finite and need no scale."""
-    # If the smallest and the largest need none, no other does.
-    nonzero = [peak for peak in peaks if peak]
-    extremes = (min(nonzero, default=1.0), max(peaks))
-    return all(map(math.isfinite, peaks)) and {power_scale(x, 2.0) for x in extremes} == {1.0}
 
 
 def _power_sum(words: Array, encoding: Encoding, p: float, scale: float) -> float:
@@ -240,6 +221,17 @@ def _moduli(
         return moduli, None
     moduli[too_large] = np.hypot(real[too_large] / 2.0, imaginary[too_large] / 2.0)
     return moduli, too_large
+
+
+def _halved_segments(
+    moduli: Float64, is_halved: NDArray[np.bool_], counts: Sequence[int] | Int64, p: float
+) -> list[TensorStats]:
+    """The statistics of segments in which some moduli are halved."""
+    bounds = np.cumsum([0, *counts]).tolist()
+    return [
+        _halved_segment(moduli[start:end], is_halved[start:end], p)
+        for start, end in itertools.pairwise(bounds)
+    ]
 
 
 def _halved_segment(moduli: Float64, is_halved: NDArray[np.bool_], p: float) -> TensorStats:

@@ -70,7 +70,8 @@ class Layout:
         """C-order positions of the elements at `offsets` of a dense view."""
         positions = np.zeros_like(offsets)
         for stride, _, c_stride in self._axes:
-            index, offsets = np.divmod(offsets, stride)
+            index = offsets // stride  # NumPy divides by one number fast, but not in `divmod`
+            offsets = offsets - index * stride
             positions += index * c_stride
         return positions
 

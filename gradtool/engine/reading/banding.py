@@ -6,20 +6,24 @@ more, block by block, by their positions in the tensor and however they are stor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.names import BareNames, NameFilter, name_filter
 from gradtool.core.shapes.rows import Bands, Rows
 from gradtool.core.tensors import TensorSpec
-from gradtool.engine.backend import BLOCK_PIECES, Bytes
-from gradtool.engine.numpy_backend.backend import NUMPY
+from gradtool.engine.backend import Bytes
+from gradtool.engine.numpy_backend.columns import Columns
+from gradtool.engine.numpy_backend.kernels import CACHED_NUMEL
+from gradtool.engine.numpy_backend.kernels import columns as statistics_of_segments
 from gradtool.engine.overlaps.sharing import Sharing
-from gradtool.engine.reading.reductions import Elements, Part, Reduction
+from gradtool.engine.overlaps.views import Int64
+from gradtool.engine.reading.reductions import Elements, Positions
 from gradtool.errors import UsageError
 
 MOST_BANDS: Final = 1 << 19
@@ -113,43 +117,101 @@ def has_equal_rows(part: TensorSpec) -> bool:
     return part.strides is not None and part.strides[0] == 0 and part.shape[0] > 1
 
 
-def reduced_by_band(
-    elements: Elements, bands: Bands, reduction: Reduction[Part]
-) -> Iterator[tuple[int, Part]]:
-    """The number of each band of which there are elements in a segment, and their result.
+def numbers_of_rows(bands: Bands, rows: Int64) -> Int64:
+    """The number of the band that holds each of the rows."""
+    if isinstance(bands.cuts, range):
+        return rows
+    numbers: Int64 = np.searchsorted(np.asarray(bands.cuts), rows, side="right") - 1
+    return numbers
+
+
+_WHOLE: Final[dict[int, DTypeLike]] = {
+    1: np.uint8,
+    2: np.uint16,
+    4: np.uint32,
+    8: np.uint64,
+    16: np.complex128,
+}
+"""Types of which NumPy copies elements of so many bytes as a whole, and no bit of them changes."""
+
+
+class _Sorted(NamedTuple):
+    """Elements of a segment, band by band.
+
+    Attributes:
+        raw: their bytes.
+        low: the number of the first band that there is an element of.
+        numels: how many elements each band has, from that one to the last; some may have none.
+        subnormals: see `Elements`.
+        positions: from places of elements, as they are now, to C-order positions.
+    """
+
+    raw: Bytes
+    low: int
+    numels: Int64
+    subnormals: NDArray[np.bool_] | None
+    positions: Positions
+
+
+def statistics_by_band(elements: Elements, bands: Bands, norm_type: float) -> Columns:
+    """The statistics of the bands from the first to the last that one segment has elements of.
 
     In NumPy, whatever else computes: the bytes are still on the host, and most rows are short.
     """
-    itemsize, (count,) = elements.dtype.itemsize, elements.counts
-    raw: Bytes = elements.raw[: count * itemsize]
-    subnormals = elements.subnormals
-    first, last = elements.firsts[0], elements.firsts[0] + count - 1
-    positions = None
-    if elements.positions is not None:
-        positions = elements.positions(np.arange(count))
-        order = np.argsort(positions, kind="stable")
-        positions = positions[order]
-        raw = raw.reshape(-1, itemsize)[order].reshape(-1)
-        subnormals = None if subnormals is None else subnormals[order]
-        first, last = int(positions[0]), int(positions[-1])
-    low, high = bands.at(first // bands.row_numel), bands.at(last // bands.row_numel)
-    begins = np.asarray(bands.cuts[low : high + 2], np.int64) * bands.row_numel
-    if positions is None:
-        edges = np.clip(begins - first, 0, count)
+    if elements.positions is None:
+        ordered = _as_they_are(elements, bands)
     else:
-        edges = np.searchsorted(positions, begins)
-    held = np.flatnonzero(np.diff(edges))
-    for begin in range(0, len(held), BLOCK_PIECES):
-        batch = held[begin : begin + BLOCK_PIECES]
-        starts, counts = edges[batch], np.diff(edges)[batch].tolist()
-        start, stop = int(starts[0]), int(starts[-1]) + counts[-1]
-        segments = replace(
-            elements,
-            raw=raw[start * itemsize : stop * itemsize],
-            counts=counts,
-            firsts=(starts + (first if positions is None else 0)).tolist(),
-            positions=None if positions is None else positions.__getitem__,
-            ascends=True,
-            subnormals=None if subnormals is None else subnormals[start:stop],
-        )
-        yield from zip((batch + low).tolist(), reduction.of(segments, NUMPY), strict=True)
+        ordered = _sorted(elements, bands, elements.positions)
+    raw, low, numels, subnormals, positions = ordered
+    held = np.flatnonzero(numels)
+    counts = numels[held]
+    big_endian = elements.big_endian
+    found = statistics_of_segments(
+        raw, elements.dtype, counts, norm_type, big_endian=big_endian, places=positions
+    )
+    if subnormals is not None:
+        starts = np.cumsum(counts) - counts
+        np.add.reduceat(subnormals, starts, dtype=np.int64, out=found.count("subnormals"))
+    if len(held) == len(numels):
+        return replace(found, first=low)
+    whole = Columns.empty(norm_type, low, len(numels))
+    whole.add(found, held + low)
+    return whole
+
+
+def _as_they_are(elements: Elements, bands: Bands) -> _Sorted:
+    """Elements that follow each other in C order."""
+    (first,), (count,) = elements.firsts, elements.counts
+    low = bands.at(first // bands.row_numel)
+    high = bands.at((first + count - 1) // bands.row_numel)
+    begins = np.asarray(bands.cuts[low : high + 2], np.int64) * bands.row_numel
+    edges: Int64 = np.clip(begins - first, 0, count)
+    numels = edges[1:] - edges[:-1]
+    raw = elements.raw[: count * elements.dtype.itemsize]
+    return _Sorted(raw, low, numels, elements.subnormals, lambda places: places + first)
+
+
+def _sorted(elements: Elements, bands: Bands, positions_of: Positions) -> _Sorted:
+    """Elements in any order, of each band in the one in which they are stored."""
+    itemsize, (count,) = elements.dtype.itemsize, elements.counts
+    numbers = _numbers(elements, bands, positions_of)
+    low = int(numbers.min())
+    numbers -= numbers.dtype.type(low)
+    # NumPy sorts numbers of 16 bits in a few passes.
+    numbers = numbers.astype(np.min_scalar_type(int(numbers.max())), copy=False)
+    order = np.argsort(numbers, kind="stable")
+    numels = np.bincount(numbers)
+    raw = elements.raw[: count * itemsize].view(_WHOLE[itemsize])[order].view(np.uint8)
+    subnormals = None if elements.subnormals is None else elements.subnormals[order]
+    return _Sorted(raw, low, numels, subnormals, lambda places: positions_of(order[places]))
+
+
+def _numbers(elements: Elements, bands: Bands, positions_of: Positions) -> NDArray[Any]:
+    """The number of the band of each element, a few at a time: they are wide on the way."""
+    (count,) = elements.counts
+    numbers = np.empty(count, np.min_scalar_type(len(bands)))
+    for start in range(0, count, CACHED_NUMEL):
+        stop = min(start + CACHED_NUMEL, count)
+        rows = positions_of(np.arange(start, stop)) // bands.row_numel
+        numbers[start:stop] = numbers_of_rows(bands, rows)
+    return numbers

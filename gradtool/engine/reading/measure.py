@@ -17,6 +17,7 @@ from gradtool.core.sections import OTHER
 from gradtool.core.shapes.rows import Bands
 from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import Backend
+from gradtool.engine.numpy_backend.columns import Columns
 from gradtool.engine.overlaps.sharing import Overlaps, find_overlaps, find_sharing
 from gradtool.engine.reading.assembly.rows import Found, with_rows
 from gradtool.engine.reading.assembly.tensors import assembled
@@ -36,7 +37,7 @@ from gradtool.engine.reading.replicas import (
     with_those_of_ranks,
     without_those_of_ranks,
 )
-from gradtool.engine.reading.targets import Results, Target
+from gradtool.engine.reading.targets import NOTHING_APART, Apart, OfBands, Results, Target
 from gradtool.engine.reading.tasks import run
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.schedule import Runner
@@ -158,12 +159,12 @@ def _measured(
     sharing = find_sharing(stored, overlaps)
     tasks = plan(stored, sharing, checksums, runner.backend.limits, pairs, digested)
     apart = bands_of_parts(specs, stored, sharing, bands)
-    stats, found, digests = reduce_tasks(
-        tasks, Statistics(norm_type), ByteEquality(), runner, apart
+    stats, found, digests, of_bands = reduce_tasks(
+        tasks, Statistics(norm_type), ByteEquality(), runner, Apart(norm_type, apart)
     )
     tensors = assembled(specs, stored, sharing, stats, norm_type, loss_scale)
     if bands:
-        parts = Found(sharing, stats, apart, norm_type, loss_scale)
+        parts = Found(sharing, stats, apart, of_bands, norm_type, loss_scale)
         tensors = tuple(with_rows(tensors, bands, parts))
     if digested:
         numbered = enumerate(tensors)
@@ -176,11 +177,11 @@ def reduce_tasks(
     reduction: Reduction[Part],
     comparison: Comparison[Other],
     runner: Runner,
-    bands: Mapping[int, Bands] = MappingProxyType({}),
-) -> tuple[dict[Target, Part], dict[int, Other], Digests]:
-    """Run all tasks; the results for each target and for each pair, and the digests.
+    apart: Apart = NOTHING_APART,
+) -> tuple[dict[Target, Part], dict[int, Other], Digests, OfBands]:
+    """Run all tasks; the results for each target and for each pair, the digests, those of bands.
 
-    Those of parts are merged in the order of the tasks. `bands` are of targets, see `tasks.run`.
+    Those of parts are merged in the order of the tasks.
     """
     reduced: Gathered[Target, Part] = Gathered(reduction)
     compared: Gathered[int, Other] = Gathered(comparison)
@@ -190,13 +191,19 @@ def reduce_tasks(
         reduction=reduction,
         comparison=comparison,
         backend=runner.backend,
-        bands=dict(bands),
+        apart=apart,
     )
-    for of_targets, of_pairs, of_blocks in runner.results(tasks, work):
+    whole = {
+        target: Columns.empty(apart.norm_type, 0, len(bands))
+        for target, bands in apart.bands.items()
+    }
+    for of_targets, of_pairs, of_blocks, of_bands in runner.results(tasks, work):
         reduced.add(of_targets)
         compared.add(of_pairs)
         digests.add(of_blocks)
-    return reduced.merged(), compared.merged(), digests
+        for target, found in of_bands.items():
+            whole[target].add(found)
+    return reduced.merged(), compared.merged(), digests, whole
 
 
 def _run(
@@ -204,13 +211,14 @@ def _run(
     reduction: Reduction[Part],
     comparison: Comparison[Other],
     backend: Backend,
-    bands: Mapping[int, Bands],
-) -> tuple[Results[Part], PairResults[Other], BlockDigests]:
+    apart: Apart,
+) -> tuple[Results[Part], PairResults[Other], BlockDigests, OfBands]:
     if isinstance(task, PairTask | StreamPairTask):
-        return [], compare(task, comparison), []
+        return [], compare(task, comparison), [], {}
     if isinstance(task, DigestTask):
-        return [], [], digests_of(task)
-    return run(task, reduction, backend, bands), [], []
+        return [], [], digests_of(task), {}
+    of_targets, of_bands = run(task, reduction, backend, apart)
+    return of_targets, [], [], of_bands
 
 
 def checksums_of(checkpoint: Checkpoint, *, everything: bool) -> list[StoredChecksum]:

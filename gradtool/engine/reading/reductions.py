@@ -20,8 +20,8 @@ Part = TypeVar("Part")
 Key = TypeVar("Key", bound=Hashable)
 
 MOST_PARTS: Final = 8
-"""Results of parts of one target that are kept before they are merged: where rows are told apart
-each has some, and merging a few takes no longer for each than merging many.
+"""Results of parts of one target that are kept before they are merged: merging a few takes no
+longer for each than merging many.
 """
 
 
@@ -37,7 +37,6 @@ class Elements:
         firsts: the C-order position of each segment's first element in its tensor.
         positions: from places to C-order positions in their tensor, where that is one and not in
             C order; else None. Places count from the start of the only segment, or as `firsts`.
-        ascends: whether positions ascend in each segment; there may be several then.
         subnormals: which elements were subnormal as they are stored, of all segments one after
             another, where elements are what was computed of these; else None.
     """
@@ -48,7 +47,6 @@ class Elements:
     counts: Sequence[int]
     firsts: Sequence[int]
     positions: Positions | None = None
-    ascends: bool = False
     subnormals: NDArray[np.bool_] | None = None
 
 
@@ -78,9 +76,8 @@ class Statistics:
         parts = backend.stats(raw, dtype, elements.counts, self.norm_type, big_endian=big_endian)
         if elements.subnormals is not None:
             parts = _with_subnormals(parts, elements.subnormals)
-        if elements.positions is None or elements.ascends:
-            parts = [part.moved(first) for first, part in zip(elements.firsts, parts, strict=True)]
-            return [_located(part, elements.positions) for part in parts]
+        if elements.positions is None:
+            return [part.moved(first) for first, part in zip(elements.firsts, parts, strict=True)]
         (stats,) = parts
         if stats.first_nonfinite is None:
             return parts
@@ -102,14 +99,6 @@ def _with_subnormals(
         counted.append(replace(part, subnormals=int(np.count_nonzero(subnormals[start:stop]))))
         start = stop
     return counted
-
-
-def _located(part: TensorStats, positions: Positions | None) -> TensorStats:
-    """The statistics with the position that is at the place of the first non-finite element."""
-    if part.first_nonfinite is None or positions is None:
-        return part
-    (position,) = positions(np.array([part.first_nonfinite]))
-    return replace(part, first_nonfinite=int(position))
 
 
 class Gathered(Generic[Key, Part]):

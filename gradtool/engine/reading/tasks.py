@@ -7,14 +7,13 @@ Nothing is shared between tasks but a reused buffer for each thread.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.locations import Extent, Source
-from gradtool.core.shapes.rows import Bands
 from gradtool.core.tensors import StoredChecksum, TensorSpec
 from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, Bytes
 from gradtool.engine.buffers import BUFFERS
@@ -35,7 +34,7 @@ from gradtool.engine.reading.plan import (
 )
 from gradtool.engine.reading.reductions import Elements, Gathered, Part, Reduction
 from gradtool.engine.reading.scaling import Scales
-from gradtool.engine.reading.targets import NAMED, Reducing, Results, Target
+from gradtool.engine.reading.targets import NAMED, Apart, OfBands, Reducing, Results, Target
 from gradtool.engine.reading.unpacking import unpacked_spec
 from gradtool.engine.reading.windows import run_group
 from gradtool.errors import CorruptFileError
@@ -45,13 +44,14 @@ _CHECKSUM_STEP = 1 << 20
 
 
 def run(
-    task: Task, reduction: Reduction[Part], backend: Backend, bands: Mapping[int, Bands]
-) -> Results[Part]:
-    """The results of the elements that `task` reads, one for each target.
+    task: Task, reduction: Reduction[Part], backend: Backend, apart: Apart
+) -> tuple[Results[Part], OfBands]:
+    """The results of the elements that `task` reads, one for each target, and those of bands."""
+    reducing = Reducing(reduction, backend, apart)
+    return _run(task, reducing), reducing.of_bands
 
-    `bands` are those of the tensors of which rows are told apart, by their positions in the plan.
-    """
-    reducing = Reducing(reduction, backend, bands)
+
+def _run(task: Task, reducing: Reducing[Part]) -> Results[Part]:
     match task:
         case ReadTask():
             return _run_reads(task, reducing)
@@ -95,7 +95,7 @@ def _run_scaled(task: ScaledTask, reducing: Reducing[Part]) -> Results[Part]:
                 elements = scales.elements_of(piece, scale, reducing.backend)
                 (part,) = reducing.of(elements)
                 results.append(((piece.target, NAMED), part))
-                results.extend(reducing.by_band(piece.target, elements))
+                reducing.tell_apart(piece.target, elements)
         scales.check_unchanged()
     return _merged(results, reducing.reduction)
 
@@ -119,11 +119,11 @@ def _read_all(source: Source, task: ReadTask, reducing: Reducing[Part]) -> Resul
         parts = reducing.of(elements)
         for piece, part in zip(block.pieces, parts, strict=True):
             results.append(((piece.target, NAMED), part))
-        if not reducing.bands.keys().isdisjoint(piece.target for piece in block.pieces):
+        if not reducing.apart.bands.keys().isdisjoint(piece.target for piece in block.pieces):
             starts = reducing.backend.offsets(elements.counts, block.dtype.itemsize)
             for number, piece in enumerate(block.pieces):
                 segment = _segment(elements, number, starts)
-                results.extend(reducing.by_band(piece.target, segment))
+                reducing.tell_apart(piece.target, segment)
     return results
 
 
@@ -201,7 +201,7 @@ def _run_stream(task: StreamTask, reducing: Reducing[Part]) -> Results[Part]:
         elements = _elements(raw, block, [count], [done])
         (part,) = reducing.of(elements)
         found.add([((task.target, NAMED), part)])
-        found.add(reducing.by_band(task.target, elements))
+        reducing.tell_apart(task.target, elements)
         done += count
     return list(found.merged().items())
 

@@ -38,7 +38,7 @@ def run_group(task: GroupTask, reducing: Reducing[Part]) -> Results[Part]:
                 elements = _chosen(task, raw, scaled, offsets, positions)
                 (named,) = reducing.of(elements)
                 results.add([((member.target, NAMED), named)])
-                results.add(reducing.by_band(member.target, elements))
+                reducing.tell_apart(member.target, elements)
                 for scope, role in zip(member.scopes, (UNIQUE, UNIQUE_IN_SECTION), strict=False):
                     fresh = _claim(claimed, scope, offsets, stop - start)
                     unique = named

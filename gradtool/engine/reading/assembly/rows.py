@@ -1,20 +1,23 @@
-"""From the statistics of bands of rows to the rows of tensors."""
+"""From the statistics of bands of stored parts to the rows of tensors."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.shapes.rows import Bands, RowMeasurement
 from gradtool.core.shapes.strides import repetitions
-from gradtool.core.stats import TensorStats, merge
+from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import TensorSpec
+from gradtool.engine.numpy_backend.columns import NOWHERE, Columns
 from gradtool.engine.overlaps.sharing import Sharing
-from gradtool.engine.reading.assembly.tensors import as_named
-from gradtool.engine.reading.banding import has_equal_rows
-from gradtool.engine.reading.targets import FIRST_BAND, NAMED, Target
+from gradtool.engine.overlaps.views import Int64
+from gradtool.engine.reading.banding import has_equal_rows, numbers_of_rows
+from gradtool.engine.reading.targets import NAMED, OfBands, Target
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,25 +30,21 @@ class Found:
     sharing: Sharing
     stats: Mapping[Target, TensorStats]
     bands: Mapping[int, Bands]
+    of_bands: OfBands
     norm_type: float
     loss_scale: float
 
-    def of_part(self, index: int, part: TensorSpec) -> Iterator[tuple[int, TensorStats]]:
-        """What was found of each band of a part, with the band's first row."""
+    def of_part(self, index: int, part: TensorSpec) -> tuple[Int64, Columns]:
+        """The first rows of bands of a part, ascending, and the statistics of what is stored."""
         target = self.sharing.same_as.get(index, index)
         times = 1 if part.strides is None else repetitions(part.shape, part.strides)
-        if part.numel and has_equal_rows(part):
-            one = as_named(self.stats[target, NAMED], part, self.loss_scale)
-            one, row_numel = one.repeated(times // part.shape[0]), part.numel // part.shape[0]
-            for row in range(part.shape[0]):
-                yield row, one.moved(row * row_numel)
-            return
-        bands = self.bands.get(target)
-        for band in range(0 if bands is None else len(bands)):
-            stats = self.stats.get((target, FIRST_BAND + band))
-            if bands is not None and stats is not None:
-                named = as_named(stats, part, self.loss_scale).repeated(times)
-                yield bands.cuts[band], named
+        if has_equal_rows(part):  # no bands are read of it: see `bands_of_parts`
+            one = self.stats[target, NAMED].repeated(times // part.shape[0])
+            starts = range(0, part.numel, part.numel // part.shape[0])
+            alike = Columns.of([one.moved(start) for start in starts], self.norm_type)
+            return np.arange(part.shape[0]), alike
+        found = self.of_bands[target].repeated(times)
+        return np.asarray(self.bands[target].cuts[:-1], np.int64), found
 
 
 def with_rows(
@@ -65,12 +64,36 @@ def with_rows(
 
 def _rows(spec: TensorSpec, bands: Bands, index: int, found: Found) -> Iterator[RowMeasurement]:
     """The rows of a tensor whose first part is the `index`-th of all."""
-    by_band: list[list[TensorStats]] = [[] for _ in range(len(bands))]
+    whole = Columns.empty(found.norm_type, 0, len(bands))
     boxes = [chunk.box for chunk in spec.chunks] or [Box((0,) * len(spec.shape), spec.shape)]
     for number, (box, part) in enumerate(zip(boxes, spec.parts, strict=True), index):
-        for start, stats in found.of_part(number, part):
-            first = stats.first_nonfinite
-            place = None if first is None else box.position(first, spec.shape)
-            by_band[bands.at(box.offsets[0] + start)].append(replace(stats, first_nonfinite=place))
-    for band, parts in enumerate(by_band):
-        yield RowMeasurement(bands.cuts[band], bands.cuts[band + 1], merge(parts, found.norm_type))
+        if part.numel:
+            starts, of_part = found.of_part(number, part)
+            numbers = numbers_of_rows(bands, starts + box.offsets[0])
+            _add(whole, numbers, _placed(of_part, part, box, spec.shape))
+    for band, stats in enumerate(whole.stats()):
+        row = stats.divided(found.loss_scale)
+        yield RowMeasurement(bands.cuts[band], bands.cuts[band + 1], row)
+
+
+def _placed(columns: Columns, part: TensorSpec, box: Box, shape: tuple[int, ...]) -> Columns:
+    """The statistics of bands of a part, a box of a shape, as those of the tensor."""
+    if part.is_negated and part.dtype.kind == "float":
+        columns = columns.negated()
+    if box.sizes == shape:
+        return columns
+    firsts = columns.first_nonfinite.copy()
+    bad = np.flatnonzero(firsts != NOWHERE)
+    firsts[bad] = [box.position(place, shape) for place in firsts[bad].tolist()]
+    return replace(columns, first_nonfinite=firsts)
+
+
+def _add(whole: Columns, numbers: Int64, columns: Columns) -> None:
+    """Add bands to those with these numbers, which may repeat where a part has narrower ones."""
+    same = np.diff(numbers, prepend=-1) == 0
+    places = np.arange(len(numbers))
+    # How many of the bands before each one go to the same.
+    seen = places - np.maximum.accumulate(np.where(same, 0, places))
+    for turn in range(int(seen.max()) + 1):
+        chosen = np.flatnonzero(seen == turn)
+        whole.add(columns.chosen(chosen), numbers[chosen])
