@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +21,10 @@ from oracle import close, exact_norm
 import gradtool
 from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.shapes.rows import Bands
-from gradtool.core.stats import merge
-from gradtool.engine.backend import BLOCK_ELEMENTS, Backend
+from gradtool.core.stats import TensorStats, merge
+from gradtool.engine.backend import BLOCK_ELEMENTS, Backend, BatchLimits
+from gradtool.engine.numpy_backend.backend import NumpyBackend
+from gradtool.engine.numpy_backend.columns import Columns
 from gradtool.errors import UsageError
 
 Array = NDArray[Any]
@@ -159,6 +161,83 @@ def test_of_any_type_cut_over_files(
         else:
             assert tensor.rows == ()
     assert without_rows(found) == without_rows(measured(specs, p, backend=backend))
+
+
+@dataclass(frozen=True, slots=True)
+class Stepping(NumpyBackend):
+    """A backend that is given few elements at a time, so that rows lie in many blocks and tasks."""
+
+    limits: BatchLimits  # type: ignore[misc]  # of each by itself
+
+
+@given(
+    data=st.data(),
+    shape=st.lists(st.integers(1, 9), min_size=2, max_size=3).map(tuple),
+    dtype=st.sampled_from(["F16", "F32", "F64"]),
+    spread=st.sampled_from([0.0, 0.2, 0.9]),
+    p=st.sampled_from([2.0, 1.0, 3.0, 0.5, -1.0, -2.0, 0.0, math.inf, -math.inf]),
+    bad=st.sampled_from([0.0, 0.0, 0.1, 1.0]),
+    step=st.integers(1, 40),
+    seed=st.integers(0, 999),
+)
+def test_are_the_same_in_every_order_and_in_steps_of_any_size(
+    data: st.DataObject,
+    shape: tuple[int, ...],
+    dtype: str,
+    spread: float,
+    p: float,
+    bad: float,
+    step: int,
+    seed: int,
+    scratch: Path,
+) -> None:
+    rng = np.random.default_rng(seed)
+    kind = np.finfo(NUMPY_TYPES[dtype])
+    exponents = rng.integers(int(spread * kind.minexp), int(spread * kind.maxexp) + 1, shape)
+    array = np.ldexp(rng.uniform(0.25, 0.5, shape), exponents).astype(kind.dtype)
+    array[rng.random(shape) < 0.05] = 0.0
+    array[rng.random(shape) < bad] = rng.choice([math.nan, math.inf, -math.inf])
+    order = data.draw(st.permutations(range(len(shape))))
+    (spec,) = stored(scratch, dtype, [np.ascontiguousarray(array.transpose(order))])
+    kept = np.empty(spec.shape).transpose(np.argsort(order))
+    strides = None if kept.flags.c_contiguous else tuple(n // 8 for n in kept.strides)
+    spec = replace(spec, shape=shape, strides=strides)
+    backend, bands = Stepping(BatchLimits(3 * step * 8, step, 4)), data.draw(bands_of(shape))
+    found = measured([spec], p, backend=backend, bands={"t.0": bands})
+    assert_rows(found.tensors[0], array, bands, p)
+
+
+@given(
+    terms=st.lists(
+        st.tuples(st.floats(1e-30, 1e30), st.integers(-60, 60)), min_size=1, max_size=60
+    ),
+    bands=st.integers(1, 3),
+)
+def test_sums_of_many_blocks_are_rounded_once(terms: list[tuple[float, int]], bands: int) -> None:
+    whole = Columns.empty(2.0, 5, bands)
+    for term, _ in terms:
+        whole.add(Columns.of([TensorStats(2.0, 1, term)], 2.0), np.array([5 + bands - 1]))
+    *others, last = whole.stats()
+    assert [one.numel for one in others] == [0] * (bands - 1)
+    assert last.numel == len(terms)
+    assert close(last.power_sum, math.fsum(term for term, _ in terms), 2.0**-52)
+    scaled = Columns.empty(2.0, 0, 1)
+    for term, exponent in terms:
+        scaled.add(Columns.of([TensorStats(2.0, 1, term, math.ldexp(1.0, exponent))], 2.0))
+    (one,) = scaled.stats()
+    true = math.fsum(math.ldexp(term, 2 * exponent) for term, exponent in terms)
+    assert close(math.ldexp(one.power_sum, 2 * int(math.log2(one.scale))), true, 1e-15)
+
+
+def test_a_row_of_which_each_block_has_little_does_not_drift(tmp_path: Path) -> None:
+    array = np.full((3, 40_000), 1 / 3)
+    (spec,) = stored(tmp_path, "F64", [np.ascontiguousarray(array.T)])
+    spec = replace(spec, shape=array.shape, strides=(1, 3))
+    backend = Stepping(BatchLimits(1 << 16, 30, 1))
+    bands = {"t.0": Bands.each_row(array.shape)}
+    for row in measured([spec], backend=backend, bands=bands).tensors[0].rows:
+        true = math.sqrt(math.fsum([(1 / 3) ** 2] * 40_000))
+        assert close(row.norm, true, 2.0**-52)
 
 
 def test_tied_tensors_may_be_cut_otherwise(backend: Backend, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ microseconds: rows of a tensor that is not in C order get a few elements from ea
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -26,6 +26,10 @@ _COLUMNS: Final = ("power_sum", "error", "scale", "max_abs", "min_abs", "first_n
 
 NOWHERE: Final = np.iinfo(np.int64).max
 """The place of the first non-finite element where there is none."""
+
+
+_STEP: Final = 1 << 12
+"""Sets of which figures are made Python's at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,18 +144,17 @@ class Columns:
         sums, errors = self.power_sum * times, self.error * times
         return replace(self, power_sum=sums, error=errors, counts=self.counts * times)
 
-    def stats(self) -> list[TensorStats]:
-        """The statistics of each set by itself."""
-        total = self.power_sum + self.error
-        lost = self.error - (total - self.power_sum)
-        columns = (total, self.scale, self.max_abs, self.min_abs, *self.counts)
-        rows = zip(*(column.tolist() for column in columns), strict=True)
-        ends = zip(self.first_nonfinite.tolist(), lost.tolist(), strict=True)
-        found = []
-        for (power_sum, scale, peak, least, *counts), (first, rest) in zip(rows, ends, strict=True):
-            numel, nan, posinf, neginf, zeros, subnormals = counts
-            found.append(
-                TensorStats(
+    def stats(self) -> Iterator[TensorStats]:
+        """The statistics of each set by itself, power sums rounded."""
+        sums = self.power_sum + self.error
+        columns = (sums, self.scale, self.max_abs, self.min_abs, self.first_nonfinite)
+        for start in range(0, len(self), _STEP):
+            part = slice(start, start + _STEP)
+            figures = [column[part].tolist() for column in columns]
+            rows = zip(*figures, *self.counts[:, part].tolist(), strict=True)
+            for power_sum, scale, peak, least, first, numel, nan, up, down, zeros, small in rows:
+                place = None if first == NOWHERE else first
+                yield TensorStats(
                     self.norm_type,
                     numel,
                     power_sum,
@@ -159,15 +162,12 @@ class Columns:
                     peak,
                     least,
                     nan,
-                    posinf,
-                    neginf,
+                    up,
+                    down,
                     zeros,
-                    subnormals,
-                    None if first == NOWHERE else first,
-                    ((scale, rest),) if rest else (),
+                    small,
+                    place,
                 )
-            )
-        return found
 
 
 def together(one: Columns | None, other: Columns) -> Columns:

@@ -114,7 +114,7 @@ def _segments(
     magnitudes = BUFFERS.magnitudes.array(encoding.word, len(words))
     np.bitwise_and(words, encoding.magnitude, out=magnitudes)
     if len(counts) > 1:
-        return segment_columns(words, magnitudes, encoding, counts, p).stats()
+        return [*segment_columns(words, magnitudes, encoding, counts, p).stats()]
     return [_segment(words, magnitudes, encoding, p)]
 
 
