@@ -52,7 +52,9 @@ def apply(
     part = dtype if dtype.component is None else DTYPES[dtype.component]
     parts = 1 if part is dtype else 2
     values = raw.view(_VALUES[part.name])
-    factors = transform.coef if coefs is None else np.repeat(coefs, parts)
+    factors: float | Float64 = transform.coef
+    if coefs is not None:
+        factors = coefs if parts == 1 else np.repeat(coefs, parts)
     swapped = part.itemsize > 1 and _ORDER[big_endian] != _NATIVE
     # Arithmetic on NaN, Inf and subnormals is wanted, and no mistake to warn about.
     with np.errstate(all="ignore"):
