@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,7 +43,7 @@ class Columns:
         error: what rounding took from `power_sum`, itself rounded; together they have 106 bits.
         scale, max_abs, min_abs: as in `TensorStats`.
         first_nonfinite: NOWHERE where there is none.
-        counts: a row for each of COUNTS.
+        counts: a row for each of COUNTS, of any type of integers.
     """
 
     norm_type: float
@@ -127,6 +127,12 @@ class Columns:
         self.power_sum[at] = total
         self.error[at] = (rest + other_rest) + lost
 
+    def packed(self) -> Columns:
+        """The same in a third of the memory or so, to be read alone, as many wait to be added."""
+        columns: dict[str, Any] = {name: _packed(getattr(self, name)) for name in _COLUMNS}
+        narrow = np.min_scalar_type(-1 - int(self.counts.max(initial=0)))  # with a sign, as others
+        return replace(self, counts=self.counts.astype(narrow), **columns)
+
     def chosen(self, places: NDArray[np.intp]) -> Columns:
         """The statistics of the sets at these places; `first` means nothing then."""
         columns = {name: getattr(self, name)[places] for name in _COLUMNS}
@@ -168,6 +174,12 @@ class Columns:
                     small,
                     place,
                 )
+
+
+def _packed(column: NDArray[Any]) -> NDArray[Any]:
+    """A copy, which takes the memory of one number where all are equal."""
+    is_one = len(column) > 0 and bool((column == column[0]).all())
+    return np.broadcast_to(column[0], column.shape) if is_one else column.copy()
 
 
 def together(one: Columns | None, other: Columns) -> Columns:

@@ -48,7 +48,8 @@ def run(
 ) -> tuple[Results[Part], OfBands]:
     """The results of the elements that `task` reads, one for each target, and those of bands."""
     reducing = Reducing(reduction, backend, apart)
-    return _run(task, reducing), reducing.of_bands
+    results = _run(task, reducing)
+    return results, {target: found.packed() for target, found in reducing.of_bands.items()}
 
 
 def _run(task: Task, reducing: Reducing[Part]) -> Results[Part]:
