@@ -60,7 +60,7 @@ def differences(
     runner.progress.begin(nbytes + sum(checksum.covers.nbytes for checksum in checksums))
     numbers = list(comparable)
     tasks = _tasks(list(comparable.values()), checksums)
-    _, found, _ = reduce_tasks(tasks, Statistics(2.0), comparison, runner)
+    _, found, *_ = reduce_tasks(tasks, Statistics(2.0), comparison, runner)
     runner.progress.finish()
     by_number: dict[int, Distance] = {numbers[n]: distance for n, distance in found.items()}
     return tuple(
@@ -87,7 +87,7 @@ def others_compared(
             compared.append(Pair(a, b))
     runner.progress.begin(sum(pair.nbytes for pair in compared))
     tasks = _tasks(compared, ())
-    _, found, _ = reduce_tasks(tasks, Statistics(2.0), ByteEquality(), runner)
+    _, found, *_ = reduce_tasks(tasks, Statistics(2.0), ByteEquality(), runner)
     runner.progress.finish()
     by_number = {n: found.get(i, Differing()) for i, n in enumerate(numbers)}
     return tuple(
