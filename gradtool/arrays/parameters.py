@@ -26,7 +26,7 @@ def named_arrays(source: Any) -> list[NamedArray] | None:
     """The gradients of a module or of pairs of name and parameter; None for another source.
 
     A parameter with several names is listed under each. Raises UsageError for a name that comes
-    twice, or an item that is no such pair.
+    twice, an item that is no such pair, or parameters that FSDP1 keeps in pieces.
     """
     if hasattr(source, "named_parameters") and not isinstance(source, type):
         pairs = list(source.named_parameters(remove_duplicate=False))
@@ -39,6 +39,7 @@ def named_arrays(source: Any) -> list[NamedArray] | None:
         if not _is_pair(pair):
             raise UsageError(f"expected pairs of name and parameter, not {type(pair).__name__}")
         gradients.extend(gradient(*pair))
+    _refuse_pieces(leaf for _, leaf in pairs)
     refuse_repeated(name for name, _ in pairs)
     return gradients
 
@@ -50,6 +51,22 @@ def refuse_repeated(names: Iterable[str]) -> None:
         if name in seen:
             raise UsageError(f"two tensors come by the name {name!r}")
         seen.add(name)
+
+
+def _refuse_pieces(leaves: Iterable[Any]) -> None:
+    """UsageError if FSDP1 has these parameters flattened and split over the ranks.
+
+    A piece has one dimension, and none of its elements may be on this rank; nothing leads from it
+    to its tensor, and what is on other ranks would be taken for a missing gradient. Where FSDP1
+    does not split, or has put tensors together, they have their own shapes.
+    """
+    shapes = [leaf.shape for leaf in leaves if getattr(leaf, "_fsdp_flattened", False)]
+    if shapes and (all(len(shape) < 2 for shape in shapes) or (0,) in shapes):
+        raise UsageError(
+            "FSDP1 has split these gradients into flat pieces, which nothing puts together again",
+            hint="use FSDP2 (fully_shard), or with use_orig_params=True call this within "
+            "summon_full_params(model, with_grads=True)",
+        )
 
 
 def gradient(name: str, leaf: Any) -> Iterator[NamedArray]:

@@ -42,7 +42,8 @@ class LightningDumpCallback(Callback):
     parameters, and its own count of steps, which checkpoints keep. With manual optimization
     gradients are what `optimizer.step()` finds: clipped, if the module has clipped them before.
 
-    It has been run with lightning 2.6 on a CPU, in one process and with DDP.
+    It has been run with lightning 2.6 on a CPU, in one process and with DDP. With the strategy
+    "fsdp", which is FSDP1, gradients are in pieces: nothing is dumped, and the log says so.
     """
 
     def __init__(

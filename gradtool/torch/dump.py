@@ -89,8 +89,8 @@ def dump_gradients(
 
     Raises:
         EmptyDumpError: there is no gradient at all.
-        UsageError: a `loss_scale` or `step` that cannot be, a dtype that safetensors has not, or
-            gradients in parts and a path that is the same for all ranks.
+        UsageError: a `loss_scale` or `step` that cannot be, a dtype that safetensors has not, the
+            flat pieces of FSDP1, or gradients in parts and a path that is the same for all ranks.
         FileAccessError: the file cannot be written.
     """
     shown, rank, world_size = os.fsdecode(path), *place_in_world()

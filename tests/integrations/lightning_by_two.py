@@ -1,6 +1,6 @@
 """A small network that Lightning trains, and how two ranks do it.
 
-torchrun --nproc-per-node 2 lightning_by_two.py FOLDER
+torchrun --nproc-per-node 2 lightning_by_two.py FOLDER [fsdp1]
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from typing import Any
 
 import lightning.pytorch
 import torch
+from lightning.pytorch.strategies import FSDPStrategy
 from torch import Tensor, nn
+from torch.distributed.fsdp import FullyShardedDataParallel
 from torch.utils.data import DataLoader, TensorDataset
 from witness import Witness, live_norm
 
@@ -85,5 +87,36 @@ def main(folder: Path) -> None:
         (folder / "before.txt").write_text("\n".join(map(repr, module.before)))
 
 
+class OnCpu(FSDPStrategy):
+    """Lightning's own is refused without a GPU, and so is one that it is told of by name."""
+
+
+class InPieces(lightning.pytorch.LightningModule):
+    """A network that it has FSDP1 split, as the strategy would where there is a GPU."""
+
+    def configure_model(self) -> None:
+        """Wrap it, on a CPU."""
+        net = nn.Sequential(nn.Linear(5, 7), nn.Tanh(), nn.Linear(7, 3))
+        device = torch.device("cpu")
+        self.net = FullyShardedDataParallel(net, use_orig_params=True, device_id=device)
+
+    def training_step(self, batch: Any, _index: int) -> Any:
+        """The loss of a batch."""
+        return self.net(batch[0]).square().mean()
+
+    def configure_optimizers(self) -> Any:
+        """Plain descent."""
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def in_pieces(folder: Path) -> None:
+    """One of the ranks, under FSDP1; writes how far it came."""
+    callback = LightningDumpCallback(folder / "grads", every=3)
+    changes: dict[str, Any] = {"devices": 2, "strategy": OnCpu()}
+    trainer = lightning.pytorch.Trainer(**options(folder, callbacks=[callback], **changes))
+    trainer.fit(InPieces(), batches())
+    (folder / f"steps{trainer.global_rank}.txt").write_text(str(trainer.global_step))
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    (in_pieces if sys.argv[2:] == ["fsdp1"] else main)(Path(sys.argv[1]))

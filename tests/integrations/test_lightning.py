@@ -125,10 +125,11 @@ def test_a_step_that_breaks_is_dumped_and_not_those_that_follow(tmp_path: Path) 
     assert trainer.global_step == STEPS[-1]
 
 
-def test_two_ranks_dump_what_both_have_summed_up(tmp_path: Path) -> None:
+def by_two(folder: Path, *mode: str) -> str:
+    """What two ranks write to stderr."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
     run = subprocess.run(
-        [*launcher, "--nproc-per-node", "2", lightning_by_two.__file__, str(tmp_path)],
+        [*launcher, "--nproc-per-node", "2", lightning_by_two.__file__, str(folder), *mode],
         env={**PLAIN, "OMP_NUM_THREADS": "1"},
         check=False,
         timeout=300,
@@ -136,6 +137,11 @@ def test_two_ranks_dump_what_both_have_summed_up(tmp_path: Path) -> None:
         text=True,
     )
     assert run.returncode == 0, run.stderr
+    return run.stderr
+
+
+def test_two_ranks_dump_what_both_have_summed_up(tmp_path: Path) -> None:
+    by_two(tmp_path)
     before = [float(line) for line in (tmp_path / "before.txt").read_text().split()]
     outcome = gradtool.check(str(tmp_path / "grads"))
     assert not outcome.failed
@@ -145,3 +151,10 @@ def test_two_ranks_dump_what_both_have_summed_up(tmp_path: Path) -> None:
             path = tmp_path / "grads" / f"grads_step{step:06d}-rank{rank}.safetensors"
             found = gradtool.measure(str(path)).total.norm
             assert found == pytest.approx(before[step - 1], rel=1e-12)
+
+
+def test_the_pieces_of_fsdp1_are_refused_and_training_goes_on(tmp_path: Path) -> None:
+    told = by_two(tmp_path, "fsdp1")
+    assert told.count("gradients not dumped: FSDP1 has split these gradients") == 2
+    assert not (tmp_path / "grads").exists()
+    assert [(tmp_path / f"steps{rank}.txt").read_text() for rank in (0, 1)] == ["6", "6"]
