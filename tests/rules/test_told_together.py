@@ -351,3 +351,19 @@ def test_of_several_the_worst_is_named_with_its_figures() -> None:
     assert told(finding).startswith("h.*.w: out of bounds in 3 of 5 layers (layers 2 to 4)")
     assert finding.message.endswith("'h.4.w': its norm, 10000, is not at most 50")
     assert (finding.value, finding.limit) == (10000.0, 50.0)
+
+
+@pytest.mark.parametrize("others", [True, False])
+def test_layers_that_are_gone_are_some_of_those_that_the_baseline_has(
+    tmp_path: Path, *, others: bool
+) -> None:
+    tree = {f"h.{n}.{part}.weight": np.ones((2, 2)) for n in range(6) for part in ("up", "down")}
+    if others:
+        tree |= {f"h.{n}.norm.weight": np.ones(2) for n in range(6)}
+    np.savez(tmp_path / "known.npz", **tree)
+    gradtool.save_baseline(tmp_path / "known.npz", tmp_path / "b.json")
+    rest = {name: each for name, each in tree.items() if not name.startswith(("h.0.", "h.1."))}
+    found = gradtool.check(rest, baseline=str(tmp_path / "b.json"), select=["GT406"]).all_findings
+    assert [one.message for one in found] == [
+        "gone since the baseline in 2 of 6 layers (layers 0 and 1)"
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -58,8 +58,12 @@ def rolled_up(
         yield told.pattern(pattern)
 
 
-def _names_beside(names: Iterable[str], evidence: Evidence) -> Iterator[str]:
-    """All names of the sections that the tensors with these `names` are in, measured or not."""
+def _names_beside(names: Collection[str], evidence: Evidence) -> Iterator[str]:
+    """All names of the sections that the tensors with these `names` are in, measured or not.
+
+    These names are among them, also where only a baseline has them.
+    """
+    yield from names
     measurement = evidence.measurement
     found = [evidence.by_name.get(name) for name in names]
     sections = {tensor.spec.section for tensor in found if tensor is not None}
