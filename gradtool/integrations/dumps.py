@@ -6,14 +6,13 @@ import logging
 import math
 import operator
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, Final, Literal, TypeAlias
 
-from gradtool.arrays.parameters import named_arrays
 from gradtool.errors import GradtoolError, InputError, UsageError
 from gradtool.storage.workspace import writing
 from gradtool.torch import dump_gradients, get_total_norm
-from gradtool.torch.dump import place_in_world
+from gradtool.torch.dump import BETWEEN, named_gradients, place_in_world
 
 OnError: TypeAlias = Literal["warn", "raise"]
 """What becomes of an error: a line in the log, and training goes on; or the error itself."""
@@ -72,9 +71,23 @@ class GradientDumps:
         if on_error not in ("warn", "raise"):
             raise UsageError(f"`on_error` must be 'warn' or 'raise', not {on_error!r}")
         self._on_error = on_error
+        self._options = {
+            "every": every,
+            "nonfinite": nonfinite,
+            "most_nonfinite": most_nonfinite,
+            "on_error": on_error,
+        }
         self._looked_at: int | None = None
         self._is_broken = self._was_broken = False  # that step, and the one looked at before it
         self._told: str | None = None
+
+    def __repr__(self) -> str:
+        return self.shown_as(type(self).__name__)
+
+    def shown_as(self, name: str) -> str:
+        """What these dumps are made with, as a call of `name`."""
+        options = [f"{option}={value!r}" for option, value in self._options.items()]
+        return f"{name}({', '.join([repr(self.directory), *options])})"
 
     def looks_at(self, step: int) -> bool:
         """Whether there is anything to do in that step before it is known how its norm is."""
@@ -112,7 +125,7 @@ class GradientDumps:
     def _dumped(self, model: Any, step: int, loss_scale: float | None) -> str | None:
         if not self.looks_at(step):
             return None
-        source = model if hasattr(model, "named_parameters") else list(model)
+        source = list(model) if isinstance(model, Iterator) else model  # it is read twice
         seen = self._is_broken and self._looked_at == step
         norm = self._broken_norm(source, step) if self._looks_for_broken(step) else None
         if norm is None and not self._is_due(step):
@@ -157,8 +170,10 @@ class GradientDumps:
 
 def _norm(source: Iterable[Any]) -> float:
     """The norm of all gradients; NaN and infinity as they are, and where float32 has no room."""
-    named = named_arrays(source) or ()
-    return float(get_total_norm([each.array for each in named if each.array is not None]).item())
+    grads = [each.array for each in named_gradients(source) if each.array is not None]
+    if not grads:
+        raise UsageError("no parameter has a gradient", hint=BETWEEN)
+    return float(get_total_norm(grads).item())
 
 
 def _positive(name: str, value: int) -> int:

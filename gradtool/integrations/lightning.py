@@ -33,7 +33,9 @@ class LightningDumpCallback(Callback):
 
         lightning.Trainer(..., callbacks=[LightningDumpCallback("grads", every=100)])
 
-    Arguments, files, errors and costs are those of `GradientDumps`. A step has the number of
+    It dumps the steps whose number `every` divides and, unless `nonfinite` is False, those whose
+    norm is NaN or infinite: the first of a row, and `most_nonfinite` at most. Files, errors and
+    costs are those of `GradientDumps`, which says more of the arguments. A step has the number of
     optimizer steps that `global_step` will show after it, as the checkpoint that is then saved.
     Gradients are those of all accumulated batches. With 16-mixed Lightning has divided them by
     the loss scale; where the optimizer does that itself, it is noted.
@@ -65,6 +67,9 @@ class LightningDumpCallback(Callback):
         }
         self._dumps = {"": GradientDumps(directory, **self._options)}
         self._steps: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return self._dumps[""].shown_as(type(self).__name__)
 
     def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
         """Dump, if it is time to: this is after backward and unscaling, and before clipping."""

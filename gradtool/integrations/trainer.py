@@ -23,8 +23,10 @@ class TrainerDumpCallback(TrainerCallback):
 
         Trainer(..., callbacks=[TrainerDumpCallback("grads", every=100)])
 
-    Arguments, files, errors and costs are those of `GradientDumps`. A step has the number under
-    which the Trainer logs it and saves `checkpoint-N`. With gradient accumulation, its gradients
+    It dumps the steps whose number `every` divides and, unless `nonfinite` is False, those whose
+    norm is NaN or infinite: the first of a row, and `most_nonfinite` at most. Files, errors and
+    costs are those of `GradientDumps`, which says more of the arguments. A step has the number
+    under which the Trainer logs it and saves `checkpoint-N`. With gradient accumulation, its gradients
     are those of all its batches. With fp16 they are still multiplied by the loss scale, which is
     noted, and by which `gradtool` divides.
 
@@ -60,6 +62,9 @@ class TrainerDumpCallback(TrainerCallback):
         self._live: tuple[Any, Any] = (None, None)
         self._step = 0
         self._seen = self._told = False
+
+    def __repr__(self) -> str:
+        return self._dumps.shown_as(type(self).__name__)
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **live: Any

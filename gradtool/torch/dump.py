@@ -32,6 +32,9 @@ _PIECE_NBYTES: Final = 8 << 20
 _ALIGNMENT: Final = 8
 _BUILT: Final = "dump"
 
+BETWEEN: Final = "call it after backward() and before zero_grad()"
+"""What to do where there is no gradient."""
+
 _STORED: Final = frozenset(
     {
         torch.float16,
@@ -97,14 +100,7 @@ def dump_gradients(
     metadata = DumpMetadata(
         DUMP_VERSION, _step(step), _scale(loss_scale), rank, world_size, order=MODEL_ORDER
     )
-    named = named_arrays(model_or_named_parameters)
-    if named is None:
-        kind = type(model_or_named_parameters).__name__
-        raise UsageError(
-            f"expected a module or pairs of name and parameter, not {kind}",
-            hint="give model.named_parameters(), or the items() of a dict",
-        )
-    dump = _collected(named, metadata)
+    dump = _collected(named_gradients(model_or_named_parameters), metadata)
     if dump.metadata.shards and (world_size or 1) > 1 and "{rank}" not in shown:
         raise UsageError(
             f"{shown}: gradients are split over {world_size} ranks, each of which writes a file",
@@ -113,10 +109,23 @@ def dump_gradients(
     shown = shown.replace("{rank}", str(rank or 0))
     if not dump.tensors:
         problem = "not written: no parameter has a gradient"
-        hint = "call it after backward() and before zero_grad()"
-        raise EmptyDumpError(shown, problem, hint=hint)
+        raise EmptyDumpError(shown, problem, hint=BETWEEN)
     _write(shown, dump)
     return shown
+
+
+def named_gradients(source: Any) -> list[NamedArray]:
+    """The gradients of a module or of pairs of name and parameter; UsageError for anything else."""
+    named = named_arrays(source)
+    if named is None:
+        kind = type(source).__name__
+        if isinstance(source, list | tuple):
+            kind += f" of {type(source[0]).__name__}"
+        raise UsageError(
+            f"expected a module or pairs of name and parameter, not {kind}",
+            hint="give model.named_parameters(), or the items() of a dict",
+        )
+    return named
 
 
 def place_in_world() -> tuple[int | None, int | None]:

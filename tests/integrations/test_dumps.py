@@ -6,8 +6,9 @@ import logging
 import math
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -149,13 +150,48 @@ def test_a_dump_that_fails_is_told_of_once_and_training_goes_on(
     assert told.levelno == logging.WARNING
     assert told.message.startswith(f"step 1: gradients not dumped: {directory}: cannot be written")
     assert dumps.before_clipping(3, step=2) is None
-    assert caplog.records[-1].message.startswith("step 2: gradients not dumped: TypeError: 'int'")
+    told = caplog.records[-1].message
+    assert told.startswith("step 2: gradients not dumped: expected a module or pairs of name and ")
     directory.unlink()
     assert dumps.before_clipping(pairs(1.0), step=3) is not None
     assert dumps.before_clipping(pairs(), step=4) is not None
     assert dumps.before_clipping([("w", nn.Parameter(torch.zeros(1)))], step=5) is None
     assert "step 5: gradients not dumped" in caplog.text
     assert "no parameter has a gradient" in caplog.text
+
+
+@pytest.mark.parametrize("every", [1, None])
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        (lambda model: model.parameters(), "not list of Parameter"),
+        (lambda model: dict(model.named_parameters()), "not dict"),
+        (lambda model: model.requires_grad_(requires_grad=False), "no parameter has a gradient"),
+        (lambda _model: 3, "not int"),
+    ],
+)
+def test_what_has_no_gradients_to_look_at_is_told_of_once(
+    given: Callable[[nn.Module], Any],
+    problem: str,
+    every: int | None,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    dumps = GradientDumps(tmp_path, every=every)
+    for step in (1, 2):
+        assert dumps.before_clipping(given(nn.Linear(2, 1)), step=step) is None
+    (told,) = caplog.records
+    assert told.message.startswith("step 1: gradients not dumped: ")
+    assert problem in told.message
+
+
+def test_what_dumps_are_made_with_can_be_looked_at() -> None:
+    assert repr(GradientDumps("my grads", every=100)) == (
+        "GradientDumps('my grads', every=100, nonfinite=True, most_nonfinite=10, on_error='warn')"
+    )
+    assert repr(GradientDumps(Path("a"), most_nonfinite=3, on_error="raise")) == (
+        "GradientDumps('a', every=None, nonfinite=True, most_nonfinite=3, on_error='raise')"
+    )
 
 
 def test_a_dump_that_fails_ends_the_training_of_who_asks_for_that(tmp_path: Path) -> None:

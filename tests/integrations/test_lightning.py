@@ -111,6 +111,13 @@ def test_each_of_two_optimizers_has_a_run_of_its_own(tmp_path: Path) -> None:
     assert list(dumped(tmp_path / "later" / "optimizer0")) == [10]
 
 
+def test_it_shows_what_it_was_made_with() -> None:
+    told = "('grads', every=5, nonfinite=False, most_nonfinite=10, on_error='warn')"
+    assert repr(LightningDumpCallback("grads", every=5, nonfinite=False)) == (
+        f"LightningDumpCallback{told}"
+    )
+
+
 def test_a_step_that_breaks_is_dumped_and_not_those_that_follow(tmp_path: Path) -> None:
     class Breaks(Module):
         def on_train_batch_start(self, _batch: Any, index: int) -> None:

@@ -121,6 +121,12 @@ def test_nothing_is_dumped_before_the_last_batch_of_a_step(tmp_path: Path) -> No
     assert list(dumped(tmp_path / "grads")) == list(STEPS)
 
 
+def test_it_shows_what_it_was_made_with() -> None:
+    assert repr(TrainerDumpCallback("grads", every=5, nonfinite=False)) == (
+        "TrainerDumpCallback('grads', every=5, nonfinite=False, most_nonfinite=10, on_error='warn')"
+    )
+
+
 def test_a_step_that_breaks_is_dumped_and_not_those_that_follow(tmp_path: Path) -> None:
     class Poison(transformers.TrainerCallback):  # type: ignore[misc, name-defined]
         def on_step_begin(self, _args: Any, state: Any, _control: Any, **live: Any) -> None:
