@@ -26,9 +26,9 @@ class TrainerDumpCallback(TrainerCallback):
     It dumps the steps whose number `every` divides and, unless `nonfinite` is False, those whose
     norm is NaN or infinite: the first of a row, and `most_nonfinite` at most. Files, errors and
     costs are those of `GradientDumps`, which says more of the arguments. A step has the number
-    under which the Trainer logs it and saves `checkpoint-N`. With gradient accumulation, its gradients
-    are those of all its batches. With fp16 they are still multiplied by the loss scale, which is
-    noted, and by which `gradtool` divides.
+    under which the Trainer logs it and saves `checkpoint-N`. With gradient accumulation, its
+    gradients are those of all its batches. With fp16 they are still multiplied by the loss scale,
+    which is noted, and by which `gradtool` divides.
 
     It has been run with transformers 5.24 on a CPU, in one process and with DDP. FSDP1 and
     DeepSpeed keep gradients elsewhere than in the parameters: nothing is dumped, and the log says
