@@ -1,4 +1,4 @@
-"""What ranks keep beside gradients, as a loss: each may have its own, and no norm counts it."""
+"""What ranks keep beside gradients, as a loss, which no norm counts, and what only some have."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import gradtool
+from gradtool.torch import dump_gradients
 
 GRADS = {"w": torch.tensor([3.0, 4.0])}
 
@@ -118,3 +119,25 @@ def test_their_digests_are_made_as_those_of_others(tmp_path: Path) -> None:
     for rank, name in enumerate(("loss", "loss (rank 1)")):
         alone = gradtool.measure(folder / f"rank{rank}.pt", digest=True)
         assert digests[name] == next(one.digest for one in alone.tensors if one.name == "loss")
+
+
+@pytest.mark.parametrize("mode", ["auto", "shard", "replica"])
+def test_a_gradient_that_another_rank_has_is_not_missing(mode: Any, tmp_path: Path) -> None:
+    """As with pipelines of which each rank has all the model, and runs its own stage."""
+    expected = 0.0
+    for rank in (0, 1):
+        torch.manual_seed(0)
+        layers = torch.nn.ModuleList(torch.nn.Linear(4, 4).double() for _ in range(5))
+        hidden = torch.randn(2, 4, dtype=torch.float64)
+        for layer in layers[2 * rank : 2 * rank + 2]:  # and the last one in neither
+            hidden = layer(hidden)
+        hidden.square().mean().backward()
+        grads = [each.grad for each in layers.parameters() if each.grad is not None]
+        expected += sum(math.fsum(x * x for x in grad.flatten().tolist()) for grad in grads)
+        dump_gradients(layers, tmp_path / f"grads-rank{rank}.safetensors", step=1)
+    found = gradtool.measure(tmp_path, ranks=mode)
+    assert [one.name for one in found.skipped] == ["4.weight", "4.bias"]
+    assert total(found) == pytest.approx(math.sqrt(expected), rel=1e-12)
+    assert "8 gradients that only some ranks have" in found.notes
+    findings = gradtool.check(tmp_path, ranks=mode).all_findings
+    assert {one.tensor for each in findings for one in each.details} == {"4.weight", "4.bias"}

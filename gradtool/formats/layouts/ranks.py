@@ -16,7 +16,7 @@ from gradtool.core.figures import counted, listed_apart
 from gradtool.core.names import no_name
 from gradtool.core.sections import OTHER
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.tensors import Chunk, Placed, Replica, Skipped, TensorSpec
+from gradtool.core.tensors import ABSENT, Chunk, Placed, Replica, Skipped, TensorSpec
 from gradtool.errors import (
     CorruptFileError,
     MissingShardError,
@@ -83,20 +83,27 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
                 Replica(holder.rank, holder.spec, is_assumed=is_assumed) for holder in holders[1:]
             )
     whole = joined(path, "ranks", members)
+    partly = _held_by_some(tensors, whole.skipped)
     return replace(
         whole,
         tensors=tuple(tensors),
         replicas=tuple(replicas),
-        skipped=_once(whole.skipped),
+        skipped=_once(whole.skipped, partly),
         notes=(*whole.notes, *listed_apart(apart)),
         left_out=tuple(dict.fromkeys(whole.left_out)),
         skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
         writer=None,
-        essential_notes=(*_notes(unit, members, replicas, asked), *whole.essential_notes),
+        essential_notes=(*_notes(unit, members, replicas, asked, partly), *whole.essential_notes),
         ranks=frozenset(),
         placed={},
         part_notes=(),
     ).with_scales_of(whole.fp8)
+
+
+def _held_by_some(tensors: Sequence[TensorSpec], skipped: Sequence[Skipped]) -> set[str]:
+    """The parameters without a gradient on one rank and with one on another, as of a pipeline."""
+    absent = {item.name for item in skipped if item.reason == ABSENT}
+    return absent.intersection(tensor.name for tensor in tensors)
 
 
 def _by_name(labels: Sequence[str], members: Sequence[Checkpoint]) -> Iterator[list[_Holder]]:
@@ -220,16 +227,21 @@ def _refuse_other_steps(path: str, labels: Sequence[str], members: Sequence[Chec
             raise CorruptFileError(path, f"ranks are of different steps: {problem}")
 
 
-def _once(skipped: Sequence[Skipped]) -> tuple[Skipped, ...]:
-    """What is skipped, each name once, whatever number of ranks hold it."""
+def _once(skipped: Sequence[Skipped], partly: set[str]) -> tuple[Skipped, ...]:
+    """What is skipped, each name once, whatever number of ranks hold it; of `partly` no rank's."""
     by_name: dict[str, Skipped] = {}
     for item in skipped:
-        by_name.setdefault(item.name, item)
+        if item.reason != ABSENT or item.name not in partly:
+            by_name.setdefault(item.name, item)
     return tuple(by_name.values())
 
 
 def _notes(
-    unit: Unit, members: Sequence[Checkpoint], replicas: Sequence[Replica], asked: Asked
+    unit: Unit,
+    members: Sequence[Checkpoint],
+    replicas: Sequence[Replica],
+    asked: Asked,
+    partly: set[str],
 ) -> Iterator[str]:
     """What was taken for what."""
     if unit.kind == "shard":
@@ -241,6 +253,8 @@ def _notes(
     copied = {copy.name for copy in replicas if copy.is_assumed and not copy.may_differ}
     if copied:
         yield f"{counted(len(copied), 'tensor')} held alike by several ranks, each counted once"
+    if partly:
+        yield f"{counted(len(partly), 'gradient')} that only some ranks have"
     names_held = (name for member in members for name in member.names)
     if asked.replicated is not no_name and not any(map(asked.replicated, names_held)):
         yield "no tensor has a name of those said to be whole on each rank"
