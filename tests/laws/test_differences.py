@@ -49,7 +49,7 @@ def distances(
     tasks = [*chain.from_iterable(by_file.values()), *streams]
     with ThreadPoolExecutor(threads) as executor:
         runner = Runner(executor, WINDOW, NUMPY, whole_progress(None))
-        _, found, _ = reduce_tasks(tasks, Statistics(2.0), Distances(TOLERANCE), runner)
+        _, found, *_ = reduce_tasks(tasks, Statistics(2.0), Distances(TOLERANCE), runner)
     return [found.get(n, NO_ELEMENTS) for n in range(len(pairs))]
 
 
