@@ -53,6 +53,7 @@ class InspectReport:
         order: of the rows, after the word "in"; None where they are sorted by a figure or a name.
         by_row: the tensors of which rows were told apart, with those to list; empty without
             `--rows`.
+        is_cut: whether `--top` said how many to list, so that these are shown, however many.
     """
 
     measurement: Measurement
@@ -62,6 +63,7 @@ class InspectReport:
     rms: bool = False
     order: str | None = None
     by_row: tuple[RowTable, ...] = ()
+    is_cut: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,7 @@ class Style:
         show_all: every row and every name, however many.
         verbose: what was done by which settings too.
         bars: a bar for each tensor's share of the total.
+        in_python: whether a notebook or rich shows it, where nothing is said of options.
     """
 
     width: int | None = None
@@ -83,12 +86,13 @@ class Style:
     show_all: bool = False
     verbose: bool = False
     bars: bool = False
+    in_python: bool = False
 
     def shown(self, report: InspectReport) -> Sequence[TensorMeasurement]:
-        """The rows of `report` to show: none if `quiet`, and none beside groups but for --all."""
+        """The rows to show: none if `quiet`, and beside groups only those that were asked for."""
         if self.quiet:
             return ()
-        if self.show_all:
+        if self.show_all or report.is_cut:
             return report.rows
         return () if report.groups else report.rows[:DEFAULT_ROWS]
 

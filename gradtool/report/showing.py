@@ -95,7 +95,7 @@ class _Table:
     def text(self, width: int) -> Text:
         """The table in colours."""
         kind = _KINDS[type(self.result)]
-        lines = kind.text(self.result, kind.table, Style(width=width, colour=True))
+        lines = kind.text(self.result, kind.table, Style(width=width, colour=True, in_python=True))
         return Text.from_ansi(lines.rstrip("\n"), no_wrap=True)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:

@@ -26,7 +26,7 @@ from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped
 from gradtool.report.escaping import brief
 from gradtool.report.grid import dtypes, magnitude_name
-from gradtool.report.model import ClipPreview, InspectReport
+from gradtool.report.model import ClipPreview, InspectReport, Style
 from gradtool.shortening import LONGEST_NAME
 
 NOUNS = {"gradients": "gradient", "weights": "weight", "optimizer": "optimizer state"}
@@ -57,13 +57,21 @@ def _noun(section: Summary) -> str:
     return NOUNS[section.kind] if section.kind else "tensor"
 
 
-def totals(report: InspectReport) -> Iterator[tuple[str, str]]:
+def left_out(what: str, style: Style, *, all_in_rows: bool = False) -> str:
+    """As `… 12 more (--all shows them)`; in Python `to_rows()` has what is listed `all_in_rows`."""
+    if style.in_python:
+        return f"… {what} (to_rows() has all)" if all_in_rows else f"… {what}"
+    return f"… {what} (--all shows them)"
+
+
+def totals(report: InspectReport, style: Style) -> Iterator[tuple[str, str]]:
     """Label and value of each figure about all tensors together."""
     measurement = report.measurement
     if (total := measurement.total) is not None:
         yield from _total(measurement, total, rms=report.rms)
     else:
-        yield "total", "none: the sections hold different things; choose one with --section"
+        option = "`section`" if style.in_python else "--section"
+        yield "total", f"none: the sections hold different things; choose one with {option}"
     if measurement.step is not None:
         yield "step", f"{measurement.step:,} of the training"
     if measurement.loss_scale != 1.0:

@@ -141,7 +141,6 @@ def inspect(
         return report_on(measurement, order=sort, top=top, group_by=group_by, rms=rms, **clipping)
 
     outcome = for_each(places_among(paths), report)
-    display = replace(display, show_all=display.show_all or top is not None)
     if results := outcome.results:
         reports.refuse_to_replace(file for result in results for file in result.measurement.files)
         reports.write(lambda name, style: reporter(name)(results, style), display)

@@ -10,6 +10,7 @@ from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS, Grid, Row
 from gradtool.report.layout import MOODS, Painter, grid_lines
 from gradtool.report.model import DEFAULT_ROWS, Style
+from gradtool.report.words import left_out
 
 _HEADERS = ("name", "was", "norm before", "after")
 
@@ -22,8 +23,8 @@ def difference(old: Baseline, new: Baseline, style: Style) -> str:
         return "nothing changed\n"
     shown = rows if style.show_all else rows[:DEFAULT_ROWS]
     lines = list(grid_lines(Grid(_HEADERS, (False,) * 4, tuple(shown)), style.width, painter))
-    if left_out := len(rows) - len(shown):
-        lines.append(painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"]))
+    if hidden := len(rows) - len(shown):
+        lines.append(painter.paint(left_out(f"{hidden:,} more", style), MOODS["minor"]))
     return "\n".join(lines) + "\n\n"
 
 

@@ -20,6 +20,7 @@ from gradtool.report.escaping import brief
 from gradtool.report.inspect.table import labelled
 from gradtool.report.layout import HEADER, MOODS, Painter, paragraph
 from gradtool.report.model import Style
+from gradtool.report.words import left_out
 from gradtool.shortening import LONGEST_LINE
 
 SHOWN = 5
@@ -49,7 +50,7 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
         yield from labelled(policy_settings(outcome.policy), style, painter)
     yield from labelled((("note", brief(note)) for note in outcome.notes), style, painter)
     codes = sorted({finding.code for finding in outcome.all_findings})
-    if codes and not style.quiet:
+    if codes and not (style.quiet or style.in_python):
         yield from labelled([("more", f"gradtool explain {' '.join(codes)}")], style, painter)
     mood = MOODS["alarming" if outcome.failed else "healthy"]
     yield painter.paint(conclusion(outcome), mood)
@@ -87,8 +88,9 @@ def _findings(
             yield from following
             if style.show_all:
                 yield from _details(finding, verdict, style)
-        if left_out := len(group) - len(shown):
-            yield painter.paint(f"{_INDENT}… {left_out:,} more of {code} (--all)", MOODS["minor"])
+        if hidden := len(group) - len(shown):
+            more = left_out(f"{hidden:,} more of {code}", style)
+            yield painter.paint(f"{_INDENT}{more}", MOODS["minor"])
 
 
 def _details(finding: Finding, verdict: Verdict | None, style: Style) -> Iterator[str]:

@@ -15,7 +15,7 @@ from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
 from gradtool.report.inspect.table import labelled, title
 from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
 from gradtool.report.model import DEFAULT_ROWS, Style
-from gradtool.report.words import skipped_summary
+from gradtool.report.words import left_out, skipped_summary
 
 _HEADERS: Final = ("name", "shape", "norm before", "after")
 _GROUP_HEADERS: Final = ("group", "tensors", "max_norm", "clip_coef", "norm before", "after")
@@ -90,8 +90,9 @@ def _changed(outcome: ClipOutcome, style: Style, painter: Painter) -> Iterator[s
     columns = 4 if after else 3
     grid = Grid(_HEADERS[:columns], (False, False, True, True)[:columns], rows)
     yield from grid_lines(grid, style.width, painter)
-    if left_out := len(changed) - len(shown):
-        yield painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"])
+    if hidden := len(changed) - len(shown):
+        more = left_out(f"{hidden:,} more", style, all_in_rows=True)
+        yield painter.paint(more, MOODS["minor"])
     yield ""
 
 

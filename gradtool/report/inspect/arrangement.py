@@ -77,4 +77,5 @@ def report_on(
         rms=rms,
         order=measurement.order if order == "model" else None,
         by_row=tuple(RowTable(tensor, _worst(tensor.rows, top)) for tensor in apart),
+        is_cut=top is not None,
     )

@@ -62,7 +62,9 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
     order = f", in {report.order}" if report.order else ""
     yield escaped(f"{origin(measurement)}: {holdings(measurement)}{order}")
     yield ""
-    yield from (f"- **{escaped(label)}**: {escaped(value)}" for label, value in totals(report))
+    yield from (
+        f"- **{escaped(label)}**: {escaped(value)}" for label, value in totals(report, style)
+    )
     yield from (f"- ⚠ {escaped(text)}" for text in diagnoses(measurement))
     yield from _remarks(report, style)
     for grid in _grids(report, style):
@@ -76,8 +78,8 @@ def _lines(report: InspectReport, style: Style) -> Iterator[str]:
         yield ""
         yield escaped(row_heading(by_row))
         yield ""
-        yield from table(row_grid(measurement, by_row, style))
-        if left_out := len(by_row.rows) - len(shown_rows(by_row, style)):
+        yield from table(row_grid(report, by_row, style))
+        if left_out := len(by_row.rows) - len(shown_rows(report, by_row, style)):
             yield ""
             yield f"{counted(left_out, 'more row')} {'is' if left_out == 1 else 'are'} not listed."
     yield from _nonfinite(report)

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradtool.core.figures import dimensions, norm_name, precise, significant
-from gradtool.core.measurement import Measurement
 from gradtool.core.shapes.rows import RowMeasurement
 from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS, Grid, Row, magnitude_name
-from gradtool.report.model import SHOWN_ROWS, RowTable, Style
+from gradtool.report.model import SHOWN_ROWS, InspectReport, RowTable, Style
 
 
-def shown_rows(table: RowTable, style: Style) -> tuple[RowMeasurement, ...]:
+def shown_rows(report: InspectReport, table: RowTable, style: Style) -> tuple[RowMeasurement, ...]:
     """The rows of a table that people are shown."""
-    return table.rows if style.show_all else table.rows[:SHOWN_ROWS]
+    return table.rows if style.show_all or report.is_cut else table.rows[:SHOWN_ROWS]
 
 
 def row_heading(table: RowTable) -> str:
@@ -31,9 +30,9 @@ def row_heading(table: RowTable) -> str:
     return f"{start}: row {first.index} is the largest, {precise(first.norm)}, {share}"
 
 
-def row_grid(measurement: Measurement, table: RowTable, style: Style) -> Grid:
+def row_grid(report: InspectReport, table: RowTable, style: Style) -> Grid:
     """A line for each row that is shown."""
-    rows = shown_rows(table, style)
+    measurement, rows = report.measurement, shown_rows(report, table, style)
     has_bad = any(row.stats.nonfinite for row in rows)
     headers = ["row", norm_name(measurement.norm_type), "share", magnitude_name(measurement)]
     return Grid(

@@ -17,6 +17,7 @@ from gradtool.report.words import (
     diagnoses,
     frontiers,
     holdings,
+    left_out,
     nonfinite_elements,
     nonfinite_heading,
     nonfinite_patterns,
@@ -47,7 +48,7 @@ def _lines(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
     yield from title(report.measurement, style, painter, report.order)
     yield ""
     yield from _grids(report, style, painter)
-    yield from labelled(totals(report), style, painter)
+    yield from labelled(totals(report, style), style, painter)
     yield from _remarks(report, style, painter)
     yield from _nonfinite(report, style, painter)
 
@@ -72,15 +73,16 @@ def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
             style.width,
             painter,
         )
-        if left_out := len(measurement.tensors) - len(tensors):
-            yield painter.paint(f"… {left_out:,} more (--all shows them)", MOODS["minor"])
+        if hidden := len(measurement.tensors) - len(tensors):
+            more = left_out(f"{hidden:,} more", style, all_in_rows=True)
+            yield painter.paint(more, MOODS["minor"])
         yield ""
     for table in () if style.quiet else report.by_row:
         yield painter.paint(row_heading(table), HEADER)
-        yield from grid_lines(row_grid(measurement, table, style), style.width, painter)
-        if left_out := len(table.rows) - len(shown_rows(table, style)):
-            more = counted(left_out, "more row")
-            yield painter.paint(f"… {more} (--all shows them)", MOODS["minor"])
+        yield from grid_lines(row_grid(report, table, style), style.width, painter)
+        if hidden := len(table.rows) - len(shown_rows(report, table, style)):
+            more = left_out(counted(hidden, "more row"), style)
+            yield painter.paint(more, MOODS["minor"])
         yield ""
     if report.groups:
         yield from grid_lines(
@@ -133,10 +135,10 @@ def _nonfinite(report: InspectReport, style: Style, painter: Painter) -> Iterato
     for text in frontiers(report.measurement):
         yield from paragraph(text, style.width, "  ")
     if by_pattern:
-        yield painter.paint(f"… {counted(len(runs), 'run')} (--all shows them)", MOODS["minor"])
+        yield painter.paint(left_out(counted(len(runs), "run"), style), MOODS["minor"])
     elif len(shown) < len(runs):
-        left_out = counted(len(runs) - len(shown), "more run")
-        yield painter.paint(f"… {left_out} of non-finite tensors (--all shows them)", HEADER)
+        more = f"{counted(len(runs) - len(shown), 'more run')} of non-finite tensors"
+        yield painter.paint(left_out(more, style), HEADER)
 
 
 def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
@@ -144,8 +146,10 @@ def _bracket_rows(bracket: Bracket, style: Style) -> Iterator[Row]:
     run = bracket.nonfinite
     first, last = (run, ()) if style.show_all else both_ends(run, TENSORS_OF_RUN)
     yield from map(_bad, first)
-    if left_out := len(run) - len(first) - len(last):
-        yield Row((f"  … {left_out:,} more", "--all shows them"), "alarming")
+    if hidden := len(run) - len(first) - len(last):
+        yield Row(
+            (f"  … {hidden:,} more", "" if style.in_python else "--all shows them"), "alarming"
+        )
     yield from map(_bad, last)
     yield _neighbour(bracket.after, "(end)")
 

@@ -50,6 +50,18 @@ def test_people_see_the_largest_ten_unless_they_ask_for_all(dump: str, form: str
     assert rows_in(run("inspect", dump, "-f", form).stdout) == []
 
 
+def test_the_first_of_many_tensors_are_no_long_report_on_what_is_not_finite(tmp_path: Path) -> None:
+    tensors = {f"layers.{at}.w": ("F32", np.full(3, np.nan, np.float32)) for at in range(30)}
+    tensors |= {f"step{at}": ("I64", np.ones(1, np.int64)) for at in range(9)}
+    dump = str(write_safetensors(tmp_path / "g.safetensors", tensors))
+    whole, first = (run("inspect", dump, *top).stdout for top in ((), ("--top", "2")))
+    below = [text.partition("total")[2] for text in (whole, first)]
+    assert below[0] == below[1] != ""
+    assert "… 22 more" in below[0]
+    assert "and 6 more" in below[0]
+    assert run("inspect", dump, "-g", "layers.#", "--top", "2").stdout.count("layers.1.w") == 2
+
+
 @pytest.mark.parametrize("form", ["table", "markdown"])
 def test_rows_that_are_not_finite_come_first_and_are_counted(dump: str, form: str) -> None:
     shown = run("inspect", dump, "--rows", "sick", "-f", form).stdout

@@ -37,8 +37,8 @@ def results(name: str = "w") -> list[Displayed]:
 
 
 def table_of(result: Displayed, width: int) -> str:
-    """What the command line prints of a result, without colour."""
-    style = Style(width=width)
+    """What the command line prints of a result, without colour and without its options."""
+    style = Style(width=width, in_python=True)
     if isinstance(result, gradtool.Measurement):
         return reporter("table")([report_on(result)], style)
     if isinstance(result, gradtool.ClipOutcome):
@@ -88,6 +88,43 @@ def test_no_name_is_markup_in_a_notebook(which: int) -> None:
 def test_a_notebook_stays_small_however_much_there_is() -> None:
     many = measurement_of(*(tensor(f"{n}.{LONG[:300]}", nan=n % 2) for n in range(2_000)))
     assert len(many._repr_html_()) < 60_000
+
+
+def shown_in_python(result: Displayed) -> list[str]:
+    console = Console(file=io.StringIO(), width=200)
+    console.print(result)
+    notebook = html.unescape(re.sub(r"<[^>]*>", "", result._repr_html_()))
+    return [console.file.getvalue(), notebook]  # type: ignore[attr-defined]
+
+
+def test_what_python_shows_has_no_words_of_the_command_line(tmp_path: Path) -> None:
+    rows = np.ones((60, 2), np.float32)
+    run_of_nan = {f"layers.{at}.w": np.full(2, np.nan, np.float32) for at in range(50)}
+    spread = {f"h.{at}.w": np.array([np.inf if at % 2 else 1.0]) for at in range(60)}
+    save_file({"embed": rows, **run_of_nan, "z": rows}, tmp_path / "g.safetensors")
+    np.savez(tmp_path / "spread.npz", **spread)
+    some = measurement_of(*(tensor(f"{at}.w", nan=1) for at in range(50)))
+    checked = outcome_of([("g", [finding("GT201", f"{at}.w") for at in range(20)])])
+    shown: list[Displayed] = [
+        gradtool.measure(tmp_path / "g.safetensors", rows="*"),
+        gradtool.measure(tmp_path / "spread.npz"),
+        gradtool.measure(SAMPLES / "training.pt"),
+        gradtool.clip(
+            tmp_path / "g.safetensors", tmp_path / "out", per_tensor=True, max_norm=0.1,
+            nonfinite="keep",
+        ),
+        some,
+        checked,
+        gradtool.check(tmp_path / "g.safetensors"),
+    ]  # fmt: skip
+    for result in shown:
+        for text in shown_in_python(result):
+            assert not re.search(r"--\w|gradtool \w+ ", text), text
+    for text in shown_in_python(shown[0]):
+        assert "… 12 more (to_rows() has all)" in text
+        assert "… 50 more rows\n" in text.replace(" \n", "\n")
+    for text in shown_in_python(shown[2]):
+        assert "choose one with `section`" in text
 
 
 def test_fields_are_what_the_command_line_prints_as_json() -> None:
