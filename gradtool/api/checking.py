@@ -32,7 +32,7 @@ from gradtool.rules.baseline_file import read_baseline
 from gradtool.rules.baselines import aligned
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
-from gradtool.rules.judge import Judge, judge_together, verdict_on_unreadable
+from gradtool.rules.judge import Judge, judge_together, verdict_on_unreadable, without_others
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings, read_call
 from gradtool.storage.memory import MEMORY_PATH
@@ -109,7 +109,8 @@ def check(
         for verdict in judging.verdicts(dump, progress)
     ]
     in_order = in_order_of_steps(verdicts, lambda one: one.step, lambda one: one.path)
-    settled, together = judge_together(in_order, policy)
+    kept, left_out = without_others(in_order)
+    settled, together = judge_together(kept, policy)
     all_read = all(one.format is not None for one in settled)
     return CheckOutcome(
         verdicts=settled,
@@ -122,6 +123,7 @@ def check(
         section=request.section,
         notes=(
             *judging.said,
+            *([left_out] if left_out else []),
             *_without_effect(configured, policy, judge.idle_overrides if all_read else ()),
         ),
         elapsed_s=time.perf_counter() - started,

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gradtool.core.figures import first_of, nonfinite_counts
+from gradtool.core.file_names import series_of
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import SEVERITIES, Rule, Thresholds
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
@@ -193,6 +194,28 @@ def _concluded(verdict: Verdict, policy: Policy) -> Verdict:
     unreadable = any(RULES[finding.code].mandatory for finding in verdict.findings)
     exit_code = _UNREADABLE if unreadable else 1 if failed else 0
     return replace(verdict, failed=failed, exit_code=exit_code)
+
+
+def without_others(
+    verdicts: Sequence[Verdict],
+) -> tuple[tuple[Verdict, ...], str | None]:
+    """The verdicts without dumps of what no rule judges, and a sentence that names these.
+
+    As in a directory they lie beside others. A step without gradients is none of them where other
+    steps of its series have some, nor are any if nothing else was judged.
+    """
+    series = {series_of(verdict.path) for verdict in verdicts if verdict.is_judged}
+
+    def is_other(verdict: Verdict) -> bool:
+        is_read = verdict.format is not None and not verdict.is_judged
+        return is_read and series_of(verdict.path) not in series
+
+    others = [verdict.path for verdict in verdicts if is_other(verdict)]
+    if not series or not others:
+        return tuple(verdicts), None
+    hold = "it holds" if len(others) == 1 else "they hold"
+    note = f"not judged, as {hold} no gradients, weights or moments: {first_of(others)}"
+    return tuple(verdict for verdict in verdicts if not is_other(verdict)), note
 
 
 def judge_together(

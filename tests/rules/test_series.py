@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -147,6 +148,35 @@ def test_copies_that_note_steps_are_no_run_beside_one(tmp_path: Path) -> None:
         parameter.grad = torch.full((1,), BAD if step % 2 == 0 else GOOD)
         dump_gradients([("w", parameter)], tmp_path / f"{name}.safetensors", step=step)
     assert streaks_of(judged(tmp_path)) == []
+
+
+@pytest.mark.parametrize("shape", [["."], ["grads_step_1.npz", "grads_step_2.npz", "loss.npz"]])
+def test_losses_beside_gradients_are_no_dumps(tmp_path: Path, shape: list[str]) -> None:
+    for step in (1, 2):
+        np.savez(tmp_path / f"grads_step_{step}.npz", w=np.ones(3))
+        np.savez(tmp_path / f"loss_step_{step}.npz", loss=np.float64(step))
+    np.savez(tmp_path / "loss.npz", loss=np.float64(2))
+    for sources in ([tmp_path / one for one in shape], [tmp_path / "*.npz"]):
+        outcome = gradtool.check(*sources)
+        assert outcome, outcome
+        assert [Path(one.path).name for one in outcome.verdicts] == [
+            "grads_step_1.npz",
+            "grads_step_2.npz",
+        ]
+        (note,) = outcome.notes
+        assert "no gradients, weights or moments" in note
+        assert "loss.npz" in note
+    alone = gradtool.check(tmp_path / "loss.npz", tmp_path / "loss_step_1.npz")
+    assert (alone.exit_code, len(alone.verdicts)) == (3, 2)
+
+
+def test_a_step_without_gradients_fails_though_it_holds_a_loss(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        held = {} if step == 2 else {"grads": {"w": torch.ones(3)}}
+        torch.save({"loss": torch.ones(1), **held}, tmp_path / f"loss_step_{step}.pt")
+    outcome = gradtool.check(tmp_path / "loss_*.pt")
+    assert outcome.exit_code == 3
+    assert [one.exit_code for one in outcome.verdicts] == [0, 3, 0]
 
 
 def test_steps_of_one_run_that_only_the_dumps_note_are_a_series(tmp_path: Path) -> None:
