@@ -26,7 +26,9 @@ def missing_beside(listing: Listing, units: Sequence[Unit]) -> dict[str, Corrupt
     """
     found = {}
     for unit in units:
-        fault = fault_in(unit, glob_of(listing, unit)) if unit.kind != "entry" else None
+        if unit.kind == "entry":
+            continue
+        fault = fault_in(unit, glob_of(listing, unit), listing.path)
         if fault is not None:
             found[unit.name] = fault
     folders = [unit for unit in units if unit.kind == "entry" and listing.is_directory(unit.name)]
@@ -62,7 +64,10 @@ def _missing_ranks(listing: Listing, run: Sequence[Unit]) -> Iterator[tuple[str,
     ]
     for unit in arranged(names):
         folder = steps[unit.name.partition("/")[0]]
-        fault = fault_in(unit, listing.at(folder)) if unit.is_short else None
+        if not unit.is_short:
+            continue
+        path = listing.at(folder)
+        fault = fault_in(unit, path, os.path.dirname(path.rstrip("/")))
         if fault is not None:
             yield folder, fault
 

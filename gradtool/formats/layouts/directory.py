@@ -115,7 +115,7 @@ def open_unit(listing: Listing, unit: Unit, asked: Asked) -> Checkpoint:
         labelled = zip(apart, rank_labels(unit), strict=True)
         found = [one._replace(rank=label) for one, label in labelled]
         raise SeveralCheckpointsError(path, "ranks", found)
-    refuse_faults(unit, listing.path or path)
+    refuse_faults(unit, listing.path or path, listing.path)
     try:
         members = [open_unit(listing, member, asked) for member in unit.members]
     except SeveralCheckpointsError as error:

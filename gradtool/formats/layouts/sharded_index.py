@@ -78,7 +78,7 @@ def _refuse_numbers_missing(listing: Listing, weight_map: dict[str, str]) -> Non
     named = set(weight_map.values())
     for unit in arranged(name for name in listing.names if name in named or listing.is_file(name)):
         if unit.kind == "shard" and not named.isdisjoint(unit.entries):
-            refuse_faults(unit, listing.path)
+            refuse_faults(unit, listing.path, listing.path)
 
 
 def _open_shard(listing: Listing, name: str, open_file: OpenFile) -> Checkpoint:
@@ -98,7 +98,7 @@ def _hint_on_stale_index(
     for unit in arranged(others):
         if unit.kind == "shard":
             with suppress(InputError):
-                refuse_faults(unit, listing.path)
+                refuse_faults(unit, listing.path, listing.path)
                 shards = [_open_shard(listing, entry, open_file) for entry in unit.entries]
                 if {name for shard in shards for name in shard.names} >= weight_map.keys():
                     return (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -80,6 +81,40 @@ def test_the_last_shard_may_be_read_alone_and_that_is_said(tmp_path: Path) -> No
     assert "what the others hold is missing" in gradtool.measure(path).essential_notes[0]
     with pytest.raises(gradtool.MissingShardError, match="alone"):
         gradtool.measure(f"{tmp_path}/*")
+
+
+@pytest.mark.parametrize(
+    ("names", "source"),
+    [
+        (["step_30/rank1"], "step_30"),
+        (["step_30/rank1"], "step_30/*"),
+        (["step_30/rank1"], "."),
+        (["sub/step_30/rank1"], "sub/*"),
+        ([SHARD.format(1, 2)], "."),
+        ([SHARD.format(1, 2)], "*"),
+        (["a/step_1/rank0", "a/step_1/rank1", "a/step_2/rank0"], "a"),
+        (["a/step_1/rank0", "a/step_1/rank1", "a/step_2/rank0"], "."),
+        (["rank1/grads"], "*/grads.safetensors"),
+    ],
+)
+@pytest.mark.parametrize("is_relative", [False, True])
+def test_the_one_to_read_alone_is_named_as_it_can_be(
+    names: list[str],
+    source: str,
+    is_relative: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in names:
+        dump(tmp_path / f"{name.removesuffix('.safetensors')}.safetensors")
+    monkeypatch.chdir(tmp_path)
+    outcome = gradtool.check(source if is_relative else f"{tmp_path}/{source}")
+    (message,) = [f.message for v in outcome.verdicts for f in v.findings]
+    match = re.search("name (.*) alone to read", message)
+    assert match
+    assert gradtool.measure(match[1]).total.tensors == 1  # type: ignore[union-attr]
+    assert "s 0 are here" not in message
+    assert "s 1 of 2 are here" not in message
 
 
 @given(

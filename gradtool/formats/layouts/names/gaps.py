@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
 from collections.abc import Iterator, Sequence
 from typing import Final
@@ -16,10 +17,11 @@ _COPY: Final = re.compile(r" \(\d+\)|[ _-]copy\b", re.ASCII | re.IGNORECASE)
 """What browsers and file managers put into the names of copies."""
 
 
-def fault_in(unit: Unit, path: str) -> CorruptFileError | None:
+def fault_in(unit: Unit, path: str, below: str = "") -> CorruptFileError | None:
     """What is wrong with the numbers of a set, of what lies at `path`; None where nothing is.
 
-    A MissingShardError names what would have a number that is missing.
+    A MissingShardError names what would have a number that is missing, and the one that is there
+    as whoever reads it alone has to: the names of the set are `below` that directory.
     """
     here: dict[tuple[int, ...], Unit] = {}
     for numbers, member in zip(unit.numbers, unit.members, strict=True):
@@ -35,20 +37,20 @@ def fault_in(unit: Unit, path: str) -> CorruptFileError | None:
     if missing is None:
         return None
     name = _shown(unit, _name_of(unit, missing))
-    return MissingShardError(path, f"{name} is missing: {_words(unit)}", hint=_hint(unit))
+    return MissingShardError(path, f"{name} is missing: {_words(unit)}", hint=_hint(unit, below))
 
 
-def _hint(unit: Unit) -> str | None:
+def _hint(unit: Unit, below: str) -> str | None:
     if len(unit.entries) > 1:
         return None
     (alone,) = unit.entries
     looks = f"{alone} looks like a copy: " if _COPY.search(alone) else ""
-    return f"{looks}name {alone} alone to read what it holds"
+    return f"{looks}name {os.path.join(below, alone)} alone to read what it holds"
 
 
-def refuse_faults(unit: Unit, path: str) -> None:
+def refuse_faults(unit: Unit, path: str, below: str = "") -> None:
     """Raise what `fault_in` finds wrong with a set of what lies at `path`."""
-    fault = fault_in(unit, path)
+    fault = fault_in(unit, path, below)
     if fault is not None:
         raise fault
 
@@ -111,11 +113,12 @@ def _name_of(unit: Unit, numbers: tuple[int, ...]) -> str:
 
 
 def _words(unit: Unit) -> str:
-    word = {"shard": "shards", "rank": "ranks"}[unit.kind]
     shown = [_joined(numbers) for numbers in unit.numbers]
     total = "" if unit.count is None else f" of {unit.count}"
     told = ", as other steps tell" if unit.is_short else ""
-    return f"{word} {first_of(shown)}{total} are here{told}"
+    if len(shown) == 1:
+        return f"only {unit.kind} {shown[0]}{total} is here{told}"
+    return f"{unit.kind}s {first_of(shown)}{total} are here{told}"
 
 
 def _joined(numbers: Sequence[int]) -> str:
