@@ -86,6 +86,48 @@ def test_where_names_are_sorted_the_frontier_lies_between_layers(tmp_path: Path)
     )
 
 
+def resnet(blocks: int = 2) -> Iterator[tuple[str, tuple[int, ...]]]:
+    yield "conv1.weight", (4, 3, 3, 3)
+    yield from (("bn1.weight", (4,)), ("bn1.bias", (4,)))
+    for stage in range(1, 5):
+        for block in range(blocks):
+            for part in (1, 2):
+                yield f"layer{stage}.{block}.conv{part}.weight", (4, 4, 3, 3)
+                yield f"layer{stage}.{block}.bn{part}.weight", (4,)
+                yield f"layer{stage}.{block}.bn{part}.bias", (4,)
+    yield from (("fc.weight", (2, 4)), ("fc.bias", (2,)))
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_numbers_that_are_no_layers_do_not_divide_what_broke(tmp_path: Path, suffix: str) -> None:
+    """In a ResNet `conv1` and `bn1` are the stem, and no first layers of stacks of their own."""
+    names = [name for name, _ in resnet()]
+    bad = names[: names.index("layer2.0.bn1.weight")]
+    tensors = {
+        name: torch.full(shape, NAN if name in bad else 1e-3) for name, shape in resnet()
+    }  # fmt: skip
+    path = tmp_path / f"grads.{suffix}"
+    if suffix == "npz":
+        np.savez(path, **{name: value.numpy() for name, value in tensors.items()})
+    else:
+        save_file(tensors, path)
+    finding = only(path)
+    assert f"{len(bad)} of {len(names)} gradients are NaN" in finding.message
+    if suffix == "npz":
+        assert "nearest finite: 'layer2.0.bn1.weight' after" in finding.message
+    else:
+        assert "layer 1 and layer 2 in part, layer 3 is finite" in finding.message
+        assert "3 tensors of no layer" in finding.message
+        assert "bn* " not in finding.message
+
+
+def test_one_layer_is_not_told_as_one_of_one() -> None:
+    tensors = {f"h.0.{part}": torch.full((2,), NAN) for part in "ab"}
+    finding = only({**tensors, "h.0.c": torch.ones(2), "x": torch.ones(2)})
+    assert "NaN in 2 tensors" in finding.message
+    assert "1 of 1" not in finding.message
+
+
 def test_groups_and_json_are_in_the_order_that_the_report_says(tmp_path: Path) -> None:
     tree = dict(adapters(from_layer_7))
     layers = [f"base_model.model.model.layers.{layer}" for layer in range(12)]

@@ -9,9 +9,9 @@ from typing import Final
 
 from gradtool.core.figures import counted
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.core.names import order_name
+from gradtool.core.names import order_name, unwrapped
 from gradtool.core.order.brackets import Bracket, brackets
-from gradtool.core.order.layers import layers_text, split_name
+from gradtool.core.order.layers import SplitName, layers_text, split_name
 from gradtool.shortening import shortened
 
 _MOST_STEMS: Final = 3
@@ -71,7 +71,7 @@ class Frontier:
             run = self._run_of[tensor.name]
             names = [None if one is None else one.name for one in (run.before, run.after)]
             return f"nearest finite in {self._order}: {_before_and_after(names)}"
-        layer = split_name(tensor.name).layer
+        layer = self._layer_of(tensor.name)
         counts = self._layers[layer]
         part = ""
         if counts.finite:
@@ -99,9 +99,31 @@ class Frontier:
         layers: dict[str, _Counts] = {}
         for tensor in self.tensors:
             if tensor.alias_of is None:
-                counts = layers.setdefault(split_name(tensor.name).layer, _Counts())
+                counts = layers.setdefault(self._layer_of(tensor.name), _Counts())
                 counts.count(tensor)
         return layers
+
+    @cached_property
+    def _numbers(self) -> dict[str, set[int]]:
+        """The numbers of layers by what stands before them."""
+        numbers: dict[str, set[int]] = {}
+        for tensor in self.tensors:
+            split = split_name(tensor.name)
+            if split.number is not None:
+                numbers.setdefault(split.stem, set()).add(split.number)
+        return numbers
+
+    def _is_in_layer(self, split: SplitName) -> bool:
+        """Whether the number is that of a layer: beside `layer1` and `layer2` `conv1` is a name."""
+        if split.number is None:
+            return False
+        most = max(map(len, self._numbers.values()))
+        return len(self._numbers[split.stem]) > 1 or most == 1
+
+    def _layer_of(self, name: str) -> str:
+        """The layer that a tensor is in; its own name where it is in none."""
+        split = split_name(name)
+        return split.layer if self._is_in_layer(split) else unwrapped(name)
 
     @cached_property
     def _finite_around(self) -> dict[str, tuple[str | None, str | None]]:
@@ -127,7 +149,7 @@ class Frontier:
         stems: dict[str, _Stem] = {}
         for layer, counts in self._layers.items():
             split = split_name(layer)
-            if split.number is not None:
+            if split.number is not None and self._is_in_layer(split):
                 stem = stems.setdefault(split.stem, _Stem(split.stem))
                 stem.layers[split.number] = counts
         return (stem for stem in stems.values() if stem.bad)
@@ -139,7 +161,7 @@ class Frontier:
         unnumbered = [
             layer
             for layer, counts in self._layers.items()
-            if counts.nonfinite and split_name(layer).number is None
+            if counts.nonfinite and not self._is_in_layer(split_name(layer))
         ]
         if unnumbered:
             tensors = counted(len(unnumbered), "tensor")

@@ -38,9 +38,9 @@ class Pattern:
     def extent(self) -> str:
         """How many they are: `in 23 of 24 layers`, `in 3 tensors of layer 7`, `in 5 tensors`."""
         tensors = counted(len(self.names), "tensor")
-        if not self.layers:
+        if not self.layers or self.among == 1:
             return f"in {tensors}"
-        if len(self.layers) == 1 < self.among:
+        if len(self.layers) == 1:
             return f"in {tensors} of {layers_text(self.layers)}"
         return f"in {len(self.layers):,} of {counted(self.among, 'layer')}"
 
