@@ -165,7 +165,7 @@ class MeasureRequest:
     def bands_of(self, checkpoint: Checkpoint, ranges: Sequence[Rows]) -> dict[str, Bands]:
         """The rows of a catalogue's tensors that are told apart: each, or those `ranges`."""
         if self.rows:
-            return bands_of_rows(checkpoint, name_filter(tuple(self.rows), (), self.bare))
+            return bands_of_rows(checkpoint, tuple(self.rows), self.bare)
         return bands_of_ranges(checkpoint, ranges, self.bare)
 
     def loss_scale_of(self, checkpoint: Checkpoint) -> float:

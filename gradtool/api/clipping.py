@@ -204,7 +204,10 @@ def _checked_groups(groups: Mapping[str, float] | None) -> tuple[tuple[str, floa
         return ()
     given: object = groups
     are_globs = isinstance(given, Mapping) and all(isinstance(glob, str) for glob in given)
-    require(are_globs and bool(groups), f"`groups` must be bounds by globs, not {groups!r}")
+    require(
+        are_globs and bool(groups),
+        f"`groups` must be a dict of globs and bounds, as {{'layers.*': 1.0}}, not {groups!r}",
+    )
     return tuple((glob, number("groups", max_norm)) for glob, max_norm in groups.items())
 
 

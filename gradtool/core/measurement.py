@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from gradtool.core.checkpoint import Disagreement
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
+from gradtool.core.figures import counted
 from gradtool.core.names import UNGROUPED, group_namer, nearest_names, order_name, ordered
 from gradtool.core.sections import OTHER
 from gradtool.core.shapes.rows import RowMeasurement
@@ -75,7 +76,7 @@ class TensorMeasurement:
         return None if first is None else unravel(first, self.spec.shape)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Summary:
     """Figures of a set of tensors: the total, a section or a group.
 
@@ -89,8 +90,7 @@ class Summary:
             torch has no norm for a dtype.
         native_dtype: the promoted dtype of those norms.
         lower_bound: whether gradients may be missing, in a dtype that is skipped.
-        has_norm: whether its norm means anything: not of a section of what is neither gradient,
-            weight nor moment.
+        has_norm: whether its norm means anything: that of what is in `other` does not.
     """
 
     name: str
@@ -101,6 +101,10 @@ class Summary:
     native_dtype: DType | None
     lower_bound: bool
     has_norm: bool = True
+
+    def __repr__(self) -> str:
+        what = f"{self.name!r:.160}: {counted(self.tensors, 'tensor')}, norm {self.norm:.12g}"
+        return short_repr(self, what)
 
     @property
     def norm(self) -> float:
@@ -168,11 +172,11 @@ class Measurement(Displayed):
     @property
     def headline(self) -> str:
         """Path, format, and what the tensors come to."""
-        total = self.total
+        total, what = self.total, counted(len(self.tensors), "tensor")
         norm = "no one norm" if total is None else f"L{self.norm_type:g} norm {total.norm:.12g}"
         bad = sum(tensor.stats.nonfinite for tensor in self.tensors)
         ill = f", {bad} elements not finite" if bad else ""
-        return f"{self.path!r:.240} ({self.format}): {len(self.tensors)} tensors, {norm}{ill}"
+        return f"{self.path!r:.240} ({self.format}): {what}, {norm}{ill}"
 
     def __getitem__(self, name: str) -> TensorMeasurement:
         """The tensor of that name; KeyError with names that are like it where there is none."""
@@ -210,8 +214,7 @@ class Measurement(Displayed):
         """Figures rolled up by dotted prefix, in the order of their first tensors.
 
         `group_by` is a depth such as "2" or a pattern such as "layers.#"; see
-        `core.names.group_namer`. No group mixes sections. Raises UsageError where it is
-        neither.
+        `core.names.group_namer`. No group mixes sections. Raises UsageError where it is neither.
         """
         group_of = group_namer(group_by)
 

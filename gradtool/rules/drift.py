@@ -10,11 +10,12 @@ from gradtool.core.judging.baseline import NormRange
 from gradtool.core.judging.quotient import Known, explained, times
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.core.names import name_filter
+from gradtool.core.names import name_filter, nearest_names
 from gradtool.core.shapes.rows import Rows
 from gradtool.core.stats import TensorStats, merge
 from gradtool.rules.balance import NEGLIGIBLE
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
+from gradtool.shortening import LONGEST_NAME, shortened
 
 EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT, ZERO = "GT401", "GT402", "GT403", "GT410"
 
@@ -46,7 +47,10 @@ def _not_zero(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         is_meant = name_filter([rows.glob], (), evidence.bare)
         meant = [tensor for tensor in tensors if is_meant(tensor.name)]
         if not meant:
-            yield Problem("is expected to be 0, and no tensor has such a name", text)
+            hint = nearest_names(rows.glob, (tensor.name for tensor in tensors))
+            also = f"; {hint}" if hint else ""
+            named = shortened(repr(rows.glob), LONGEST_NAME)
+            yield Problem(f"is expected to be 0, and no tensor is called {named}{also}", text)
         for tensor, _ in limits.each(meant):
             stats = _stats_of(tensor, rows)
             if others := stats.numel - stats.zeros:

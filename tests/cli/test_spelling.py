@@ -172,3 +172,37 @@ def test_findings_are_told_in_the_words_of_who_asked(tmp_path: Path) -> None:
 def test_every_rule_is_explained_in_the_command_line_s_words() -> None:
     explained = alone("explain", *RULES)
     assert (explained.returncode, SPOKEN.findall(explained.stdout)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        ("clip {} --group w*=-1 --dry-run", "--group 'w*' must be at least 0, not -1.0"),
+        ("clip {} --group w*=nan --dry-run", "--group 'w*' must be at least 0, not nan"),
+        ("check {} --expect-norm nan", "'--expect-norm': nan is no norm"),
+        ("check {} --min-tensors -1", "'--min-tensors': -1 is not in the range"),
+        ("check {} --max-consecutive-nonfinite -1", "-nonfinite': -1 is not in the range"),
+        ("inspect {} --rows wieght", "--rows 'wieght' matches no tensor with two axes or more"),
+        ("inspect {} --rows wieght", "the nearest name is 'weight'"),
+        ("inspect {} --rows bias", "the nearest name is 'weight'"),
+    ],
+)
+def test_an_error_is_about_what_was_typed(words: str, told: str, tmp_path: Path) -> None:
+    dump = tmp_path / "g.safetensors"
+    save_file({"weight": np.ones((2, 2)), "bias": np.ones(2)}, dump)
+    result = run(*words.format(dump).split())
+    assert result.returncode == 2
+    assert told in error_lines(result)[0]
+
+
+def test_what_is_expected_to_be_0_and_is_not_there_is_told_with_the_nearest_names() -> None:
+    tree = {"x[0]": np.ones(2), "bias": np.ones(2)}
+    (finding,) = gradtool.check(tree, thresholds={"GT410.names": ["x[0]"]}).all_findings
+    assert "no tensor is called 'x'; the nearest names are 'x[0]'" in finding.message
+
+
+def test_groups_that_are_none_are_told_in_the_words_of_python(tmp_path: Path) -> None:
+    save_file({"w": np.ones(2)}, tmp_path / "g.safetensors")
+    for groups in ([("w", 1)], {}, {1: 2}, "w=1"):
+        with pytest.raises(gradtool.UsageError, match=r"a dict of globs and bounds, as \{'layers"):
+            gradtool.clip(tmp_path / "g.safetensors", dry_run=True, groups=groups)  # type: ignore[arg-type]

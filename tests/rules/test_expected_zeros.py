@@ -63,7 +63,7 @@ def test_what_is_not_is_told_row_by_row_and_as_a_whole() -> None:
 
 def test_a_name_that_nothing_has_is_a_finding() -> None:
     assert found({"a": np.zeros((2, 2))}, "b[0]") == [
-        ("b[0]", "is expected to be 0, and no tensor has such a name")
+        ("b[0]", "is expected to be 0, and no tensor is called 'b'; the nearest name is 'a'")
     ]
 
 

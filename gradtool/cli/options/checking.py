@@ -60,7 +60,7 @@ _ROWS: Final = (
         "min_tensors",
         int | None,
         typer.Option(
-            None, "--min-tensors", metavar="N", help="Expect at least N gradients (GT006)."
+            None, "--min-tensors", metavar="N", min=0, help="Expect at least N gradients (GT006)."
         ),
     ),
     Row(
@@ -71,7 +71,13 @@ _ROWS: Final = (
     Row(
         "expect_norm",
         float | None,
-        typer.Option(None, "--expect-norm", metavar="X", help="Expect this total norm (GT401)."),
+        typer.Option(
+            None,
+            "--expect-norm",
+            metavar="X",
+            callback=values.expected_norm,
+            help="Expect this total norm (GT401).",
+        ),
     ),
     Row(
         "expect_zero",
@@ -102,6 +108,7 @@ _ROWS: Final = (
             None,
             "--max-consecutive-nonfinite",
             metavar="N",
+            min=0,
             help="Up to N non-finite steps in a row are warnings (GT103).",
         ),
     ),

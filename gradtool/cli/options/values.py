@@ -56,6 +56,13 @@ def tolerance(value: float | None) -> float | None:
     return value
 
 
+def expected_norm(value: float | None) -> float | None:
+    """A norm that is expected: finite and at least 0."""
+    if value is not None and not 0.0 <= value < math.inf:
+        raise typer.BadParameter(f"{value} is no norm to expect; give a finite number >= 0")
+    return value
+
+
 def report_file(value: str | None) -> str | None:
     """A file for a report, or - for stdout: not empty."""
     if value is not None and not value:

@@ -53,12 +53,12 @@ class ClipRequest:
         by_norm = self.max_norm is not None or bool(self.groups)
         if by_norm + (self.clip_value is not None) + (self.agc is not None) != 1:
             raise UsageError("give one of `groups`, `agc`, `max_norm` or `clip_value`")
-        bounds = [bound for _, bound in self.groups]
-        for bound in (*bounds, 0.0 if self.max_norm is None else self.max_norm):
-            clip_coef(0.0, bound, self.eps)
-        for name, value in (("clip_value", self.clip_value), ("agc", self.agc)):
+        clip_coef(0.0, 0.0 if self.max_norm is None else self.max_norm, self.eps)
+        bounds = [("`clip_value`", self.clip_value), ("`agc`", self.agc)]
+        bounds += [(f"`groups` {glob!r}", bound) for glob, bound in self.groups]
+        for name, value in bounds:
             if value is not None and not value >= 0.0:
-                raise UsageError(f"`{name}` must be at least 0, not {value}")
+                raise UsageError(f"{name} must be at least 0, not {value}")
         if (self.max_norm is None or self.groups) and (
             self.per_tensor or self.total_norm is not None
         ):

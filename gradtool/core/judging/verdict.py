@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from gradtool.core.figures import counted
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.rule import Severity
 from gradtool.core.measurement import Summary
@@ -151,9 +152,10 @@ class CheckOutcome(Displayed):
         """How many dumps failed, and by which rules."""
         failed = sum(verdict.failed for verdict in self.verdicts)
         codes = " ".join(sorted({finding.code for finding in self.all_findings}))
-        state = f"{failed} of {len(self.verdicts)} dumps failed"
+        dumps = counted(len(self.verdicts), "dump")
+        state = f"{failed} of {dumps} failed"
         if not failed:
-            state = f"{len(self.verdicts)} dumps {'failed together' if self.failed else 'passed'}"
+            state = f"{dumps} {'failed together' if self.failed else 'passed'}"
         return f"{state}, {codes}" if codes else state
 
     def __bool__(self) -> bool:

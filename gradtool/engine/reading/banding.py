@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.names import BareNames, NameFilter, name_filter
+from gradtool.core.names import BareNames, name_filter, nearest_names
 from gradtool.core.shapes.rows import Bands, Rows
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import Bytes
@@ -30,18 +30,22 @@ MOST_BANDS: Final = 1 << 19
 """Bands of all tensors together, of which each takes some hundred bytes until the end."""
 
 
-def bands_of_rows(checkpoint: Checkpoint, is_wanted: NameFilter) -> dict[str, Bands]:
-    """Each row of the wanted tensors that have two axes or more, by the tensors' names.
+def bands_of_rows(
+    checkpoint: Checkpoint, globs: Sequence[str], bare: BareNames
+) -> dict[str, Bands]:
+    """Each row of the tensors with two axes or more that globs match, by the tensors' names.
 
-    UsageError where no tensor is wanted that has rows, or too many rows are.
+    UsageError where they match none of these, naming the nearest, or too many rows.
     """
-    found = {
-        name: Bands.each_row(shape)
-        for name, shape in _shapes(checkpoint).items()
-        if len(shape) > 1 and is_wanted(name)
-    }
+    is_wanted = name_filter(globs, (), bare)
+    with_rows = {name: shape for name, shape in _shapes(checkpoint).items() if len(shape) > 1}
+    found = {name: Bands.each_row(shape) for name, shape in with_rows.items() if is_wanted(name)}
     if not found:
-        raise UsageError(f"{checkpoint.path}: `rows` matches no tensor with two axes or more")
+        wanted = ", ".join(map(repr, globs))
+        raise UsageError(
+            f"{checkpoint.path}: `rows` {wanted} matches no tensor with two axes or more",
+            hint=nearest_names(globs[0], with_rows),
+        )
     return _few_enough(checkpoint, found)
 
 

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -58,6 +59,25 @@ def test_a_repr_is_short_whatever_the_names(name: str) -> None:
         assert len(repr(value)) < 400
         assert repr(value).isprintable()
         assert type(value).__name__ in repr(value)
+
+
+@pytest.mark.parametrize("name", ["w", LONG, EVIL])
+def test_a_sum_has_a_short_repr_too(name: str) -> None:
+    (section,) = measurement_of(tensor("w", nan=2), path="g").sections
+    for value in (section, replace(section, name=name)):
+        assert len(repr(value)) < 400
+        assert repr(value).isprintable()
+        assert "1 tensor, norm" in repr(value)
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "1 dump"), (2, "2 dumps")])
+def test_a_repr_counts_as_people_do(count: int, words: str) -> None:
+    dumps = [(f"g{at}", []) for at in range(count)]
+    assert f"<CheckOutcome {words} passed>" == repr(outcome_of(dumps))
+    failed = outcome_of([(path, [finding("GT101", "w")]) for path, _ in dumps])
+    assert f"{count} of {words} failed" in repr(failed)
+    tensors = [tensor(f"w{at}") for at in range(count)]
+    assert f": {count} tensor{'s' * (count > 1)}, " in repr(measurement_of(*tensors, path="g"))
 
 
 @pytest.mark.parametrize("width", [60, 100])
