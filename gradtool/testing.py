@@ -45,4 +45,4 @@ def assert_healthy(
     )
     if outcome.exit_code:
         render = check_reporter("text")
-        raise AssertionError(render(outcome, Style(quiet=True)))
+        raise AssertionError(render(outcome, Style(quiet=True, in_python=True)))

@@ -12,6 +12,7 @@ from typing import Literal, Unpack
 from gradtool.api.clip_plans import Planning
 from gradtool.api.clip_source import Source, catalogues, source_of
 from gradtool.api.clip_writing import place_for, planned_clip, write
+from gradtool.api.configured import requested
 from gradtool.arguments import number, require
 from gradtool.core.clip.outcome import ClipOutcome, Clipped
 from gradtool.core.clip.plan import ClipRequest, NonFinite
@@ -94,6 +95,7 @@ def clip(  # noqa: PLR0913 - one for each option of the command
 
     Source of the equations: torch/nn/utils/clip_grad.py; for `agc` see `core.clipping.agc_coef`.
     """
+    measuring = requested(options)
     request = ClipRequest(
         max_norm=_optional_number("max_norm", max_norm),
         clip_value=_optional_number("clip_value", clip_value),
@@ -104,7 +106,6 @@ def clip(  # noqa: PLR0913 - one for each option of the command
         per_tensor=per_tensor,
         nonfinite=nonfinite,
     )
-    measuring = MeasureRequest(**options)
     # What is stored would have to be multiplied and the scale left alone, or the other way round.
     scaled = "`apply_scales` is for measuring: clipping changes stored elements, not their scales"
     require(not measuring.apply_scales, scaled)

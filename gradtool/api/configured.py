@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from dataclasses import fields
 
 from gradtool.arguments import globs, texts
 from gradtool.core.judging.policy import Policy
 from gradtool.core.shapes.rows import Rows
 from gradtool.request import MeasureOptions, MeasureRequest
+from gradtool.rules import suggestion
 from gradtool.rules.config_file import Config, load_config
 from gradtool.rules.drift import ZERO
 from gradtool.rules.settings import Settings
@@ -18,6 +20,17 @@ def config_of(config: str | os.PathLike[str] | Config | None) -> Config:
     if config is None:
         return Config()
     return config if isinstance(config, Config) else load_config(os.fspath(config))
+
+
+def requested(options: MeasureOptions) -> MeasureRequest:
+    """What a call asks for; TypeError, as Python raises it, for a keyword that nothing takes."""
+    known = [field.name for field in fields(MeasureRequest) if field.init]
+    for name in options:
+        if name not in known:
+            meant = suggestion(name, known)
+            also = f"; {meant}" if meant else ""
+            raise TypeError(f"got an unexpected keyword argument {name!r}{also}")
+    return MeasureRequest(**options)
 
 
 def request_of(options: MeasureOptions, configured: Settings) -> MeasureRequest:
@@ -35,7 +48,7 @@ def request_of(options: MeasureOptions, configured: Settings) -> MeasureRequest:
         choices["ranks"] = configured.ranks
     if options.get("section") is None:
         choices["section"] = configured.section
-    return MeasureRequest(**choices)
+    return requested(choices)
 
 
 def rows_to_know(policy: Policy) -> tuple[Rows, ...]:

@@ -206,3 +206,24 @@ def test_groups_that_are_none_are_told_in_the_words_of_python(tmp_path: Path) ->
     for groups in ([("w", 1)], {}, {1: 2}, "w=1"):
         with pytest.raises(gradtool.UsageError, match=r"a dict of globs and bounds, as \{'layers"):
             gradtool.clip(tmp_path / "g.safetensors", dry_run=True, groups=groups)  # type: ignore[arg-type]
+
+
+def test_a_keyword_that_nothing_takes_is_told_as_python_does(tmp_path: Path) -> None:
+    dump = tmp_path / "g.safetensors"
+    save_file({"w": np.ones(2)}, dump)
+    calls: list[Any] = [gradtool.check, gradtool.clip, gradtool.assert_healthy]
+    for call in calls:
+        for wrong, meant in (("inclde", "; did you mean include?"), ("qwertz", "")):
+            with pytest.raises(TypeError) as caught:
+                call(dump, **{wrong: "w"})
+            told = f"got an unexpected keyword argument {wrong!r}{meant}"
+            assert str(caught.value) == told
+
+
+def test_a_test_suite_is_told_nothing_of_options() -> None:
+    tree = {name: np.float32([np.nan, 1.0]) for name in "abcdefgh"}
+    tree |= {f"{name}1": np.ones(2, np.float32) for name in "abcdefgh"}
+    with pytest.raises(AssertionError) as caught:
+        gradtool.assert_healthy(tree, thresholds={"GT007.names": list("jklmnopq")})
+    assert "3 more of GT007" in str(caught.value)
+    assert "--all" not in str(caught.value)
