@@ -18,7 +18,7 @@ from gradtool.core.order.layers import split_name
 from gradtool.core.sections import OTHER
 from gradtool.core.tensors import SectionKind, Skipped
 from gradtool.errors import GradtoolError
-from gradtool.rules.siblings import Kind, kinds_of, peers_of
+from gradtool.rules.siblings import Kind, blocks_of, kinds_of, peers_of
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,11 @@ class Evidence:
     def peers(self) -> dict[str, Kind]:
         """For each gradient's name, it and those in its layer with another index, as experts."""
         return peers_of(self.gradients)
+
+    @cached_property
+    def blocks(self) -> dict[str, Kind]:
+        """For each gradient's name in a block of a stage, it and those of the other blocks."""
+        return blocks_of(self.gradients)
 
     @cached_property
     def stacks(self) -> dict[str, dict[int, list[TensorMeasurement]]]:

@@ -16,6 +16,14 @@ from gradtool.core.order.layers import split_name
 _INDEX: Final = re.compile(r"(?<![^./])[0-9]+(?![^./])")
 """A component of a name that is a number."""
 
+_BLOCK: Final = re.compile(
+    r"(?:[._/-]|.*(?<![^./])(?:blocks?|transformer_blocks|layers?|resnets|stages|h)[./])"
+    r"([0-9]+)(?=[./][^./]+[./])"
+)
+"""The index of a module among others that run one after another in a layer, or stage: of the 1 in
+`layer3.1.conv2.weight` and in `layers.0.blocks.1.attn.qkv.weight`, counted from the layer's number.
+"""
+
 _MAD_OF_NORMAL: Final = 1.4826
 """The standard deviation of a normal distribution, in median absolute deviations."""
 
@@ -99,6 +107,22 @@ def peers_of(tensors: Iterable[TensorMeasurement]) -> dict[str, Kind]:
     for tensor in tensors:
         split = split_name(tensor.name)
         groups[split.layer, *_INDEX.split(split.rest), tensor.spec.shape].append(tensor)
+    return _by_name(groups.values())
+
+
+def blocks_of(tensors: Iterable[TensorMeasurement]) -> dict[str, Kind]:
+    """For the name of each tensor in a block of a stage, it and those of the stage's other blocks.
+
+    They have one name but for the number of the block, and may have other shapes: the first block
+    of a stage often changes the number of channels. None of them is left out of a step, as experts
+    are.
+    """
+    groups: defaultdict[object, list[TensorMeasurement]] = defaultdict(list)
+    for tensor in tensors:
+        split = split_name(tensor.name)
+        if split.number is not None and (match := _BLOCK.match(split.rest)):
+            key = split.rest[: match.start(1)], split.rest[match.end(1) :]
+            groups[split.layer, *key].append(tensor)
     return _by_name(groups.values())
 
 

@@ -121,6 +121,37 @@ def test_numbers_that_are_no_layers_do_not_divide_what_broke(tmp_path: Path, suf
         assert "bn* " not in finding.message
 
 
+@pytest.mark.parametrize("dead", ["layer3.1.", "layer3.2.", "layer1.0."])
+def test_a_dead_block_of_a_stage_is_one_error(dead: str) -> None:
+    """Its siblings are the blocks of its stage: other stages have other shapes."""
+    tensors = {}
+    for at, (name, shape) in enumerate(resnet(blocks=3)):
+        stage = int(name[5]) if name.startswith("layer") else 0
+        tensors[name] = torch.full((*shape[:-1], shape[-1] + stage), 1e-3 * (1 + at % 3))
+    assert gradtool.check(tensors)
+    broken = {
+        name: 0 * value if name.startswith(dead) else value for name, value in tensors.items()
+    }
+    finding = only(broken)
+    assert (finding.code, finding.severity) == ("GT207", "error")
+    assert f"{dead}{{conv1.weight" in str(finding.pattern)
+    assert len(finding.details) == 6
+    assert "in 2 of 2 other blocks it is not" in finding.details[0].message
+
+
+def test_parts_that_are_no_blocks_of_a_stage_may_rest() -> None:
+    """Experts that were not used, and modules of a Sequential, which are of many kinds."""
+    for pattern in ("layers.{}.experts.{}.up.weight", "layers.{}.{}.weight"):
+        tensors = {
+            pattern.format(layer, at): torch.full((2, 2), 0.0 if (layer, at) == (1, 2) else 1e-2)
+            for layer in range(4)
+            for at in range(4)
+        }
+        finding = only(tensors)
+        assert (finding.code, finding.severity) == ("GT205", "warning")
+        assert finding.message == "is all 0"
+
+
 def test_one_layer_is_not_told_as_one_of_one() -> None:
     tensors = {f"h.0.{part}": torch.full((2,), NAN) for part in "ab"}
     finding = only({**tensors, "h.0.c": torch.ones(2), "x": torch.ones(2)})

@@ -39,14 +39,20 @@ def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
             continue
         zeros = stats.zeros / stats.numel if stats.numel else 0.0
         if max_share is not None and zeros > max_share:
-            part = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')}"
-            yield Problem(f"{part} are 0", tensor.name, value=zeros, limit=max_share)
+            part = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')} are 0"
+            words = "is all 0" if is_all_zero(tensor) else part
+            yield Problem(words, tensor.name, value=zeros, limit=max_share)
 
 
 def _dead(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     for tensor, _ in limits.each(evidence.gradients):
         kind = evidence.kinds[tensor.name]
         if not is_all_zero(tensor):
+            continue
+        blocks = evidence.blocks.get(tensor.name)
+        if blocks is not None and 2 * blocks.alive > len(blocks.members) - 1:
+            others = counted(len(blocks.members) - 1, "other block")
+            yield Problem(f"is all 0, and in {blocks.alive:,} of {others} it is not", tensor.name)
             continue
         siblings = len(kind.members) - 1
         # Some of several experts, or of the heads of several tasks, are unused in any one step.
@@ -165,7 +171,7 @@ RULES = (
         severity="warning",
         per_tensor=True,
         find=_zeros,
-        alike="nearly all 0",
+        alike="all or nearly all 0",
         yields_to=frozenset({"GT203", "GT207", "GT208", "GT209"}),
         summary="Nearly all elements of a tensor are exactly 0.",
         explanation=(
@@ -195,8 +201,10 @@ RULES = (
             "units are dead. Tensors are of one kind if they have one shape, one name but for the "
             "first number in it (`layers.3.up.weight` and `layers.4.up.weight`), and layers with "
             "the same tensors. More than half of the others have to be alive, and an expert of "
-            "several in its layer counts as dead only if all of them are. For a kind that is 0 in "
-            "most layers there are GT208 and GT209."
+            "several in its layer counts as dead only if all of them are. Of "
+            "blocks that run one after another in a stage (`layer3.1.conv2.weight`, "
+            "`layers.0.blocks.1.mlp.fc1.weight`) those of the same stage are the others, of any "
+            "shape. For a kind that is 0 in most layers there are GT208 and GT209."
         ),
         rationale="None: exactly 0 in every element does not happen by chance.",
         remedy="Look in that layer for a detach(), a mask, a gate or a ReLU that closes.",
