@@ -53,7 +53,7 @@ def _checked(outcome: CheckOutcome, name: str, style: Style) -> str:
 
 
 def _tensors(measurement: Measurement) -> Iterator[dict[str, Any]]:
-    return (tensor_row(measurement, tensor) for tensor in measurement.tensors)
+    return (tensor_row(measurement, tensor) for tensor in measurement.in_order)
 
 
 def _dumps(outcome: CheckOutcome) -> Iterator[dict[str, Any]]:

@@ -86,6 +86,34 @@ def test_where_names_are_sorted_the_frontier_lies_between_layers(tmp_path: Path)
     )
 
 
+@pytest.mark.parametrize("suffix", ["npz", "pt", "tree"])
+@pytest.mark.parametrize("separator", [".", "/"])
+def test_a_dict_that_was_sorted_is_not_in_the_model_s_order(
+    tmp_path: Path, suffix: str, separator: str
+) -> None:
+    """As JAX sorts what it flattens: layer 10 lies between layers 1 and 2 of the file."""
+    tensors = {}
+    for layer in range(12):
+        for part in ("attn", "attn_norm", "mlp"):
+            name = separator.join(("params", "layers", str(layer), part))
+            tensors[name] = np.full(3, NAN if layer == 10 else 1e-2)
+    for put_in_order in (sorted, list):
+        of_file = {name: tensors[name] for name in put_in_order(tensors)}
+        path = tmp_path / f"grads.{suffix}"
+        if suffix == "npz":
+            np.savez(path, **of_file)
+        elif suffix == "pt":
+            torch.save({name: torch.from_numpy(value) for name, value in of_file.items()}, path)
+        source = of_file if suffix == "tree" else path
+        finding = only(source)
+        if put_in_order is sorted:
+            assert "in natural order of names: layer 10, layer 9 and layer 11" in finding.message
+        else:
+            assert "in the model's order: from" in finding.message
+        first, *_, last = gradtool.measure(source).in_order
+        assert (first.name.split(separator)[2], last.name.split(separator)[2]) == ("0", "11")
+
+
 def resnet(blocks: int = 2) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "conv1.weight", (4, 3, 3, 3)
     yield from (("bn1.weight", (4,)), ("bn1.bias", (4,)))

@@ -18,7 +18,7 @@ def clip_rows(outcome: ClipOutcome) -> Iterator[dict[str, Any]]:
 def _rows(outcome: ClipOutcome, part: Clipped) -> Iterator[dict[str, Any]]:
     measured = () if part.after is None else part.after.tensors
     after = {tensor.name: tensor for tensor in measured}
-    for tensor in part.before.tensors:
+    for tensor in part.before.in_order:
         written = after.get(tensor.name)
         yield {
             "path": outcome.path,

@@ -181,6 +181,16 @@ def test_rows_are_those_of_csv_with_numbers_in_them() -> None:
     assert any(math.isnan(row["norm"]) for row in rows)
 
 
+def test_rows_are_in_the_order_of_the_table(tmp_path: Path) -> None:
+    names = [f"layers.{at}.w" for at in range(12)]
+    save_file({name: np.ones(2, np.float32) for name in names}, tmp_path / "g.safetensors")
+    measured = gradtool.measure(tmp_path / "g.safetensors")
+    assert [row["name"] for row in measured.to_rows()] == names
+    assert [row["name"] for row in measured.to_dict()["tensors"]] == names
+    clipped = gradtool.clip(tmp_path / "g.safetensors", max_norm=1, dry_run=True)
+    assert [row["name"] for row in clipped.to_rows()] == names
+
+
 @pytest.mark.parametrize("which", range(3))
 def test_rows_are_flat_and_alike(which: int) -> None:
     rows = results()[which].to_rows()
