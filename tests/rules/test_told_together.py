@@ -471,3 +471,24 @@ def test_layers_that_are_gone_are_some_of_those_that_the_baseline_has(
     assert [one.message for one in found] == [
         "gone since the baseline in 2 of 6 layers (layers 0 and 1)"
     ]
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        (range(12), "all 24 gradients are not finite: look at the loss or the inputs"),
+        (range(5), "10 of 24 gradients are not finite; in natural order of names: layers 0 to 4, "),
+        (range(1), "non-finite gradients in 'layers.0.a' (2 NaN, first at [0]), 'layers.0.b' ("),
+    ],
+)
+def test_what_clip_refuses_is_told_by_where_it_began(tmp_path: Path, bad: range, told: str) -> None:
+    tensors = {
+        f"layers.{at}.{part}": torch.full((2,), NAN if at in bad else 1.0)
+        for at in range(12)
+        for part in "ab"
+    }
+    save_file(tensors, tmp_path / "g.safetensors")
+    with pytest.raises(gradtool.NonFiniteError) as caught:
+        gradtool.clip(tmp_path / "g.safetensors", max_norm=1, dry_run=True)
+    assert told in str(caught.value)
+    assert len(caught.value.tensors) == 2 * len(bad)

@@ -10,8 +10,9 @@ from typing import Final, Literal, get_args
 from gradtool.core.clip.factors import factor
 from gradtool.core.clip.groups import ClipGroup, clip_groups
 from gradtool.core.clipping import IDENTITY, TORCH_EPS, Transform, Units, clip_coef
-from gradtool.core.figures import first_of, nonfinite_counts
+from gradtool.core.figures import counted, nonfinite_counts
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
+from gradtool.core.order.frontier import Frontier, of_all
 from gradtool.errors import (
     NonFiniteError,
     UsageError,
@@ -184,16 +185,24 @@ def one_total(measurement: Measurement) -> Summary:
 
 
 def _refuse_nonfinite(measurement: Measurement) -> None:
-    bad = [tensor for tensor in measurement.tensors if tensor.stats.nonfinite]
+    bad = [tensor for tensor in measurement.in_order if tensor.stats.nonfinite]
     if not bad:
         return
-    shown = [
-        f"{tensor.name!r} ({', '.join(nonfinite_counts(tensor.stats))}, "
-        f"first at {list(tensor.first_nonfinite or ())})"
-        for tensor in bad
-    ]
+    if len(bad) <= _MOST_NAMED:
+        shown = (
+            f"{tensor.name!r} ({', '.join(nonfinite_counts(tensor.stats))}, "
+            f"first at {list(tensor.first_nonfinite or ())})"
+            for tensor in bad
+        )
+        told = f"non-finite gradients in {', '.join(shown)}"
+    elif len(bad) == len(measurement.tensors):
+        told = f"all {counted(len(bad), 'gradient')} are not finite: {of_all(bad)}"
+    else:
+        told = f"{len(bad):,} of {counted(len(measurement.tensors), 'gradient')} are not finite; "
+        told += f"in {measurement.order}: "
+        told += Frontier(measurement.in_order, measurement.in_model_order).text
     raise NonFiniteError(
-        f"{measurement.path}: not clipped: non-finite gradients in {first_of(shown, _MOST_NAMED)}",
+        f"{measurement.path}: not clipped: {told}",
         tuple(tensor.name for tensor in bad),
         hint="`nonfinite='zero'` replaces them by 0, `nonfinite='keep'` leaves them",
     )
