@@ -146,6 +146,8 @@ def test_numbers_that_are_no_layers_do_not_divide_what_broke(tmp_path: Path, suf
     else:
         assert "layer 1 and layer 2 in part, layer 3 is finite" in finding.message
         assert "3 tensors of no layer" in finding.message
+        of_layer = next(one for one in finding.details if one.tensor == "layer1.0.bn1.bias")
+        assert of_layer.message.endswith("nearest finite in natural order of names: 'layer3' after")
         assert "bn* " not in finding.message
 
 

@@ -117,8 +117,12 @@ class Frontier:
         """Whether the number is that of a layer: beside `layer1` and `layer2` `conv1` is a name."""
         if split.number is None:
             return False
-        most = max(map(len, self._numbers.values()))
-        return len(self._numbers[split.stem]) > 1 or most == 1
+        return len(self._numbers[split.stem]) > 1 or not self._has_stacks
+
+    @cached_property
+    def _has_stacks(self) -> bool:
+        """Whether any layers differ in their numbers alone."""
+        return any(len(numbers) > 1 for numbers in self._numbers.values())
 
     def _layer_of(self, name: str) -> str:
         """The layer that a tensor is in; its own name where it is in none."""
@@ -127,7 +131,10 @@ class Frontier:
 
     @cached_property
     def _finite_around(self) -> dict[str, tuple[str | None, str | None]]:
-        """For each layer, the nearest ones before and after it that are finite as a whole."""
+        """For each layer, the nearest ones of its stack that are finite as a whole.
+
+        Of tensors in no layer those count that are in none either.
+        """
         before, after = (
             self._last_finite(list(self._layers)),
             self._last_finite(list(reversed(self._layers))),
@@ -135,12 +142,14 @@ class Frontier:
         return {layer: (before[layer], after[layer]) for layer in self._layers}
 
     def _last_finite(self, layers: Sequence[str]) -> dict[str, str | None]:
-        last: str | None = None
+        last: dict[str | None, str] = {}
         found: dict[str, str | None] = {}
         for layer in layers:
-            found[layer] = last
+            split = split_name(layer)
+            stack = split.stem if self._is_in_layer(split) else None
+            found[layer] = last.get(stack)
             if not self._layers[layer].nonfinite:
-                last = layer
+                last[stack] = layer
         return found
 
     @property
