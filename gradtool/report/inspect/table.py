@@ -78,7 +78,8 @@ def _grids(report: InspectReport, style: Style, painter: Painter) -> Iterator[st
             yield painter.paint(more, MOODS["minor"])
         yield ""
     for table in () if style.quiet else report.by_row:
-        yield painter.paint(row_heading(table), HEADER)
+        for line in paragraph(row_heading(table), style.width, "  "):
+            yield painter.paint(line, HEADER)
         yield from grid_lines(row_grid(report, table, style), style.width, painter)
         if hidden := len(table.rows) - len(shown_rows(report, table, style)):
             more = left_out(counted(hidden, "more row"), style)

@@ -11,6 +11,11 @@ import pytest
 from command_line import run
 from dumps import write_safetensors
 
+import gradtool
+from gradtool.report import reporter
+from gradtool.report.inspect.arrangement import report_on
+from gradtool.report.model import Style
+
 ROWS = 25
 
 
@@ -48,6 +53,15 @@ def test_people_see_the_largest_ten_unless_they_ask_for_all(dump: str, form: str
     )
     assert rows_in(run("inspect", dump, "--rows", "w", "-f", form, "-q").stdout) == []
     assert rows_in(run("inspect", dump, "-f", form).stdout) == []
+
+
+def test_no_line_is_longer_than_the_terminal_is_wide(tmp_path: Path) -> None:
+    name = "transformer.h.0.attention.query_key_value.weight"
+    tensors = {name: ("F32", np.arange(40, dtype=np.float32).reshape(20, 2))}
+    measured = gradtool.measure(write_safetensors(tmp_path / "g.safetensors", tensors), rows="*")
+    for width in (50, 80, 200):
+        text = reporter("table")([report_on(measured)], Style(width=width))
+        assert max(map(len, text.splitlines()[2:])) <= width
 
 
 def test_the_first_of_many_tensors_are_no_long_report_on_what_is_not_finite(tmp_path: Path) -> None:
@@ -95,4 +109,4 @@ def test_programs_get_all_rows_of_all_that_matched(dump: str) -> None:
 def test_a_glob_that_matches_nothing_with_rows_is_wrong_usage(dump: str) -> None:
     refused = run("inspect", dump, "--rows", "bias")
     assert refused.returncode == 2
-    assert "--rows matches no tensor with two axes or more" in refused.stderr
+    assert "--rows 'bias' matches no tensor with two axes or more" in refused.stderr
