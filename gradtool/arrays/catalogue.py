@@ -92,7 +92,9 @@ def _elements(name: str, array: object) -> Elements:
         reason = str(error).partition("\n")[0]
         raise UsageError(f"{name!r}: {problem} ({reason})") from error
     if elements is None:
-        hint = "a path has to stand alone, or among paths only" if isinstance(array, str) else None
+        hint = "give a path, several paths, a module, or arrays by name"
+        if isinstance(array, str):
+            hint = "a path has to stand alone, or among paths only"
         raise UsageError(f"{name!r} is no array of numbers: {type(array).__name__}", hint=hint)
     return elements
 

@@ -227,3 +227,8 @@ def test_a_test_suite_is_told_nothing_of_options() -> None:
         gradtool.assert_healthy(tree, thresholds={"GT007.names": list("jklmnopq")})
     assert "3 more of GT007" in str(caught.value)
     assert "--all" not in str(caught.value)
+
+
+def test_what_is_no_source_is_told_what_one_is() -> None:
+    with pytest.raises(gradtool.UsageError, match="give a path, several paths, a module, or"):
+        gradtool.measure(3)

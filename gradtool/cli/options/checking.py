@@ -60,7 +60,7 @@ _ROWS: Final = (
         "min_tensors",
         int | None,
         typer.Option(
-            None, "--min-tensors", metavar="N", min=0, help="Expect at least N gradients (GT006)."
+            None, "--min-tensors", metavar="N", min=1, help="Expect at least N gradients (GT006)."
         ),
     ),
     Row(
