@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 from gradtool.arrays.memory import Elements, elements_of
@@ -11,6 +12,7 @@ from gradtool.arrays.tree import LONE_NAME, Tree, all_leaves
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.element_types import listed_name
 from gradtool.core.figures import counted
+from gradtool.core.order.listed import may_be_the_model_s
 from gradtool.core.sections import OPTIMIZER, OPTIMIZER_KEYS, Sections, sections_of
 from gradtool.core.tensors import ABSENT, Skipped, TensorSpec
 from gradtool.errors import UsageError
@@ -38,7 +40,11 @@ def catalogue(source: Tree) -> MemoryCatalogue:
         leaves = all_leaves(source)
         named = [item for name, leaf in leaves for item in gradient(name or LONE_NAME, leaf)]
         listed = catalogue_of(named, _sections_of_tree(source, [item.name for item in named]))
-        listed = listed._replace(checkpoint=listed.checkpoint.with_scales_apart())
+        checkpoint = replace(
+            listed.checkpoint.with_scales_apart(),
+            in_model_order=may_be_the_model_s(listed.checkpoint.tensors),
+        )
+        listed = listed._replace(checkpoint=checkpoint)
     refuse_repeated(listed.checkpoint.names)
     return listed
 

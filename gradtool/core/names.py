@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import translate
-from itertools import pairwise
 from typing import Final, Protocol, TypeAlias, TypeVar
 
 from gradtool.errors import UsageError
@@ -22,7 +21,6 @@ _MOST_DEPTH_DIGITS = 18
 UNGROUPED = "(other)"
 """The group of the names that a group pattern does not match."""
 
-_COMPONENT: Final = re.compile(r"[./]")
 _SEPARATORS: Final = re.compile(r"[-_./]+", re.ASCII)
 _WRAPPER: Final = re.compile(
     r"(?<![^.])(?:module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\."
@@ -120,21 +118,6 @@ def ordered(items: Iterable[_Item], *, in_model_order: bool) -> tuple[_Item, ...
     if in_model_order:
         return tuple(items)
     return tuple(sorted(items, key=lambda item: (natural_key(item.name), item.name)))
-
-
-def are_sorted(names: Sequence[str]) -> bool:
-    """Whether names lie as their characters do, where natural order is another.
-
-    As of a dict that JAX, or `sorted`, has put in order: layer 10 before layer 2, which no model
-    has.
-    """
-    components = map(_COMPONENT.split, names)
-    is_sorted = all(one <= other for one, other in pairwise(names)) or all(
-        one <= other for one, other in pairwise(components)
-    )
-    return is_sorted and any(
-        natural_key(one) > natural_key(other) for one, other in pairwise(names)
-    )
 
 
 def order_name(*, in_model_order: bool) -> str:

@@ -13,6 +13,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DType
 from gradtool.core.figures import some
 from gradtool.core.locations import Extent, Source
+from gradtool.core.order.listed import may_be_the_model_s
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.core.tensors import Skipped, StoredChecksum, TensorSpec
 from gradtool.errors import CorruptFileError
@@ -65,7 +66,7 @@ def open_npz(source: Source, entries: Sequence[Entry], raw_dtype: DType | None) 
         section_kinds=section_of.kinds,
         checksums=tuple(checksums),
         notes=_notes([entry.name for entry in others if entry.nbytes]),
-        in_model_order=True,
+        in_model_order=may_be_the_model_s(tensors),
     )
 
 

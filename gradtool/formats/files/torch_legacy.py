@@ -16,6 +16,7 @@ from typing import Final
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.element_types import storage_type
 from gradtool.core.locations import Extent, Source
+from gradtool.core.order.listed import may_be_the_model_s
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files._torch_specs import SpecBuilder
 from gradtool.formats.pickles.cutting import read_pickle
@@ -70,7 +71,7 @@ def open_torch_legacy(source: Source) -> Checkpoint:
         placed=placed_parts(walked.distributed),
         part_notes=walked.part_notes(),
         notes=walked.notes(),
-        in_model_order=True,
+        in_model_order=may_be_the_model_s(builder.tensors),
     ).with_scales_apart()
 
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import some
 from gradtool.core.locations import Extent, Source
+from gradtool.core.order.listed import may_be_the_model_s
 from gradtool.core.tensors import SerializationId, StoredChecksum
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.files import npy
@@ -129,7 +130,7 @@ def catalogue_of(tree: Tree) -> Checkpoint:
         checksums=checksums(archive, "data.pkl", "data/"),
         serialization_ids=_serialization_ids(archive),
         notes=(*walked.notes(), *unnamed(archive.others(storages))),
-        in_model_order=True,
+        in_model_order=may_be_the_model_s(builder.tensors),
     ).with_scales_apart()
 
 

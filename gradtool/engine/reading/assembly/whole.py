@@ -12,7 +12,6 @@ from gradtool.core.measurement import (
     TensorMeasurement,
     summarize,
 )
-from gradtool.core.names import are_sorted
 from gradtool.core.sections import OTHER, have_one_norm
 from gradtool.engine.reading.assembly.notes import clipping_notes, sharing_notes
 
@@ -52,18 +51,10 @@ def measurement_of(
         elapsed_s=time.perf_counter() - started,
         step=checkpoint.step,
         ranks=checkpoint.ranks,
-        in_model_order=checkpoint.in_model_order and not _are_sorted(tensors),
+        in_model_order=checkpoint.in_model_order,
         replicas=len(checkpoint.replicas) - len(disagreements),
         disagreements=disagreements,
     )
-
-
-def _are_sorted(tensors: tuple[TensorMeasurement, ...]) -> bool:
-    """Whether those of a section lie as their names' characters do, and so in no model's order."""
-    names: dict[str, list[str]] = {}
-    for tensor in tensors:
-        names.setdefault(tensor.spec.section, []).append(tensor.name)
-    return any(map(are_sorted, names.values()))
 
 
 def _summaries(
