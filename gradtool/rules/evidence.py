@@ -217,6 +217,7 @@ class Problem:
         is_whole: whether it is about all elements of the tensor, or some; None where it is about
             no elements.
         also: names of other tensors that it is about.
+        alike: what this tensor is where that is not what the rule says of all: see `DumpRule`.
     """
 
     message: str
@@ -226,6 +227,7 @@ class Problem:
     limit: float | None = None
     is_whole: bool | None = None
     also: tuple[str, ...] = ()
+    alike: str = ""
 
 
 class Limits:

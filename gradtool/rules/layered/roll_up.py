@@ -91,7 +91,7 @@ class _Told:
         problems = list(self._single.values())
         for noun, names in self._evidence.names_by_noun.items():
             if names == self._single.keys():
-                message = f"all {counted(len(names), noun)} are {self._rule.alike}"
+                message = f"all {counted(len(names), noun)} are {self._alike(problems)}"
                 part = _choose(problems, "", " in whole or in part", " in part")
                 return self._finding(message + part, problems)
         return None
@@ -105,7 +105,7 @@ class _Told:
         if self._rule.ending is None:  # which else says where they are
             numbers = (split_name(name).number for name in self._single)
             layers = f" ({layers_text(number for number in numbers if number is not None)})"
-        message = f"{len(problems):,} of {among}{layers} are {self._rule.alike}{part}"
+        message = f"{len(problems):,} of {among}{layers} are {self._alike(problems)}{part}"
         return self._finding(message, problems)
 
     def pattern(self, pattern: Pattern) -> Finding:
@@ -114,8 +114,12 @@ class _Told:
         if len(problems) == 1:
             return finding_of(self._active, problems[0])
         elements = _choose(problems, ", all elements", "", ", some elements")
-        message = f"{self._rule.alike} {pattern.extent}{elements}"
+        message = f"{self._alike(problems)} {pattern.extent}{elements}"
         return self._finding(message, problems, pattern)
+
+    def _alike(self, problems: Sequence[Problem]) -> str:
+        """What all these tensors are, in the words after "are"."""
+        return " or ".join(sorted({one.alike or self._rule.alike for one in problems}))
 
     def _finding(
         self, message: str, problems: Sequence[Problem], pattern: Pattern | None = None

@@ -75,9 +75,10 @@ def _cut_off(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
         alive = cuts.get((split.stem, split.number))
         if alive is not None and limits(name) is not None:
             verb = "get" if len(alive) > 1 else "gets"
-            is_zero = "is all 0" if name in evidence.by_name else "has no gradient"
-            message = f"{is_zero}: only {layers_text(alive)} {verb} gradients"
-            yield Problem(message, name, also=outside)
+            is_zero = name in evidence.by_name
+            words = "is all 0" if is_zero else "has no gradient"
+            message = f"{words}: only {layers_text(alive)} {verb} gradients"
+            yield Problem(message, name, also=outside, alike="0" if is_zero else "missing")
 
 
 def _members(evidence: Evidence) -> dict[str, bool]:
