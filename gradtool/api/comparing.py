@@ -15,8 +15,6 @@ from gradtool.arguments import globs, number, require
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.comparing.difference import (
-    DEAD_SIDES,
-    Conclusion,
     Difference,
     DumpSide,
     OtherDifference,
@@ -24,16 +22,19 @@ from gradtool.core.comparing.difference import (
 )
 from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, paired
 from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.judging.quotient import Known
 from gradtool.core.names import name_filter, no_name, ordered
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Observer, Progress, split_progress
 from gradtool.engine.reading.differences import differences, others_compared, transposed
+from gradtool.engine.reading.second_look import SecondReading
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.schedule import Runner
 from gradtool.errors import InputError, UsageError
 from gradtool.places import place_of
 from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
+from gradtool.rules.diagnosing import diagnosed
 
 SIDES = ("A", "B")
 
@@ -135,16 +136,19 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         )
         others = _others(first, second, request, runners[1])
     names = [[spec.name for spec in one.tensors] for one in (first, second)]
+    tensors = ordered(tensors, in_model_order=first.in_model_order)
+    with reporting_shortage():
+        conclusions = diagnosed(tensors, SecondReading(), _known(first, second, request))
     return Difference(
         a=_side(first, request),
         b=_side(second, request),
-        tensors=ordered(tensors, in_model_order=first.in_model_order),
+        tensors=tensors,
         others=others,
         only_in_a=tuple(names[0][n] for n in pairing.only_in_a),
         only_in_b=tuple(names[1][n] for n in pairing.only_in_b),
         in_model_order=first.in_model_order,
         tolerance=tolerance,
-        diagnosis=tuple(_dead_sides(tensors)),
+        diagnosis=conclusions,
         notes=tuple(pairing.notes),
         elapsed_s=time.perf_counter() - started,
     )
@@ -283,10 +287,11 @@ def _side(checkpoint: Checkpoint, request: MeasureRequest) -> DumpSide:
     )
 
 
-def _dead_sides(tensors: Sequence[TensorDifference]) -> Iterator[Conclusion]:
-    """The finding that all elements that were compared are 0, or not finite."""
-    found = [tensor.distance for tensor in tensors if tensor.distance is not None]
-    if found and not any(one.a.max_abs or one.b.max_abs for one in found):
-        yield Conclusion(
-            DEAD_SIDES, "no element of either dump is finite and not 0: two dead runs agree"
-        )
+def _known(first: Checkpoint, second: Checkpoint, request: MeasureRequest) -> Known:
+    """What is known of two dumps, as far as a factor between them may come from it."""
+    sizes = {size for one in (first, second) for _, size in one.ranks}
+    scales = {request.loss_scale_of(one) for one in (first, second)} - {1.0}
+    return Known(
+        ranks=max(sizes, default=None),
+        loss_scale=scales.pop() if len(scales) == 1 else None,
+    )

@@ -128,6 +128,6 @@ def test_two_dead_dumps_do_not_agree(tmp_path: Path) -> None:
     a, b = (saved(tmp_path / f"{name}.safetensors", w=zeros, v=zeros) for name in "ab")
     found = told(a, b, code=1)
     assert found["identical"] and not found["same"]
-    assert [one["code"] for one in found["diagnosis"]] == ["dead-sides"]
+    assert [one["name"] for one in found["diagnosis"]] == ["dead-sides"]
     alive = saved(tmp_path / "c.safetensors", w=W, v=zeros)
     assert told(alive, alive, code=0)["diagnosis"] == []

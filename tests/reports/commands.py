@@ -274,7 +274,7 @@ class Diff(Command):
 
     def sample(self, figures: Three = SOME) -> Difference:
         pairs = [_pair(f"qtensor{at}q", one, figures[0]) for at, one in enumerate(figures, 1)]
-        text = Conclusion("a-code", "qtext1q", ("qtensor1q",))
+        text = Conclusion("GT999", "a-name", "qtext1q", ("qtensor1q",))
         return _difference(
             (replace(pairs[0], distance=None), *pairs[1:]),
             others=(OtherDifference("qother1q", "", pairs[0].a, pairs[0].b, 3, (0, 1)),),

@@ -10,15 +10,22 @@ from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
 
-DEAD_SIDES = "dead-sides"
-"""The finding that two dumps have nothing in them: no element is finite and not zero."""
+DEAD_SIDES = "GT501"
+"""The code of the finding that no element of two dumps is finite and not zero."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conclusion:
-    """What the figures say together: a code, a sentence, the names of the tensors it is about."""
+    """What the figures say together.
+
+    Attributes:
+        code, name: of the rule that says so; see `gradtool explain`.
+        text: one sentence.
+        tensors: names of the tensors that it is about, as the first dump has them.
+    """
 
     code: str
+    name: str
     text: str
     tensors: tuple[str, ...] = ()
 

@@ -90,29 +90,38 @@ def _names(value: object) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rule:
-    """One thing that can be wrong with a dump.
+class Explained:
+    """Something that is told of dumps, with its documentation.
 
     Attributes:
         code: `GT` and three digits, of which the first is the family's; never reused.
         name: short, and as stable as the code.
-        severity: of its findings, unless a configuration says otherwise.
-        summary: what is wrong where the rule finds something, in one line.
+        summary: what is wrong where it is told, in one line.
         explanation: what that means for the training.
-        rationale: why the parameters' defaults are what they are.
+        rationale: why the thresholds are what they are.
         remedy: what to do about it.
+    """
+
+    code: str
+    name: str
+    summary: str
+    explanation: str
+    rationale: str
+    remedy: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule(Explained):
+    """One thing that can be wrong with a dump.
+
+    Attributes:
+        severity: of its findings, unless a configuration says otherwise.
         parameters: the thresholds that can be set.
         across_dumps: whether it judges the dumps of a run together, and not each by itself.
         mandatory: whether it cannot be switched off.
     """
 
-    code: str
-    name: str
     severity: Severity = "error"
-    summary: str
-    explanation: str
-    rationale: str
-    remedy: str
     parameters: tuple[Parameter, ...] = ()
     across_dumps: bool = False
     mandatory: bool = False

@@ -42,7 +42,12 @@ def _fields(difference: Difference) -> dict[str, object]:
         "tolerance": _tolerance(difference.tolerance),
         "first_difference": difference.first_difference,
         "diagnosis": [
-            {"code": one.code, "text": one.text, "tensors": list(one.tensors)}
+            {
+                "code": one.code,
+                "name": one.name,
+                "text": one.text,
+                "tensors": list(one.tensors),
+            }
             for one in difference.diagnosis
         ],
         "tensors": map(_tensor, difference.tensors),

@@ -191,7 +191,7 @@ def remarks(difference: Difference, *, with_reading: bool) -> Iterator[tuple[str
     Those on how the dumps were read come `with_reading` only.
     """
     for one in difference.diagnosis:
-        yield "diagnosis", f"{one.code}: {brief(one.text)}"
+        yield "diagnosis", f"{one.code} {one.name}: {brief(one.text)}"
     for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b)):
         if names:
             yield f"only in {side}", brief(f"{counted(len(names), 'tensor')}: {some(names)}")

@@ -1,0 +1,108 @@
+"""GT502: a few elements of which bits are not what they were."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from gradtool.core.comparing.distance import MOST_SAMPLES, Number, Sample
+from gradtool.core.figures import counted, index_text
+from gradtool.core.shapes.strides import unravel
+from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told
+
+_SMALLEST_SHARE: Final = 1000
+"""One element in so many may differ in several bits: rounding, noise and code change far more."""
+
+_EXPONENT_BITS: Final = {"F16": 5, "BF16": 8, "F32": 8, "F64": 11, "E4M3": 4, "E5M2": 5}
+
+
+class _Element(NamedTuple):
+    tensor: Compared
+    sample: Sample
+
+    @property
+    def flipped(self) -> int:
+        """The bits that differ; 0 where types do."""
+        return self.sample.flipped or 0
+
+
+def _bits(evidence: Evidence) -> Iterator[Told]:
+    """A few elements of a dump that otherwise has the very bits of the other."""
+    compared = [one for one in evidence.compared if one.distance.differing]
+    differing = sum(one.distance.differing for one in compared)
+    if not compared or len(compared) < len(evidence.differing) or differing > MOST_SAMPLES:
+        return
+    found = [_Element(one, sample) for one in compared for sample in one.distance.samples]
+    if not all(one.flipped for one in found):
+        return
+    numel = sum(pair.a.numel for pair in evidence.pairs)
+    single = all(one.flipped.bit_count() == 1 for one in found)
+    # Of a handful of elements, one that differs is a share that code may change as well.
+    least = _SMALLEST_SHARE if not single or differing > 1 else MOST_SAMPLES
+    if numel < least * differing:
+        return
+    elements = f"{counted(differing, 'element')} of {numel:,} {'differs' if single else 'differ'}"
+    if differing != 1:
+        elements = f"{differing:,} of {numel:,} elements differ"
+    how = "in one bit" if single else "in several bits"
+    each = " each" if differing > 1 else ""
+    others = f"; then {counted(differing - 1, 'more element')}" if differing > 1 else ""
+    yield Told(
+        f"{elements} {how}{each}, all else has the same bits: {_told(found[0])}{others}",
+        [one.pair for one in compared],
+    )
+
+
+def _told(element: _Element) -> str:
+    tensor, sample = element
+    place = index_text(unravel(sample.position, tensor.pair.a.shape))
+    numbers = " to ".join(map(_text, (sample.a, sample.b)))
+    return f"{_which(element)} of {tensor.name!r:.80} at {place}, {numbers}"
+
+
+def _text(number: Number) -> str:
+    return f"{number:.9g}"
+
+
+def _which(element: _Element) -> str:
+    """`bit 30, of the exponent,`; counted from the last one of a number."""
+    dtype = element.tensor.dtypes[0]
+    width, exponent = dtype.bits, _EXPONENT_BITS[dtype.name[3:7] if dtype.is_fp8 else dtype.name]
+    named: dict[str, list[int]] = {}
+    for bit in range(2 * width):
+        if element.flipped >> bit & 1:
+            named.setdefault(_part(bit % width, width, exponent), []).append(bit % width)
+    return " and ".join(_listed(part, bits) for part, bits in named.items())
+
+
+def _part(bit: int, width: int, exponent: int) -> str:
+    if bit == width - 1:
+        return "sign"
+    return "exponent" if bit >= width - 1 - exponent else "mantissa"
+
+
+def _listed(part: str, bits: list[int]) -> str:
+    word = "bit" if len(bits) == 1 else "bits"
+    shown = ", ".join(map(str, bits)) if len(bits) < 5 else f"{bits[0]} to {bits[-1]}"
+    return f"{word} {shown} (the sign)" if part == "sign" else f"{word} {shown} (of the {part})"
+
+
+RULES: Sequence[Diagnosis] = (
+    Diagnosis(
+        code="GT502",
+        name="flipped-bits",
+        find=_bits,
+        summary="A few elements have other bits, and all others the same.",
+        explanation=(
+            "Two computations that differ at all differ in most elements. Where a handful differ "
+            "and each other bit of both dumps is the same, one was changed after it was computed, "
+            "or on its way to the disk: memory, a link, a transfer. A bit of the exponent makes a "
+            "number huge or tiny, one of the mantissa may go unnoticed."
+        ),
+        rationale=(
+            f"At most {MOST_SAMPLES} elements differ in all. Where each is another number in more "
+            f"than one bit, or there are several, they are fewer than one in {_SMALLEST_SHARE:,}."
+        ),
+        remedy="Copy or dump again and compare; test the memory of that host if it comes back.",
+    ),
+)

@@ -1,0 +1,197 @@
+"""GT508 to GT510, GT512: elements in other places, and differences in few places."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from gradtool.core.comparing.difference import TensorDifference
+from gradtool.core.comparing.second_look import Moved
+from gradtool.core.figures import counted, dimensions, significant
+from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told
+from gradtool.rules.diagnosing.words import scope, which
+
+_CLOSE: Final = 0.01
+"""A relative distance that is small beside one of another matrix, and large beside rounding."""
+
+_TURNED: Final = 0.9
+"""The cosine of a matrix with its transpose, from which on neither is looked at as the other."""
+
+_ALIKE_NORMS: Final = 0.01
+_NEAR_NORMS: Final = 0.25
+
+
+def _transposed(evidence: Evidence) -> Iterator[Told]:
+    found, guessed, most = [], [], 0.0
+    for pair in evidence.open:
+        if not _may_be_transposed(pair):
+            continue
+        distance = evidence.look.transposed(pair)
+        relative = None if distance is None else distance.rel_l2
+        if relative is not None and relative <= _CLOSE:
+            found.append(pair)
+            most = max(most, relative)
+        elif distance is None and pair.a.shape != pair.b.shape:
+            guessed.append(pair)
+    if found:
+        rest = f" (but for a rest of {significant(most, 1)}, relatively)" if most else ""
+        yield Told(f"transposed {scope(found, evidence)}{rest}: `transpose`{_named(found)}", found)
+    if guessed:
+        one = guessed[0]
+        shapes = f"{dimensions(one.a.shape)} in A, {dimensions(one.b.shape)} in B"
+        yield Told(
+            f"sizes are swapped {scope(guessed, evidence)} ({shapes}): transposed? "
+            f"`transpose`{_named(guessed)} compares them",
+            guessed,
+        )
+
+
+def _named(pairs: Sequence[TensorDifference]) -> str:
+    return f" {pairs[0].name!r:.80}" if len(pairs) == 1 else ""
+
+
+def _may_be_transposed(pair: TensorDifference) -> bool:
+    one, other = pair.a.shape, pair.b.shape
+    if len(one) < 2 or len(one) != len(other) or pair.a.dtype.kind != pair.b.dtype.kind:
+        return False
+    if other != (*one[:-2], one[-1], one[-2]) or min(one[-2:]) < 2:
+        return False
+    if pair.distance is None:
+        return True
+    cosine, ratio = pair.cosine, pair.norm_ratio
+    alike = ratio is not None and abs(ratio - 1.0) <= _ALIKE_NORMS
+    return alike and cosine is not None and cosine < _TURNED
+
+
+def _moved(evidence: Evidence, axis: str) -> Iterator[Told]:
+    for tensor in evidence.compared:
+        if not _may_be_moved(tensor):
+            continue
+        moved = evidence.look.moved(tensor.pair)
+        if moved is not None and moved.what == axis:
+            text = _elements(moved) if axis == "elements" else _lines(moved)
+            yield Told(f"{text} {scope([tensor.pair], evidence)}", [tensor.pair])
+
+
+def _may_be_moved(tensor: Compared) -> bool:
+    found, pair = tensor.distance, tensor.pair
+    ratio = found.norm_ratio
+    near = ratio is not None and abs(ratio - 1.0) <= _NEAR_NORMS
+    return near and pair.a.dtype == pair.b.dtype and found.a.max_abs == found.b.max_abs
+
+
+def _lines(moved: Moved) -> str:
+    """How rows or columns moved."""
+    line = moved.what.removesuffix("s")
+    if moved.shift is not None:
+        size, to = abs(moved.shift), "on" if moved.shift > 0 else "back"
+        end = "the last ones are gone" if moved.is_cut else "cyclically"
+        return f"{moved.what} shifted by {size} {to}, {end},"
+    first, at = moved.first or (0, 0)
+    return (
+        f"permuted {moved.what}: {moved.count:,} of {moved.total:,} are in other places, "
+        f"{line} {first} of A is {line} {at} of B,"
+    )
+
+
+def _elements(moved: Moved) -> str:
+    if moved.within is None:
+        return "the same elements in other places"
+    line = moved.within.removesuffix("s")
+    other = "columns" if moved.within == "rows" else "rows"
+    return f"each {line} has the same elements in other {other}"
+
+
+def _rows(evidence: Evidence) -> Iterator[Told]:
+    yield from _moved(evidence, "rows")
+
+
+def _columns(evidence: Evidence) -> Iterator[Told]:
+    yield from _moved(evidence, "columns")
+
+
+def _others(evidence: Evidence) -> Iterator[Told]:
+    yield from _moved(evidence, "elements")
+
+
+def _only_here(evidence: Evidence) -> Iterator[Told]:
+    """Where what no other rule explains is, if that is few tensors or layers of one kind."""
+    left = evidence.open
+    if not left or len(left) == len(evidence.pairs) or 2 * len(left) > len(evidence.pairs):
+        return
+    text = which(left, evidence)
+    if len(left) > 1 and text.startswith(f"{counted(len(left), 'tensor')}, first"):
+        return
+    verb = "differs" if len(left) == 1 else "differ"
+    explained = len(evidence.differing) - len(left)
+    if explained:
+        yield Told(f"only {text} {verb} in more than that", left)
+        return
+    rest = len(evidence.pairs) - len(left)
+    agree = "agrees" if rest == 1 else "agree"
+    yield Told(f"only {text} {verb}; the other {counted(rest, 'tensor')} {agree}", left)
+
+
+_SAME_BITS = "Bits are compared, not numbers: any other arrangement of equal numbers is told so."
+
+RULES: Sequence[Diagnosis] = (
+    Diagnosis(
+        code="GT508",
+        name="transposed",
+        find=_transposed,
+        summary="Matrices are those of the other dump transposed.",
+        explanation=(
+            "The last two axes are the other way round. Frameworks store a linear layer's weight "
+            "as outputs x inputs (torch, MLX) or as inputs x outputs (JAX, TensorFlow, GPT-2's "
+            "Conv1D); a square matrix that is transposed by mistake has the same norm."
+        ),
+        rationale=(
+            f"Square matrices are read again where norms are within {_ALIKE_NORMS:g} and the "
+            f"cosine is below {_TURNED:g}: at most {_CLOSE:g} may be left, relatively."
+        ),
+        remedy="`transpose` compares such tensors the other way round.",
+    ),
+    Diagnosis(
+        code="GT509",
+        name="moved-rows",
+        find=_rows,
+        summary="Rows of a matrix are in other places.",
+        explanation="Tokens, heads or experts are numbered otherwise, or a gather is off by some.",
+        rationale=f"Whole rows are found again, bit by bit. {_SAME_BITS}",
+        remedy="Look at the index that says which row is which: a vocabulary, an order of heads.",
+    ),
+    Diagnosis(
+        code="GT510",
+        name="moved-columns",
+        find=_columns,
+        summary="Columns of a matrix are in other places.",
+        explanation="Inputs are numbered otherwise, shards are joined in another order or off by some.",
+        rationale=f"Whole columns are found again, bit by bit. {_SAME_BITS}",
+        remedy="Look at how shards or heads are joined, and at offsets.",
+    ),
+    Diagnosis(
+        code="GT512",
+        name="moved-elements",
+        find=_others,
+        summary="The same elements are in other places.",
+        explanation=(
+            "A tensor has the very elements of the other dump's, in another order: norms, maxima "
+            "and histograms agree, and the gradient is wrong all the same."
+        ),
+        rationale=_SAME_BITS,
+        remedy="Look at the backward function of what sorts, gathers or scatters: topk, a reshape.",
+    ),
+    Diagnosis(
+        code="GT513",
+        name="only-here",
+        find=_only_here,
+        summary="Only some tensors differ, and they belong together.",
+        explanation=(
+            "What differs is one tensor, one kind of tensors, or some layers, and everything else "
+            "agrees: the fault is there. Backward goes from a model's end to its beginning: what "
+            "agrees after it was computed before."
+        ),
+        rationale="At most half of all tensors differ, and one or two patterns of names fit them.",
+        remedy="Look at these modules, and at what is special about them.",
+    ),
+)
