@@ -15,16 +15,24 @@ from pathlib import Path
 TESTS = Path(__file__).parents[2] / "tests"
 sys.path[:0] = [str(TESTS), str(TESTS / "layouts")]
 
-from comparing.planted import FAULTS, LAYOUTS, Fault, gradients, reference
+from comparing.planted import (  # noqa: E402 - of the tests
+    FAULTS,
+    LAYOUTS,
+    Fault,
+    gradients,
+    reference,
+)
 
-import gradtool
-from gradtool import Difference
+import gradtool  # noqa: E402
+from gradtool import Difference  # noqa: E402
 
 
 def is_right(fault: Fault, found: Difference) -> bool:
     """Whether the fault is told, by the right rule and its words, and nothing else is."""
     told = found.diagnosis
-    return [one.name for one in told] == [fault.rule] and all(w in told[0].text for w in fault.words)
+    return [one.name for one in told] == [fault.rule] and all(
+        w in told[0].text for w in fault.words
+    )
 
 
 def main() -> int:

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from gradtool.api.diagnoses import why
 from gradtool.arguments import globs, number, require
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint, RanksMode
@@ -22,19 +23,17 @@ from gradtool.core.comparing.difference import (
 )
 from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, paired
 from gradtool.core.comparing.tolerance import Tolerance
-from gradtool.core.judging.quotient import Known
 from gradtool.core.names import name_filter, no_name, ordered
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Observer, Progress, split_progress
-from gradtool.engine.reading.differences import differences, others_compared, transposed
-from gradtool.engine.reading.second_look import SecondReading
+from gradtool.engine.reading.differences import differences, others_compared
+from gradtool.engine.reading.pairs.transposition import transposed
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.schedule import Runner
 from gradtool.errors import InputError, UsageError
 from gradtool.places import place_of
 from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
-from gradtool.rules.diagnosing import diagnosed
 
 SIDES = ("A", "B")
 
@@ -136,9 +135,6 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         )
         others = _others(first, second, request, runners[1])
     names = [[spec.name for spec in one.tensors] for one in (first, second)]
-    tensors = ordered(tensors, in_model_order=first.in_model_order)
-    with reporting_shortage():
-        conclusions = diagnosed(tensors, SecondReading(), _known(first, second, request))
     return Difference(
         a=_side(first, request),
         b=_side(second, request),
@@ -148,7 +144,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         only_in_b=tuple(names[1][n] for n in pairing.only_in_b),
         in_model_order=first.in_model_order,
         tolerance=tolerance,
-        diagnosis=conclusions,
+        diagnosis=why(tensors, (first, second), request),
         notes=tuple(pairing.notes),
         elapsed_s=time.perf_counter() - started,
     )
@@ -241,7 +237,7 @@ def _compared(
         a, b = sides[0].tensors[n], sides[1].tensors[m]
         specs.append((a, transposed(b) if is_transposed(a.name) else b))
     with reporting_shortage():
-        return differences(
+        tensors = differences(
             specs,
             sides,
             runner,
@@ -249,6 +245,7 @@ def _compared(
             loss_scales=(request.loss_scale_of(sides[0]), request.loss_scale_of(sides[1])),
             verify=request.verify,
         )
+    return ordered(tensors, in_model_order=sides[0].in_model_order)
 
 
 def _others(
@@ -284,14 +281,4 @@ def _side(checkpoint: Checkpoint, request: MeasureRequest) -> DumpSide:
         step=checkpoint.step,
         skipped=checkpoint.skipped,
         notes=(*checkpoint.essential_notes, *checkpoint.part_notes, *checkpoint.notes),
-    )
-
-
-def _known(first: Checkpoint, second: Checkpoint, request: MeasureRequest) -> Known:
-    """What is known of two dumps, as far as a factor between them may come from it."""
-    sizes = {size for one in (first, second) for _, size in one.ranks}
-    scales = {request.loss_scale_of(one) for one in (first, second)} - {1.0}
-    return Known(
-        ranks=max(sizes, default=None),
-        loss_scale=scales.pop() if len(scales) == 1 else None,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from difflib import get_close_matches
 from operator import attrgetter
 from typing import Final
@@ -22,12 +23,17 @@ RULES: Final[dict[str, Rule]] = {
 """All rules by code, in the order of codes."""
 
 
-def find_rule(text: str) -> Rule:
-    """The rule with that code or name, in any case; UsageError, naming the nearest, for none."""
+def find_rule(text: str, also: Collection[str] = ()) -> Rule:
+    """The rule with that code or name, in any case; UsageError, naming the nearest, for none.
+
+    `also` has what else might have been meant.
+    """
     by_name = {rule.name: rule for rule in RULES.values()}
     rule = RULES.get(text.upper()) or by_name.get(text.lower())
     if rule is None:
-        raise UsageError(f"there is no rule {text!r}", hint=suggestion(text, [*RULES, *by_name]))
+        raise UsageError(
+            f"there is no rule {text!r}", hint=suggestion(text, [*RULES, *by_name, *also])
+        )
     return rule
 
 

@@ -152,9 +152,13 @@ COPIED = tuple(
 )
 
 FAULTS = {
-    "scale by 2": Fault(scaled(2.0), "factor", ("factor 2 in all", "sum against a mean")),
+    "scale by 2": Fault(
+        scaled(2.0), "factor", ("factor 2 (", "sum against a mean) in all 69 tensors")
+    ),
     "1/world size": Fault(
-        scaled(1.0 / WORLD), "factor", ("factor 0.125 in all", "1/8", "accumulation steps or ranks")
+        scaled(1.0 / WORLD),
+        "factor",
+        ("factor 0.125 (1/8", "accumulation steps or ranks", "in all 69 tensors"),
     ),
     "sign": Fault(changed(UP, lambda one: -one), "sign", ("sign is flipped", UP), (UP,)),
     "swapped rows": Fault(
@@ -170,7 +174,7 @@ FAULTS = {
         (UP,),
     ),
     "transposition": Fault(
-        changed(Q, lambda one: one.T.contiguous()), "transposed", ("transposed in", Q), (Q,)
+        changed(Q, lambda one: one.T.contiguous()), "transposed", ("B is transposed", Q), (Q,)
     ),
     "bit in the exponent": Fault(
         changed(UP, flipped(30)), "flipped-bits", ("bit 30 (of the exponent)", "[5, 6]", UP), (UP,)
@@ -185,7 +189,7 @@ FAULTS = {
     "bf16 against float32": Fault(
         lambda grads: {name: one.bfloat16() for name, one in grads.items()},
         "rounding",
-        ("only rounding to BF16: equal once rounded in all",),
+        ("only rounding to BF16: equal once rounded", "in all 69 tensors"),
     ),
     "only the head different": Fault(
         other_head, "only-here", (f"only '{HEAD}' differs", "the other"), (HEAD,)

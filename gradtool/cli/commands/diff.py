@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
@@ -13,10 +14,12 @@ from gradtool.cli.options.command import command
 from gradtool.cli.options.comparing import Comparing
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports
+from gradtool.cli.spelling import with_options
 from gradtool.errors import UsageError
 from gradtool.report import DIFF_REPORTERS, diff_reporter
 
 if TYPE_CHECKING:  # it loads all readers, which --help does not need
+    from gradtool.core.comparing.difference import Difference
     from gradtool.places import Place
 
 EPILOG = """\
@@ -59,9 +62,16 @@ def diff(
 
     with display.progress(a) as progress:
         difference = gradtool.diff(_place(a), _place(b), progress=progress, **comparing, **reading)
+    difference = _with_options(difference)
     reports.refuse_to_replace([*difference.a.files, *difference.b.files])
     reports.write(lambda name, style: diff_reporter(name)(difference, style), display)
     raise typer.Exit(0 if difference else 1)
+
+
+def _with_options(difference: Difference) -> Difference:
+    """The difference, its diagnosis naming options instead of the library's arguments."""
+    told = (replace(one, text=with_options(one.text)) for one in difference.diagnosis)
+    return replace(difference, diagnosis=tuple(told))
 
 
 def _place(path: str) -> Place:

@@ -14,7 +14,7 @@ from gradtool.cli.options.values import completing_rules
 from gradtool.cli.spelling import with_options
 
 if TYPE_CHECKING:
-    from gradtool.core.judging.rule import Rule
+    from gradtool.core.judging.rule import Explained
 
 EPILOG = """\
 \b
@@ -22,6 +22,7 @@ Examples:
   gradtool rules
   gradtool explain GT203
   gradtool explain nan inf
+  gradtool explain transposed
 """
 
 Codes: TypeAlias = Annotated[
@@ -45,16 +46,17 @@ def rules(*, display: groups.ColorOption) -> None:
 
 @command
 def explain(*, codes: Codes, display: groups.ColorOption) -> None:
-    """Explain rules: what a finding means, and what to do."""
-    import gradtool.cli.commands.check  # noqa: F401, PLC0415 - registers the options that texts name
+    """Explain rules of `check` and `diff`: what a finding means, and what to do."""
+    import gradtool.cli.commands.check  # noqa: PLC0415 - registers the options that texts name
+    import gradtool.cli.commands.diff  # noqa: F401, PLC0415 - as above
     from gradtool.report.check.rule_text import explanation  # noqa: PLC0415 - as above
-    from gradtool.rules import find_rule  # noqa: PLC0415 - as above
+    from gradtool.rules.diagnosing import find_explained  # noqa: PLC0415 - as above
 
-    named = [_with_options(find_rule(code)) for code in codes]
+    named = [_with_options(find_explained(code)) for code in codes]
     write_result("\n".join(explanation(rule, display.style()) for rule in named))
 
 
-def _with_options(rule: Rule) -> Rule:
+def _with_options(rule: Explained) -> Explained:
     """The rule, its texts naming options instead of the library's arguments."""
     return replace(
         rule,

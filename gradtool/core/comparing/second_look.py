@@ -36,7 +36,12 @@ class Moved:
 
 
 class SecondLook(Protocol):
-    """Reads two tensors of a pair once more; None where they are too large for that, or no sort."""
+    """Reads two tensors of a pair once more; None where that is too much, or they are no sort.
+
+    `unread` has the names of those that were not read for being too much.
+    """
+
+    unread: set[str]
 
     def transposed(self, tensor: TensorDifference) -> Distance | None:
         """How far the second is from the first with its last two axes the other way round."""
@@ -53,6 +58,9 @@ class SecondLook(Protocol):
 
 class NoSecondLook:
     """Where the figures must do."""
+
+    def __init__(self) -> None:
+        self.unread: set[str] = set()
 
     def transposed(self, tensor: TensorDifference) -> Distance | None:  # noqa: ARG002
         """See `SecondLook`."""

@@ -63,11 +63,14 @@ def patterns(names: Iterable[str], among: Iterable[str]) -> list[Pattern]:
     for _, split in splits:
         if split.number is not None:
             layers[split.stem, split.rest].add(split.number)
+    places = {
+        kind: (kind[0], frozenset(numbers), frozenset(dump.layers[kind]))
+        for kind, numbers in layers.items()
+    }
     together: defaultdict[object, list[tuple[str, SplitName]]] = defaultdict(list)
     for name, split in splits:
-        kind = (split.stem, split.rest)
-        places = (split.stem, frozenset(layers[kind]), frozenset(dump.layers[kind]))
-        together[None if split.number is None else places].append((name, split))
+        kind = None if split.number is None else places[split.stem, split.rest]
+        together[kind].append((name, split))
     return [dump.pattern(members) for members in together.values()]
 
 

@@ -8,15 +8,16 @@ All is modulo 2^64, so that blocks may be added in any order.
 
 from __future__ import annotations
 
-from collections import Counter
 from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gradtool.core.comparing.second_look import Moved
+from gradtool.core.comparing.second_look import Axis, Moved
 
 Words = NDArray[np.uint64]
+
+_AXES: Final[tuple[Axis, Axis]] = ("rows", "columns")
 
 _MOST_SHIFT: Final = 16
 """Places by which lines may be shifted, where those at the end are gone."""
@@ -55,20 +56,20 @@ class _Lines(NamedTuple):
 def moved(a: Fingerprints, b: Fingerprints) -> Moved | None:
     """How the elements of the first of two matrices of one shape lie in the second."""
     both = [_Lines(*lines) for lines in zip(a.lines, b.lines, strict=True)]
-    for what, lines in zip(("rows", "columns"), both, strict=True):
+    for what, lines in zip(_AXES, both, strict=True):
         if np.array_equal(np.sort(lines.a), np.sort(lines.b)) and (lines.a != lines.b).any():
             shift = _cyclic(lines)
             places = np.flatnonzero(lines.a != lines.b)
             first = int(places[0])
             at = int(np.flatnonzero(lines.b == lines.a[first])[0])
-            return Moved(what, len(places), len(lines.a), (first, at), shift)  # type: ignore[arg-type]
-    for what, lines in zip(("rows", "columns"), both, strict=True):
+            return Moved(what, len(places), len(lines.a), (first, at), shift)
+    for what, lines in zip(_AXES, both, strict=True):
         cut = _cut(lines)
         if cut is not None:
-            return Moved(what, len(lines.a), len(lines.a), None, cut, is_cut=True)  # type: ignore[arg-type]
-    for within, one, other in zip(("rows", "columns"), a.contents, b.contents, strict=True):
+            return Moved(what, len(lines.a), len(lines.a), None, cut, is_cut=True)
+    for within, one, other in zip(_AXES, a.contents, b.contents, strict=True):
         if np.array_equal(one, other):
-            return Moved("elements", within=within)  # type: ignore[arg-type]
+            return Moved("elements", within=within)
     if a.contents[0].sum(dtype=np.uint64) == b.contents[0].sum(dtype=np.uint64):
         return Moved("elements")
     return None
@@ -79,7 +80,8 @@ def _cyclic(lines: _Lines) -> int | None:
     size = len(lines.a)
     if len(np.unique(lines.a)) < _LEAST_LINES:
         return None
-    for at in np.flatnonzero(lines.b == lines.a[0])[:_MOST_SHIFT].tolist():
+    starts: list[int] = np.flatnonzero(lines.b == lines.a[0])[:_MOST_SHIFT].tolist()
+    for at in starts:
         if np.array_equal(np.roll(lines.a, at), lines.b):
             return at if 2 * at <= size else at - size
     return None

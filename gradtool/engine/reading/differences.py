@@ -9,9 +9,8 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.difference import OtherDifference, TensorDifference
 from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
 from gradtool.core.comparing.tolerance import Tolerance
-from gradtool.core.shapes.boxes import Box
-from gradtool.core.shapes.strides import contiguous_strides, unravel
-from gradtool.core.tensors import Chunk, Skipped, StoredChecksum, TensorSpec
+from gradtool.core.shapes.strides import unravel
+from gradtool.core.tensors import Skipped, StoredChecksum, TensorSpec
 from gradtool.engine.reading.followers import ChecksumTask
 from gradtool.engine.reading.measure import AnyTask, checksums_of, reduce_tasks
 from gradtool.engine.reading.pairs.comparisons import ByteEquality, Differing
@@ -117,24 +116,3 @@ def _tasks(pairs: Sequence[Pair], checksums: Sequence[StoredChecksum]) -> Iterat
     yield from streams
     for checksum in checksums:
         yield ChecksumTask(checksum, checksum.covers.nbytes)
-
-
-def transposed(spec: TensorSpec) -> TensorSpec:
-    """A tensor with its last two axes swapped; one with fewer axes as it is."""
-    if len(spec.shape) < 2:
-        return spec
-    if spec.chunks:
-        chunks = tuple(
-            Chunk(
-                Box(_swapped(chunk.box.offsets), _swapped(chunk.box.sizes)),
-                transposed(chunk.stored),
-            )
-            for chunk in spec.chunks
-        )
-        return replace(spec, shape=_swapped(spec.shape), chunks=chunks)
-    strides = contiguous_strides(spec.shape) if spec.strides is None else spec.strides
-    return replace(spec, shape=_swapped(spec.shape), strides=_swapped(strides))
-
-
-def _swapped(sizes: tuple[int, ...]) -> tuple[int, ...]:
-    return (*sizes[:-2], sizes[-1], sizes[-2])

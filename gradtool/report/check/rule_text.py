@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 
-from gradtool.core.judging.rule import Parameter, Rule, family, threshold_texts
+from gradtool.core.judging.rule import Explained, Parameter, Rule, family, threshold_texts
 from gradtool.report.inspect.table import labelled
 from gradtool.report.layout import HEADER, Painter, paragraph
 from gradtool.report.model import Style
@@ -31,27 +31,32 @@ def _listing(rules: Sequence[Rule], style: Style, painter: Painter) -> Iterator[
             yield from paragraph(line, style.width, " " * (_NAME_WIDTH + 17))
 
 
-def explanation(rule: Rule, style: Style) -> str:
+def explanation(rule: Explained, style: Style) -> str:
     """The documentation of one rule, with its parameters and their defaults."""
     return "\n".join(_explanation(rule, style, Painter(colour=style.colour))) + "\n"
 
 
-def _explanation(rule: Rule, style: Style, painter: Painter) -> Iterator[str]:
+def _explanation(rule: Explained, style: Style, painter: Painter) -> Iterator[str]:
     width = min(style.width or _WIDEST, _WIDEST)
-    yield painter.paint(f"{rule.code} {rule.name} ({family(rule.code)}, {rule.severity})", HEADER)
+    kind = f"{family(rule.code)}, {rule.severity}" if isinstance(rule, Rule) else "diff's diagnosis"
+    yield painter.paint(f"{rule.code} {rule.name} ({kind})", HEADER)
     yield from paragraph(rule.summary, width, "")
     yield ""
     yield from paragraph(rule.explanation, width, "")
     yield ""
     narrow = replace(style, width=width)
     yield from labelled([("threshold", rule.rationale)], narrow, painter)
+    if isinstance(rule, Rule):
+        yield from labelled(_parameters(rule), narrow, painter)
+    yield from labelled([("remedy", rule.remedy)], narrow, painter)
+
+
+def _parameters(rule: Rule) -> list[tuple[str, str]]:
     values = dict(threshold_texts(rule.defaults()))
-    parameters = [
+    return [
         ("sets", f"{parameter.name} = {values[parameter.name]}: {_meaning(parameter)}")
         for parameter in rule.parameters
     ]
-    yield from labelled(parameters, narrow, painter)
-    yield from labelled([("remedy", rule.remedy)], narrow, painter)
 
 
 def _meaning(parameter: Parameter) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -28,6 +29,8 @@ class _Element(NamedTuple):
 
 def _bits(evidence: Evidence) -> Iterator[Told]:
     """A few elements of a dump that otherwise has the very bits of the other."""
+    if len(evidence.compared) > MOST_SAMPLES:
+        return
     compared = [one for one in evidence.compared if one.distance.differing]
     differing = sum(one.distance.differing for one in compared)
     if not compared or len(compared) < len(evidence.differing) or differing > MOST_SAMPLES:
@@ -35,8 +38,10 @@ def _bits(evidence: Evidence) -> Iterator[Told]:
     found = [_Element(one, sample) for one in compared for sample in one.distance.samples]
     if not all(one.flipped for one in found):
         return
-    numel = sum(pair.a.numel for pair in evidence.pairs)
     single = all(one.flipped.bit_count() == 1 for one in found)
+    if not single and any(not math.isfinite(abs(one.sample.b)) for one in found):
+        return
+    numel = sum(pair.a.numel for pair in evidence.pairs)
     # Of a handful of elements, one that differs is a share that code may change as well.
     least = _SMALLEST_SHARE if not single or differing > 1 else MOST_SAMPLES
     if numel < least * differing:
@@ -61,7 +66,7 @@ def _told(element: _Element) -> str:
 
 
 def _text(number: Number) -> str:
-    return f"{number:.9g}"
+    return f"{number:.9g}".replace("nan", "NaN").replace("inf", "Inf")
 
 
 def _which(element: _Element) -> str:

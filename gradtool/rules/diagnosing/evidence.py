@@ -1,7 +1,8 @@
-"""The interface of rules that say why two dumps differ: what they are given, what they give back."""
+"""The interface of rules that say why two dumps differ: what they are given and give back."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +15,18 @@ from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.judging.quotient import Known
 from gradtool.core.judging.rule import Explained
 
+NEGLIGIBLE = 1e-5
+"""Norms below this share of the total norm are 0 but for rounding, as those of a key's bias: they
+are another number whenever anything is, and prove nothing.
+"""
+
 LEAST_NUMBERS = 4
 """Numbers that are not 0 in a tensor of which figures prove something: two have any cosine."""
 
 
-class Compared(NamedTuple):
-    """A pair of tensors whose elements were compared."""
+@dataclass(frozen=True)
+class Compared:
+    """A pair of tensors whose elements were compared; each figure is computed once."""
 
     pair: TensorDifference
     distance: Distance
@@ -28,6 +35,22 @@ class Compared(NamedTuple):
     def name(self) -> str:
         """The tensor's name in the first dump."""
         return self.pair.name
+
+    @cached_property
+    def rel_l2(self) -> float | None:
+        """`|b - a| / |a|`."""
+        return self.distance.rel_l2
+
+    @cached_property
+    def cosine(self) -> float | None:
+        """Of the angle between both."""
+        return self.distance.cosine
+
+    @cached_property
+    def scaled(self) -> tuple[float, float] | None:
+        """The best scale, and what it leaves relatively; None where they are not."""
+        scale, left = self.distance.best_scale, self.distance.rel_l2_scaled
+        return None if scale is None or left is None else (scale, left)
 
     @property
     def dtypes(self) -> tuple[DType, DType]:
@@ -61,14 +84,18 @@ class Evidence:
     Attributes:
         pairs: all pairs, in the order of the first dump.
         open: those that differ, and of which no rule has said why.
+        compared: those of the open ones whose elements were compared.
         look: reads tensors once more.
         known: what is known of the dumps besides.
+        in_model_order: whether the order is the model's.
     """
 
     pairs: tuple[TensorDifference, ...]
     open: tuple[TensorDifference, ...]
+    compared: tuple[Compared, ...]
     look: SecondLook
     known: Known
+    in_model_order: bool = False
 
     @cached_property
     def differing(self) -> tuple[TensorDifference, ...]:
@@ -76,11 +103,27 @@ class Evidence:
         return tuple(pair for pair in self.pairs if not pair.same)
 
     @cached_property
-    def compared(self) -> tuple[Compared, ...]:
-        """Those of the open ones whose elements were compared."""
-        return tuple(
-            Compared(pair, pair.distance) for pair in self.open if pair.distance is not None
+    def negligible(self) -> frozenset[int]:
+        """The ids of the pairs that are next to 0 on both sides, beside all of them."""
+        found = [pair for pair in self.pairs if pair.distance is not None]
+        norms = [[side.finite_norm for side in pair.stats or ()] for pair in found]
+        totals = [math.hypot(*side) for side in zip(*norms, strict=True)]
+        return frozenset(
+            id(pair)
+            for pair, sides in zip(found, norms, strict=True)
+            if all(n <= NEGLIGIBLE * total for n, total in zip(sides, totals, strict=True))
         )
+
+
+def is_dead(pair: TensorDifference) -> bool:
+    """Whether no element of both sides is finite and not 0."""
+    found = pair.distance
+    return found is not None and not found.a.max_abs and not found.b.max_abs
+
+
+def compared(pairs: Sequence[TensorDifference]) -> tuple[Compared, ...]:
+    """Those of pairs whose elements were compared."""
+    return tuple(Compared(pair, pair.distance) for pair in pairs if pair.distance is not None)
 
 
 class Told(NamedTuple):

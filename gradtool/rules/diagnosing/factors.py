@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
+from gradtool.core.comparing.sums import ratio, total
 from gradtool.core.judging.quotient import TOLERANCE, explained, plain
 from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told
 from gradtool.rules.diagnosing.words import scope, which
 
 MOST_LEFT: Final = 0.01
-"""What may be left, relatively, of a tensor that is a multiple of another but for rounding: bfloat16
+"""What may be left, relatively, of a tensor that is a multiple of another but for rounding: bf16
 leaves 0.002, and arithmetic in it several times that; another batch leaves all.
 """
+
+_LEAST_COSINE: Final = 1.0 - MOST_LEFT
+"""More is left of all that are further from one line: it saves time."""
 
 _FROM_ONE: Final = 16.0
 """By how many times what is left a factor must be away from 1: below, rounding may be all."""
@@ -53,27 +57,46 @@ def _agree(one: float, other: float, left: float) -> bool:
 
 def _groups(evidence: Evidence) -> list[_Group]:
     """The tensors that are multiples, by their factors, those of most tensors first."""
-    scaled = sorted(filter(None, map(_scaled, evidence.compared)), key=lambda one: one.factor)
-    groups: list[list[_Scaled]] = []
-    for one in scaled:
-        if groups and abs(one.factor - groups[-1][0].factor) <= _ALIKE * abs(one.factor):
-            groups[-1].append(one)
-        else:
-            groups.append([one])
     found = [
-        _Group(min(members, key=lambda one: one.left).factor, tuple(members))
-        for members in groups
+        group
+        for members in _chained(evidence)
         if any(one.tensor.is_telling for one in members)
+        for group in _of_one_factor(members)
     ]
     return sorted(found, key=lambda group: -len(group.members))
 
 
+def _chained(evidence: Evidence) -> list[list[_Scaled]]:
+    """The tensors that are multiples, in runs in which each factor is next to the one before."""
+    scaled = sorted(filter(None, map(_scaled, evidence.compared)), key=lambda one: one.factor)
+    groups: list[list[_Scaled]] = []
+    for one in scaled:
+        if groups and _agree(one.factor, groups[-1][-1].factor, max(_ALIKE, one.left)):
+            groups[-1].append(one)
+        else:
+            groups.append([one])
+    return groups
+
+
+def _of_one_factor(members: list[_Scaled]) -> Iterator[_Group]:
+    """The best factor of all of them, if it is that of each, else each one's own."""
+    products = [one.tensor.distance.products for one in members]
+    # Tensors of one dump: a sum over all of them is as safe as that over one.
+    best = ratio(total(one.ab for one in products), total(one.aa for one in products))
+    if best is not None and all(_agree(one.factor, best, max(_ALIKE, one.left)) for one in members):
+        yield _Group(best, tuple(members))
+        return
+    yield from (_Group(one.factor, (one,)) for one in members)
+
+
 def _scaled(tensor: Compared) -> _Scaled | None:
     """The tensor's factor; None where it is no multiple, or of the same size but for rounding."""
-    factor, left = tensor.distance.best_scale, tensor.distance.rel_l2_scaled
     found = tensor.distance
-    if factor is None or left is None or left > MOST_LEFT or found.a.nonfinite != found.b.nonfinite:
+    if abs(tensor.cosine or 0.0) < _LEAST_COSINE or found.a.nonfinite != found.b.nonfinite:
         return None
+    if tensor.scaled is None or tensor.scaled[1] > MOST_LEFT:
+        return None
+    factor, left = tensor.scaled
     is_one = abs(factor - 1.0) <= _FROM_ONE * max(left, tensor.unit)
     return None if is_one else _Scaled(tensor, factor, left)
 
@@ -128,8 +151,8 @@ def _factor(evidence: Evidence) -> Iterator[Told]:
     for group in groups:
         tensors = [one.tensor.pair for one in group.members]
         yield Told(
-            f"factor {plain(group.factor)} {scope(tensors, evidence)}"
-            f"{_besides(group)}{_meaning(group, evidence)}",
+            f"factor {plain(group.factor)}{_meaning(group, evidence)} "
+            f"{scope(tensors, evidence)}{_besides(group)}",
             tensors,
         )
 
@@ -144,18 +167,18 @@ def _meaning(group: _Group, evidence: Evidence) -> str:
     size = abs(group.factor)
     tolerance = min(max(group.left, _LEAST_TIGHT), TOLERANCE)
     text = explained(size, evidence.known, tolerance)
-    sign = ", and the sign is flipped" if group.factor < 0.0 else ""
+    sign = ", the sign flipped" if group.factor < 0.0 else ""
     if text is None:
         return sign
-    mean = " A sum against a mean" if "steps or ranks" in text and "root" not in text else ""
-    return f"{sign}: {text}{mean}"
+    mean = " a sum against a mean" if "steps or ranks" in text and "root" not in text else ""
+    return f"{sign} ({text}{mean})"
 
 
 _EXPLANATION = (
-    "Each tensor of B is, but for rounding, one number times that of A: |b - s a| is next to nothing "
-    "for the best s. Directions agree, so that nothing is wrong in a layer: a loss is summed where "
-    "it should be averaged, gradients of ranks or accumulation steps are added up, or one side is "
-    "saved with a loss scale or after clipping."
+    "Each tensor of B is, but for rounding, one number times that of A: |b - s a| is next to "
+    "nothing for the best s. Directions agree, so that nothing is wrong in a layer: a loss is "
+    "summed where it should be averaged, gradients of ranks or accumulation steps are added up, or "
+    "one side is saved with a loss scale or after clipping."
 )
 
 RULES: Sequence[Diagnosis] = (

@@ -9,8 +9,8 @@ from gradtool.core.comparing.difference import DEAD_SIDES
 from gradtool.core.figures import counted, index_text
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
-from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told
-from gradtool.rules.diagnosing.words import is_dead, scope
+from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told, is_dead
+from gradtool.rules.diagnosing.words import scope
 
 
 def _dead_sides(evidence: Evidence) -> Iterator[Told]:
@@ -21,7 +21,11 @@ def _dead_sides(evidence: Evidence) -> Iterator[Told]:
 
 def _dead_side(evidence: Evidence) -> Iterator[Told]:
     for side, other in ((0, 1), (1, 0)):
-        dead = [one.pair for one in evidence.compared if _is_zero(one, side, other)]
+        dead = [
+            one.pair
+            for one in evidence.compared
+            if _is_zero(one, side, other) and id(one.pair) not in evidence.negligible
+        ]
         if dead:
             here, there = "AB"[side], "AB"[other]
             yield Told(
@@ -31,7 +35,10 @@ def _dead_side(evidence: Evidence) -> Iterator[Told]:
 
 def _is_zero(tensor: Compared, side: int, other: int) -> bool:
     sides = (tensor.distance.a, tensor.distance.b)
-    return sides[side].zeros == sides[side].numel and sides[other].max_abs > 0.0
+    # What is too small for the narrower of two types is no dead gradient, but rounding.
+    is_rounded = tensor.pair.equal_when_rounded
+    is_zero = sides[side].zeros == sides[side].numel
+    return is_zero and sides[other].max_abs > 0.0 and not is_rounded
 
 
 def _nonfinite(evidence: Evidence) -> Iterator[Told]:

@@ -7,9 +7,9 @@ from typing import Final
 
 from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.second_look import Moved
-from gradtool.core.figures import counted, dimensions, significant
+from gradtool.core.figures import dimensions, significant
 from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told
-from gradtool.rules.diagnosing.words import scope, which
+from gradtool.rules.diagnosing.words import scope, the_rest, together, which
 
 _CLOSE: Final = 0.01
 """A relative distance that is small beside one of another matrix, and large beside rounding."""
@@ -31,23 +31,21 @@ def _transposed(evidence: Evidence) -> Iterator[Told]:
         if relative is not None and relative <= _CLOSE:
             found.append(pair)
             most = max(most, relative)
-        elif distance is None and pair.a.shape != pair.b.shape:
+        elif pair.distance is None:
             guessed.append(pair)
     if found:
         rest = f" (but for a rest of {significant(most, 1)}, relatively)" if most else ""
-        yield Told(f"transposed {scope(found, evidence)}{rest}: `transpose`{_named(found)}", found)
+        yield Told(
+            f"B is transposed, which `transpose` compares, {scope(found, evidence)}{rest}", found
+        )
     if guessed:
         one = guessed[0]
         shapes = f"{dimensions(one.a.shape)} in A, {dimensions(one.b.shape)} in B"
         yield Told(
-            f"sizes are swapped {scope(guessed, evidence)} ({shapes}): transposed? "
-            f"`transpose`{_named(guessed)} compares them",
+            f"sizes are swapped, {shapes}: transposed? `transpose` compares them, "
+            f"{scope(guessed, evidence)}",
             guessed,
         )
-
-
-def _named(pairs: Sequence[TensorDifference]) -> str:
-    return f" {pairs[0].name!r:.80}" if len(pairs) == 1 else ""
 
 
 def _may_be_transposed(pair: TensorDifference) -> bool:
@@ -64,13 +62,20 @@ def _may_be_transposed(pair: TensorDifference) -> bool:
 
 
 def _moved(evidence: Evidence, axis: str) -> Iterator[Told]:
-    for tensor in evidence.compared:
-        if not _may_be_moved(tensor):
-            continue
+    found: dict[object, list[tuple[Moved, TensorDifference]]] = {}
+    for tensor in filter(_may_be_moved, evidence.compared):
+        if axis == "elements" and tensor.name in evidence.look.unread:
+            continue  # it may be transposed
         moved = evidence.look.moved(tensor.pair)
         if moved is not None and moved.what == axis:
-            text = _elements(moved) if axis == "elements" else _lines(moved)
-            yield Told(f"{text} {scope([tensor.pair], evidence)}", [tensor.pair])
+            alike = (moved.shift, moved.is_cut, moved.within)
+            found.setdefault(alike, []).append((moved, tensor.pair))
+    for members in found.values():
+        (moved, first), pairs = members[0], [pair for _, pair in members]
+        text = _elements(moved) if axis == "elements" else _lines(moved)
+        if moved.first is not None and moved.shift is None and len(pairs) > 1:
+            text += f" in {first.name!r:.80}, and alike"
+        yield Told(f"{text} {scope(pairs, evidence)}", pairs)
 
 
 def _may_be_moved(tensor: Compared) -> bool:
@@ -116,20 +121,30 @@ def _others(evidence: Evidence) -> Iterator[Told]:
 
 def _only_here(evidence: Evidence) -> Iterator[Told]:
     """Where what no other rule explains is, if that is few tensors or layers of one kind."""
-    left = evidence.open
-    if not left or len(left) == len(evidence.pairs) or 2 * len(left) > len(evidence.pairs):
-        return
-    text = which(left, evidence)
-    if len(left) > 1 and text.startswith(f"{counted(len(left), 'tensor')}, first"):
-        return
-    verb = "differs" if len(left) == 1 else "differ"
-    explained = len(evidence.differing) - len(left)
-    if explained:
-        yield Told(f"only {text} {verb} in more than that", left)
-        return
+    explained = len(evidence.differing) > len(evidence.open)
+    left = [pair for pair in evidence.open if not (explained and id(pair) in evidence.negligible)]
     rest = len(evidence.pairs) - len(left)
-    agree = "agrees" if rest == 1 else "agree"
-    yield Told(f"only {text} {verb}; the other {counted(rest, 'tensor')} {agree}", left)
+    if not left or not rest or any(pair.name in evidence.look.unread for pair in left):
+        return
+    edge, text = _edge(left, evidence), together(left, evidence)
+    if text is None or (not edge and len(left) > rest):
+        text = which(left, evidence)
+        if not edge:
+            return
+    verb = "differs" if len(left) == 1 else "differ"
+    more = " in more than that" if explained else f"; {the_rest(rest)}"
+    yield Told(f"only {text} {verb}{edge}{more}", left)
+
+
+def _edge(left: Sequence[TensorDifference], evidence: Evidence) -> str:
+    """Where tensors that are all at one end of the model begin or end, if it is known; or ""."""
+    if not evidence.in_model_order or len(left) < 2:
+        return ""
+    ids = [id(pair) for pair in left]
+    every = [id(pair) for pair in evidence.pairs]
+    if ids == every[: len(ids)]:
+        return f", all up to {left[-1].name!r:.80}"
+    return f", all from {left[0].name!r:.80} on" if ids == every[-len(ids) :] else ""
 
 
 _SAME_BITS = "Bits are compared, not numbers: any other arrangement of equal numbers is told so."
@@ -147,7 +162,8 @@ RULES: Sequence[Diagnosis] = (
         ),
         rationale=(
             f"Square matrices are read again where norms are within {_ALIKE_NORMS:g} and the "
-            f"cosine is below {_TURNED:g}: at most {_CLOSE:g} may be left, relatively."
+            f"cosine is below {_TURNED:g}: at most {_CLOSE:g} may be left, relatively. Where sizes "
+            "are swapped and more is left, it is a question."
         ),
         remedy="`transpose` compares such tensors the other way round.",
     ),
@@ -165,7 +181,9 @@ RULES: Sequence[Diagnosis] = (
         name="moved-columns",
         find=_columns,
         summary="Columns of a matrix are in other places.",
-        explanation="Inputs are numbered otherwise, shards are joined in another order or off by some.",
+        explanation=(
+            "Inputs are numbered otherwise, or shards are joined in another order or off by some."
+        ),
         rationale=f"Whole columns are found again, bit by bit. {_SAME_BITS}",
         remedy="Look at how shards or heads are joined, and at offsets.",
     ),

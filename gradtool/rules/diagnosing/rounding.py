@@ -14,6 +14,8 @@ from gradtool.rules.diagnosing.words import scope
 _PRECISION: Final = {"BF16": 8, "TF32": 11, "F16": 11, "F32": 24, "F64": 53}
 """Bits of a significand with the hidden one."""
 
+_NAMES: Final = {"TF32": "TF32 (or scaled F16)"}
+
 _UNITS: Final = {"BF16": 2.0, "TF32": 2.0, "F16": 2.0, "F32": 64.0, "F64": 64.0}
 """How many units of rounding two results of one computation may be apart, relatively: narrow types
 are rounded to once, from sums in a wider one; in wide ones sums over a batch lose more digits.
@@ -27,68 +29,113 @@ _LEAST_SHIFT: Final = 0.5
 
 
 class _Rounded(NamedTuple):
+    """A tensor that rounding explains: in which words, with places for how and for the type.
+
+    `is_certain` says that the numbers show it themselves, and not their distance alone.
+    """
+
     tensor: TensorDifference
     words: str
+    dtype: str
     distance: float
+    is_certain: bool = True
 
 
 def _rounding(evidence: Evidence) -> Iterator[Told]:
-    found = [one for tensor in evidence.compared if (one := _rounded(tensor, evidence)) is not None]
-    kinds = dict.fromkeys(one.words for one in found)
-    for words in kinds:
-        members = [one for one in found if one.words == words]
+    found, grids = list[_Rounded](), set[tuple[str | None, str | None]]()
+    for tensor in evidence.compared:
+        grid = _grids(tensor, evidence, grids)
+        if grid is not None:
+            grids.add(grid)
+        one = _rounded(tensor, grid)
+        if one is not None:
+            found.append(one)
+    counted = [pair for pair in evidence.open if id(pair) not in evidence.negligible]
+    # All tensors have one source of noise: where most are further apart, it is not rounding's.
+    if 2 * len(found) < len(counted):
+        found = [one for one in found if one.is_certain]
+    if any(one.dtype == "TF32" for one in found):
+        # Numbers that float16 holds are of as many bits.
+        found = [one._replace(dtype="TF32") if one.dtype == "F16" else one for one in found]
+    for words, dtype in dict.fromkeys((one.words, one.dtype) for one in found):
+        members = [one for one in found if (one.words, one.dtype) == (words, dtype)]
         tensors = [one.tensor for one in members]
-        most = max(one.distance for one in members)
-        size = f", a rel L2 of at most {significant(most, 2)}" if most else ""
-        yield Told(f"{words} {scope(tensors, evidence)}{size}", tensors)
+        most = max(
+            (one.distance for one in members if id(one.tensor) not in evidence.negligible),
+            default=0.0,
+        )
+        size = f", rel L2 at most {significant(most, 2)}," if most else ""
+        name = _NAMES.get(dtype, dtype)
+        is_all = all(one.is_certain for one in members)
+        how = "only rounding to" if is_all else "rounding noise of"
+        yield Told(
+            f"{words.format(name, how=how)}{size} {scope(tensors, evidence, 'by more')}", tensors
+        )
 
 
-def _rounded(tensor: Compared, evidence: Evidence) -> _Rounded | None:
-    found = tensor.distance
+def _rounded(tensor: Compared, grids: tuple[str | None, str | None] | None) -> _Rounded | None:
+    found, pair = tensor.distance, tensor.pair
     a, b = found.a, found.b
-    if found.rel_l2 is None or (a.nan, a.posinf, a.neginf) != (b.nan, b.posinf, b.neginf):
+    if (a.nan, a.posinf, a.neginf) != (b.nan, b.posinf, b.neginf):
         return None
+    relative, names = tensor.rel_l2 or 0.0, [dtype.name for dtype in tensor.dtypes]
     if found.differing == 0:
-        one, other = (dtype.name for dtype in tensor.dtypes)
-        return _Rounded(tensor.pair, f"no rounding: the same numbers as {one} and as {other}", 0.0)
-    if tensor.pair.equal_when_rounded:
-        narrow = min(tensor.dtypes, key=lambda dtype: (dtype.bits, dtype.precision)).name
-        return _Rounded(tensor.pair, f"only rounding to {narrow}: equal once rounded", found.rel_l2)
-    narrow = min((dtype.name for dtype in tensor.dtypes), key=lambda n: _PRECISION.get(n, 0))
+        return _Rounded(pair, "no rounding: the same numbers in two types, {}", ", ".join(names), 0)
+    narrow = min(tensor.dtypes, key=lambda dtype: (dtype.bits, dtype.precision)).name
+    if pair.equal_when_rounded:
+        return _Rounded(pair, "{how} {}: equal once rounded", narrow, relative)
     if _is_noise(tensor, narrow):
-        return _Rounded(tensor.pair, f"rounding noise of {narrow}", found.rel_l2)
-    if narrow in ("F32", "F64") and _is_noise(tensor, "BF16"):
-        return _on_grids(tensor, evidence)
-    return None
+        return _Rounded(pair, "{how} {}", narrow, relative, is_certain=False)
+    return None if grids is None else _on_grids(tensor, grids)
+
+
+def _grids(
+    tensor: Compared, evidence: Evidence, before: set[tuple[str | None, str | None]]
+) -> tuple[str | None, str | None] | None:
+    """The narrow types that numbers of wide ones fit into, where that may be why they differ.
+
+    What is not read again is taken to be as all others were, if these were alike.
+    """
+    narrow = [dtype.name for dtype in tensor.dtypes if dtype.name not in ("F32", "F64")]
+    if narrow or not _is_noise(tensor, "BF16") or _is_noise(tensor, tensor.dtypes[0].name):
+        return None
+    grids = evidence.look.grids(tensor.pair)
+    if grids is None and len(before) == 1 and tensor.name in evidence.look.unread:
+        (grids,) = before
+    return grids
 
 
 def _is_noise(tensor: Compared, dtype: str) -> bool:
     """Whether rounding to that type may be all that sets both sides apart."""
     found, peak = tensor.distance, max(tensor.distance.a.max_abs, tensor.distance.b.max_abs)
-    if dtype not in _PRECISION or found.rel_l2 is None or found.best_scale is None:
+    if dtype not in _PRECISION or tensor.rel_l2 is None:
         return False
     bound = _UNITS[dtype] * 2.0 ** -_PRECISION[dtype]
     largest = 0.0 if found.largest is None else found.largest.distance
-    if found.rel_l2 > bound or largest > _PEAK * bound * peak:
+    if tensor.rel_l2 > bound or largest > _PEAK * bound * peak:
         return False
     shift = _LEAST_SHIFT + 4.0 / math.sqrt(found.numel)
-    return abs(found.best_scale - 1.0) <= min(shift, 1.0) * found.rel_l2
+    return abs((found.best_scale or 0.0) - 1.0) <= min(shift, 1.0) * tensor.rel_l2
 
 
-def _on_grids(tensor: Compared, evidence: Evidence) -> _Rounded | None:
+def _on_grids(tensor: Compared, grids: tuple[str | None, str | None]) -> _Rounded | None:
     """Numbers that are in a wide type, and have been in a narrow one."""
-    grids = evidence.look.grids(tensor.pair)
-    relative = tensor.distance.rel_l2 or 0.0
-    if grids is None or grids == (None, None):
+    relative = tensor.rel_l2 or 0.0
+    if grids == (None, None):
         return None
-    one, other = grids
-    name = one or other or ""
-    if one is not None and other is not None:
-        name = min(one, other, key=lambda grid: _PRECISION[grid])
-        words = f"rounding noise of {name}, which all numbers of both sides fit into"
-    else:
-        words = f"only rounding to {name}: all numbers of {'B' if one is None else 'A'} fit into it"
-    return _Rounded(tensor.pair, words, relative) if _is_noise(tensor, name) else None
+    one, _ = grids
+    known = [name for name in grids if name is not None]
+    name = min(known, key=lambda grid: _PRECISION[grid])
+    if not _is_noise(tensor, name):
+        return None
+    if len(known) == 2:
+        words = "{how} {}, which all numbers of both sides fit into"
+        return _Rounded(tensor.pair, words, name, relative, is_certain=False)
+    side = "B" if one is None else "A"
+    steps = 1 << tensor.dtypes[0].precision - _PRECISION[name]
+    is_next = (tensor.distance.max_ulps or 0) <= steps
+    words = f"{{how}} {{}}, which all numbers of {side} fit into"
+    return _Rounded(tensor.pair, words, name, relative, is_certain=is_next)
 
 
 RULES: Sequence[Diagnosis] = (
@@ -105,8 +152,8 @@ RULES: Sequence[Diagnosis] = (
             "Of two types, all elements are equal once rounded to the narrower one. Else the "
             "distance is at most 2 units of rounding of the narrower type for 16 bits and "
             "64 for wider ones, no element is off by more than twice that by the largest element, "
-            "and no factor is in it. Numbers of 32 bits are called rounded to 16 only where all "
-            "of a side fit into these."
+            "no factor is in it, and it is so in most tensors. Numbers of 32 bits are called "
+            "rounded to 16 only where those of a side fit into these."
         ),
         remedy="`max_rel_l2`, or `ulps`; the figure that is told is what it takes.",
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import chain
 from typing import Any, Final
 
 import numpy as np
@@ -18,46 +19,69 @@ from gradtool.core.tensors import TensorSpec
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.fingerprints import Fingerprints, moved
 from gradtool.engine.numpy_backend.grids import Grid
-from gradtool.engine.reading.differences import transposed
 from gradtool.engine.reading.pairs.distances import Distances
 from gradtool.engine.reading.pairs.gather import Sources, read_box, without_streams
-from gradtool.engine.reading.pairs.plan import pair_tasks
+from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask, pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair, Side, sides_of
 from gradtool.engine.reading.pairs.tasks import compare
+from gradtool.engine.reading.pairs.transposition import transposed
 
 MOST_NBYTES: Final = 256 << 20
-"""Bytes that are read once more of all tensors together: a second or so."""
+"""Bytes that are read once more of all tensors together for a question: a second or so."""
+
+MOST_TENSORS: Final = 256
+"""Tensors that are read once more for a question, however small: opening takes time as well."""
 
 MOST_LINES: Final = 1 << 20
 """Rows and columns of a matrix that are kept in mind."""
 
+_MOST_IN_VAIN: Final = 4
 _BLOCK_NBYTES: Final = 1 << 20
+_ENOUGH: Final = 1 << 16
+"""Numbers by which the type of all others is known."""
+
 _MOST_ITEMSIZE: Final = 8
 
 
 class SecondReading:
-    """See `core.comparing.second_look`; `MOST_NBYTES` are read in all, in the calling thread."""
+    """See `core.comparing.second_look`; all is read in the calling thread.
 
-    def __init__(self) -> None:
-        self._left = MOST_NBYTES
+    For each question so many bytes are read, and so many tensors. After some in a row that are not
+    the other ones transposed, no more are tried.
+    """
+
+    def __init__(self, most_nbytes: int = MOST_NBYTES, most_tensors: int = MOST_TENSORS) -> None:
+        self._nbytes = dict.fromkeys(("transposed", "moved", "grids"), most_nbytes)
+        self._tensors = dict.fromkeys(self._nbytes, most_tensors)
+        self._in_vain = 0
+        self._moved: dict[int, Moved | None] = {}
+        self.unread: set[str] = set()
 
     def transposed(self, tensor: TensorDifference) -> Distance | None:
         """See `SecondLook`."""
-        if not self._allows(tensor):
+        if self._in_vain >= _MOST_IN_VAIN or not self._allows(tensor, "transposed"):
             return None
         pair = Pair(tensor.a, transposed(tensor.b))
         by_file, streams = pair_tasks([pair])
         comparison = Distances()
-        tasks = [*(task for tasks in by_file.values() for task in tasks), *streams]
+        tasks: list[PairTask | StreamPairTask] = [*chain.from_iterable(by_file.values()), *streams]
         parts = [found for task in tasks for _, found in compare(task, comparison)]
-        return comparison.merged(parts)
+        found = comparison.merged(parts)
+        is_it = found.rel_l2 is not None and found.rel_l2 < 1.0
+        self._in_vain = 0 if is_it else self._in_vain + 1
+        return found
 
     def moved(self, tensor: TensorDifference) -> Moved | None:
         """See `SecondLook`."""
+        if id(tensor) not in self._moved:
+            self._moved[id(tensor)] = self._found_moved(tensor)
+        return self._moved[id(tensor)]
+
+    def _found_moved(self, tensor: TensorDifference) -> Moved | None:
         shape = tensor.a.shape
-        if len(shape) != 2 or sum(shape) > MOST_LINES or not self._allows(tensor):
+        if len(shape) != 2 or sum(shape) > MOST_LINES or tensor.a.dtype.itemsize > _MOST_ITEMSIZE:
             return None
-        if tensor.a.dtype.itemsize > _MOST_ITEMSIZE:
+        if not self._allows(tensor, "moved"):
             return None
         sides = []
         for spec in (tensor.a, tensor.b):
@@ -71,23 +95,32 @@ class SecondReading:
         """See `SecondLook`."""
         if {tensor.a.dtype.name, tensor.b.dtype.name} - {"F32", "F64"}:
             return None
-        if not self._allows(tensor):
+        if not self._allows(tensor, "grids", 2 * _ENOUGH * _MOST_ITEMSIZE):
             return None
         names = []
         for spec in (tensor.a, tensor.b):
-            grid = Grid()
-            for _, codes in _blocks(spec):
+            grid, numel = Grid(), 0
+            for box, codes in _blocks(spec):
                 grid.add(codes)
+                numel += box.numel
+                # No number of many is on a grid by chance.
+                if numel >= _ENOUGH or grid.name is None:
+                    break
             names.append(grid.name)
         return names[0], names[1]
 
-    def _allows(self, tensor: TensorDifference) -> bool:
+    def _allows(self, tensor: TensorDifference, question: str, most: int | None = None) -> bool:
         """Whether there is room for one more; what is scaled is not what is stored."""
         nbytes = tensor.a.nbytes + tensor.b.nbytes
-        is_scaled = tensor.a.scale is not None or tensor.b.scale is not None
-        if is_scaled or nbytes > self._left:
+        if tensor.a.scale is not None or tensor.b.scale is not None:
             return False
-        self._left -= nbytes
+        if most is not None:
+            nbytes = min(nbytes, most)
+        if nbytes > self._nbytes[question] or not self._tensors[question]:
+            self.unread.add(tensor.name)
+            return False
+        self._nbytes[question] -= nbytes
+        self._tensors[question] -= 1
         return True
 
 
