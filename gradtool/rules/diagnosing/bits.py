@@ -14,6 +14,12 @@ from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, To
 _SMALLEST_SHARE: Final = 1000
 """One element in so many may differ in several bits: rounding, noise and code change far more."""
 
+_LEAST_ALONE: Final = 4
+"""Of so many elements one may differ in one bit: changes of numbers are seldom of a single bit."""
+
+_ROUNDED: Final = 2
+"""Numbers that several elements may be off by as sums in another order are."""
+
 _EXPONENT_BITS: Final = {"F16": 5, "BF16": 8, "F32": 8, "F64": 11, "E4M3": 4, "E5M2": 5}
 
 
@@ -35,6 +41,8 @@ def _bits(evidence: Evidence) -> Iterator[Told]:
     differing = sum(one.distance.differing for one in compared)
     if not compared or len(compared) < len(evidence.differing) or differing > MOST_SAMPLES:
         return
+    if not all(pair.identical for pair in evidence.pairs if pair.same):
+        return  # a tolerance allows what rounding did elsewhere
     found = [_Element(one, sample) for one in compared for sample in one.distance.samples]
     if not all(one.flipped for one in found):
         return
@@ -42,8 +50,9 @@ def _bits(evidence: Evidence) -> Iterator[Told]:
     if not single and any(not math.isfinite(abs(one.sample.b)) for one in found):
         return
     numel = sum(pair.a.numel for pair in evidence.pairs)
-    # Of a handful of elements, one that differs is a share that code may change as well.
-    least = _SMALLEST_SHARE if not single or differing > 1 else MOST_SAMPLES
+    if differing > 1 and all((one.distance.max_ulps or 0) <= _ROUNDED for one in compared):
+        return  # atomic additions in another order change some last bits
+    least = _LEAST_ALONE if single and differing == 1 else _SMALLEST_SHARE
     if numel < least * differing:
         return
     elements = f"{counted(differing, 'element')} of {numel:,} {'differs' if single else 'differ'}"

@@ -15,9 +15,9 @@ from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.judging.quotient import Known
 from gradtool.core.judging.rule import Explained
 
-NEGLIGIBLE = 1e-5
-"""Norms below this share of the total norm are 0 but for rounding, as those of a key's bias: they
-are another number whenever anything is, and prove nothing.
+NEGLIGIBLE = 5e-5
+"""Norms below this share of the total norm are 0 but for rounding, as those of a key's bias, which
+is 1.5e-5 of it in bf16: they are another number whenever anything is, and prove nothing.
 """
 
 LEAST_NUMBERS = 4

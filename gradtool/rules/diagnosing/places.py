@@ -8,7 +8,7 @@ from typing import Final
 from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.second_look import Moved
 from gradtool.core.figures import dimensions, significant
-from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told
+from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told, is_dead
 from gradtool.rules.diagnosing.words import scope, the_rest, together, which
 
 _CLOSE: Final = 0.01
@@ -19,6 +19,9 @@ _TURNED: Final = 0.9
 
 _ALIKE_NORMS: Final = 0.01
 _NEAR_NORMS: Final = 0.25
+
+_LEAST_EDGE: Final = 0.1
+"""Tensors that agree for each one that does not, where those are one end of the model."""
 
 
 def _transposed(evidence: Evidence) -> Iterator[Told]:
@@ -123,14 +126,15 @@ def _only_here(evidence: Evidence) -> Iterator[Told]:
     """Where what no other rule explains is, if that is few tensors or layers of one kind."""
     explained = len(evidence.differing) > len(evidence.open)
     left = [pair for pair in evidence.open if not (explained and id(pair) in evidence.negligible)]
-    rest = len(evidence.pairs) - len(left)
+    # Two zeros agree, whatever runs they are of.
+    rest = sum(pair.same and not is_dead(pair) for pair in evidence.pairs)
+    rest += len(evidence.differing) - len(left)
     if not left or not rest or any(pair.name in evidence.look.unread for pair in left):
         return
     edge, text = _edge(left, evidence), together(left, evidence)
-    if text is None or (not edge and len(left) > rest):
-        text = which(left, evidence)
-        if not edge:
-            return
+    if rest < (_LEAST_EDGE if edge else 1.0) * len(left) or (text is None and not edge):
+        return
+    text = text or which(left, evidence)
     verb = "differs" if len(left) == 1 else "differ"
     more = " in more than that" if explained else f"; {the_rest(rest)}"
     yield Told(f"only {text} {verb}{edge}{more}", left)
@@ -209,7 +213,10 @@ RULES: Sequence[Diagnosis] = (
             "agrees: the fault is there. Backward goes from a model's end to its beginning: what "
             "agrees after it was computed before."
         ),
-        rationale="At most half of all tensors differ, and one or two patterns of names fit them.",
+        rationale=(
+            "At most half of all tensors differ, and one or two patterns of names fit them; or all "
+            "are at one end of the model, as A lists it. Zeros on both sides do not count."
+        ),
         remedy="Look at these modules, and at what is special about them.",
     ),
 )
