@@ -35,36 +35,39 @@ class _Element(NamedTuple):
 
 def _bits(evidence: Evidence) -> Iterator[Told]:
     """A few elements of a dump that otherwise has the very bits of the other."""
-    if len(evidence.compared) > MOST_SAMPLES:
+    found, numel = _few(evidence), sum(pair.a.numel for pair in evidence.pairs)
+    is_single = all(one.flipped.bit_count() == 1 for one in found)
+    least = _LEAST_ALONE if is_single and len(found) == 1 else _SMALLEST_SHARE
+    if not found or numel < least * len(found):
         return
-    compared = [one for one in evidence.compared if one.distance.differing]
-    differing = sum(one.distance.differing for one in compared)
-    if not compared or len(compared) < len(evidence.differing) or differing > MOST_SAMPLES:
+    if not is_single and not all(math.isfinite(abs(one.sample.b)) for one in found):
         return
-    if not all(pair.identical for pair in evidence.pairs if pair.same):
-        return  # a tolerance allows what rounding did elsewhere
-    found = [_Element(one, sample) for one in compared for sample in one.distance.samples]
-    if not all(one.flipped for one in found):
-        return
-    single = all(one.flipped.bit_count() == 1 for one in found)
-    if not single and any(not math.isfinite(abs(one.sample.b)) for one in found):
-        return
-    numel = sum(pair.a.numel for pair in evidence.pairs)
-    if differing > 1 and all((one.distance.max_ulps or 0) <= _ROUNDED for one in compared):
-        return  # atomic additions in another order change some last bits
-    least = _LEAST_ALONE if single and differing == 1 else _SMALLEST_SHARE
-    if numel < least * differing:
-        return
-    elements = f"{counted(differing, 'element')} of {numel:,} {'differs' if single else 'differ'}"
-    if differing != 1:
-        elements = f"{differing:,} of {numel:,} elements differ"
-    how = "in one bit" if single else "in several bits"
-    each = " each" if differing > 1 else ""
-    others = f"; then {counted(differing - 1, 'more element')}" if differing > 1 else ""
+    how = "in one bit" if is_single else "in several bits"
+    if len(found) == 1:
+        what = f"1 of {numel:,} elements differs {how}"
+    else:
+        what = f"{len(found):,} of {numel:,} elements differ {how} each"
+    others = f"; then {counted(len(found) - 1, 'more element')}" if len(found) > 1 else ""
     yield Told(
-        f"{elements} {how}{each}, all else has the same bits: {_told(found[0])}{others}",
-        [one.pair for one in compared],
+        f"{what}, all else has the same bits: {_told(found[0])}{others}",
+        list({id(one.tensor): one.tensor.pair for one in found}.values()),
     )
+
+
+def _few(evidence: Evidence) -> list[_Element]:
+    """The elements that differ, if each is known with its bits, and they are no rounding."""
+    compared = evidence.compared
+    if len(compared) > MOST_SAMPLES or len(compared) < len(evidence.differing):
+        return []
+    differing = sum(one.distance.differing for one in compared)
+    found = [_Element(one, sample) for one in compared for sample in one.distance.samples]
+    if len(found) < differing or not all(one.flipped for one in found):
+        return []
+    # A tolerance may allow what rounding did elsewhere.
+    is_all = all(pair.identical for pair in evidence.pairs if pair.same)
+    # Additions in another order change the last bits of some elements.
+    is_rounding = all((one.distance.max_ulps or 0) <= _ROUNDED for one in compared)
+    return found if is_all and not (is_rounding and differing > 1) else []
 
 
 def _told(element: _Element) -> str:

@@ -22,7 +22,7 @@ from gradtool.engine.numpy_backend.grids import Grid
 from gradtool.engine.reading.pairs.distances import Distances
 from gradtool.engine.reading.pairs.gather import Sources, read_box, without_streams
 from gradtool.engine.reading.pairs.plan import PairTask, StreamPairTask, pair_tasks
-from gradtool.engine.reading.pairs.regions import Pair, Side, sides_of
+from gradtool.engine.reading.pairs.regions import Pair, sides_of
 from gradtool.engine.reading.pairs.tasks import compare
 from gradtool.engine.reading.pairs.transposition import transposed
 
@@ -114,7 +114,8 @@ class SecondReading:
         nbytes = tensor.a.nbytes + tensor.b.nbytes
         if tensor.a.scale is not None or tensor.b.scale is not None:
             return False
-        if most is not None:
+        parts = (*tensor.a.parts, *tensor.b.parts)
+        if most is not None and all(part.stream is None for part in parts):
             nbytes = min(nbytes, most)
         if nbytes > self._nbytes[question] or not self._tensors[question]:
             self.unread.add(tensor.name)
@@ -128,24 +129,24 @@ def _blocks(spec: TensorSpec) -> Iterator[tuple[Box, NDArray[Any]]]:
     """The words of a tensor in boxes of its shape, valid until the next one."""
     with ExitStack() as files, Sources() as sources:
         for side in sides_of(without_streams(spec, files)):
-            for box in _cut(side):
+            strides = side.spec.strides or contiguous_strides(side.spec.shape)
+            for box in _cut(side.box, strides, spec.dtype.itemsize):
                 raw = BUFFERS.first.array(np.uint8, box.numel * spec.dtype.itemsize)
                 read_box(sources, side.spec, side.within(box), raw)
                 yield box, raw.view(f"u{spec.dtype.itemsize}").reshape(box.sizes)
 
 
-def _cut(side: Side) -> Iterator[Box]:
-    """Boxes of a part, cut across the axis that is slowest in it."""
-    sizes, spec = side.box.sizes, side.spec
-    if not sizes:
-        yield side.box
+def _cut(box: Box, strides: tuple[int, ...], itemsize: int) -> Iterator[Box]:
+    """Boxes of `_BLOCK_NBYTES` at most, cut across the axes that are slowest as stored."""
+    nbytes = box.numel * itemsize
+    if nbytes <= _BLOCK_NBYTES:
+        yield box
         return
-    strides = contiguous_strides(spec.shape) if spec.strides is None else spec.strides
-    axis = max(range(len(sizes)), key=lambda n: (sizes[n] > 1, strides[n], -n))
-    inner = side.box.numel // sizes[axis] * spec.dtype.itemsize
-    step = max(_BLOCK_NBYTES // inner, 1)
-    for start in range(0, sizes[axis], step):
-        offsets, part = list(side.box.offsets), list(sizes)
+    axis = max(range(len(strides)), key=lambda n: (box.sizes[n] > 1, strides[n]))
+    size = box.sizes[axis]
+    step = max(_BLOCK_NBYTES * size // nbytes, 1)
+    for start in range(0, size, step):
+        offsets, sizes = list(box.offsets), list(box.sizes)
         offsets[axis] += start
-        part[axis] = min(step, sizes[axis] - start)
-        yield Box(tuple(offsets), tuple(part))
+        sizes[axis] = min(step, size - start)
+        yield from _cut(Box(tuple(offsets), tuple(sizes)), strides, itemsize)
