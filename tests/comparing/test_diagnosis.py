@@ -26,6 +26,7 @@ from comparing.planted import (
     Grads,
     Q,
     changed,
+    flipped,
     gradients,
     reference,
     scaled,
@@ -327,12 +328,39 @@ def test_a_compiled_model_of_other_batches_has_other_gradients_and_no_more() -> 
 
 
 def test_zeros_that_agree_prove_nothing() -> None:
-    dead = {name: torch.zeros_like(one) if "wte" in name else one for name, one in GRADS.items()}
-    other = {
-        name: torch.zeros_like(one) if "wte" in name else one
-        for name, one in gradients(batch=1).items()
-    }
+    cut = ("wte.", "wpe.", "layers.0.", "layers.1.", "layers.2.")
+    dead, other = (
+        {name: torch.zeros_like(g) if name.startswith(cut) else g for name, g in grads.items()}
+        for grads in (GRADS, gradients(batch=1))
+    )
     assert gradtool.diff(dead, other).diagnosis == ()
+
+
+def test_a_distance_beside_one_large_element_is_no_rounding() -> None:
+    a = torch.full((4096,), 1e-3)
+    a[0] = 1.0
+    noise = 1e-6 * torch.randn(4096, generator=torch.Generator().manual_seed(1))
+    found = gradtool.diff({"w": a}, {"w": a + noise})
+    assert 3e-5 < (found.tensors[0].rel_l2 or 0.0) < 1e-4
+    assert found.diagnosis == ()
+
+
+def test_tensors_that_are_close_by_chance_are_not_told_of_where_most_are_not() -> None:
+    near, far = noisy(1e-7), noisy(0.1)
+    b = {name: near[name] if "layers.1" in name else far[name] for name in GRADS}
+    assert gradtool.diff(GRADS, b).diagnosis == ()
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_matrices_of_several_blocks_are_read_whole(order: Any) -> None:
+    rng = np.random.default_rng(0)
+    a = np.array(rng.standard_normal((700, 900)).astype(np.float32), order="C")
+    b = np.array(np.roll(a, -2, axis=1), order=order)
+    found = gradtool.diff({"w": a}, {"w": b})
+    assert told(found) == ["moved-columns"]
+    assert "columns shifted by 2 back, cyclically" in found.diagnosis[0].text
+    b[699, 5] += 1.0
+    assert gradtool.diff({"w": a}, {"w": b}).diagnosis == ()
 
 
 def test_last_bits_of_several_elements_are_rounding() -> None:
@@ -347,8 +375,7 @@ def test_last_bits_of_several_elements_are_rounding() -> None:
 
 
 def test_bits_are_not_told_where_a_tolerance_hides_others() -> None:
-    b = gradients(parts=4)
-    b[UP].view(torch.int32)[5, 6] ^= 1 << 30
+    b = {**gradients(parts=4), UP: flipped(30)(GRADS[UP].clone())}
     found = gradtool.diff(GRADS, b, max_rel_l2=1e-3, atol=1e-6)
     assert [one.name for one in found.tensors if not one.same] == [UP]
     assert "flipped-bits" not in told(found)

@@ -93,7 +93,8 @@ def _lines(moved: Moved) -> str:
     line = moved.what.removesuffix("s")
     if moved.shift is not None:
         size, to = abs(moved.shift), "on" if moved.shift > 0 else "back"
-        end = "the last ones are gone" if moved.is_cut else "cyclically"
+        lost = "last" if moved.shift > 0 else "first"
+        end = f"the {lost} ones are gone" if moved.is_cut else "cyclically"
         return f"{moved.what} shifted by {size} {to}, {end},"
     first, at = moved.first or (0, 0)
     return (
