@@ -73,7 +73,8 @@ class Displayed:
     def to_rows(self) -> list[dict[str, Any]]:
         """Flat rows with the same keys, for `pandas.DataFrame` and `polars.DataFrame`.
 
-        A row for each tensor of a measurement or of what was clipped, for each dump of a check;
-        numbers are Python's, None stands for what there is not.
+        A row for each tensor of a measurement or of what was clipped, for each dump of a check, for
+        each pair of a difference and each tensor without one; numbers are Python's, None stands for
+        what there is not.
         """
         return load_showing().rows(self)

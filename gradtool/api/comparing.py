@@ -18,9 +18,9 @@ from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.comparing.difference import (
     Difference,
     DumpSide,
-    OtherDifference,
     TensorDifference,
 )
+from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, paired
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.names import name_filter, no_name, ordered

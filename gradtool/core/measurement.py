@@ -10,7 +10,7 @@ from gradtool.core.checkpoint import Disagreement
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.dtypes import DTYPES, DType, promote
 from gradtool.core.figures import counted
-from gradtool.core.names import UNGROUPED, group_namer, nearest_names, order_name, ordered
+from gradtool.core.names import UNGROUPED, group_namer, named, nearest_names, order_name, ordered
 from gradtool.core.sections import OTHER
 from gradtool.core.shapes.rows import RowMeasurement
 from gradtool.core.shapes.strides import unravel
@@ -180,10 +180,7 @@ class Measurement(Displayed):
 
     def __getitem__(self, name: str) -> TensorMeasurement:
         """The tensor of that name; KeyError with names that are like it where there is none."""
-        for tensor in self.tensors:
-            if tensor.name == name:
-                return tensor
-        raise KeyError(name, nearest_names(str(name), [tensor.name for tensor in self.tensors]))
+        return named(self.tensors, name)
 
     def __contains__(self, name: object) -> bool:
         return any(tensor.name == name for tensor in self.tensors)

@@ -252,3 +252,13 @@ def nearest_names(wanted: str, names: Iterable[str]) -> str | None:
         return None
     listed = ", ".join(repr(shortened(name, _COMPARED_LENGTH)) for name in found)
     return f"the nearest name is {listed}" if len(found) == 1 else f"the nearest names are {listed}"
+
+
+def named(items: Iterable[_Item], name: object) -> _Item:
+    """The item of that name; KeyError with the names that are most like it where there is none."""
+    names = []
+    for item in items:
+        if item.name == name:
+            return item
+        names.append(item.name)
+    raise KeyError(name, nearest_names(str(name), names))

@@ -14,12 +14,14 @@ from rich.style import Style as RichStyle
 from rich.text import Text
 
 from gradtool.core.clip.outcome import ClipOutcome
+from gradtool.core.comparing.difference import Difference
 from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.core.measurement import Measurement
 from gradtool.display import Displayed
-from gradtool.report import check_reporter, clip_reporter, reporter
+from gradtool.report import check_reporter, clip_reporter, diff_reporter, reporter
 from gradtool.report.check.rows import dump_row
 from gradtool.report.clip.rows import clip_rows
+from gradtool.report.diff.columns import rows as diff_rows
 from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.inspect.columns import tensor_row
 from gradtool.report.model import Style
@@ -52,6 +54,10 @@ def _checked(outcome: CheckOutcome, name: str, style: Style) -> str:
     return check_reporter(name)(outcome, style)
 
 
+def _compared(difference: Difference, name: str, style: Style) -> str:
+    return diff_reporter(name)(difference, style)
+
+
 def _tensors(measurement: Measurement) -> Iterator[dict[str, Any]]:
     return (tensor_row(measurement, tensor) for tensor in measurement.in_order)
 
@@ -69,6 +75,7 @@ _KINDS: Final[dict[type[Displayed], _Kind]] = {
     Measurement: _Kind(_inspected, _tensors, fields=_one_report),
     ClipOutcome: _Kind(_clipped, clip_rows),
     CheckOutcome: _Kind(_checked, _dumps, table="text"),
+    Difference: _Kind(_compared, diff_rows),
 }
 
 

@@ -16,10 +16,10 @@ from gradtool.core.comparing.difference import (
     Conclusion,
     Difference,
     DumpSide,
-    OtherDifference,
     TensorDifference,
 )
 from gradtool.core.comparing.distance import Distance, Largest, Products, Sample
+from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.sums import ScaledSum
 from gradtool.core.comparing.tolerance import EXACT
 from gradtool.core.judging.policy import Override

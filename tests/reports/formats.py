@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from typing import Any, ClassVar
 
-from gradtool.report.diff import csv as diff_csv
+from gradtool.report.diff.columns import COLUMNS as DIFF_COLUMNS
 from gradtool.report.escaping import visible
 from gradtool.report.formats import csv as formats_csv
 from gradtool.report.inspect.columns import COLUMNS as INSPECT_COLUMNS
@@ -127,7 +127,7 @@ class Csv(ReportFormat):
     def read(self, text: str) -> Reading:
         found: Reading = []
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        heads = (listing_csv.HEADER, formats_csv.HEADER, diff_csv.HEADER)
+        heads = (listing_csv.HEADER, formats_csv.HEADER, DIFF_COLUMNS)
         if reader.fieldnames in [[*head] for head in heads]:
             for number, row in enumerate(reader):
                 cells = ((column, recovered(cell)) for column, cell in row.items())

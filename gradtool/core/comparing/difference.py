@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gradtool.core.comparing.distance import Distance, Number
+from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.names import named
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
+from gradtool.display import Displayed, short_repr
 
 DEAD_SIDES = "GT501"
 """The code of the finding that no element of two dumps is finite and not zero."""
@@ -51,7 +54,7 @@ class DumpSide:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class TensorDifference:
     """Two tensors that pair, and how far apart they are.
 
@@ -67,6 +70,11 @@ class TensorDifference:
     distance: Distance | None
     tolerance: Tolerance
     loss_scale: float = 1.0
+
+    def __repr__(self) -> str:
+        told = "identical" if self.identical else "the same" if self.same else "not the same"
+        away = "" if self.rel_l2 is None else f", rel_l2 {self.rel_l2:.12g}"
+        return short_repr(self, f"{self.name!r:.240}: {self.problem or told}{away}")
 
     @property
     def name(self) -> str:
@@ -203,32 +211,8 @@ class TensorDifference:
         return number / self.loss_scale if self.loss_scale != 1.0 else number
 
 
-@dataclass(frozen=True, slots=True)
-class OtherDifference:
-    """Two tensors that are no gradients, integers say, compared bit by bit.
-
-    Attributes:
-        name, section: in the first dump.
-        a, b: what they are.
-        differing: how many elements differ; None where type or shape do.
-        first_differing: index of the first of them in C order.
-    """
-
-    name: str
-    section: str
-    a: TensorSpec
-    b: TensorSpec
-    differing: int | None
-    first_differing: tuple[int, ...] | None
-
-    @property
-    def identical(self) -> bool:
-        """Whether they have the same bits."""
-        return self.differing == 0
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
+@dataclass(frozen=True, slots=True, repr=False)
+class Difference(Displayed):
     """What two dumps have in common and what not; true if they are the same.
 
     Attributes:
@@ -257,6 +241,25 @@ class Difference:
 
     def __bool__(self) -> bool:
         return self.same
+
+    @property
+    def headline(self) -> str:
+        """Both paths, and what is between them."""
+        apart = [tensor.name for tensor in self.tensors if not tensor.same]
+        told = "identical" if self.identical else "the same within the tolerance"
+        if not self.same:
+            first = f", {apart[0]!r:.80} the first" if apart else ""
+            told = f"not the same: {len(apart)} of {len(self.tensors)} tensors differ{first}"
+        return f"{self.a.path!r:.100} and {self.b.path!r:.100}: {told}"
+
+    def __getitem__(self, name: str) -> TensorDifference:
+        """The pair whose tensor in `a` has that name; KeyError with names like it for none."""
+        return named(self.tensors, name)
+
+    def __contains__(self, name: object) -> bool:
+        return any(tensor.name == name for tensor in self.tensors)
+
+    __iter__ = None  # as of a `Measurement`
 
     @property
     def identical(self) -> bool:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.difference import OtherDifference, TensorDifference
+from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
+from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.tensors import Skipped, StoredChecksum, TensorSpec

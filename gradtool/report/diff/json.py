@@ -15,10 +15,10 @@ if TYPE_CHECKING:
     from gradtool.core.comparing.difference import (
         Difference,
         DumpSide,
-        OtherDifference,
         TensorDifference,
     )
     from gradtool.core.comparing.distance import Number
+    from gradtool.core.comparing.others import OtherDifference
     from gradtool.core.comparing.tolerance import Tolerance
     from gradtool.core.stats import TensorStats
 

@@ -26,7 +26,7 @@ def render(reports: Sequence[InspectReport], style: Style) -> str:  # noqa: ARG0
     writer = csv.writer(out)
     writer.writerow(COLUMNS)
     for report in reports:
-        writer.writerows(map(_cell, row.values()) for row in _rows(report))
+        writer.writerows(map(cell, row.values()) for row in _rows(report))
     return out.getvalue()
 
 
@@ -49,7 +49,7 @@ def literal(text: str) -> str:
     return f"'{cell}" if _FORMULA.match(cell) else cell
 
 
-def _cell(value: object) -> object:
+def cell(value: object) -> object:
     """A figure in all its digits, a text that nothing computes, and nothing for None."""
     if isinstance(value, float):
         return number(value)

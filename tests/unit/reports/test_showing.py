@@ -13,18 +13,20 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import run
+from reports.commands import COMMANDS, retold
 from reports.samples import clip_of, finding, measurement_of, outcome_of, tensor, unreadable
 from rich.console import Console
 from safetensors.numpy import save_file
 
 import gradtool
 from gradtool.display import Displayed
-from gradtool.report import check_reporter, clip_reporter, reporter
+from gradtool.report import check_reporter, clip_reporter, diff_reporter, reporter
 from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.model import Style
 
 SAMPLES = Path(__file__).parents[3] / "sample_ckpts"
 SAMPLE = str(SAMPLES / "nonfinite.safetensors")
+HEALTHY = str(SAMPLES / "healthy.safetensors")
 
 LONG = "layer." * 100_000
 EVIL = "</pre><script>alert(1)</script>&\x1b[2J\u202e"
@@ -34,7 +36,10 @@ def results(name: str = "w") -> list[Displayed]:
     """One of each kind, with a name in every place that takes one."""
     measured = measurement_of(tensor(name, nan=2), tensor(f"{name}2"), path=name)
     checked = outcome_of([(name, [finding("GT101", name), finding("GT203", name)])])
-    return [measured, clip_of(measured, measured, name, name), checked]
+    difference = retold(
+        COMMANDS["diff"].sample(), {f"q{word}q": name for word in ("tensor1", "tensor2", "path1")}
+    )
+    return [measured, clip_of(measured, measured, name, name), checked, difference]
 
 
 def table_of(result: Displayed, width: int) -> str:
@@ -44,6 +49,8 @@ def table_of(result: Displayed, width: int) -> str:
         return reporter("table")([report_on(result)], style)
     if isinstance(result, gradtool.ClipOutcome):
         return clip_reporter("table")(result, style)
+    if isinstance(result, gradtool.Difference):
+        return diff_reporter("table")(result, style)
     assert isinstance(result, gradtool.CheckOutcome)
     return check_reporter("text")(result, style)
 
@@ -55,7 +62,9 @@ def lines(text: str) -> list[str]:
 @pytest.mark.parametrize("name", ["w", LONG, EVIL])
 def test_a_repr_is_short_whatever_the_names(name: str) -> None:
     of_parts = (tensor(name), finding("GT101", name, message=name), unreadable(name, name))
-    for value in (*results(name), *of_parts):
+    shown = results(name)
+    assert isinstance(shown[-1], gradtool.Difference)
+    for value in (*shown, *of_parts, *shown[-1].tensors):
         assert len(repr(value)) < 400
         assert repr(value).isprintable()
         assert type(value).__name__ in repr(value)
@@ -80,8 +89,8 @@ def test_a_repr_counts_as_people_do(count: int, words: str) -> None:
     assert f": {count} tensor{'s' * (count > 1)}, " in repr(measurement_of(*tensors, path="g"))
 
 
-@pytest.mark.parametrize("width", [60, 100])
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("width", [80, 100])
+@pytest.mark.parametrize("which", range(4))
 def test_rich_prints_the_table_of_the_command_line(which: int, width: int) -> None:
     result = results()[which]
     plain = Console(file=io.StringIO(), width=width)
@@ -89,14 +98,14 @@ def test_rich_prints_the_table_of_the_command_line(which: int, width: int) -> No
     assert lines(plain.file.getvalue()) == lines(table_of(result, width))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("which", range(4))
 def test_a_notebook_shows_the_same_table(which: int) -> None:
     result = results()[which]
     text = html.unescape(re.sub(r"</?(pre|span)[^>]*>", "", result._repr_html_()))
     assert lines(text) == lines(table_of(result, 100))
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("which", range(4))
 def test_no_name_is_markup_in_a_notebook(which: int) -> None:
     shown = results(EVIL)[which]._repr_html_()
     assert set(re.findall(r"<[^ >]*", shown)) <= {"<pre", "</pre", "<span", "</span"}
@@ -162,6 +171,8 @@ def test_fields_are_what_the_command_line_prints_as_json() -> None:
     for document in (found, checked):
         document["dumps"] = [told(dump) for dump in document["dumps"]]
     assert told(found) == told(checked)
+    compared = json.loads(run("diff", SAMPLE, HEALTHY, "-f", "json").stdout)
+    assert told(gradtool.diff(SAMPLE, HEALTHY).to_dict()) == told(compared)
 
 
 def test_rows_are_those_of_csv_with_numbers_in_them() -> None:
@@ -169,6 +180,15 @@ def test_rows_are_those_of_csv_with_numbers_in_them() -> None:
     out = run("inspect", SAMPLE, "-f", "csv", "--sort", "file").stdout
     *listed, total = csv.DictReader(io.StringIO(out))
     assert total["name"] == "(total)"
+    assert_the_same(rows, listed)
+    assert any(math.isnan(row["norm"]) for row in rows)
+    rows = gradtool.diff(SAMPLE, HEALTHY).to_rows()
+    compared = run("diff", SAMPLE, HEALTHY, "-f", "csv").stdout
+    assert_the_same(rows, [*csv.DictReader(io.StringIO(compared))])
+
+
+def assert_the_same(rows: list[dict[str, Any]], listed: list[dict[str, Any]]) -> None:
+    """Rows of Python's values are those that CSV spells."""
     assert len(rows) == len(listed) > 0
     for row, cells in zip(rows, listed, strict=True):
         assert row.keys() == cells.keys()
@@ -177,8 +197,8 @@ def test_rows_are_those_of_csv_with_numbers_in_them() -> None:
                 number = float(cells[column])
                 assert value == number or (math.isnan(value) and math.isnan(number))
             else:
-                assert cells[column] == ("" if value is None else str(value))
-    assert any(math.isnan(row["norm"]) for row in rows)
+                word = str(value).lower() if isinstance(value, bool) else str(value)
+                assert cells[column] == ("" if value is None else word)
 
 
 def test_rows_are_in_the_order_of_the_table(tmp_path: Path) -> None:
@@ -191,7 +211,7 @@ def test_rows_are_in_the_order_of_the_table(tmp_path: Path) -> None:
     assert [row["name"] for row in clipped.to_rows()] == names
 
 
-@pytest.mark.parametrize("which", range(3))
+@pytest.mark.parametrize("which", range(4))
 def test_rows_are_flat_and_alike(which: int) -> None:
     rows = results()[which].to_rows()
     assert rows
@@ -221,6 +241,19 @@ def test_a_tensor_is_found_by_its_name() -> None:
         _ = measurement["layers.1.up.weigth"]
     with pytest.raises(TypeError):
         iter(measurement)  # type: ignore[call-overload]
+
+
+def test_a_pair_is_found_by_its_name() -> None:
+    difference = gradtool.diff(SAMPLE, SAMPLE)
+    for one in difference.tensors:
+        assert difference[one.name] is one
+        assert one.name in difference
+    assert "layers" not in difference
+    with pytest.raises(KeyError, match=r"layers\.1\.up\.weight"):
+        _ = difference["layers.1.up.weigth"]
+    with pytest.raises(TypeError):
+        iter(difference)  # type: ignore[call-overload]
+    assert difference and not gradtool.diff(SAMPLE, HEALTHY)
 
 
 @pytest.mark.parametrize("name", ["healthy.pt", "nonfinite.pt", "truncated.pt", "empty.pt"])
