@@ -19,7 +19,7 @@ _WIDEST_BAR = 10
 _EIGHTHS = ("", *(chr(0x2590 - count) for count in range(1, 8)))
 """Parts of a column, filled from the left: blocks of Unicode."""
 
-Mood: TypeAlias = Literal["plain", "healthy", "alarming", "minor"]
+Mood: TypeAlias = Literal["plain", "healthy", "notable", "alarming", "minor"]
 """How much attention a row or line deserves."""
 
 Item = TypeVar("Item")

@@ -32,6 +32,7 @@ HEADER: Final = Style(bold=True)
 MOODS: Final[dict[Mood, Style]] = {
     "plain": Style(),
     "healthy": Style(color="green"),
+    "notable": Style(color="yellow"),
     "alarming": Style(color="red"),
     "minor": Style(dim=True),
 }

@@ -29,7 +29,7 @@ from gradtool.report.model import Style
 NOTEBOOK_WIDTH: Final = 100
 """Columns of what notebooks show, which scroll what is wider."""
 
-_COLOURS: Final = {"red": "#c33", "green": "#2a2"}
+_COLOURS: Final = {"red": "#c33", "green": "#2a2", "yellow": "#a70"}
 """Of what is shown in colour: readable on white and on black."""
 
 

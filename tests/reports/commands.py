@@ -20,6 +20,7 @@ from gradtool.core.comparing.difference import (
 )
 from gradtool.core.comparing.distance import Distance, Largest, Products, Sample
 from gradtool.core.comparing.others import OtherDifference
+from gradtool.core.comparing.roll_up import by_section
 from gradtool.core.comparing.sums import ScaledSum
 from gradtool.core.comparing.tolerance import EXACT
 from gradtool.core.judging.policy import Override
@@ -263,17 +264,20 @@ class Diff(Command):
     left_out: ClassVar = {"csv": {"path", "note", "text", "other"}}
     beside_others: ClassVar = {"alone", "other"}
     figure_places: ClassVar = {
-        "json": "tensors/[0-9]+/([a-z_][a-z_0-9]*|a/norm)$",
+        "json": "(tensors|sections)/[0-9]+/([a-z_][a-z_0-9]*|a/norm)$",
         "csv": "rows/",
-        "table": "tensors/0/.*(rel L2|cosine|b-a.)$",
-        "markdown": "tensors/0/.*(rel L2|cosine|b-a.)$",
+        "table": "(tensors|sections)/0/[0-9]+/(rel L2|cosine|max .b-a.)$",
+        "markdown": "(tensors|sections)/0/[0-9]+/(rel L2|cosine|max .b-a.)$",
     }
 
     def render(self, name: str, made: Difference, style: Style) -> str:
         return report.diff_reporter(name)(made, style)
 
     def sample(self, figures: Three = SOME) -> Difference:
-        pairs = [_pair(f"qtensor{at}q", one, figures[0]) for at, one in enumerate(figures, 1)]
+        pairs = [
+            _pair(f"qtensor{at}q", one, figures[0], section="other" if at == 3 else "qsection1q")
+            for at, one in enumerate(figures, 1)
+        ]
         text = Conclusion("GT999", "a-name", "qtext1q", ("qtensor1q",))
         return _difference(
             (replace(pairs[0], distance=None), *pairs[1:]),
@@ -291,6 +295,11 @@ class Diff(Command):
         names = ("rel_l2", "cosine", "norm_ratio", "best_scale", "max_abs_diff", "differing")
         shown = {"rel_l2": "rel L2", "cosine": "cosine", "max_abs_diff": "max |b-a|"}
         found: dict[str, float | None] = {}
+        of_sections = ("rel_l2", "cosine", "norm_ratio", "max_abs_diff")
+        for at, section in enumerate(by_section(made.tensors)):
+            found |= {f"sections/{at}/{name}": getattr(section, name) for name in of_sections}
+            for name, header in shown.items():
+                found[f"sections/0/{at}/{header}"] = getattr(section, name)
         for at, one in enumerate(made.tensors):
             found |= {f"tensors/{at}/{name}": getattr(one, name) for name in names}
             found |= {f"rows/{at}/{name}": getattr(one, name) for name in names}
@@ -301,9 +310,9 @@ class Diff(Command):
         return found
 
 
-def _pair(name: str, figures: Figures, of_a: Figures) -> TensorDifference:
+def _pair(name: str, figures: Figures, of_a: Figures, section: str = "") -> TensorDifference:
     """Two tensors of ten elements; `figures` are of what is between them."""
-    one, other = (tensor(name, some) for some in (of_a, figures))
+    one, other = (tensor(name, some, section=section) for some in (of_a, figures))
     aa, dd = ScaledSum(of_a.power_sum), ScaledSum(figures.power_sum)
     distance = Distance(
         10,

@@ -38,7 +38,7 @@ _FIELDS = {
 _OTHER_HEADERS = {
     *("dtype", "shape", "zeros", "holds", "tensors", "elements"),
     *("step", "layout", "files", "size"),
-    *("differ", "rel L2", "cosine", "best scale", "max |b-a|"),
+    *("differ", "rel L2", "cosine", "best scale", "max |b-a|", "norm of A", "of B"),
 }
 _LISTED = re.compile(r"(.*?) +(-|\d+)  (cannot be read|\S+) +(-|[\d,]+) +(-|[\d.]+ +\w+)")
 """A row of a list of checkpoints, in whose cells there are blanks."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from gradtool._version import __version__
+from gradtool.core.comparing.roll_up import PairSummary, by_section
 from gradtool.core.figures import json_number
 from gradtool.core.tensors import TensorSpec
 from gradtool.report.inspect.json import optional
@@ -50,6 +51,7 @@ def _fields(difference: Difference) -> dict[str, object]:
             }
             for one in difference.diagnosis
         ],
+        "sections": map(_summary, by_section(difference.tensors)),
         "tensors": map(_tensor, difference.tensors),
         "others": map(_other, difference.others),
         "only_in_a": list(difference.only_in_a),
@@ -122,6 +124,22 @@ def _tensor(tensor: TensorDifference) -> dict[str, object]:
     }
 
 
+def _summary(summary: PairSummary) -> dict[str, object]:
+    """The pairs of a section together."""
+    return {
+        "name": summary.name,
+        "tensors": len(summary.pairs),
+        "not_same": summary.apart,
+        "compared": summary.compared,
+        "rel_l2": optional(summary.rel_l2),
+        "cosine": summary.cosine,
+        "norm_ratio": optional(summary.norm_ratio),
+        "max_abs_diff": optional(summary.max_abs_diff),
+        "a": _figures(summary.a),
+        "b": _figures(summary.b),
+    }
+
+
 def _other(other: OtherDifference) -> dict[str, object]:
     first = other.first_differing
     return {
@@ -136,9 +154,12 @@ def _other(other: OtherDifference) -> dict[str, object]:
 
 
 def _side(spec: TensorSpec, stats: TensorStats | None) -> dict[str, object]:
+    return {"dtype": spec.dtype.name, "shape": list(spec.shape), **_figures(stats)}
+
+
+def _figures(stats: TensorStats | None) -> dict[str, object]:
+    """Of the elements of one side; null where they were not compared."""
     return {
-        "dtype": spec.dtype.name,
-        "shape": list(spec.shape),
         "norm": None if stats is None else json_number(stats.norm),
         "max_abs": None if stats is None else json_number(stats.max_abs),
         "nan": None if stats is None else stats.nan,

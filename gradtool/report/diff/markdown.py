@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from gradtool.core.comparing.roll_up import by_section
 from gradtool.core.figures import counted
-from gradtool.report.diff.words import first_sentence, grid, origin, remarks, sentence, shown
+from gradtool.report.diff.grids import pair_grid, shown, summary_grid
+from gradtool.report.diff.words import (
+    first_sentence,
+    origin,
+    remarks,
+    rolled_up,
+    sentence,
+    total,
+)
 from gradtool.report.inspect.markdown import escaped, listed, table
 from gradtool.report.model import Style
 
@@ -33,9 +42,25 @@ def _lines(difference: Difference, style: Style) -> Iterator[str]:
     rows = () if style.quiet else shown(difference, show_all=style.show_all)
     if rows:
         yield ""
-        yield from table(grid(rows))
+        yield from table(pair_grid(rows))
     apart = sum(not tensor.same for tensor in difference.tensors)
     if not style.quiet and apart > len(rows):
         yield ""
         left_out = apart - len(rows)
         yield f"{counted(left_out, 'more tensor')} {'is' if left_out == 1 else 'are'} not listed."
+    if not style.quiet:
+        yield from _together(difference, style)
+
+
+def _together(difference: Difference, style: Style) -> Iterator[str]:
+    """Which layers differ and how much; of each section, or of all, the figures together."""
+    sections = by_section(difference.tensors)
+    if len(sections) > 1 and any(section.apart for section in sections):
+        yield ""
+        yield from table(summary_grid("section", sections))
+    lines = [f"differing: {text}" for text in rolled_up(difference, show_all=style.show_all)]
+    if (of_all := total(difference)) is not None:
+        lines.append(f"total: {of_all}")
+    if lines:
+        yield ""
+        yield from map(listed, lines)

@@ -6,18 +6,20 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
+from gradtool.core.comparing.roll_up import PairSummary, alike, by_section
 from gradtool.core.figures import (
     byte_size,
     counted,
     dimensions,
     index_text,
-    share,
     short,
     significant,
     some,
 )
+from gradtool.core.order.layers import layers_text, split_name
+from gradtool.core.order.patterns import Pattern
 from gradtool.report.escaping import brief
-from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
+from gradtool.report.grid import CELL_DIGITS
 from gradtool.shortening import LONGEST_NAME
 
 if TYPE_CHECKING:
@@ -30,10 +32,11 @@ if TYPE_CHECKING:
     from gradtool.core.comparing.others import OtherDifference
     from gradtool.core.comparing.tolerance import Tolerance
 
-WORST: Final = 10
-"""Tensors that people are shown without --all."""
+FEW: Final = 3
+"""Tensors that differ of which people see without a roll-up what they have in common."""
 
-NONE: Final = "-"
+PATTERNS: Final = 10
+"""Lines of a roll-up that people are shown without --all."""
 
 
 def sentence(difference: Difference) -> str:
@@ -137,52 +140,54 @@ def number_text(value: Number) -> str:
     return f"{text}.0" if text.lstrip("-").isdigit() else text
 
 
-def shown(difference: Difference, *, show_all: bool) -> list[TensorDifference]:
-    """The pairs to list: all, or those that differ, the worst of them first, and not too many."""
-    if show_all:
-        return list(difference.tensors)
+def rolled_up(difference: Difference, *, show_all: bool) -> Iterator[str]:
+    """Which layers differ, in which tensors and how much; nothing where few tensors do."""
     apart = [tensor for tensor in difference.tensors if not tensor.same]
-    return sorted(apart, key=badness)[:WORST]
+    if len(apart) <= FEW:
+        return
+    found = alike(difference.tensors)
+    for pattern, summary in found if show_all else found[:PATTERNS]:
+        worst = summary.worst_layer if pattern.layers else None
+        most = ""
+        if worst is not None and worst.rel_l2 is not None:
+            layer = layers_text(split_name(one.name).number or 0 for one in worst.pairs)
+            most = f", most in {layer}: {significant(worst.rel_l2, CELL_DIGITS)}"
+        yield f"{_place(pattern)}: {figures(summary)}{most}"
+    if not show_all and (left_out := len(found) - PATTERNS) > 0:
+        yield f"… {counted(left_out, 'more pattern')} (--all shows them)"
 
 
-def badness(tensor: TensorDifference) -> tuple[int, float]:
-    """A sort key: what cannot be compared first, then NaN on one side only, then by distance."""
-    if tensor.distance is None:
-        return 0, 0.0
-    a, b = tensor.distance.a, tensor.distance.b
-    if a.nonfinite != b.nonfinite:
-        return 1, -float(abs(a.nonfinite - b.nonfinite))
-    relative = tensor.rel_l2
-    return 2, -math.inf if relative is None and tensor.distance.largest else -(relative or 0.0)
+def _place(pattern: Pattern) -> str:
+    """Which tensors a pattern stands for."""
+    if len(pattern.names) == 1:
+        return brief(pattern.names[0], LONGEST_NAME)
+    return f"{brief(pattern.text, LONGEST_NAME)} {pattern.extent}{pattern.which}"
 
 
-def grid(tensors: Sequence[TensorDifference]) -> Grid:
-    """A row for each pair."""
-    return Grid(
-        ("name", "shape", "differ", "rel L2", "cosine", "best scale", "max |b-a|"),
-        (False, False, True, True, True, True, True),
-        tuple(Row(_cells(tensor), _mood(tensor)) for tensor in tensors),
-    )
+def total(difference: Difference) -> str | None:
+    """Figures of all pairs together; None where they are of several sections, or the same."""
+    sections = by_section(difference.tensors)
+    if len(sections) != 1 or not sections[0].apart:
+        return None
+    (only,) = sections
+    a, b = (significant(one.norm, CELL_DIGITS) for one in (only.a, only.b))
+    angle = "" if only.cosine is None else f", cosine {significant(only.cosine, CELL_DIGITS)}"
+    return f"{figures(only)}{angle}, norm {a} in A and {b} in B"
 
 
-def _cells(tensor: TensorDifference) -> tuple[str, ...]:
-    name, shape = brief(tensor.name), brief(dimensions(tensor.a.shape))
-    if tensor.distance is None:
-        word = "dtype" if tensor.a.shape == tensor.b.shape else "shape"
-        return (name, shape, word, *[NONE] * 4)
-    return (
-        name,
-        shape,
-        share(tensor.differing or 0, tensor.a.numel),
-        *(
-            NONE if value is None else significant(value, CELL_DIGITS)
-            for value in (tensor.rel_l2, tensor.cosine, tensor.best_scale, tensor.max_abs_diff)
-        ),
-    )
-
-
-def _mood(tensor: TensorDifference) -> Mood:
-    return "minor" if tensor.same else "alarming"
+def figures(summary: PairSummary) -> str:
+    """How far apart several pairs are together, as far as they can be compared."""
+    parts = [
+        f"{name} {significant(value, CELL_DIGITS)}"
+        for name, value in (
+            ("max |b-a|", summary.max_abs_diff),
+            ("rel L2", summary.rel_l2),
+        )
+        if value is not None
+    ]
+    if left_out := len(summary.pairs) - summary.compared:
+        parts.append(f"{counted(left_out, 'tensor')} not comparable")
+    return ", ".join(parts)
 
 
 def remarks(difference: Difference, *, with_reading: bool) -> Iterator[tuple[str, str]]:
