@@ -14,7 +14,7 @@ from gradtool.report.model import Style
 from gradtool.storage.links import target_path
 
 _STDOUT = ("-", "/dev/stdout")
-_FOR_PROGRAMS = ("json", "csv", "junit", "github")
+_FOR_PROGRAMS = ("json", "csv", "junit", "github", "html")
 _SYNONYMS = {"text": "table", "table": "text"}
 """Both words mean the format for people; a command knows one of them."""
 
@@ -46,6 +46,18 @@ class Reports:
     def people_read_stdout(self) -> bool:
         """Whether a report for people goes there."""
         return any(sink.file is None and sink.format not in _FOR_PROGRAMS for sink in self.sinks)
+
+    def with_step_summary(self) -> Reports:
+        """The reports, and with `-f github` one in the file of GitHub's step summary.
+
+        None is added if a report for that file was asked for already.
+        """
+        file = os.environ.get("GITHUB_STEP_SUMMARY")
+        if not file or all(sink.format != "github" for sink in self.sinks):
+            return self
+        if any(sink.file and target_path(sink.file) == target_path(file) for sink in self.sinks):
+            return self
+        return Reports((*self.sinks, Sink("markdown", file, "GITHUB_STEP_SUMMARY", appended=True)))
 
     def refuse_to_replace(self, files: Iterable[str]) -> None:
         """Raise UsageError if a report would replace one of `files`, or a part of one."""

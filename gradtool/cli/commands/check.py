@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, TypeAlias
 
@@ -17,12 +16,11 @@ from gradtool.cli.options.command import command
 from gradtool.cli.options.help import JUDGING
 from gradtool.cli.options.table import VERBOSE
 from gradtool.cli.paths import expand_all
-from gradtool.cli.reports import Reports, Sink
+from gradtool.cli.reports import Reports
 from gradtool.cli.spelling import with_options
 from gradtool.report import CHECK_REPORTERS, check_reporter
 from gradtool.report.escaping import brief
 from gradtool.shortening import LONGEST_LINE, LONGEST_NAME
-from gradtool.storage.links import target_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -69,7 +67,7 @@ def check(
     Several dumps are those of one run, judged in the order of steps. Exits 1 for findings and 3
     if a PATH could not be read.
     """
-    reports = _with_step_summary(reports)
+    reports = reports.with_step_summary()
     reports.refuse_to_replace([*expand_all(paths), *configured.files])
     with display.progress(paths[0]) as progress:
         outcome = gradtool.check(
@@ -117,16 +115,3 @@ def _say_unjudged(outcome: CheckOutcome) -> None:
                 start = f"{console.ERROR}{brief(verdict.path, LONGEST_NAME)}: "
                 reason = sentence(finding, verdict, LONGEST_LINE - len(start))
                 console.write_stderr(f"{start}{reason}\n")
-
-
-def _with_step_summary(reports: Reports) -> Reports:
-    """The reports, and with `-f github` one in the file of GitHub's step summary.
-
-    None is added if a report for that file was asked for already.
-    """
-    file = os.environ.get("GITHUB_STEP_SUMMARY")
-    if not file or all(sink.format != "github" for sink in reports.sinks):
-        return reports
-    if any(sink.file and target_path(sink.file) == target_path(file) for sink in reports.sinks):
-        return reports
-    return Reports((*reports.sinks, Sink("markdown", file, "GITHUB_STEP_SUMMARY", appended=True)))

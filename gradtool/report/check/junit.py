@@ -1,13 +1,7 @@
-"""Verdicts as JUnit's XML: a suite for each dump, a test case in it for each rule.
-
-There is no single schema. What is written here is valid by Ant's and by Jenkins's: a test case has
-one outcome, a suite has properties, cases and output, in that order, and all attributes that
-either requires.
-"""
+"""Verdicts as JUnit's XML: a suite for each dump, a test case in it for each rule."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final, TypeAlias
 from xml.etree import ElementTree as ET
@@ -17,7 +11,8 @@ from gradtool.core.judging.policy import ActiveRule, Policy
 from gradtool.core.judging.rule import threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check.words import override_text, selection, sentence
-from gradtool.report.escaping import brief, visible
+from gradtool.report.escaping import visible
+from gradtool.report.junit import Failure, case_of, document, not_blank, suite_of
 from gradtool.report.model import Style
 from gradtool.shortening import LONGEST_LINE
 
@@ -28,19 +23,11 @@ _SkipReason: TypeAlias = Callable[[ActiveRule], str | None]
 
 
 def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
-    """The outcome as a `<testsuites>`, in ASCII, which every locale writes alike."""
-    root = ET.Element("testsuites")
-    now = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
+    """A suite for each dump, and one for what is judged over all."""
     suites = [_dump_suite(verdict, outcome) for verdict in outcome.verdicts]
     if (run_suite := _run_suite(outcome)) is not None:
         suites.append(run_suite)
-    for number, suite in enumerate(suites):
-        suite.set("id", str(number))
-        suite.set("timestamp", now)
-        root.append(suite)
-    ET.indent(root)
-    text = ET.tostring(root, encoding="us-ascii", xml_declaration=False).decode("ascii")
-    return f'<?xml version="1.0" encoding="UTF-8"?>\n{text}\n'
+    return document(suites)
 
 
 def _dump_suite(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
@@ -50,7 +37,7 @@ def _dump_suite(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
         return f"not judged: {sentence(verdict.findings[0], verdict, LONGEST_LINE)}"
 
     rules = [active for active in outcome.policy.rules.values() if not active.rule.across_dumps]
-    return _suite(_suite_name(verdict.path), rules, verdict, outcome, skip_reason)
+    return _suite(not_blank(verdict.path), rules, verdict, outcome, skip_reason)
 
 
 def _run_suite(outcome: CheckOutcome) -> ET.Element | None:
@@ -75,45 +62,31 @@ def _suite(
 ) -> ET.Element:
     policy = outcome.policy
     verdict = judged if isinstance(judged, Verdict) else None
-    suite = ET.Element("testsuite", name=name, package=name, hostname="localhost")
-    properties = ET.SubElement(suite, "properties")
-    for key, value in _properties(rules, judged, outcome):
-        ET.SubElement(properties, "property", name=key, value=value)
+    cases = []
     for active in rules:
         findings = [finding for finding in judged.findings if finding.code == active.rule.code]
         failing = [finding for finding in findings if policy.fails(finding.severity)]
-        suite.append(_case(name, active, failing, verdict, skip_reason(active)))
-    suite.set("tests", str(len(rules)))
-    suite.set("failures", str(len(suite.findall("testcase/failure"))))
-    suite.set("errors", "0")
-    suite.set("skipped", str(len(suite.findall("testcase/skipped"))))
-    suite.set("time", f"{judged.elapsed_s:.3f}")
-    ET.SubElement(suite, "system-out").text = _text(_output(judged, policy))
-    ET.SubElement(suite, "system-err").text = ""
-    return suite
+        failure = _failure(active, failing, verdict) if failing else None
+        rule = f"{active.rule.code} {active.rule.name}"
+        cases.append(case_of(name, rule, failure, skip_reason(active)))
+    return suite_of(
+        name,
+        cases,
+        properties=_properties(rules, judged, outcome),
+        output=_output(judged, policy),
+        elapsed_s=judged.elapsed_s,
+    )
 
 
-def _case(
-    suite: str,
-    active: ActiveRule,
-    failing: Sequence[Finding],
-    verdict: Verdict | None,
-    skip_reason: str | None,
-) -> ET.Element:
-    name = f"{active.rule.code} {active.rule.name}"
-    case = ET.Element("testcase", name=name, classname=suite, time="0")
-    if failing:
-        lines = [
-            sentence(one, verdict) for finding in failing for one in (finding, *finding.details)
-        ]
-        more = f" (and {counted(len(failing) - 1, 'more finding')})" if failing[1:] else ""
-        message = sentence(failing[0], verdict, LONGEST_LINE) + more
+def _failure(active: ActiveRule, failing: Sequence[Finding], verdict: Verdict | None) -> Failure:
+    lines = [sentence(one, verdict) for finding in failing for one in (finding, *finding.details)]
+    more = f" (and {counted(len(failing) - 1, 'more finding')})" if failing[1:] else ""
+    return Failure(
+        kind=f"{active.rule.code} {active.rule.name}",
+        message=sentence(failing[0], verdict, LONGEST_LINE) + more,
         # With the code in front no line looks like a command to a CI's runner.
-        text = _text(f"{active.rule.code}: {line}" for line in lines)
-        ET.SubElement(case, "failure", type=name, message=message).text = text
-    elif skip_reason is not None:
-        ET.SubElement(case, "skipped", message=brief(skip_reason))
-    return case
+        lines=tuple(f"{active.rule.code}: {line}" for line in lines),
+    )
 
 
 def _properties(
@@ -147,15 +120,5 @@ def _output(judged: Verdict | CheckOutcome, policy: Policy) -> Iterator[str]:
     yield from (f"note: {visible(note)}" for note in judged.notes)
 
 
-def _text(lines: Iterable[str]) -> str:
-    return "\n".join(lines)
-
-
 def _settings(active: ActiveRule) -> str:
     return ", ".join(f"{name} is {value}" for name, value in threshold_texts(active.thresholds))
-
-
-def _suite_name(path: str) -> str:
-    """The path, in quotes where it is blank, as no name may be."""
-    shown = visible(path)
-    return shown if shown.strip() else repr(path)
