@@ -42,6 +42,8 @@ DIFF_REPORTERS: Final = {
     "json": "gradtool.report.diff.json",
     "csv": "gradtool.report.diff.csv",
     "markdown": "gradtool.report.diff.markdown",
+    "github": "gradtool.report.diff.github",
+    "junit": "gradtool.report.diff.junit",
 }
 """The same for `diff --format`."""
 

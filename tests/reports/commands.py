@@ -261,7 +261,10 @@ class Diff(Command):
     """Two dumps; numbers are those of their pairs, in the order of the first."""
 
     table = report.DIFF_REPORTERS
-    left_out: ClassVar = {"csv": {"path", "note", "text", "other"}}
+    left_out: ClassVar = {
+        "csv": {"path", "note", "text", "other"},
+        "github": {"section"},
+    }
     beside_others: ClassVar = {"alone", "other"}
     figure_places: ClassVar = {
         "json": "(tensors|sections)/[0-9]+/([a-z_][a-z_0-9]*|a/norm)$",

@@ -30,8 +30,12 @@ def shown(difference: Difference, *, show_all: bool) -> list[TensorDifference]:
     """The pairs to list: all, or those that differ, the worst of them first, and not too many."""
     if show_all:
         return list(difference.tensors)
-    apart = [tensor for tensor in difference.tensors if not tensor.same]
-    return sorted(apart, key=badness)[:WORST]
+    return worst_first(difference)[:WORST]
+
+
+def worst_first(difference: Difference) -> list[TensorDifference]:
+    """The pairs that are not the same, of two that differ as much the first in order before."""
+    return sorted((tensor for tensor in difference.tensors if not tensor.same), key=badness)
 
 
 def badness(tensor: TensorDifference) -> tuple[int, float]:

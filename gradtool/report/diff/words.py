@@ -103,7 +103,12 @@ def origin(side: DumpSide) -> str:
 def first_sentence(difference: Difference, fitted: Callable[[str], str] = brief) -> str | None:
     """The first tensor that differs, its name `fitted`, and how."""
     first = next((tensor for tensor in difference.tensors if not tensor.same), None)
-    return None if first is None else f"{fitted(first.name)}: {'; '.join(_details(first))}"
+    return None if first is None else f"{fitted(first.name)}: {details(first)}"
+
+
+def details(tensor: TensorDifference) -> str:
+    """How two tensors differ: in how many elements, from where on, in what type."""
+    return "; ".join(_details(tensor))
 
 
 def _details(tensor: TensorDifference) -> Iterator[str]:
@@ -202,17 +207,26 @@ def remarks(difference: Difference, *, with_reading: bool) -> Iterator[tuple[str
             yield f"only in {side}", brief(f"{counted(len(names), 'tensor')}: {some(names)}")
     for other in difference.others:
         if not other.identical:
-            yield "other", f"{brief(other.name, LONGEST_NAME)}: {_other(other)}"
+            yield "other", f"{brief(other.name, LONGEST_NAME)}: {other_details(other)}"
+    said = notes(difference) if with_reading else _own_notes(difference)
+    yield from (("note", brief(note)) for note in said)
+
+
+def notes(difference: Difference) -> Iterator[str]:
+    """What was assumed and counted in comparing both, and in reading each; as it is."""
+    yield from _own_notes(difference)
+    for label, dump in (("A", difference.a), ("B", difference.b)):
+        yield from (f"{label}: {note}" for note in dump.notes)
+
+
+def _own_notes(difference: Difference) -> Iterator[str]:
     same_nan = sum(t.distance.same_nan for t in difference.tensors if t.distance is not None)
     if same_nan:
-        yield "note", f"{same_nan:,} NaN have the same bits on both sides, and count as equal"
-    yield from (("note", brief(note)) for note in difference.notes)
-    if with_reading:
-        for label, dump in (("A", difference.a), ("B", difference.b)):
-            yield from (("note", brief(f"{label}: {note}")) for note in dump.notes)
+        yield f"{same_nan:,} NaN have the same bits on both sides, and count as equal"
+    yield from difference.notes
 
 
-def _other(other: OtherDifference) -> str:
+def other_details(other: OtherDifference) -> str:
     """How two tensors that are no gradients differ."""
     kinds = [f"{one.dtype.name} {dimensions(one.shape)}" for one in (other.a, other.b)]
     if other.differing is None or other.first_differing is None:
