@@ -44,6 +44,7 @@ DIFF_REPORTERS: Final = {
     "markdown": "gradtool.report.diff.markdown",
     "github": "gradtool.report.diff.github",
     "junit": "gradtool.report.diff.junit",
+    "html": "gradtool.report.diff.html",
 }
 """The same for `diff --format`."""
 

@@ -271,6 +271,7 @@ class Diff(Command):
         "csv": "rows/",
         "table": "(tensors|sections)/0/[0-9]+/(rel L2|cosine|max .b-a.)$",
         "markdown": "(tensors|sections)/0/[0-9]+/(rel L2|cosine|max .b-a.)$",
+        "html": "(tensors|sections)/0/[0-9]+/(rel L2|cosine|max .b-a.)$",
     }
 
     def render(self, name: str, made: Difference, style: Style) -> str:

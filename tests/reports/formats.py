@@ -14,6 +14,7 @@ from gradtool.report.formats import csv as formats_csv
 from gradtool.report.inspect.columns import COLUMNS as INSPECT_COLUMNS
 from gradtool.report.listing import csv as listing_csv
 from reports.parsers import (
+    Page,
     elements,
     flattened,
     junit_root,
@@ -215,6 +216,30 @@ class Markdown(_ForPeople):
         return found
 
 
+class Html(_ForPeople):
+    longest_line = 5_000
+
+    def read(self, text: str) -> Reading:
+        page = Page(text)
+        assert page.asked_for == []
+        found: Reading = []
+        tables: Counter[str] = Counter()
+        headers: list[str] = []
+        for block in page.blocks:
+            (tag,) = block.tags
+            if tag not in ("th", "td"):
+                found.append((tag, block.shown))
+            elif block.row < 0:
+                headers = [*(headers if block.column else []), block.shown]
+                tables[headers[0]] += not block.column
+            else:
+                column = headers[block.column]
+                kind = _HEADS.get(headers[0], headers[0])
+                place = f"{kind}/{tables[headers[0]] - 1}/{block.row}"
+                found.append((f"{place}/{_FIELDS.get(column, column)}", block.shown))
+        return found
+
+
 class Junit(ReportFormat):
     clock = r'timestamp="[^"]*"'
 
@@ -248,6 +273,7 @@ FORMATS: dict[str, ReportFormat] = {
     "json": Json(),
     "csv": Csv(),
     "markdown": Markdown(),
+    "html": Html(),
     "junit": Junit(),
     "github": Github(),
 }

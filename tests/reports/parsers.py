@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from html.parser import HTMLParser
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,6 +115,73 @@ def markdown_tables(text: str) -> list[list[list[str]]]:
                 found[-1].append([])
             found[-1][-1].append(block.shown)
     return found
+
+
+class Page(HTMLParser):
+    """A page of HTML as a reader sees it.
+
+    Attributes:
+        blocks: each element of text, with the tags that it is in as `marks`.
+        asked_for: whatever a browser would load, run or follow.
+        policies: what pages may load, as they say it.
+        styles: the style sheets.
+    """
+
+    _VOID = frozenset({"meta", "rect", "br"})
+    _HARMLESS = frozenset(
+        {
+            *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "dl"),
+            *("dt", "dd", "div", "table", "thead", "tbody", "tr", "th", "td", "svg", "rect"),
+        }
+    )
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.blocks: list[Block] = []
+        self.asked_for: list[str] = []
+        self.policies: list[str] = []
+        self.styles: list[str] = []
+        self._open: list[str] = []
+        self._table = self._row = self._column = -1
+        self._text = ""
+        self.feed(text)
+        self.close()
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self._end_of_text()
+        found = dict(attrs)
+        self.asked_for += [tag] if tag not in self._HARMLESS else []
+        self.asked_for += [k for k in found if k in ("src", "href", "style") or k.startswith("on")]
+        if found.get("http-equiv") == "Content-Security-Policy":
+            self.policies.append(str(found["content"]))
+        self._table += tag == "table"
+        self._row = {"table": -2, "tr": self._row + 1}.get(tag, self._row)
+        self._column = {"tr": -1, "th": self._column + 1, "td": self._column + 1}.get(
+            tag, self._column
+        )
+        if tag not in self._VOID:
+            self._open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self._VOID:
+            is_cell = tag in ("th", "td")
+            self._end_of_text(keep_empty=is_cell or tag == "dd")
+            assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self._text += data
+
+    def handle_comment(self, data: str) -> None:
+        raise AssertionError(data)
+
+    def _end_of_text(self, *, keep_empty: bool = False) -> None:
+        text, self._text = self._text, ""
+        if self._open[-1:] == ["style"]:
+            self.styles.append(text)
+        elif keep_empty or text.strip():
+            tags = (*self._open[-1:],)
+            self.blocks.append(Block(tags, (), text, self._table, self._row, self._column))
 
 
 def junit_root(text: str) -> ET.Element:
