@@ -11,6 +11,9 @@ LONGEST_LINE: Final = 500
 LONGEST_NAME: Final = 240
 """Characters of one name among others: more than any that somebody gave a tensor."""
 
+_LONGEST_VALUE: Final = 100
+"""Characters of a wrong value that a message shows."""
+
 _ENDING: Final = 3
 """Of a long text its beginning is kept and this part of it, the third, at its end."""
 
@@ -32,3 +35,12 @@ def fitted(texts: Sequence[str], room: int) -> list[str]:
             return [shortened(text, share) for text in texts]
         left -= length
     return list(texts)
+
+
+def brief_repr(value: object) -> str:
+    """The repr of a wrong value, shortened however large it is."""
+    try:
+        text = repr(value)
+    except ValueError:  # an integer of more digits than Python writes
+        return "a number of thousands of digits"
+    return shortened(text, _LONGEST_VALUE)

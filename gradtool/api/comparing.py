@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -12,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from gradtool.api.diagnoses import why
-from gradtool.arguments import globs, number, require
+from gradtool.api.tolerances import idle_notes, tolerances_of
+from gradtool.arguments import globs
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint, RanksMode
 from gradtool.core.comparing.difference import (
@@ -34,6 +34,7 @@ from gradtool.engine.schedule import Runner
 from gradtool.errors import InputError, UsageError
 from gradtool.places import place_of
 from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
+from gradtool.rules.config_file import Config
 
 SIDES = ("A", "B")
 
@@ -47,6 +48,8 @@ def diff(  # noqa: PLR0913 - one for each option of the command
     max_rel_l2: float | None = None,
     ulps: int | None = None,
     equal_nan: bool = False,
+    tolerances: Mapping[str, Mapping[str, Any]] | Iterable[Mapping[str, Any]] = (),
+    config: str | os.PathLike[str] | Config | None = None,
     name_map: str | Iterable[str] | Mapping[str, str] = (),
     transpose: str | Iterable[str] = (),
     include: str | Iterable[str] = (),
@@ -77,6 +80,11 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         max_rel_l2: a bound on `|b - a| / |a|` of each tensor.
         ulps: how many numbers of the dtype elements may be apart, of the narrower of two dtypes.
         equal_nan: any NaN agrees with any NaN; else only one of the same bits does.
+        tolerances: bounds by name: a dict from globs to bounds, as `{"*.bias": {"rtol": 1e-3}}`, or
+            tables with a `pattern` each. The first that fits a tensor counts, one without bounds
+            asks for equal bits, and a tensor that none fits is an error.
+        config: a `gradtool.toml`, or a `pyproject.toml` with `[tool.gradtool.diff]`, for what is
+            not given here; by default none is looked for.
         name_map: OLD=NEW, or such texts, or a dict: what tensors of `a` are called in `b`; `*`
             stands for any text.
         transpose: a glob or globs of names, as `a` has them, of which `b` has the last two axes
@@ -103,7 +111,8 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         others as `measure`.
     """
     started = time.perf_counter()
-    tolerance = tolerance_of(rtol, atol, max_rel_l2, ulps, equal_nan=equal_nan)
+    given = {"rtol": rtol, "atol": atol, "max_rel_l2": max_rel_l2, "ulps": ulps}
+    allowed, unused = tolerances_of(given, tolerances, config, equal_nan=equal_nan)
     maps = _maps(name_map)
     is_transposed = globs("transpose", transpose)
     request = MeasureRequest(
@@ -125,13 +134,14 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         opened = [_opened(one, side, request) for one, side in zip((a, b), SIDES, strict=True)]
         first, second = (one.checkpoint for one in opened)
         pairing = _paired(first, second, request, maps)
+        bounds, idle = allowed.of([first.tensors[n].name for n, _ in pairing.pairs], request.bare)
         *parts, whole, rest = split_progress(request.progress, [None] * 4)
         for side, one, part in zip(SIDES, (first, second), parts, strict=True):
             with _naming(side):
                 _compare_copies(one, request, executor, part)
         runners = [request.runner(first, executor, part) for part in (whole, rest)]
         tensors = _compared(
-            (first, second), pairing.pairs, request, runners[0], tolerance, is_transposed
+            (first, second), pairing.pairs, request, runners[0], bounds, is_transposed
         )
         others = _others(first, second, request, runners[1])
     names = [[spec.name for spec in one.tensors] for one in (first, second)]
@@ -143,35 +153,12 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         only_in_a=tuple(names[0][n] for n in pairing.only_in_a),
         only_in_b=tuple(names[1][n] for n in pairing.only_in_b),
         in_model_order=first.in_model_order,
-        tolerance=tolerance,
+        tolerance=allowed.default,
         diagnosis=why(tensors, (first, second), request),
-        notes=tuple(pairing.notes),
+        notes=(*pairing.notes, *unused, *idle_notes(idle)),
         elapsed_s=time.perf_counter() - started,
-    )
-
-
-def tolerance_of(
-    rtol: float | None,
-    atol: float | None,
-    max_rel_l2: float | None,
-    ulps: int | None,
-    *,
-    equal_nan: bool,
-) -> Tolerance:
-    """The tolerance of these bounds; UsageError for one that is negative or NaN."""
-    for name, value in (("rtol", rtol), ("atol", atol), ("max_rel_l2", max_rel_l2)):
-        if value is not None:
-            bound = number(name, value)
-            require(bound >= 0.0, f"`{name}` must be a number >= 0, not {bound}")
-            require(bound < math.inf, f"`{name}` must be finite, not {bound}: nothing would differ")
-    whole = ulps is None or (type(ulps) is int and ulps >= 0)
-    require(whole, f"`ulps` must be a whole number >= 0, not {ulps!r}")
-    return Tolerance(
-        rtol=None if rtol is None else float(rtol),
-        atol=None if atol is None else float(atol),
-        max_rel_l2=None if max_rel_l2 is None else float(max_rel_l2),
-        ulps=ulps,
-        equal_nan=bool(equal_nan),
+        tolerances=allowed.patterns,
+        config=allowed.config,
     )
 
 
@@ -228,7 +215,7 @@ def _compared(
     pairs: Sequence[tuple[int, int]],
     request: MeasureRequest,
     runner: Runner,
-    tolerance: Tolerance,
+    tolerances: Sequence[Tolerance],
     transpose: tuple[str, ...],
 ) -> tuple[TensorDifference, ...]:
     is_transposed = name_filter(transpose, (), request.bare) if transpose else no_name
@@ -241,7 +228,7 @@ def _compared(
             specs,
             sides,
             runner,
-            tolerance=tolerance,
+            tolerances=tolerances,
             loss_scales=(request.loss_scale_of(sides[0]), request.loss_scale_of(sides[1])),
             verify=request.verify,
         )

@@ -10,16 +10,16 @@ from gradtool.core.judging.policy import Policy
 from gradtool.core.shapes.rows import Rows
 from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules import suggestion
-from gradtool.rules.config_file import Config, load_config
+from gradtool.rules.config_file import Command, Config, load_config
 from gradtool.rules.drift import ZERO
 from gradtool.rules.settings import Settings
 
 
-def config_of(config: str | os.PathLike[str] | Config | None) -> Config:
-    """The configuration that was given: its file, itself, or none."""
+def config_of(config: str | os.PathLike[str] | Config | None, command: Command = "check") -> Config:
+    """The configuration that was given to a command: its file, itself, or none."""
     if config is None:
         return Config()
-    return config if isinstance(config, Config) else load_config(os.fspath(config))
+    return config if isinstance(config, Config) else load_config(os.fspath(config), command)
 
 
 def requested(options: MeasureOptions) -> MeasureRequest:

@@ -1,4 +1,4 @@
-"""Reading configuration files: `gradtool.toml`, or `[tool.gradtool.check]` in `pyproject.toml`."""
+"""Reading configuration files: `gradtool.toml`, or `[tool.gradtool]` in `pyproject.toml`."""
 
 from __future__ import annotations
 
@@ -6,22 +6,35 @@ import os
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
+from gradtool.core.comparing.tolerances import PatternTolerance, read_patterns
 from gradtool.errors import UsageError
-from gradtool.rules.settings import Settings, brief_repr, read_settings
+from gradtool.rules.settings import Settings, read_settings
+from gradtool.shortening import brief_repr
 
 OWN: Final = "gradtool.toml"
 SHARED: Final = "pyproject.toml"
 _MAX_NBYTES: Final = 1 << 20
 
+Command = Literal["check", "diff"]
+"""The commands that have a table of their own."""
+
+_COMMANDS: Final = get_args(Command)
+
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """The settings of a configuration file, and its path; no settings and None without one."""
+    """What a configuration file says, and its path; nothing and None without one.
+
+    Attributes:
+        settings: those of `check`.
+        tolerances: those of `diff`.
+    """
 
     path: str | None = None
     settings: Settings = field(default_factory=Settings)
+    tolerances: tuple[PatternTolerance, ...] = ()
 
 
 def find_config(start: str) -> Config:
@@ -48,35 +61,53 @@ def find_config(start: str) -> Config:
         directory = parent
 
 
-def load_config(path: str) -> Config:
-    """The configuration in the file at `path`; UsageError if it holds none."""
-    return _config(path, _load(path), named=True)
+def load_config(path: str, command: Command = "check") -> Config:
+    """The configuration in the file at `path`; UsageError if it holds none for that command."""
+    return _config(path, _load(path), command)
 
 
-def _config(path: str, tables: Mapping[str, Any], *, named: bool = False) -> Config:
-    if os.path.basename(path) == SHARED or _has_table(tables):
-        if not _has_table(tables):
-            raise UsageError(f"{path}: has no [tool.gradtool.check]")
-        table, prefix = tables["tool"]["gradtool"], "tool.gradtool."
-        if not isinstance(table, dict):
-            raise UsageError(f"{path}: tool.gradtool: must be a table, not {brief_repr(table)}")
-        if os.path.basename(path) != SHARED and "check" in tables:
-            raise UsageError(f"{path}: has both [check] and [tool.gradtool.check]")
-    else:
-        table, prefix = tables, ""
+def _config(path: str, tables: Mapping[str, Any], needed: Command | None = None) -> Config:
+    """What is in a file; UsageError if there is no table for a command that has `needed` one."""
+    table, prefix = _own_table(path, tables, needed or "check")
     for key in table:
-        if key != "check":
-            raise UsageError(f"{path}: [{prefix}{key}]: there is no such table, only check")
-    if named and "check" not in table:
-        raise UsageError(f"{path}: has no [{prefix}check]")
-    check = table.get("check", {})
-    if not isinstance(check, dict):
-        raise UsageError(f"{path}: {prefix}check: must be a table, not {brief_repr(check)}")
-    settings = read_settings(check, f"{path}: [{prefix}check]")
+        if key not in _COMMANDS:
+            valid = " and ".join(_COMMANDS)
+            raise UsageError(f"{path}: [{prefix}{key}]: there is no such table, only {valid}")
+    if needed is not None and needed not in table:
+        raise UsageError(f"{path}: has no [{prefix}{needed}]")
+    for name in _COMMANDS:
+        found = table.get(name, {})
+        if not isinstance(found, dict):
+            raise UsageError(f"{path}: {prefix}{name}: must be a table, not {brief_repr(found)}")
+    settings = read_settings(table.get("check", {}), f"{path}: [{prefix}check]")
     if settings.baseline is not None:
         beside_file = os.path.join(os.path.dirname(path), settings.baseline)
         settings = replace(settings, baseline=beside_file)
-    return Config(path, settings)
+    return Config(path, settings, _tolerances(table.get("diff", {}), f"{path}: [{prefix}diff]"))
+
+
+def _own_table(
+    path: str, tables: Mapping[str, Any], command: Command
+) -> tuple[Mapping[str, Any], str]:
+    """The table of gradtool in a file, and what names of tables begin with there."""
+    if os.path.basename(path) != SHARED and not _has_table(tables):
+        return tables, ""
+    if not _has_table(tables):
+        raise UsageError(f"{path}: has no [tool.gradtool.{command}]")
+    table = tables["tool"]["gradtool"]
+    if not isinstance(table, dict):
+        raise UsageError(f"{path}: tool.gradtool: must be a table, not {brief_repr(table)}")
+    for name in _COMMANDS if os.path.basename(path) != SHARED else ():
+        if name in tables:
+            raise UsageError(f"{path}: has both [{name}] and [tool.gradtool.{name}]")
+    return table, "tool.gradtool."
+
+
+def _tolerances(table: Mapping[str, Any], where: str) -> tuple[PatternTolerance, ...]:
+    for key in table:
+        if key != "tolerance":
+            raise UsageError(f"{where} {brief_repr(key)}: there is no such key, only tolerance")
+    return read_patterns(table.get("tolerance", []), f"{where} tolerance")
 
 
 def _has_table(tables: Mapping[str, Any]) -> bool:

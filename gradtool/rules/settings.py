@@ -18,7 +18,7 @@ from gradtool.errors import UsageError
 from gradtool.rules import RULES, suggestion
 from gradtool.rules.drift import EXPECTED
 from gradtool.rules.evidence import DumpRule
-from gradtool.shortening import shortened
+from gradtool.shortening import brief_repr, shortened
 
 ALL = "ALL"
 """The word that selects or ignores every rule."""
@@ -271,15 +271,6 @@ def _table(value: object, where: str) -> Mapping[str, Any]:
     if not isinstance(value, dict):
         raise UsageError(f"{where}: must be a table, not {brief_repr(value)}")
     return value
-
-
-def brief_repr(value: object) -> str:
-    """The repr of a wrong value, shortened however large it is."""
-    try:
-        text = repr(value)
-    except ValueError:  # an integer of more digits than Python writes
-        return "a number of thousands of digits"
-    return shortened(text, _LONGEST)
 
 
 def _refuse(where: str, key: str, problem: str, valid: list[str]) -> NoReturn:

@@ -29,10 +29,19 @@ Examples:
   gradtool diff single.pt ddp_checkpoint/ --max-rel-l2 1e-3
   gradtool diff torch.npz mlx.npz --map 'model.*=*' --transpose '*.weight'
   gradtool diff a.safetensors b.safetensors -f json | jq .first_difference
+  gradtool diff a.safetensors b.safetensors -f html:differences.html
 """
 
-Dump: TypeAlias = Annotated[
-    str, typer.Argument(help="A file, a checkpoint directory, an index file or a quoted glob.")
+Reference: TypeAlias = Annotated[
+    str,
+    typer.Argument(
+        metavar="A",
+        help="The reference: a file, a checkpoint directory, an index file or a quoted glob.",
+        show_default=False,
+    ),
+]
+Compared: TypeAlias = Annotated[
+    str, typer.Argument(metavar="B", help="What is compared with it.", show_default=False)
 ]
 ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(DIFF_REPORTERS)]
 DisplayOptions: TypeAlias = Annotated[
@@ -43,9 +52,10 @@ DisplayOptions: TypeAlias = Annotated[
 @command
 def diff(
     *,
-    a: Dump,
-    b: Dump,
+    a: Reference,
+    b: Compared,
     comparing: Comparing,
+    configured: groups.ConfiguredForDiff,
     reading: groups.Reading,
     reports: ReportOptions,
     display: DisplayOptions,
@@ -58,10 +68,18 @@ def diff(
     for path in (a, b):
         if not path:
             raise UsageError("a PATH is empty")
-    reports.refuse_to_replace(expand_all([a, b]))
+    reports = reports.with_step_summary()
+    reports.refuse_to_replace([*expand_all([a, b]), *configured.files])
 
     with display.progress(a) as progress:
-        difference = gradtool.diff(_place(a), _place(b), progress=progress, **comparing, **reading)
+        difference = gradtool.diff(
+            _place(a),
+            _place(b),
+            config=configured.config,
+            progress=progress,
+            **comparing,
+            **reading,
+        )
     difference = _with_options(difference)
     reports.refuse_to_replace([*difference.a.files, *difference.b.files])
     reports.write(lambda name, style: diff_reporter(name)(difference, style), display)

@@ -7,10 +7,11 @@ from typing import Annotated, Final, TypeAlias
 import typer
 
 from gradtool.cli.options import values
-from gradtool.cli.options.command import Group, Row
+from gradtool.cli.options.command import Group, Row, in_panel
 from gradtool.cli.options.groups import Arguments
+from gradtool.cli.options.help import JUDGING, LOOKING
 
-_ROWS: Final = (
+_BOUNDS: Final = (
     Row(
         "rtol",
         float | None,
@@ -56,6 +57,8 @@ _ROWS: Final = (
             False, "--equal-nan", help="Any NaN agrees with any; else with one of the same bits."
         ),
     ),
+)
+_NAMES: Final = (
     Row(
         "name_map",
         list[str] | None,
@@ -83,4 +86,6 @@ def _given(**options: object) -> Arguments:
     return {name: value for name, value in options.items() if value is not None}
 
 
-Comparing: TypeAlias = Annotated[Arguments, Group(_ROWS, _given)]
+Comparing: TypeAlias = Annotated[
+    Arguments, Group((*in_panel(LOOKING, *_NAMES), *in_panel(JUDGING, *_BOUNDS)), _given)
+]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gradtool.errors import UsageError
 
 if TYPE_CHECKING:  # it loads all rules, which --help does not need
-    from gradtool.rules.config_file import Config
+    from gradtool.rules.config_file import Command, Config
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +26,13 @@ class Configuration:
 
 
 def read_configuration(
-    config: str | None, *, isolated: bool, baseline: str | None = None
+    config: str | None,
+    *,
+    isolated: bool,
+    baseline: str | None = None,
+    command: Command = "check",
 ) -> Configuration:
-    """The configuration in `config`, or none if `isolated`, else the nearest.
+    """The configuration in `config` for a command, or none if `isolated`, else the nearest.
 
     Raises UsageError for a configuration that is wrong.
     """
@@ -41,7 +45,7 @@ def read_configuration(
     elif config is None:
         read = _nearest()
     else:
-        read = load_config(config)
+        read = load_config(config, command)
     return Configuration(read, read.settings.baseline if baseline is None else baseline)
 
 

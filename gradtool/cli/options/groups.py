@@ -73,6 +73,9 @@ Configured: TypeAlias = Annotated[Configuration, Group(_CONFIGURING, read_config
 ConfiguredWithBaseline: TypeAlias = Annotated[
     Configuration, Group((*in_panel(JUDGING, table.BASELINE), *_CONFIGURING), read_configuration)
 ]
+ConfiguredForDiff: TypeAlias = Annotated[
+    Configuration, Group(_CONFIGURING, partial(read_configuration, command="diff"))
+]
 ColorOption: TypeAlias = Annotated[Display, Group(in_panel(SHOWING, table.COLOR), Display)]
 ProgressOptions: TypeAlias = Annotated[
     Display, Group(in_panel(SHOWING, table.NO_PROGRESS, table.COLOR), Display)

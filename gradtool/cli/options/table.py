@@ -206,7 +206,7 @@ CONFIG: Final = Row(
         None,
         "--config",
         metavar="FILE",
-        help="By default the nearest gradtool.toml, or pyproject.toml with [tool.gradtool.check].",
+        help="By default the nearest gradtool.toml, or pyproject.toml with [tool.gradtool].",
     ),
 )
 ISOLATED: Final = Row(

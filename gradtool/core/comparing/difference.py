@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from gradtool.core.comparing.distance import Distance, Number
 from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.comparing.tolerances import PatternTolerance
 from gradtool.core.names import named
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
@@ -221,10 +222,12 @@ class Difference(Displayed):
         others: all pairs of integers, bools and scales that both dumps hold.
         only_in_a, only_in_b: names that do not pair.
         in_model_order: whether that order is the model's, as `a` lists it.
-        tolerance: what was allowed.
+        tolerance: what was allowed, unless by name.
         diagnosis: what the figures say together.
         notes: what was assumed in pairing names, one sentence each.
         elapsed_s: seconds from opening the paths to the last figure.
+        tolerances: what was allowed of which names, the first that fits; empty if not by name.
+        config: path of the configuration that these are from.
     """
 
     a: DumpSide
@@ -238,6 +241,8 @@ class Difference(Displayed):
     diagnosis: tuple[Conclusion, ...]
     notes: tuple[str, ...]
     elapsed_s: float
+    tolerances: tuple[PatternTolerance, ...] = ()
+    config: str | None = None
 
     def __bool__(self) -> bool:
         return self.same

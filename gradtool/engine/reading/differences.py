@@ -29,17 +29,17 @@ def differences(
     checkpoints: tuple[Checkpoint, Checkpoint],
     runner: Runner,
     *,
-    tolerance: Tolerance,
+    tolerances: Sequence[Tolerance],
     loss_scales: tuple[float, float],
     verify: bool = False,
 ) -> tuple[TensorDifference, ...]:
-    """How far apart the tensors of each pair are, in one pass over the bytes of both.
+    """How far apart the tensors of each pair are; every byte of both is read once.
 
     Args:
         pairs: two tensors each, opened where they are packed.
         checkpoints: what they are of.
         runner: what the tasks are run with; progress is begun here.
-        tolerance: what is allowed of each.
+        tolerances: what is allowed of each pair; those that share one are read in one go.
         loss_scales: what the elements of either side are divided by.
         verify: check all stored CRCs of tensor data of both.
 
@@ -47,28 +47,32 @@ def differences(
     """
     first, second = loss_scales
     shared = first if first == second else 1.0
-    comparison = Distances(
-        # Elements are compared as they are stored where both are to be divided by one number.
-        tolerance if tolerance.atol is None else replace(tolerance, atol=tolerance.atol * shared),
-        (1.0, 1.0) if first == second else loss_scales,
-    )
     comparable = {n: Pair(a, b) for n, (a, b) in enumerate(pairs) if can_compare(a, b)}
     checksums = [
         checksum for one in checkpoints for checksum in checksums_of(one, everything=verify)
     ]
     nbytes = sum(pair.nbytes for pair in comparable.values())
     runner.progress.begin(nbytes + sum(checksum.covers.nbytes for checksum in checksums))
-    numbers = list(comparable)
-    tasks = _tasks(list(comparable.values()), checksums)
-    _, found, *_ = reduce_tasks(tasks, Statistics(2.0), comparison, runner)
+    groups: dict[Tolerance, list[int]] = {tolerance: [] for tolerance in tolerances}
+    for n in comparable:
+        groups[tolerances[n]].append(n)
+    by_number: dict[int, Distance] = {}
+    for tolerance, numbers in groups.items():
+        # Elements are compared as they are stored where both are to be divided by one number.
+        bound = None if tolerance.atol is None else tolerance.atol * shared
+        divisors = (1.0, 1.0) if first == second else loss_scales
+        comparison = Distances(replace(tolerance, atol=bound), divisors)
+        tasks = _tasks([comparable[n] for n in numbers], checksums)
+        _, found, *_ = reduce_tasks(tasks, Statistics(2.0), comparison, runner)
+        by_number |= {numbers[n]: distance for n, distance in found.items()}
+        checksums = []  # are checked once
     runner.progress.finish()
-    by_number: dict[int, Distance] = {numbers[n]: distance for n, distance in found.items()}
     return tuple(
         TensorDifference(
             a=a,
             b=b,
             distance=by_number.get(n, NO_ELEMENTS) if n in comparable else None,
-            tolerance=tolerance,
+            tolerance=tolerances[n],
             loss_scale=shared,
         )
         for n, (a, b) in enumerate(pairs)

@@ -41,6 +41,10 @@ def _fields(difference: Difference) -> dict[str, object]:
         "same": difference.same,
         "order": "model" if difference.in_model_order else "natural",
         "tolerance": _tolerance(difference.tolerance),
+        "tolerances": [
+            {"pattern": one.pattern, **_tolerance(one.tolerance)} for one in difference.tolerances
+        ],
+        "config": difference.config,
         "first_difference": difference.first_difference,
         "diagnosis": [
             {

@@ -77,4 +77,4 @@ def _settings(difference: Difference) -> Iterator[tuple[str, str]]:
     """What was compared, and within what."""
     yield "a", visible(difference.a.path)
     yield "b", visible(difference.b.path)
-    yield "tolerance", bounds(difference.tolerance) or "none: the same bits"
+    yield "tolerance", bounds(difference) or "none: the same bits"

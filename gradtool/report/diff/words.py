@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         DumpSide,
         TensorDifference,
     )
-    from gradtool.core.comparing.distance import Number
+    from gradtool.core.comparing.distance import Distance, Number
     from gradtool.core.comparing.others import OtherDifference
     from gradtool.core.comparing.tolerance import Tolerance
 
@@ -48,9 +48,7 @@ def sentence(difference: Difference) -> str:
         if difference.identical:
             return f"identical: {_count(pairs)}, bit by bit"
         exact = sum(tensor.identical for tensor in pairs)
-        return (
-            f"the same within {bounds(difference.tolerance)}: {_count(pairs)}, {exact:,} identical"
-        )
+        return f"the same within {bounds(difference)}: {_count(pairs)}, {exact:,} identical"
     parts = []
     if apart:
         verb = "differs" if len(apart) == 1 else "differ"
@@ -75,8 +73,15 @@ def _count(pairs: Sequence[TensorDifference]) -> str:
     return f"{counted(len(pairs), 'tensor')}, {counted(sum(t.a.numel for t in pairs), 'element')}"
 
 
-def bounds(tolerance: Tolerance) -> str:
+def bounds(difference: Difference) -> str:
     """The bounds that are in force."""
+    if not difference.tolerances:
+        return bounds_of(difference.tolerance)
+    return f"the tolerances of {counted(len(difference.tolerances), 'pattern')}"
+
+
+def bounds_of(tolerance: Tolerance) -> str:
+    """The bounds on one tensor; empty where only equal bits are the same."""
     given = [
         f"{name} {short(value)}"
         for name, value in (
@@ -125,6 +130,18 @@ def _details(tensor: TensorDifference) -> Iterator[str]:
         yield f"{tensor.a.dtype.name} against {tensor.b.dtype.name}{_rounding(tensor)}"
     if tensor.distance is not None and tensor.distance.zero_signs:
         yield f"{tensor.distance.zero_signs:,} of them 0.0 against -0.0"
+    if tensor.distance is not None and not tensor.tolerance.is_exact and not tensor.same:
+        yield _beyond(tensor.distance, tensor)
+
+
+def _beyond(distance: Distance, tensor: TensorDifference) -> str:
+    """What is beyond the tolerance: elements, or the distance as a whole."""
+    if distance.outside:
+        what = f"{distance.outside:,} of them"
+    else:
+        away = "infinite" if tensor.rel_l2 is None else significant(tensor.rel_l2, CELL_DIGITS)
+        what = f"rel L2 {away}"
+    return f"{what} beyond {bounds_of(tensor.tolerance)}"
 
 
 def _kind(tensor: TensorDifference) -> str:
