@@ -47,7 +47,9 @@ def output_of(arguments: str) -> str:
         )
     # A verdict is a result too, whatever it is, and so is a list of several checkpoints.
     assert run.returncode == 0 or (
-        run.returncode in (1, 3) if arguments.startswith("check ") else run.returncode == 2
+        run.returncode in (1, 3)
+        if arguments.startswith(("check ", "diff "))
+        else run.returncode == 2
     )
     return run.stdout
 

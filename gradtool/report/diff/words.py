@@ -12,6 +12,7 @@ from gradtool.core.figures import (
     counted,
     dimensions,
     index_text,
+    nonfinite_counts,
     short,
     significant,
     some,
@@ -130,8 +131,19 @@ def _details(tensor: TensorDifference) -> Iterator[str]:
         yield f"{tensor.a.dtype.name} against {tensor.b.dtype.name}{_rounding(tensor)}"
     if tensor.distance is not None and tensor.distance.zero_signs:
         yield f"{tensor.distance.zero_signs:,} of them 0.0 against -0.0"
+    yield from _nonfinite(tensor)
     if tensor.distance is not None and not tensor.tolerance.is_exact and not tensor.same:
         yield _beyond(tensor.distance, tensor)
+
+
+def _nonfinite(tensor: TensorDifference) -> Iterator[str]:
+    """What is not finite, where both sides have not as much of it."""
+    if tensor.distance is None:
+        return
+    a, b = (nonfinite_counts(one) for one in (tensor.distance.a, tensor.distance.b))
+    if a != b:
+        told = [", ".join(counts) or "none" for counts in (a, b)]
+        yield f"not finite: {told[0]} in A and {told[1]} in B"
 
 
 def _beyond(distance: Distance, tensor: TensorDifference) -> str:
