@@ -29,6 +29,7 @@ from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Observer, Progress, split_progress
 from gradtool.engine.reading.differences import differences, others_compared
 from gradtool.engine.reading.pairs.transposition import transposed
+from gradtool.engine.reading.scaling import times_scales
 from gradtool.engine.reading.unpacking import unpacked
 from gradtool.engine.schedule import Runner
 from gradtool.errors import InputError, UsageError
@@ -62,6 +63,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
     replicated: str | Iterable[str] = (),
     strip_prefix: str | Iterable[str] = (),
     join: bool = False,
+    apply_scales: bool = False,
     threads: int | None = None,
     progress: Observer | None = None,
 ) -> Difference:
@@ -99,6 +101,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         replicated: and
         strip_prefix: and
         join: and
+        apply_scales: and
         threads: and
         progress: over both together.
 
@@ -126,6 +129,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         replicated=replicated,
         strip_prefix=strip_prefix,
         join=join,
+        apply_scales=apply_scales,
         threads=threads,
         backend="numpy",
         progress=progress,
@@ -144,14 +148,13 @@ def diff(  # noqa: PLR0913 - one for each option of the command
             (first, second), pairing.pairs, request, runners[0], bounds, is_transposed
         )
         others = _others(first, second, request, runners[1])
-    names = [[spec.name for spec in one.tensors] for one in (first, second)]
     return Difference(
         a=_side(first, request),
         b=_side(second, request),
         tensors=tensors,
         others=others,
-        only_in_a=tuple(names[0][n] for n in pairing.only_in_a),
-        only_in_b=tuple(names[1][n] for n in pairing.only_in_b),
+        only_in_a=tuple(first.tensors[n].name for n in pairing.only_in_a),
+        only_in_b=tuple(second.tensors[n].name for n in pairing.only_in_b),
         in_model_order=first.in_model_order,
         tolerance=allowed.default,
         diagnosis=why(tensors, (first, second), request),
@@ -190,9 +193,9 @@ def _opened(source: Any, side: str, request: MeasureRequest) -> _Opened:
     place = place_of(source)
     with _naming(side):
         if place is not None:
-            return _Opened(unpacked(opened_in_part(place, request)), [])
+            return _Opened(times_scales(unpacked(opened_in_part(place, request))), [])
         checkpoint, owners = catalogue(source)
-        return _Opened(chosen(checkpoint, request), owners)
+        return _Opened(times_scales(chosen(checkpoint, request)), owners)
 
 
 def _paired(

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import error_lines, run
-from reports.parsers import markdown_tables, validator
+from reports.parsers import junit_root, markdown_tables, validator, workflow_commands
 from safetensors.numpy import save_file
+
+from gradtool.report import DIFF_REPORTERS
 
 W = np.array([[3.0, 4.0], [0.0, 1.0]], np.float32)
 
@@ -131,3 +133,63 @@ def test_two_dead_dumps_do_not_agree(tmp_path: Path) -> None:
     assert [one["name"] for one in found["diagnosis"]] == ["dead-sides"]
     alive = saved(tmp_path / "c.safetensors", w=W, v=zeros)
     assert told(alive, alive, code=0)["diagnosis"] == []
+
+
+@pytest.mark.parametrize("name", DIFF_REPORTERS)
+def test_every_format_has_the_same_exit_code_and_a_file_of_its_own(
+    name: str, tmp_path: Path
+) -> None:
+    a, b = saved(tmp_path / "a", w=W, v=W), saved(tmp_path / "b", w=W * 2, v=W)
+    for other, code in ((a, 0), (b, 1)):
+        result = run("diff", a, other, "-f", f"{name}:report", "-f", "table", cwd=tmp_path)
+        assert (result.returncode, result.stderr) == (code, "")
+        said = run("diff", a, other, "-f", name).stdout
+        written = (tmp_path / "report").read_bytes().decode()
+        assert written.splitlines() == said.splitlines() or name in ("json", "junit")  # the time
+        assert result.stdout == run("diff", a, other).stdout
+
+
+def test_annotations_come_with_a_summary_of_the_step(tmp_path: Path) -> None:
+    a, b = saved(tmp_path / "a", w=W, v=W), saved(tmp_path / "b", w=W * 2, v=W)
+    summary = tmp_path / "summary"
+    summary.write_text("before\n")
+    result = run("diff", a, b, "-f", "github", env={"GITHUB_STEP_SUMMARY": str(summary)})
+    commands = workflow_commands(result.stdout)
+    assert [kind for kind, _, _ in commands] == ["error", "error"]
+    assert commands[1][1] == {"file": b, "title": "gradtool diff"}
+    assert commands[1][2].startswith("w: 3 of 4 elements differ; first at [0, 0], 3.0 in A")
+    before, heading, *_ = summary.read_text().splitlines()
+    assert (before, heading) == ("before", "### 1 of 2 tensors differs")
+
+
+def test_a_suite_has_a_case_for_each_tensor_and_fails_those_that_differ(tmp_path: Path) -> None:
+    a, b = saved(tmp_path / "a", w=W, v=W, u=W), saved(tmp_path / "b", w=W * 2, v=W, t=W)
+    root = junit_root(run("diff", a, b, "-f", "junit").stdout)
+    failed = {case.get("name"): case.find("failure") is not None for case in root.iter("testcase")}
+    assert failed == {"same": True, "w": True, "v": False, "u": True, "t": True}
+    assert all(
+        case.find("failure") is None
+        for case in junit_root(run("diff", a, a, "-f", "junit").stdout).iter("testcase")
+    )
+
+
+def test_a_report_never_replaces_the_configuration(tmp_path: Path) -> None:
+    a = saved(tmp_path / "a", w=W)
+    (tmp_path / "gradtool.toml").write_text('[[diff.tolerance]]\npattern = "*"\n')
+    result = run("diff", a, a, "-f", "json:gradtool.toml", cwd=tmp_path)
+    assert result.returncode == 2
+    assert "is one of the files to read" in error_lines(result)[0]
+
+
+def test_shells_complete_its_formats_and_sections() -> None:
+    def completed(words: str) -> list[str]:
+        environment = {
+            "_GRADTOOL_COMPLETE": "complete_bash",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+        }
+        return run(env=environment).stdout.split()
+
+    assert completed("gradtool diff -f j") == ["json", "junit"]
+    assert completed("gradtool diff -f h") == ["html"]
+    assert completed("gradtool diff --section gr") == ["grads"]

@@ -66,7 +66,7 @@ MeasuringAsStored: TypeAlias = Annotated[Arguments, Group((*_NORM_TYPE, *_MEASUR
 MeasuringWithoutNormType: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_MEASURING), _given)]
 """The same where the order of norms is that of a baseline."""
 
-Reading: TypeAlias = Annotated[Arguments, Group(_READING, _given)]
+Reading: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_READING), _given)]
 """Those of them that say what to read of dumps, and how."""
 
 Configured: TypeAlias = Annotated[Configuration, Group(_CONFIGURING, read_configuration)]

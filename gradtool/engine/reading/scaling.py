@@ -10,12 +10,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Self
 
 import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Location, Source
 from gradtool.core.shapes.grids import Grid
@@ -80,7 +82,7 @@ class Scales:
         codes = BUFFERS.span.array(np.uint8, piece.nbytes)
         self._source.read_into(extent.offset + piece.start, codes.data)
         values = backend.buffer(piece.nbytes * F64.itemsize).view(np.float64)
-        self._multiply(codes, piece.spec.dtype.name, piece.start, scale, values)
+        self.multiply(codes, piece.spec.dtype.name, piece.start, scale, values)
         return scaled_elements(codes, piece.spec.dtype.name, values, piece.start)
 
     def window(
@@ -96,13 +98,13 @@ class Scales:
         values = np.zeros(len(raw))
         codes = raw[named].reshape(-1)
         first = int(positions[0])
-        self._multiply(codes, task.dtype.name, first, member.scale, values[named])
+        self.multiply(codes, task.dtype.name, first, member.scale, values[named])
         return values
 
-    def _multiply(
+    def multiply(
         self, codes: Bytes, dtype_name: str, first: int, scale: Scale, out: Float64
     ) -> None:
-        """See `products`."""
+        """The numbers of consecutive elements times their scale, in `out`: see `products`."""
         products(codes, dtype_name, first, scale.grid, self._numbers_of(scale), out)
 
     def _numbers_of(self, scale: Scale) -> Numbers:
@@ -204,3 +206,51 @@ def _decoded(raw: NDArray[Any], stored: TensorSpec) -> Float64:
     with np.errstate(all="ignore"):
         values = words.view(_NUMBERS[stored.dtype.name]).astype(np.float64)
     return -values if stored.is_negated else values
+
+
+@dataclass(frozen=True, slots=True)
+class ScaledProducts:
+    """The elements of an fp8 tensor, which is one range of a file in C order, times its scale."""
+
+    stored: TensorSpec
+    scale: Scale
+
+    @property
+    def nbytes(self) -> int:
+        """See `Stream`."""
+        return self.stored.numel * F64.itemsize
+
+    def pieces(self, max_bytes: int) -> Iterator[memoryview]:
+        """See `Stream`; of whole elements."""
+        most = max(max_bytes // F64.itemsize, 1)
+        codes = np.empty(min(most, self.stored.numel), np.uint8)
+        values = np.empty(len(codes))
+        (extent,) = self.stored.extents
+        with extent.file.open() as source, Scales(source) as scales:
+            for first in range(0, self.stored.numel, most):
+                count = min(most, self.stored.numel - first)
+                source.read_into(extent.offset + first, codes[:count].data)
+                name = self.stored.dtype.name
+                scales.multiply(codes[:count], name, first, self.scale, values[:count])
+                yield values[:count].view(np.uint8).data
+            scales.check_unchanged()
+
+
+def times_scales(checkpoint: Checkpoint) -> Checkpoint:
+    """A catalogue with the products in place of fp8 tensors that have scales, and of the scales.
+
+    All tensors of it are opened.
+    """
+    applied = {spec.scale.stored.name for spec in checkpoint.tensors if spec.scale is not None}
+    if not applied:
+        return checkpoint
+    left = checkpoint.narrowed(lambda item: item.name not in applied)
+    return replace(left, tensors=tuple(map(_product, left.tensors)))
+
+
+def _product(spec: TensorSpec) -> TensorSpec:
+    if spec.scale is None:
+        return spec
+    stored = replace(spec, scale=None)
+    stream = ScaledProducts(stored, spec.scale) if spec.numel else None
+    return replace(stored, dtype=F64, extents=(), stream=stream)
