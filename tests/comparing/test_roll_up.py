@@ -48,7 +48,7 @@ def test_pairs_together_have_the_figures_of_all_their_elements() -> None:
     (whole,) = by_section(difference.tensors)
     assert figures(whole) == pytest.approx(exact([(a[n], b[n]) for n in a]), rel=1e-12)
     elements = np.concatenate([*a.values()], dtype=np.float64)
-    assert whole.a.norm == pytest.approx(math.sqrt(math.fsum(elements**2)), rel=1e-12)
+    assert whole.sides[0].norm == pytest.approx(math.sqrt(math.fsum(elements**2)), rel=1e-12)
     layers = by_layer(difference.tensors)
     assert [one.name for one in layers] == [
         *(f"model.layers.{n}" for n in range(LAYERS)), "head.weight"
@@ -68,7 +68,7 @@ def test_sections_are_totalled_apart(tmp_path: Any) -> None:
     difference = gradtool.diff(tmp_path / "a.pt", tmp_path / "b.pt")
     found = {one.name: one for one in by_section(difference.tensors)}
     assert {name: one.rel_l2 for name, one in found.items()} == {"grads": 0.0, "model": 1.0}
-    assert {name: one.b.norm for name, one in found.items()} == {"grads": 3.0, "model": 12.0}
+    assert {name: one.sides[1].norm for name, one in found.items()} == {"grads": 3.0, "model": 12.0}
     told = {one["name"]: one for one in difference.to_dict()["sections"]}
     assert told["model"]["a"]["norm"] == 6.0 and told["model"]["not_same"] == 1
     table = shown(difference)
@@ -82,7 +82,7 @@ def test_tied_tensors_count_once_together(tmp_path: Any) -> None:
         torch.save({"embed": tied, "head": tied, "w": torch.ones(16)}, tmp_path / name)
     difference = gradtool.diff(tmp_path / "a.pt", tmp_path / "b.pt")
     (whole,) = by_section(difference.tensors)
-    assert (len(whole.pairs), whole.apart, whole.a.norm) == (3, 2, 5.0)
+    assert (len(whole.pairs), whole.apart, whole.sides[0].norm) == (3, 2, 5.0)
     assert whole.rel_l2 == 3.0 / 5.0
 
 

@@ -63,14 +63,14 @@ def patterns(names: Iterable[str], among: Iterable[str]) -> list[Pattern]:
     for _, split in splits:
         if split.number is not None:
             layers[split.stem, split.rest].add(split.number)
+    same: dict[object, int] = {}  # numbers, as sets of layers take long to compare for each name
     places = {
-        kind: (kind[0], frozenset(numbers), frozenset(dump.layers[kind]))
-        for kind, numbers in layers.items()
+        kind: same.setdefault((kind[0], frozenset(found), frozenset(dump.layers[kind])), len(same))
+        for kind, found in layers.items()
     }
     together: defaultdict[object, list[tuple[str, SplitName]]] = defaultdict(list)
     for name, split in splits:
-        kind = None if split.number is None else places[split.stem, split.rest]
-        together[kind].append((name, split))
+        together[places.get((split.stem, split.rest))].append((name, split))
     return [dump.pattern(members) for members in together.values()]
 
 

@@ -93,10 +93,8 @@ def summary_grid(header: str, summaries: Sequence[PairSummary]) -> Grid:
 
 
 def _summary_cells(summary: PairSummary) -> tuple[str, ...]:
-    figures = (
-        *(summary.rel_l2, summary.cosine),
-        *(summary.a.norm, summary.b.norm, summary.max_abs_diff),
-    )
+    a, b = summary.sides
+    figures = (summary.rel_l2, summary.cosine, a.norm, b.norm, summary.max_abs_diff)
     return (
         brief(summary.name) or "(none)",
         f"{len(summary.pairs):,}",
@@ -108,7 +106,8 @@ def _summary_cells(summary: PairSummary) -> tuple[str, ...]:
 def _summary_mood(summary: PairSummary) -> Mood:
     if not summary.apart:
         return "minor"
-    if summary.compared < len(summary.pairs) or summary.a.nonfinite != summary.b.nonfinite:
+    a, b = summary.sides
+    if summary.compared < len(summary.pairs) or a.nonfinite != b.nonfinite:
         return "alarming"
     return size_mood(summary.rel_l2)
 

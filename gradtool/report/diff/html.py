@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from gradtool.core.comparing.roll_up import by_layer, by_section
+from gradtool.core.comparing.roll_up import PairSummary, by_layer, by_section
 from gradtool.core.figures import counted
 from gradtool.report import page
 from gradtool.report.diff.grids import pair_grid, summary_grid, worst_first
@@ -37,10 +37,10 @@ def render(difference: Difference, style: Style) -> str:
 
 
 def _parts(difference: Difference, style: Style) -> Iterator[str]:
-    yield page.labelled(_said(difference, style))
+    sections = by_section(difference.tensors)
+    yield page.labelled(_said(difference, sections, style))
     if style.quiet:
         return
-    sections = by_section(difference.tensors)
     if sum(section.apart for section in sections) > FEW:
         yield from _layers(difference)
     if len(sections) > 1:
@@ -48,7 +48,9 @@ def _parts(difference: Difference, style: Style) -> Iterator[str]:
     yield from _tensors(difference, style)
 
 
-def _said(difference: Difference, style: Style) -> Iterator[tuple[str, str]]:
+def _said(
+    difference: Difference, sections: Sequence[PairSummary], style: Style
+) -> Iterator[tuple[str, str]]:
     yield "A", origin(difference.a)
     yield "B", origin(difference.b)
     first = first_sentence(difference)
@@ -56,7 +58,7 @@ def _said(difference: Difference, style: Style) -> Iterator[tuple[str, str]]:
         yield "first", first
     yield from remarks(difference, with_reading=True)
     yield from (("differing", text) for text in rolled_up(difference, show_all=style.show_all))
-    if (of_all := total(difference)) is not None:
+    if (of_all := total(sections)) is not None:
         yield "total", of_all
 
 

@@ -130,6 +130,7 @@ def _tensor(tensor: TensorDifference) -> dict[str, object]:
 
 def _summary(summary: PairSummary) -> dict[str, object]:
     """The pairs of a section together."""
+    a, b = summary.sides
     return {
         "name": summary.name,
         "tensors": len(summary.pairs),
@@ -139,8 +140,8 @@ def _summary(summary: PairSummary) -> dict[str, object]:
         "cosine": summary.cosine,
         "norm_ratio": optional(summary.norm_ratio),
         "max_abs_diff": optional(summary.max_abs_diff),
-        "a": _figures(summary.a),
-        "b": _figures(summary.b),
+        "a": _figures(a),
+        "b": _figures(b),
     }
 
 

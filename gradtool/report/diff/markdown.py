@@ -59,7 +59,7 @@ def _together(difference: Difference, style: Style) -> Iterator[str]:
         yield ""
         yield from table(summary_grid("section", sections))
     lines = [f"differing: {text}" for text in rolled_up(difference, show_all=style.show_all)]
-    if (of_all := total(difference)) is not None:
+    if (of_all := total(sections)) is not None:
         lines.append(f"total: {of_all}")
     if lines:
         yield ""

@@ -86,7 +86,7 @@ def _together(difference: Difference, style: Style, painter: Painter) -> Iterato
         yield ""
         yield from grid_lines(summary_grid("section", sections), style.width, painter)
     lines = [("differing", text) for text in rolled_up(difference, show_all=style.show_all)]
-    if (of_all := total(difference)) is not None:
+    if (of_all := total(sections)) is not None:
         lines.append(("total", of_all))
     if lines:
         yield ""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
-from gradtool.core.comparing.roll_up import PairSummary, alike, by_section
+from gradtool.core.comparing.roll_up import PairSummary, alike
 from gradtool.core.figures import (
     byte_size,
     counted,
@@ -198,13 +198,12 @@ def _place(pattern: Pattern) -> str:
     return f"{brief(pattern.text, LONGEST_NAME)} {pattern.extent}{pattern.which}"
 
 
-def total(difference: Difference) -> str | None:
+def total(sections: Sequence[PairSummary]) -> str | None:
     """Figures of all pairs together; None where they are of several sections, or the same."""
-    sections = by_section(difference.tensors)
     if len(sections) != 1 or not sections[0].apart:
         return None
     (only,) = sections
-    a, b = (significant(one.norm, CELL_DIGITS) for one in (only.a, only.b))
+    a, b = (significant(one.norm, CELL_DIGITS) for one in only.sides)
     angle = "" if only.cosine is None else f", cosine {significant(only.cosine, CELL_DIGITS)}"
     return f"{figures(only)}{angle}, norm {a} in A and {b} in B"
 
