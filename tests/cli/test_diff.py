@@ -155,7 +155,8 @@ def test_annotations_come_with_a_summary_of_the_step(tmp_path: Path) -> None:
     summary.write_text("before\n")
     result = run("diff", a, b, "-f", "github", env={"GITHUB_STEP_SUMMARY": str(summary)})
     commands = workflow_commands(result.stdout)
-    assert [kind for kind, _, _ in commands] == ["error", "error"]
+    assert [kind for kind, _, _ in commands] == ["error", "error", "warning"]
+    assert commands[2][2].startswith("GT507 factor: ")
     assert commands[1][1] == {"file": b, "title": "gradtool diff"}
     assert commands[1][2].startswith("w: 3 of 4 elements differ; first at [0, 0], 3.0 in A")
     before, heading, *_ = summary.read_text().splitlines()
