@@ -458,3 +458,12 @@ def test_axes_that_are_swapped_and_not_of_the_same_numbers_are_a_question() -> N
     unread = diagnosed(found.tensors, SecondReading(0), Known(), in_model_order=True)
     assert [asked in one.text for one in unread] == [True]
     assert gradtool.diff(a, {"w": rng.random((7, 4))}).diagnosis == ()
+
+
+def test_two_numbers_prove_a_factor_where_nothing_is_left() -> None:
+    a = np.array([0.3, -1.7, 0.0])
+    (found,) = gradtool.diff({"w": a}, {"w": 3.0 * a}).diagnosis
+    assert found.code == "GT507"
+    assert found.text.startswith("factor 3 ")
+    b = np.array([0.91, -5.05, 0.0])  # nearly 3 times, as two numbers may be by chance
+    assert "GT507" not in {one.code for one in gradtool.diff({"w": a}, {"w": b}).diagnosis}

@@ -20,9 +20,6 @@ NEGLIGIBLE = 5e-5
 is 1.5e-5 of it in bf16: they are another number whenever anything is, and prove nothing.
 """
 
-LEAST_NUMBERS = 4
-"""Numbers that are not 0 in a tensor of which figures prove something: two have any cosine."""
-
 
 @dataclass(frozen=True)
 class Compared:
@@ -68,10 +65,10 @@ class Compared:
         return 2.0 ** -min(digits)
 
     @property
-    def is_telling(self) -> bool:
-        """Whether the first side has numbers enough for figures to prove something."""
+    def numbers(self) -> int:
+        """How many numbers of the first side are finite and not 0."""
         stats = self.distance.a
-        return stats.numel - stats.zeros - stats.nonfinite >= LEAST_NUMBERS
+        return stats.numel - stats.zeros - stats.nonfinite
 
 
 _FP8_PRECISION = {"E5M2": 3, "E4M3": 4}

@@ -24,6 +24,9 @@ _FROM_ONE: Final = 16.0
 _ALIKE: Final = 2e-3
 """Relative distance of factors that are one: rounding moves each by less."""
 
+_LEAST_NUMBERS: Final = 4
+"""Numbers that are not 0 in a tensor of which figures prove something: two have any cosine."""
+
 _MOST_FACTORS: Final = 3
 _LEAST_TIGHT: Final = 1e-6
 _MOST_RANKS: Final = 1024
@@ -33,6 +36,11 @@ class _Scaled(NamedTuple):
     tensor: Compared
     factor: float
     left: float
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether the tensor has numbers enough to prove something: of an exact multiple, two."""
+        return self.tensor.numbers >= (2 if self.left <= _LEAST_TIGHT else _LEAST_NUMBERS)
 
 
 class _Group(NamedTuple):
@@ -60,7 +68,7 @@ def _groups(evidence: Evidence) -> list[_Group]:
     found = [
         group
         for members in _chained(evidence)
-        if any(one.tensor.is_telling for one in members)
+        if any(one.is_telling for one in members)
         for group in _of_one_factor(members)
     ]
     return sorted(found, key=lambda group: -len(group.members))
