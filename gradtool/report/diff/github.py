@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
+from gradtool.core.comparing.words import details, sentence
 from gradtool.core.figures import counted
 from gradtool.report.annotations import MAX_ANNOTATIONS, begun, command
 from gradtool.report.diff.grids import worst_first
-from gradtool.report.diff.words import details, remarks, sentence
+from gradtool.report.diff.words import remarks
 from gradtool.report.escaping import visible
 from gradtool.report.model import Style
 from gradtool.shortening import LONGEST_LINE, fitted

@@ -7,18 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gradtool.core.comparing.roll_up import PairSummary, by_layer, by_section
+from gradtool.core.comparing.words import sentence
 from gradtool.core.figures import counted
 from gradtool.report import page
 from gradtool.report.diff.grids import pair_grid, summary_grid, worst_first
-from gradtool.report.diff.words import (
-    FEW,
-    first_sentence,
-    origin,
-    remarks,
-    rolled_up,
-    sentence,
-    total,
-)
+from gradtool.report.diff.words import FEW, first_sentence, origin, remarks, rolled_up, total
 from gradtool.report.model import Style
 
 if TYPE_CHECKING:

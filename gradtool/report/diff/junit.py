@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 from xml.etree import ElementTree as ET
 
+from gradtool.core.comparing.words import bounds, details, other_details, sentence
 from gradtool.core.figures import json_number
-from gradtool.report.diff.words import bounds, details, notes, other_details, sentence
+from gradtool.report.diff.words import notes
 from gradtool.report.escaping import brief, visible
 from gradtool.report.junit import Failure, case_of, document, suite_of
 from gradtool.report.model import Style

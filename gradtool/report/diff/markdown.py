@@ -6,16 +6,10 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from gradtool.core.comparing.roll_up import by_section
+from gradtool.core.comparing.words import sentence
 from gradtool.core.figures import counted
 from gradtool.report.diff.grids import pair_grid, shown, summary_grid
-from gradtool.report.diff.words import (
-    first_sentence,
-    origin,
-    remarks,
-    rolled_up,
-    sentence,
-    total,
-)
+from gradtool.report.diff.words import first_sentence, origin, remarks, rolled_up, total
 from gradtool.report.inspect.markdown import escaped, listed, table
 from gradtool.report.model import Style
 

@@ -7,17 +7,10 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from gradtool.core.comparing.roll_up import by_layer, by_section
+from gradtool.core.comparing.words import sentence
 from gradtool.core.figures import counted
 from gradtool.report.diff.grids import pair_grid, shown, summary_grid
-from gradtool.report.diff.words import (
-    FEW,
-    first_sentence,
-    origin,
-    remarks,
-    rolled_up,
-    sentence,
-    total,
-)
+from gradtool.report.diff.words import FEW, first_sentence, origin, remarks, rolled_up, total
 from gradtool.report.escaping import brief
 from gradtool.report.inspect.table import labelled
 from gradtool.report.layout import (
