@@ -65,6 +65,9 @@ def diff(  # noqa: PLR0913 - one for each option of the command
     join: bool = False,
     apply_scales: bool = False,
     threads: int | None = None,
+    backend: str = "auto",
+    device: str | None = None,
+    device_memory: int | str | None = None,
     progress: Observer | None = None,
 ) -> Difference:
     """Compare two dumps, element by element, whatever layout each has; `a` is the reference.
@@ -103,6 +106,9 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         join: and
         apply_scales: and
         threads: and
+        backend: and
+        device: and
+        device_memory: and
         progress: over both together.
 
     Returns:
@@ -131,7 +137,9 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         join=join,
         apply_scales=apply_scales,
         threads=threads,
-        backend="numpy",
+        backend=backend,
+        device=device,
+        device_memory=device_memory,
         progress=progress,
     )
     with working(request) as executor:
@@ -159,6 +167,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         tolerance=allowed.default,
         diagnosis=why(tensors, (first, second), request),
         notes=(*pairing.notes, *unused, *idle_notes(idle)),
+        backend=runners[0].backend.name,
         elapsed_s=time.perf_counter() - started,
         tolerances=allowed.patterns,
         config=allowed.config,

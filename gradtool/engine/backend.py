@@ -10,8 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.clipping import Transform
+from gradtool.core.comparing.distance import Distance
+from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
+from gradtool.engine.operands import Operand, Walk
 
 TASK_BYTES: Final = 8 << 20
 """Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""
@@ -26,6 +29,9 @@ and two threads that do so every few microseconds are slower than one.
 BLOCK_PIECES: Final = 1 << 10
 """Pieces of tensors that the CPU backend gets in one call."""
 
+PAIR_NBYTES: Final = 4 << 20
+"""Bytes of two blocks that the CPU backend compares: caches would like fewer, Python more."""
+
 Bytes = NDArray[np.uint8]
 Coefs = NDArray[np.float64]
 
@@ -38,11 +44,13 @@ class BatchLimits:
         task_nbytes: bytes of one task.
         block_numel: elements of one call.
         block_pieces: pieces of tensors in one call.
+        pair_nbytes: bytes of two blocks that are compared.
     """
 
     task_nbytes: int
     block_numel: int
     block_pieces: int
+    pair_nbytes: int
 
 
 class Backend(Protocol):
@@ -109,4 +117,26 @@ class Backend(Protocol):
 
         A complex element is scaled in both parts, and is non-finite where either is. `coefs` has
         the factor of each element, where the transform has units.
+        """
+
+    def distance(self, a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distance:
+        """How far apart the elements of two blocks are; these must not be changed.
+
+        Args:
+            a: the elements of the one tensor, at least one; real ones or complex ones.
+            b: those at the same indices of the other, alike.
+            walk: where they are in their tensors.
+            tolerance: what elements are counted as outside of.
+        """
+
+    def distances(
+        self, a: Operand, b: Operand, counts: Sequence[int], tolerance: Tolerance
+    ) -> list[Distance]:
+        """The distance of each two tensors of blocks in which they lie one after another.
+
+        Args:
+            a: the elements of all first tensors, of a real type, in C order.
+            b: those of the second ones, of the same type.
+            counts: elements of each tensor, at least 1, and so few that sums in any order will do.
+            tolerance: as for `distance`.
         """

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from backends import BACKENDS
 from comparing.exact import Exact, exact
 from cuttings import SHAPES, boxes_of
 from dumps import NUMPY_TYPES, WINDOW
@@ -22,11 +23,12 @@ from gradtool.core.comparing.tolerance import EXACT, Tolerance
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent
 from gradtool.core.tensors import TensorSpec
+from gradtool.engine.backend import PAIR_NBYTES, Backend
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.progress import whole_progress
 from gradtool.engine.reading.measure import reduce_tasks
 from gradtool.engine.reading.pairs.distances import Distances
-from gradtool.engine.reading.pairs.plan import BLOCK_NBYTES, pair_tasks
+from gradtool.engine.reading.pairs.plan import pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
 from gradtool.engine.reading.reductions import Statistics
 from gradtool.engine.schedule import Runner
@@ -42,19 +44,22 @@ PAIRS = st.one_of(
 
 
 def distances(
-    pairs: list[Pair], block_nbytes: int = BLOCK_NBYTES, threads: int = 2
+    pairs: list[Pair],
+    block_nbytes: int = PAIR_NBYTES,
+    threads: int = 2,
+    backend: Backend = NUMPY,
 ) -> list[Distance]:
     """How far apart the tensors of each pair are."""
     by_file, streams = pair_tasks(pairs, block_nbytes)
     tasks = [*chain.from_iterable(by_file.values()), *streams]
     with ThreadPoolExecutor(threads) as executor:
-        runner = Runner(executor, WINDOW, NUMPY, whole_progress(None))
+        runner = Runner(executor, WINDOW, backend, whole_progress(None))
         _, found, *_ = reduce_tasks(tasks, Statistics(2.0), Distances(TOLERANCE), runner)
     return [found.get(n, NO_ELEMENTS) for n in range(len(pairs))]
 
 
-def figures(a: TensorSpec, b: TensorSpec, block_nbytes: int) -> TensorDifference:
-    (found,) = distances([Pair(a, b)], block_nbytes)
+def figures(a: TensorSpec, b: TensorSpec, block_nbytes: int, backend: Backend) -> TensorDifference:
+    (found,) = distances([Pair(a, b)], block_nbytes, backend=backend)
     return TensorDifference(a, b, found, EXACT)
 
 
@@ -119,6 +124,7 @@ def elements(shape: tuple[int, ...], dtype: str, kind: str, rng: np.random.Gener
     return found.reshape(*shape, size)
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @settings(max_examples=400)
 @given(
     shape=SHAPES,
@@ -129,7 +135,7 @@ def elements(shape: tuple[int, ...], dtype: str, kind: str, rng: np.random.Gener
     one=ways(),
     two=ways(),
     cut=st.tuples(st.booleans(), st.booleans()),
-    block_nbytes=st.sampled_from([1, 40, 300, BLOCK_NBYTES]),
+    block_nbytes=st.sampled_from([1, 40, 300, PAIR_NBYTES]),
     seed=st.integers(0, 999),
 )
 def test_figures_are_what_exact_arithmetic_says(
@@ -144,6 +150,7 @@ def test_figures_are_what_exact_arithmetic_says(
     block_nbytes: int,
     seed: int,
     scratch: Path,
+    backend: Backend,
 ) -> None:
     rng = np.random.default_rng(seed)
     codes = elements(shape, dtypes[0], kind, rng)
@@ -156,9 +163,9 @@ def test_figures_are_what_exact_arithmetic_says(
         else:
             specs.append(written(stored, dtype, way, scratch))
     first, second = specs
-    assert_exact(figures(first, second, block_nbytes), exact(codes, others, dtypes))
+    assert_exact(figures(first, second, block_nbytes, backend), exact(codes, others, dtypes))
     back = exact(others, codes, (dtypes[1], dtypes[0]))
-    assert_exact(figures(second, first, block_nbytes), back)
+    assert_exact(figures(second, first, block_nbytes, backend), back)
 
 
 @settings(max_examples=100)
@@ -212,15 +219,16 @@ def in_one_file(path: Path, dtype: str, tensors: list[Codes]) -> list[TensorSpec
     return specs
 
 
-def test_threads_change_no_bit_of_large_tensors(tmp_path: Path) -> None:
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_threads_change_no_bit_of_large_tensors(backend: Backend, tmp_path: Path) -> None:
     rng = np.random.default_rng(5)
     a = rng.standard_normal((900, 3001)).astype(np.float32)
     b = (a * np.float32(0.99) + rng.standard_normal(a.shape) * 1e-4).astype(np.float32)
     (first,) = in_one_file(tmp_path / "a", "F32", [a.view(np.uint8).reshape(900, 3001, 4)])
     (second,) = in_one_file(tmp_path / "b", "F32", [b.view(np.uint8).reshape(900, 3001, 4)])
     pair = Pair(first, second)
-    assert distances([pair], threads=1) == distances([pair], threads=4)
-    (found,) = distances([pair])
+    (found,) = distances([pair], threads=1, backend=backend)
+    assert distances([pair], threads=4, backend=backend) == [found]
     wide_a, wide_b = a.astype(np.float64).ravel().tolist(), b.astype(np.float64).ravel().tolist()
     aa = math.fsum(x * x for x in wide_a)
     dd = math.fsum((y - x) ** 2 for x, y in zip(wide_a, wide_b, strict=True))

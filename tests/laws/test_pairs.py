@@ -18,18 +18,19 @@ from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Inline
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.tensors import Chunk
+from gradtool.engine.backend import PAIR_NBYTES
 from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.progress import whole_progress
 from gradtool.engine.reading.measure import reduce_tasks
 from gradtool.engine.reading.pairs.comparisons import ByteEquality, Differing
-from gradtool.engine.reading.pairs.plan import BLOCK_NBYTES, pair_tasks
+from gradtool.engine.reading.pairs.plan import pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
 from gradtool.engine.reading.reductions import Statistics
 from gradtool.engine.schedule import Runner
 from gradtool.formats import open_checkpoint
 
 
-def compared(pair: Pair, block_nbytes: int = BLOCK_NBYTES, threads: int = 2) -> Differing:
+def compared(pair: Pair, block_nbytes: int = PAIR_NBYTES, threads: int = 2) -> Differing:
     """What differs between two tensors."""
     by_file, streams = pair_tasks([pair], block_nbytes)
     tasks = [*chain.from_iterable(by_file.values()), *streams]
@@ -57,7 +58,7 @@ def changed(codes: Codes, count: int, rng: np.random.Generator) -> tuple[Codes, 
     two=ways(),
     cut=st.tuples(st.booleans(), st.booleans()),
     count=st.sampled_from([0, 0, 1, 2, 9, 999]),
-    block_nbytes=st.sampled_from([1, 40, 300, BLOCK_NBYTES]),
+    block_nbytes=st.sampled_from([1, 40, 300, PAIR_NBYTES]),
     seed=st.integers(0, 999),
 )
 def test_what_differs_is_counted_and_found(
@@ -90,7 +91,7 @@ def test_what_differs_is_counted_and_found(
 
 def test_deflated_arrays_are_compared_in_either_order(tmp_path: Path) -> None:
     array = np.random.default_rng(3).standard_normal((700, 1100)).astype(np.float32)
-    assert 2 * array.nbytes > BLOCK_NBYTES
+    assert 2 * array.nbytes > PAIR_NBYTES
     other = array.copy()
     other[699, 1] += 1
     other[2, 3] += 1

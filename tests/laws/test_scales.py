@@ -39,13 +39,13 @@ SCALES["F8_E8M0"] = ml_dtypes.float8_e8m0fnu
 class OneByOne(NumpyBackend):
     """Borders of blocks and tasks after every element."""
 
-    limits: ClassVar[BatchLimits] = BatchLimits(8, 1, 1)
+    limits: ClassVar[BatchLimits] = BatchLimits(8, 1, 1, 8)
 
 
 class ByThree(NumpyBackend):
     """Borders of blocks after three elements, and of tasks after seven."""
 
-    limits: ClassVar[BatchLimits] = BatchLimits(56, 3, 2)
+    limits: ClassVar[BatchLimits] = BatchLimits(56, 3, 2, 56)
 
 
 def scales(dtype: str, shape: tuple[int, ...]) -> st.SearchStrategy[NDArray[Any]]:

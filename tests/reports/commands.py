@@ -336,7 +336,14 @@ def _difference(tensors: tuple[TensorDifference, ...], **other: Any) -> Differen
         ("others", "only_in_a", "only_in_b", "diagnosis", "notes"), ()
     )
     return Difference(
-        a, b, tensors, in_model_order=True, tolerance=EXACT, elapsed_s=0.5, **(none | other)
+        a,
+        b,
+        tensors,
+        in_model_order=True,
+        tolerance=EXACT,
+        backend="numpy",
+        elapsed_s=0.5,
+        **(none | other),
     )
 
 

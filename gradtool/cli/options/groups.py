@@ -32,7 +32,7 @@ def _given(**values: object) -> Arguments:
 ALL_TENSORS: Final = "List every tensor, however many there are."
 """Help for --all, where it is about tensors."""
 
-_READING = (
+_MEASURING = (
     *in_panel(
         LOOKING,
         table.INCLUDE,
@@ -46,11 +46,7 @@ _READING = (
         table.STRIP_PREFIX,
         table.JOIN,
     ),
-    *in_panel(COMPUTING, table.THREADS),
-)
-_MEASURING = (
-    *_READING,
-    *in_panel(COMPUTING, table.BACKEND, table.DEVICE, table.DEVICE_MEMORY),
+    *in_panel(COMPUTING, table.THREADS, table.BACKEND, table.DEVICE, table.DEVICE_MEMORY),
 )
 _NORM_TYPE = in_panel(LOOKING, table.NORM_TYPE)
 _SCALES = in_panel(LOOKING, table.APPLY_SCALES)
@@ -66,8 +62,8 @@ MeasuringAsStored: TypeAlias = Annotated[Arguments, Group((*_NORM_TYPE, *_MEASUR
 MeasuringWithoutNormType: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_MEASURING), _given)]
 """The same where the order of norms is that of a baseline."""
 
-Reading: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_READING), _given)]
-"""Those of them that say what to read of dumps, and how."""
+Reading: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_MEASURING), _given)]
+"""Those of them that say what to read of dumps, and what computes."""
 
 Configured: TypeAlias = Annotated[Configuration, Group(_CONFIGURING, read_configuration)]
 ConfiguredWithBaseline: TypeAlias = Annotated[

@@ -225,6 +225,7 @@ class Difference(Displayed):
         tolerance: what was allowed, unless by name.
         diagnosis: what the figures say together.
         notes: what was assumed in pairing names, one sentence each.
+        backend: what computed the figures.
         elapsed_s: seconds from opening the paths to the last figure.
         tolerances: what was allowed of which names, the first that fits; empty if not by name.
         config: path of the configuration that these are from.
@@ -240,6 +241,7 @@ class Difference(Displayed):
     tolerance: Tolerance
     diagnosis: tuple[Conclusion, ...]
     notes: tuple[str, ...]
+    backend: str
     elapsed_s: float
     tolerances: tuple[PatternTolerance, ...] = ()
     config: str | None = None

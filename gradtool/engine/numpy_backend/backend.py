@@ -11,11 +11,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.clipping import Transform
+from gradtool.core.comparing.distance import Distance
+from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
 from gradtool.engine.backend import (
     BLOCK_ELEMENTS,
     BLOCK_PIECES,
+    PAIR_NBYTES,
     TASK_BYTES,
     BatchLimits,
     Bytes,
@@ -24,6 +27,9 @@ from gradtool.engine.backend import (
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.numpy_backend import transforms as numpy_transforms
+from gradtool.engine.numpy_backend.distances import distance
+from gradtool.engine.numpy_backend.many_distances import distances_of_many
+from gradtool.engine.operands import Operand, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +37,9 @@ class NumpyBackend:
     """The functions of `numpy_kernels` and `numpy_transforms`, with each thread's own buffers."""
 
     name: ClassVar[str] = "numpy"
-    limits: ClassVar[BatchLimits] = BatchLimits(TASK_BYTES, BLOCK_ELEMENTS, BLOCK_PIECES)
+    limits: ClassVar[BatchLimits] = BatchLimits(
+        TASK_BYTES, BLOCK_ELEMENTS, BLOCK_PIECES, PAIR_NBYTES
+    )
 
     def buffer(self, nbytes: int) -> Bytes:
         """See `Backend`."""
@@ -70,6 +78,16 @@ class NumpyBackend:
     ) -> None:
         """See `Backend`."""
         numpy_transforms.apply(raw, dtype, transform, big_endian=big_endian, coefs=coefs)
+
+    def distance(self, a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distance:
+        """See `Backend`."""
+        return distance(a, b, walk, tolerance)
+
+    def distances(
+        self, a: Operand, b: Operand, counts: Sequence[int], tolerance: Tolerance
+    ) -> list[Distance]:
+        """See `Backend`."""
+        return distances_of_many(a, b, counts, tolerance)
 
 
 NUMPY: Final = NumpyBackend()

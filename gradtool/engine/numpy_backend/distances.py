@@ -18,25 +18,21 @@ from gradtool.core.comparing.distance import (
     MOST_SAMPLES,
     Distance,
     Largest,
+    Products,
     Sample,
     kept_samples,
     largest_of,
 )
-from gradtool.core.comparing.sums import sum_of_squares
+from gradtool.core.comparing.sums import total
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.engine.buffers import BUFFERS
-from gradtool.engine.numpy_backend.elements import Mask, Steps, Walk, numbers, samples, steps_apart
+from gradtool.engine.numpy_backend.elements import Mask, Steps, numbers, samples, steps_apart
 from gradtool.engine.numpy_backend.encodings import Array, Float64
 from gradtool.engine.numpy_backend.kernels import ROW
-from gradtool.engine.numpy_backend.operands import (
-    Numbers,
-    Operand,
-    are_equal,
-    narrower,
-    stats_of,
-)
-from gradtool.engine.numpy_backend.products import Sums, scale_of, sums_of, together
+from gradtool.engine.numpy_backend.operands import Numbers, are_equal, stats_of
+from gradtool.engine.numpy_backend.products import PartSums, Sums, scale_of, sums_of, together
 from gradtool.engine.numpy_backend.transforms import narrowed
+from gradtool.engine.operands import Operand, Walk, have_one_code, narrower
 
 CACHED_NUMEL: Final = 16 * ROW
 """Numbers that are worked on at a time: a few arrays of so many stay in a core's cache."""
@@ -47,8 +43,7 @@ def distance(a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distan
 
     Both are real or both complex.
     """
-    is_of_one_type = a.dtype == b.dtype and a.divisor == b.divisor
-    if is_of_one_type and are_equal(a.raw, b.raw):
+    if have_one_code(a, b) and are_equal(a.raw, b.raw):
         return Distance.of_equals(stats_of(a))
     return _Comparing(a, b, walk, tolerance).distance()
 
@@ -77,9 +72,9 @@ class _Comparing:
     def __init__(self, a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> None:
         self.walk, self.tolerance = walk, tolerance
         self.has_one_type = a.dtype == b.dtype
-        self.has_bits = self.has_one_type and a.divisor == b.divisor
+        self.has_bits = have_one_code(a, b)
         self.parts = 2 if a.dtype.component else 1
-        self.numel = len(a.raw) // a.dtype.itemsize
+        self.numel = a.numel
         self.a_stats, self.b_stats = stats_of(a), stats_of(b)
         self.has_bad = bool(self.a_stats.nonfinite or self.b_stats.nonfinite)
         self.a, self.b = Numbers(a), Numbers(b)
@@ -89,7 +84,7 @@ class _Comparing:
         self.rounded_apart = None if self.has_one_type else 0
         self.samples: list[Sample] = []
         self.largest: list[Largest] = []
-        self.sums: list[Sums] = []
+        self.sums: list[PartSums] = []
 
     def distance(self) -> Distance:
         """What there is to say of them."""
@@ -99,12 +94,11 @@ class _Comparing:
             for start, stop in self._bounds():
                 self._add(start, stop)
         (_, ea), (_, eb) = self.scales
-        known = None if self.has_bad else sum_of_squares(self.b_stats)
         return Distance(
             numel=self.numel,
             a=self.a_stats,
             b=self.b_stats,
-            products=together(self.sums, ea, eb, bb=known),
+            products=self._products(ea, eb),
             differing=self.differing,
             samples=kept_samples(self.samples, self.differing),
             largest=largest_of(self.largest),
@@ -115,6 +109,10 @@ class _Comparing:
             same_nan=self.same_nan,
             outside=self.outside,
         )
+
+    def _products(self, ea: int, eb: int) -> Products:
+        *columns, dd = map(list, zip(*self.sums, strict=True)) if self.sums else [[]] * 7
+        return together(Sums(*map(np.array, columns)), total(dd), ea, eb)
 
     def _bounds(self) -> Iterator[tuple[int, int]]:
         """The steps at which parts of the block begin and end."""
@@ -246,7 +244,7 @@ class _Comparing:
             self.outside += self._outside(sizes * 2.0 if halved else sizes, a, apart)
         (fa, _), (fb, _) = self.scales
         a, b = (a if fa == 1.0 else a / fa), (b if fb == 1.0 else b / fb)
-        self.sums.append(sums_of(a, b, d, size, halved=halved, with_bb=self.has_bad))
+        self.sums.append(sums_of(a, b, d, size, halved=halved))
 
     def _sizes(self, d: Float64, a: Float64, b: Float64) -> tuple[Float64, int, bool]:
         """The distance of each two elements, and where it is largest.

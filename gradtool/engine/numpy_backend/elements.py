@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.comparing.distance import Sample
 from gradtool.engine.numpy_backend.encodings import Array, Float64
+from gradtool.engine.operands import Walk, flipped_bits
 
 Mask = NDArray[np.bool_]
 Steps = NDArray[np.intp]
-
-
-class Walk(NamedTuple):
-    """Where the elements of a block are: from steps into it to C-order positions."""
-
-    positions: Callable[[Steps], NDArray[np.int64]]
-    is_ascending: bool
 
 
 def samples(
@@ -47,7 +40,7 @@ def samples(
     parts = len(values[0]) // len(unlike)
     bits: list[int] | list[None] = [None] * len(indices)
     if codes is not None:
-        bits = _flipped(codes[0], codes[1], indices, parts)
+        bits = flipped_bits(*(side.reshape(-1, parts)[indices] for side in codes))
     a, b = (numbers(side, indices, parts) for side in values)
     return tuple(map(Sample, positions.tolist(), a, b, bits))
 
@@ -71,12 +64,3 @@ def numbers(values: Float64, indices: Steps, parts: int) -> list[Any]:
         return list(values[indices].tolist())
     pairs = values.reshape(-1, 2)[indices].tolist()
     return [complex(real, imaginary) for real, imaginary in pairs]
-
-
-def _flipped(first: Array, second: Array, indices: Steps, parts: int) -> list[int]:
-    """The bits in which elements differ."""
-    if parts == 1:
-        return [int(bits) for bits in first[indices] ^ second[indices]]
-    bits = first.reshape(-1, 2)[indices] ^ second.reshape(-1, 2)[indices]
-    width = first.itemsize * 8
-    return [int(real) | int(imaginary) << width for real, imaginary in bits]

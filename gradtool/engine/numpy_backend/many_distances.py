@@ -20,11 +20,12 @@ from gradtool.core.comparing.sums import ScaledSum, sum_of_squares
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.stats import TensorStats, power_scale
 from gradtool.engine.numpy_backend.distances import distance
-from gradtool.engine.numpy_backend.elements import Mask, Walk, steps_apart
+from gradtool.engine.numpy_backend.elements import Mask, steps_apart
 from gradtool.engine.numpy_backend.encodings import Array, Float64
 from gradtool.engine.numpy_backend.kernels import stats
-from gradtool.engine.numpy_backend.operands import Numbers, Operand
+from gradtool.engine.numpy_backend.operands import Numbers
 from gradtool.engine.numpy_backend.products import SCALE_BITS
+from gradtool.engine.operands import Operand, Walk
 
 IN_ORDER: Final = Walk(lambda steps: steps.astype(np.int64), is_ascending=True)
 

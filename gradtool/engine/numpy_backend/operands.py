@@ -3,38 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import NamedTuple
 
 import numpy as np
 
-from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.stats import TensorStats
 from gradtool.engine.numpy_backend.encodings import Array, Encoding, Float64, real_words
 from gradtool.engine.numpy_backend.kernels import stats
-
-
-class Operand(NamedTuple):
-    """The elements of one side of a block.
-
-    Attributes:
-        raw: their bytes, little-endian.
-        dtype: their type.
-        divisor: what they are to be divided by.
-    """
-
-    raw: Array
-    dtype: DType
-    divisor: float
-
-    @property
-    def real(self) -> DType:
-        """The type of the elements, or of their parts."""
-        return DTYPES[self.dtype.component] if self.dtype.component else self.dtype
-
-
-def narrower(one: DType, other: DType) -> DType:
-    """Of two real types the one with fewer bits, or with fewer of them in the significand."""
-    return min(one, other, key=lambda dtype: (dtype.bits, dtype.precision, dtype.name))
+from gradtool.engine.operands import Operand
 
 
 def are_equal(first: Array, second: Array) -> bool:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Sequence
 from typing import Final, NamedTuple
 
 import numpy as np
 
 from gradtool.core.comparing.distance import Products
-from gradtool.core.comparing.sums import NOTHING, ScaledSum, total
+from gradtool.core.comparing.sums import NOTHING, ScaledSum
 from gradtool.core.stats import power_scale
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.encodings import Float64
@@ -20,15 +20,26 @@ SCALE_BITS: Final = 24
 
 
 class Sums(NamedTuple):
-    """Sums over some numbers of two blocks, as `Products` has them, of numbers that were scaled."""
+    """Sums as `Products` has them, of numbers that were scaled: an array over parts of a block."""
+
+    aa: Float64
+    bb: Float64
+    ab: Float64
+    scale: Float64
+    rr: Float64
+    ra: Float64
+
+
+class PartSums(NamedTuple):
+    """Those of one part, and the sum of the squares of differences."""
 
     aa: float
     bb: float
     ab: float
-    dd: ScaledSum
     scale: float
     rr: float
     ra: float
+    dd: ScaledSum
 
 
 def scale_of(peak: float) -> tuple[float, int]:
@@ -37,13 +48,8 @@ def scale_of(peak: float) -> tuple[float, int]:
     return scale, math.frexp(scale)[1] - 1
 
 
-def sums_of(
-    a: Float64, b: Float64, d: Float64, peak: float, *, halved: bool, with_bb: bool
-) -> Sums:
-    """The sums over numbers, given their differences `d`, or halves of these, up to `peak`.
-
-    That of b^2 is 0 unless `with_bb`, where it is known from elsewhere.
-    """
+def sums_of(a: Float64, b: Float64, d: Float64, peak: float, *, halved: bool) -> PartSums:
+    """The sums over numbers, given their differences `d`, or halves of these, up to `peak`."""
     aa, ab = _dot(a, a), _dot(a, b)
     dd = NOTHING
     if peak:
@@ -54,31 +60,29 @@ def sums_of(
     c = _short(ab / aa) if aa else 1.0
     r = np.multiply(a, c, out=BUFFERS.residuals.array(np.float64, len(a)))
     np.subtract(b, r, out=r)
-    return Sums(aa, _dot(b, b) if with_bb else 0.0, ab, dd, c, _dot(r, r), _dot(r, a))
+    return PartSums(aa, _dot(b, b), ab, c, _dot(r, r), _dot(r, a), dd)
 
 
-def together(sums: Sequence[Sums], ea: int, eb: int, bb: ScaledSum | None) -> Products:
-    """All sums of a block, in which a and b were divided by powers of two with these exponents.
-
-    `bb` is the sum of b^2 where it is known.
-    """
-    aa, ab = math.fsum(one.aa for one in sums), math.fsum(one.ab for one in sums)
+def together(sums: Sums, dd: ScaledSum, ea: int, eb: int) -> Products:
+    """All sums of a block, in which a and b were divided by powers of two with these exponents."""
+    aa, ab = total_of(sums.aa), total_of(sums.ab)
     c = _short(ab / aa) if aa else 1.0
-    rr, ra = [], []
-    for one in sums:
-        change = c - one.scale
-        rr += [one.rr, -2.0 * change * one.ra, change * change * one.aa]
-        ra += [one.ra, -change * one.aa]
+    change = c - sums.scale
     return Products(
         aa=ScaledSum(aa, 2 * ea),
-        bb=ScaledSum(math.fsum(one.bb for one in sums), 2 * eb) if bb is None else bb,
+        bb=ScaledSum(total_of(sums.bb), 2 * eb),
         ab=ScaledSum(ab, ea + eb),
-        dd=total(one.dd for one in sums),
+        dd=dd,
         scale=c,
         scale_exponent=eb - ea,
-        rr=ScaledSum(math.fsum(rr), 2 * eb),
-        ra=ScaledSum(math.fsum(ra), ea + eb),
+        rr=ScaledSum(total_of(sums.rr, -2.0 * change * sums.ra, change**2 * sums.aa), 2 * eb),
+        ra=ScaledSum(total_of(sums.ra, -change * sums.aa), ea + eb),
     )
+
+
+def total_of(*terms: Float64) -> float:
+    """All terms added exactly, and rounded once."""
+    return math.fsum(itertools.chain.from_iterable(one.tolist() for one in terms))
 
 
 def _short(factor: float) -> float:

@@ -62,7 +62,9 @@ def differences(
         bound = None if tolerance.atol is None else tolerance.atol * shared
         divisors = (1.0, 1.0) if first == second else loss_scales
         comparison = Distances(replace(tolerance, atol=bound), divisors)
-        tasks = _tasks([comparable[n] for n in numbers], checksums)
+        tasks = _tasks(
+            [comparable[n] for n in numbers], checksums, runner.backend.limits.pair_nbytes
+        )
         _, found, *_ = reduce_tasks(tasks, Statistics(2.0), comparison, runner)
         by_number |= {numbers[n]: distance for n, distance in found.items()}
         checksums = []  # are checked once
@@ -90,7 +92,7 @@ def others_compared(
             numbers.append(n)
             compared.append(Pair(a, b))
     runner.progress.begin(sum(pair.nbytes for pair in compared))
-    tasks = _tasks(compared, ())
+    tasks = _tasks(compared, (), runner.backend.limits.pair_nbytes)
     _, found, *_ = reduce_tasks(tasks, Statistics(2.0), ByteEquality(), runner)
     runner.progress.finish()
     by_number = {n: found.get(i, Differing()) for i, n in enumerate(numbers)}
@@ -114,8 +116,10 @@ def can_compare(a: TensorSpec, b: TensorSpec) -> bool:
     return a.shape == b.shape and a.dtype.kind == b.dtype.kind
 
 
-def _tasks(pairs: Sequence[Pair], checksums: Sequence[StoredChecksum]) -> Iterator[AnyTask]:
-    by_file, streams = pair_tasks(pairs)
+def _tasks(
+    pairs: Sequence[Pair], checksums: Sequence[StoredChecksum], block_nbytes: int
+) -> Iterator[AnyTask]:
+    by_file, streams = pair_tasks(pairs, block_nbytes)
     for tasks in by_file.values():
         yield from tasks
     yield from streams

@@ -214,7 +214,7 @@ def _run(
     apart: Apart,
 ) -> tuple[Results[Part], PairResults[Other], BlockDigests, OfBands]:
     if isinstance(task, PairTask | StreamPairTask):
-        return [], compare(task, comparison), [], {}
+        return [], compare(task, comparison, backend), [], {}
     if isinstance(task, DigestTask):
         return [], [], digests_of(task), {}
     of_targets, of_bands = run(task, reduction, backend, apart)

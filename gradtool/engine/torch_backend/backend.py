@@ -18,10 +18,15 @@ import torch
 from numpy.typing import NDArray
 
 from gradtool.core.clipping import Transform
+from gradtool.core.comparing.distance import Distance
+from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats, merge
 from gradtool.engine.backend import BatchLimits, Bytes, Coefs
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
+from gradtool.engine.numpy_backend.many_distances import distances_of_many
+from gradtool.engine.operands import Operand, Walk
+from gradtool.engine.torch_backend import comparing
 from gradtool.engine.torch_backend import kernels as torch_kernels
 from gradtool.engine.torch_backend.encodings import ROW, rows_of
 from gradtool.engine.torch_backend.groups import GROUP_NUMEL, Group
@@ -33,6 +38,9 @@ TASK_NBYTES: Final = 32 << 20
 
 NBYTES_PER_NUMBER: Final = 48
 """Most bytes of device memory that one number of a group takes, intermediate results included."""
+
+NBYTES_PER_PAIR: Final = 160
+"""The same of two numbers that are compared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +57,9 @@ class TorchForeach:
     memory: int
     threads: int
     name: ClassVar[str] = "torch"
-    limits: ClassVar[BatchLimits] = BatchLimits(TASK_NBYTES, GROUP_NUMEL, GROUP_NUMEL // ROW)
+    limits: ClassVar[BatchLimits] = BatchLimits(
+        TASK_NBYTES, GROUP_NUMEL, GROUP_NUMEL // ROW, TASK_NBYTES
+    )
 
     def buffer(self, nbytes: int) -> Bytes:
         """See `Backend`."""
@@ -121,10 +131,21 @@ class TorchForeach:
         whole = Group.of([len(raw) // dtype.itemsize], dtype)
         worker.in_groups(whole, self._group_numel(dtype), change)
 
-    def _group_numel(self, dtype: DType) -> int:
+    def distance(self, a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distance:
+        """See `Backend`; DeviceError where there is no memory for a single row."""
+        most = self._group_numel(a.dtype, NBYTES_PER_PAIR)
+        return comparing.distance(a, b, walk, tolerance, self._worker(), most)
+
+    def distances(
+        self, a: Operand, b: Operand, counts: Sequence[int], tolerance: Tolerance
+    ) -> list[Distance]:
+        """See `Backend`; in NumPy: what becomes of each in Python takes longer than the sums."""
+        return distances_of_many(a, b, counts, tolerance)
+
+    def _group_numel(self, dtype: DType, nbytes: int = NBYTES_PER_NUMBER) -> int:
         """Most elements of a group, such that the groups of all threads fit into a device."""
         parts = 1 if dtype.component is None else 2
-        return fitting_numbers(self.memory, self.threads, len(self.devices)) // parts
+        return fitting_numbers(self.memory, self.threads, len(self.devices), nbytes) // parts
 
     def _worker(self) -> DeviceWorker:
         """The thread's own worker; the first call gives it the device whose turn it is."""
@@ -142,10 +163,12 @@ def _clear_gaps(
         raw[start + count * itemsize : following] = 0
 
 
-def fitting_numbers(memory: int, threads: int, devices: int) -> int:
-    """How many numbers each thread can have on its device at a time, in whole rows."""
+def fitting_numbers(
+    memory: int, threads: int, devices: int, nbytes: int = NBYTES_PER_NUMBER
+) -> int:
+    """How many numbers of `nbytes` each thread can have on its device at a time, in whole rows."""
     sharing = -(-threads // devices)
-    return memory // (sharing * NBYTES_PER_NUMBER) // ROW * ROW
+    return memory // (sharing * nbytes) // ROW * ROW
 
 
 class _Workers(threading.local):

@@ -9,7 +9,11 @@ from typing import Final
 import torch
 
 from gradtool.engine.backend import Backend
-from gradtool.engine.torch_backend.backend import TorchForeach, fitting_numbers
+from gradtool.engine.torch_backend.backend import (
+    NBYTES_PER_PAIR,
+    TorchForeach,
+    fitting_numbers,
+)
 from gradtool.engine.torch_backend.groups import SPAN_NUMEL
 from gradtool.engine.torch_backend.workers import first_line
 from gradtool.errors import DeviceError, UsageError
@@ -36,7 +40,8 @@ def open_devices(names: Sequence[str], memory: int | None, threads: int) -> Back
         devices = _indexed(names)
         free = min(_free_memory(device) for device in devices)
         backend = TorchForeach(devices, memory or free // _FREE_SHARE, workers)
-    if fitting_numbers(backend.memory, workers, len(backend.devices)) < 2 * SPAN_NUMEL:
+    fitting = fitting_numbers(backend.memory, workers, len(backend.devices), NBYTES_PER_PAIR)
+    if fitting < SPAN_NUMEL:
         problem = f"{backend.memory >> 20} MiB of device memory are too few for {threads} threads"
         if memory is None:
             raise DeviceError(f"{problem}, a quarter of what is free", hint="give `device_memory`")

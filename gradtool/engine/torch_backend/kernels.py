@@ -110,10 +110,10 @@ class _Segments:
 
     def stats(self) -> list[TensorStats]:
         """The statistics of each segment."""
-        peaks, zero, small, least, roots = _fetched(
+        peaks, zero, small, least, roots = fetched(
             self._peaks(),
-            _count(self._magnitudes == 0),
-            _count(self._magnitudes < self._encoding.smallest_normal),
+            count_rows(self._magnitudes == 0),
+            count_rows(self._magnitudes < self._encoding.smallest_normal),
             self._least(),
             self._norms(),
         )
@@ -121,7 +121,7 @@ class _Segments:
         bad = _NonFinite(zero_counts, zero_counts, zero_counts, [None] * len(zero_counts))
         if peaks.max() >= self._encoding.infinity:
             bad = self._remove_nonfinite()
-            peaks, roots = _fetched(self._peaks(), self._norms())
+            peaks, roots = fetched(self._peaks(), self._norms())
         max_abs = self._numbers(np.maximum, peaks)
         min_abs = self._numbers(np.minimum, least) if len(least) else [math.inf] * len(max_abs)
         zeros = self._joined(np.add, zero) - self._rows * ROW + self._counts
@@ -169,10 +169,10 @@ class _Segments:
         infinity = self._encoding.infinity
         bad = self._magnitudes >= infinity
         columns = torch.arange(ROW, dtype=torch.int32, device=bad.device)
-        nan, posinf, neginf, first = _fetched(
-            _count(self._magnitudes > infinity),
-            _count(self._bits == infinity),
-            _count(self._bits == infinity - (1 << 8 * self._bits.itemsize - 1)),
+        nan, posinf, neginf, first = fetched(
+            count_rows(self._magnitudes > infinity),
+            count_rows(self._bits == infinity),
+            count_rows(self._bits == infinity - (1 << 8 * self._bits.itemsize - 1)),
             torch.where(bad, columns, ROW).amin(dim=1),
         )
         self._bits.masked_fill_(bad, 0)
@@ -211,7 +211,7 @@ class _Segments:
     def _scaled_sums(self, scales: list[float]) -> list[float]:
         # On a CPU row by row: a root with a small p makes an error of the sum larger.
         views = view_rows(self._rows.tolist(), self._values.device, most_on_cpu=1)
-        (sums,) = _fetched(norms(self._powers(scales), views, 1.0))
+        (sums,) = fetched(norms(self._powers(scales), views, 1.0))
         return _sums(sums, list(map(len, views)))
 
     def _powers(self, scales: list[float]) -> Tensor:
@@ -248,12 +248,12 @@ def view_rows(rows: list[int], device: torch.device, most_on_cpu: int) -> list[l
     return [[most] * (count // most) + [count % most] * (count % most > 0) for count in rows]
 
 
-def _count(chosen: Tensor) -> Tensor:
+def count_rows(chosen: Tensor) -> Tensor:
     """How many are chosen in each row; by default torch would make 64-bit numbers of all first."""
     return chosen.sum(dim=1, dtype=torch.int32)
 
 
-def _fetched(*columns: Tensor) -> list[Column]:
+def fetched(*columns: Tensor) -> list[Column]:
     """Columns of float64 or of integers, copied to the CPU together."""
     # One copy and one wait for all of them: the bits of floats travel as integers.
     words = [

@@ -46,7 +46,7 @@ def transformed(
     if transform.bound < math.inf:
         wide.clamp_(-transform.bound, transform.bound)
     code_type = INTEGERS[values.itemsize]
-    codes = _rounded(wide, values.dtype).view(code_type)
+    codes = rounded(wide, values.dtype).view(code_type)
     if bad is not None:
         kept = 0 if transform.nonfinite == "zero" else values.view(code_type)
         codes = torch.where(bad, kept, codes)
@@ -69,7 +69,7 @@ def _nonfinite(wide: Tensor, dtype: DType) -> Tensor:
     return bad.view(-1, 2).any(dim=1).repeat_interleave(2)
 
 
-def _rounded(wide: Tensor, kind: torch.dtype) -> Tensor:
+def rounded(wide: Tensor, kind: torch.dtype) -> Tensor:
     """float64 in another type, rounded once.
 
     torch converts to narrow types by way of float32 and would round twice, unless that step rounds

@@ -61,6 +61,7 @@ def _fields(difference: Difference) -> dict[str, object]:
         "only_in_a": list(difference.only_in_a),
         "only_in_b": list(difference.only_in_b),
         "notes": list(difference.notes),
+        "backend": difference.backend,
         "elapsed_s": round(difference.elapsed_s, 6),
     }
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DType
-from gradtool.engine.backend import Bytes
+from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.numpy_backend.operands import are_equal
 from gradtool.engine.overlaps.views import Int64
 from gradtool.engine.reading.pairs.regions import Places
@@ -65,10 +65,10 @@ class ManyBlocks(NamedTuple):
 class Comparison(Merging[Part], Protocol):
     """Something to compute of pairs of tensors."""
 
-    def of(self, blocks: BlockPair) -> Part:
+    def of(self, blocks: BlockPair, backend: Backend) -> Part:
         """The result of two blocks, a plain value that goes to any process."""
 
-    def of_many(self, blocks: ManyBlocks) -> list[tuple[int, Part]]:
+    def of_many(self, blocks: ManyBlocks, backend: Backend) -> list[tuple[int, Part]]:
         """The results of many small pairs, each with the position of the pair in the plan."""
 
 
@@ -84,10 +84,11 @@ class Differing:
 class ByteEquality:
     """Which elements have the same bytes: a NaN equals itself, and 0 does not equal -0.
 
-    Elements of two types are never the same.
+    Elements of two types are never the same. The CPU compares, whatever the backend: it does so as
+    fast as it reads.
     """
 
-    def of(self, blocks: BlockPair) -> Differing:
+    def of(self, blocks: BlockPair, backend: Backend) -> Differing:  # noqa: ARG002
         """See `Comparison`."""
         first, second = blocks.dtypes
         if first != second:
@@ -98,7 +99,11 @@ class ByteEquality:
         differ = blocks.first.view(words) != blocks.second.view(words)
         return _differing(np.flatnonzero(differ.reshape(-1, parts).any(axis=1)), blocks)
 
-    def of_many(self, blocks: ManyBlocks) -> list[tuple[int, Differing]]:
+    def of_many(
+        self,
+        blocks: ManyBlocks,
+        backend: Backend,  # noqa: ARG002
+    ) -> list[tuple[int, Differing]]:
         """See `Comparison`."""
         ends = np.cumsum(blocks.counts)
         differ = blocks.first.view(f"u{blocks.dtype.itemsize}") != blocks.second.view(

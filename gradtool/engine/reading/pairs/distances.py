@@ -1,4 +1,4 @@
-"""The distances of tensors as a `Comparison`; computed by NumPy, whatever the backend."""
+"""The distances of tensors as a `Comparison`."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from gradtool.core.comparing import distance
 from gradtool.core.comparing.distance import Distance
 from gradtool.core.comparing.tolerance import EXACT, Tolerance
-from gradtool.engine.numpy_backend import distances
-from gradtool.engine.numpy_backend.elements import Walk
-from gradtool.engine.numpy_backend.many_distances import distances_of_many
-from gradtool.engine.numpy_backend.operands import Operand
+from gradtool.core.dtypes import DType
+from gradtool.engine.backend import Backend
+from gradtool.engine.operands import Operand, Walk
 from gradtool.engine.reading.pairs.comparisons import BlockPair, ManyBlocks
 
 
@@ -27,23 +26,26 @@ class Distances:
     tolerance: Tolerance = EXACT
     divisors: tuple[float, float] = (1.0, 1.0)
 
-    def of(self, blocks: BlockPair) -> Distance:
+    def of(self, blocks: BlockPair, backend: Backend) -> Distance:
         """See `Comparison`; both tensors are real, or both complex."""
-        one, other = blocks.dtypes
         walk = Walk(blocks.positions, blocks.places.is_ascending)
-        a = Operand(blocks.first, one, self.divisors[0])
-        b = Operand(blocks.second, other, self.divisors[1])
-        return distances.distance(a, b, walk, self.tolerance)
+        a, b = self._operands(blocks, blocks.dtypes)
+        return backend.distance(a, b, walk, self.tolerance)
 
-    def of_many(self, blocks: ManyBlocks) -> list[tuple[int, Distance]]:
+    def of_many(self, blocks: ManyBlocks, backend: Backend) -> list[tuple[int, Distance]]:
         """See `Comparison`."""
-        a, b = (
-            Operand(raw, blocks.dtype, divisor)
-            for raw, divisor in zip((blocks.first, blocks.second), self.divisors, strict=True)
-        )
-        found = distances_of_many(a, b, blocks.counts, self.tolerance)
+        a, b = self._operands(blocks, (blocks.dtype, blocks.dtype))
+        found = backend.distances(a, b, blocks.counts, self.tolerance)
         return list(zip(blocks.pairs, found, strict=True))
 
     def merged(self, parts: Sequence[Distance]) -> Distance:
         """See `Comparison`."""
         return distance.merged(parts)
+
+    def _operands(
+        self, blocks: BlockPair | ManyBlocks, dtypes: tuple[DType, DType]
+    ) -> tuple[Operand, Operand]:
+        return (
+            Operand(blocks.first, dtypes[0], self.divisors[0]),
+            Operand(blocks.second, dtypes[1], self.divisors[1]),
+        )

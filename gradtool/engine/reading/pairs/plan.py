@@ -8,7 +8,7 @@ from itertools import chain, groupby, zip_longest
 from typing import Final, NamedTuple
 
 from gradtool.core.shapes.strides import contiguous_strides
-from gradtool.engine.backend import TASK_BYTES
+from gradtool.engine.backend import PAIR_NBYTES, TASK_BYTES
 from gradtool.engine.reading.pairs.gather import first_element
 from gradtool.engine.reading.pairs.regions import (
     Pair,
@@ -18,9 +18,6 @@ from gradtool.engine.reading.pairs.regions import (
     regions,
     sides_of,
 )
-
-BLOCK_NBYTES: Final = 4 << 20
-"""Bytes of two blocks together: a core's cache would like fewer, Python more."""
 
 TILE_BLOCKS: Final = 2
 """How much larger two blocks are that are put together of rows, which want to be long."""
@@ -89,7 +86,7 @@ class StreamPairTask:
 
 
 def pair_tasks(
-    pairs: Sequence[Pair], block_nbytes: int = BLOCK_NBYTES
+    pairs: Sequence[Pair], block_nbytes: int = PAIR_NBYTES
 ) -> tuple[Mapping[str, Iterator[PairTask]], list[StreamPairTask]]:
     """All tasks that compare `pairs`: those over byte ranges, and those over streams.
 

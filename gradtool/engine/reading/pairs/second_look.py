@@ -17,6 +17,7 @@ from gradtool.core.shapes.boxes import Box
 from gradtool.core.shapes.strides import contiguous_strides
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.buffers import BUFFERS
+from gradtool.engine.numpy_backend.backend import NUMPY
 from gradtool.engine.numpy_backend.fingerprints import Fingerprints, moved
 from gradtool.engine.numpy_backend.grids import Grid
 from gradtool.engine.reading.pairs.distances import Distances
@@ -65,7 +66,7 @@ class SecondReading:
         by_file, streams = pair_tasks([pair])
         comparison = Distances()
         tasks: list[PairTask | StreamPairTask] = [*chain.from_iterable(by_file.values()), *streams]
-        parts = [found for task in tasks for _, found in compare(task, comparison)]
+        parts = [found for task in tasks for _, found in compare(task, comparison, NUMPY)]
         found = comparison.merged(parts)
         is_it = found.rel_l2 is not None and found.rel_l2 < 1.0
         self._in_vain = 0 if is_it else self._in_vain + 1

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from gradtool.engine.backend import Bytes
+from gradtool.engine.backend import Backend, Bytes
 from gradtool.engine.buffers import BUFFERS, Buffer
 from gradtool.engine.reading.pairs.comparisons import BlockPair, Comparison
 from gradtool.engine.reading.pairs.gather import (
@@ -31,17 +31,21 @@ PairResults = list[tuple[int, Part]]
 """Results, each with the position of the pair in the plan."""
 
 
-def compare(task: PairTask | StreamPairTask, comparison: Comparison[Part]) -> PairResults[Part]:
+def compare(
+    task: PairTask | StreamPairTask, comparison: Comparison[Part], backend: Backend
+) -> PairResults[Part]:
     """The results of the elements that `task` reads, one for each pair."""
     if isinstance(task, StreamPairTask):
-        streamed = ((number, comparison.of(blocks)) for number, blocks in _from_streams(task))
+        streamed = (
+            (number, comparison.of(blocks, backend)) for number, blocks in _from_streams(task)
+        )
         return list(Gathered(comparison, streamed).merged().items())
     found: Gathered[int, Part] = Gathered(comparison)
     for are_small, run in runs(task.blocks):
         if are_small:
-            found.add(comparison.of_many(read_together(run)))
+            found.add(comparison.of_many(read_together(run), backend))
         else:
-            found.add((number, comparison.of(pair)) for number, pair in _from_ranges(run))
+            found.add((number, comparison.of(pair, backend)) for number, pair in _from_ranges(run))
     return list(found.merged().items())
 
 
