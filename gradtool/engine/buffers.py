@@ -43,6 +43,7 @@ class ThreadBuffers(threading.local):
         first_values, second_values: those of two tensors that are compared.
         differences, sizes: how far these are apart, with signs and without.
         residuals: what a scaled tensor leaves of another.
+        flipped, apart: the bits in which words differ, and how many numbers lie between them.
         magnitudes: the words of elements without their sign bits.
         below: which magnitudes are below the smallest normal number.
         indices, wide: intermediate arrays in decoding half precision.
@@ -58,6 +59,8 @@ class ThreadBuffers(threading.local):
     differences: Buffer = field(default_factory=Buffer)
     sizes: Buffer = field(default_factory=Buffer)
     residuals: Buffer = field(default_factory=Buffer)
+    flipped: Buffer = field(default_factory=Buffer)
+    apart: Buffer = field(default_factory=Buffer)
     magnitudes: Buffer = field(default_factory=Buffer)
     below: Buffer = field(default_factory=Buffer)
     indices: Buffer = field(default_factory=Buffer)

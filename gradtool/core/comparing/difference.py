@@ -95,7 +95,12 @@ class TensorDifference:
     def identical(self) -> bool:
         """Whether all elements have the same bits, in one dtype."""
         found = self.distance
-        return found is not None and not found.differing and self.a.dtype == self.b.dtype
+        return found is not None and not found.differing and self.has_one_dtype
+
+    @property
+    def has_one_dtype(self) -> bool:
+        """Whether both are of the same dtype."""
+        return self.a.dtype is self.b.dtype or self.a.dtype == self.b.dtype
 
     @property
     def same(self) -> bool:
@@ -103,9 +108,9 @@ class TensorDifference:
         found, tolerance = self.distance, self.tolerance
         if found is None:
             return False
-        if tolerance.is_exact or self.identical:
-            return self.identical
-        if found.outside:
+        if self.identical:
+            return True
+        if found.outside or tolerance.is_exact:
             return False
         if tolerance.max_rel_l2 is None:
             return True

@@ -18,19 +18,17 @@ from gradtool.core.comparing.distance import (
     MOST_SAMPLES,
     Distance,
     Largest,
-    Products,
     Sample,
     kept_samples,
     largest_of,
 )
-from gradtool.core.comparing.sums import total
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.elements import Mask, Steps, numbers, samples, steps_apart
 from gradtool.engine.numpy_backend.encodings import Array, Float64
 from gradtool.engine.numpy_backend.kernels import ROW
 from gradtool.engine.numpy_backend.operands import Numbers, are_equal, stats_of
-from gradtool.engine.numpy_backend.products import PartSums, Sums, scale_of, sums_of, together
+from gradtool.engine.numpy_backend.products import PairSums
 from gradtool.engine.numpy_backend.transforms import narrowed
 from gradtool.engine.operands import Operand, Walk, have_one_code, narrower
 
@@ -75,8 +73,11 @@ class _Comparing:
         self.has_bits = have_one_code(a, b)
         self.parts = 2 if a.dtype.component else 1
         self.numel = a.numel
-        self.a_stats, self.b_stats = stats_of(a), stats_of(b)
+        self.is_short = all(side.real.bits <= 32 and side.divisor == 1.0 for side in (a, b))
+        self.a_stats, self.b_stats = stats_of(a, math.inf), stats_of(b, math.inf)
         self.has_bad = bool(self.a_stats.nonfinite or self.b_stats.nonfinite)
+        if self.has_bad:  # what is summed here is less than what is finite on one side
+            self.a_stats, self.b_stats = stats_of(a), stats_of(b)
         self.a, self.b = Numbers(a), Numbers(b)
         self.narrow = narrower(self.a.real, self.b.real)
         self.differing = self.opposite = self.zero_signs = self.same_nan = self.outside = 0
@@ -84,21 +85,23 @@ class _Comparing:
         self.rounded_apart = None if self.has_one_type else 0
         self.samples: list[Sample] = []
         self.largest: list[Largest] = []
-        self.sums: list[PartSums] = []
+        self.most = 0.0
 
     def distance(self) -> Distance:
         """What there is to say of them."""
         # NaN and Inf are what the data may hold, and no mistake to warn about.
         with np.errstate(all="ignore"):
-            self.scales = [*map(scale_of, self._peaks())]
+            self.sums = PairSums(self._peaks(), is_short=self.is_short)
             for start, stop in self._bounds():
                 self._add(start, stop)
-        (_, ea), (_, eb) = self.scales
+        of_a, of_b = self.a_stats, self.b_stats
+        if not self.has_bad:
+            of_a, of_b = self.sums.stats(of_a, of_b)
         return Distance(
             numel=self.numel,
-            a=self.a_stats,
-            b=self.b_stats,
-            products=self._products(ea, eb),
+            a=of_a,
+            b=of_b,
+            products=self.sums.products(),
             differing=self.differing,
             samples=kept_samples(self.samples, self.differing),
             largest=largest_of(self.largest),
@@ -109,10 +112,6 @@ class _Comparing:
             same_nan=self.same_nan,
             outside=self.outside,
         )
-
-    def _products(self, ea: int, eb: int) -> Products:
-        *columns, dd = map(list, zip(*self.sums, strict=True)) if self.sums else [[]] * 7
-        return together(Sums(*map(np.array, columns)), total(dd), ea, eb)
 
     def _bounds(self) -> Iterator[tuple[int, int]]:
         """The steps at which parts of the block begin and end."""
@@ -229,48 +228,46 @@ class _Comparing:
     def _add_finite(self, chunk: _Chunk, codes: tuple[Array, Array], differing: int) -> None:
         """Add what there is to say of elements that are all finite."""
         a, b = chunk.a, chunk.b
+        if not differing:
+            self.sums.add(a, b, None, 0.0)
+            return
         d = np.subtract(b, a, out=BUFFERS.differences.array(np.float64, len(a)))
-        sizes, index, halved = self._sizes(d, a, b)
-        size = float(sizes[index])
-        if size:
-            self.largest.append(self._largest(chunk, sizes, size, index, halved=halved))
+        size = self._peak(d)
+        halved = size == math.inf  # where float64 does not hold all
+        if halved:
+            np.subtract(b * 0.5, a * 0.5, out=d)
+            size = self._peak(d)
+        if size and size * (1 + halved) >= self.most:
+            self.most = size * (1 + halved)
+            self.largest.append(self._largest(chunk, self._moduli(d), size, halved=halved))
         crossing, apart = steps_apart(codes[0], codes[1])
         if not self.has_bits:
             crossing = np.signbit(a) != np.signbit(b)
-        self.opposite += self._opposite(crossing, a, b)
+        if crossing is not None:
+            self.opposite += self._opposite(crossing, a, b)
         if self.ulps is not None:
             self.ulps = max(self.ulps, int(apart.max()))
-        if not self.tolerance.is_exact and differing:
+        if not self.tolerance.is_exact:
+            sizes = self._moduli(d)
             self.outside += self._outside(sizes * 2.0 if halved else sizes, a, apart)
-        (fa, _), (fb, _) = self.scales
-        a, b = (a if fa == 1.0 else a / fa), (b if fb == 1.0 else b / fb)
-        self.sums.append(sums_of(a, b, d, size, halved=halved))
+        self.sums.add(a, b, d, size, halved=halved)
 
-    def _sizes(self, d: Float64, a: Float64, b: Float64) -> tuple[Float64, int, bool]:
-        """The distance of each two elements, and where it is largest.
-
-        They and `d` are halved, which the last says, where float64 does not hold all.
-        """
-        sizes = self._moduli(d)
-        index = int(sizes.argmax())
-        if sizes[index] < math.inf:
-            return sizes, index, False
-        np.subtract(b * 0.5, a * 0.5, out=d)
-        sizes = self._moduli(d)
-        return sizes, int(sizes.argmax()), True
+    def _peak(self, d: Float64) -> float:
+        """The largest distance of two elements."""
+        if self.parts == 2:
+            return float(self._moduli(d).max())
+        return max(float(d.max()), -float(d.min()))
 
     def _moduli(self, values: Float64) -> Float64:
         if self.parts == 2:
             return np.hypot(values[::2], values[1::2])
         return np.abs(values, out=BUFFERS.sizes.array(np.float64, len(values)))
 
-    def _largest(
-        self, chunk: _Chunk, sizes: Float64, size: float, index: int, *, halved: bool
-    ) -> Largest:
-        """The largest of the distances, which is the one at `index`."""
-        candidates = np.array([index])
-        if not self.walk.is_ascending:
-            candidates = np.flatnonzero(sizes == size)
+    def _largest(self, chunk: _Chunk, sizes: Float64, size: float, *, halved: bool) -> Largest:
+        """The largest of the distances, which is `size`."""
+        candidates = np.flatnonzero(sizes == size)
+        if self.walk.is_ascending:
+            candidates = candidates[:1]
         positions = self.walk.positions(chunk.step(candidates))
         first = int(positions.argmin())
         (a,), (b,) = (

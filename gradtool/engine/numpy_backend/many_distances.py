@@ -156,6 +156,7 @@ def _figures(
     peaks = np.maximum.reduceat(sizes, segments.starts)
     places = _firsts(sizes == np.repeat(peaks, segments.counts), segments)
     crossing, apart = steps_apart(first.codes, second.codes)
+    opposite = np.zeros_like(unlike) if crossing is None else crossing
     is_zero = (a == 0.0, b == 0.0)
     yield from map(
         _Row,
@@ -164,7 +165,7 @@ def _figures(
         (places - segments.starts).tolist(),
         zip(a[places].tolist(), b[places].tolist(), strict=True),
         _samples(a, b, first.codes ^ second.codes, unlike, segments),
-        segments.counted(crossing & ~(is_zero[0] | is_zero[1])),
+        segments.counted(opposite & ~(is_zero[0] | is_zero[1])),
         np.maximum.reduceat(apart, segments.starts).tolist(),
         segments.counted(unlike & is_zero[0] & is_zero[1]),
         segments.counted(_outside(sizes, a, apart, tolerance)),

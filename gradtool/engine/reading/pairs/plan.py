@@ -46,7 +46,8 @@ class PairBlock(NamedTuple):
     def end(self, side: Side) -> tuple[str, int]:
         """The file of one side, and the byte after the last one that is read there, or later."""
         extent = side.spec.extents[-1]
-        if not self.is_stored_so or len(side.spec.extents) > 1:
+        is_last = not self.is_stored_so or len(side.spec.extents) > 1
+        if is_last or extent.nbytes == self.numel * side.spec.dtype.itemsize:
             return extent.file.path, extent.end
         last = first_element(side.spec, side.within(self.region.box)) + self.start + self.numel
         return extent.file.path, extent.offset + last * side.spec.dtype.itemsize
@@ -96,12 +97,13 @@ def pair_tasks(
     starts: dict[str, list[tuple[int, int]]] = {}
     streams = []
     for number, pair in enumerate(pairs):
-        if not pair.whole.numel:
+        if not pair.numel:
             continue
         if any(part.stream is not None for part in (*pair.first.parts, *pair.second.parts)):
             streams.append(StreamPairTask(number, pair, pair.nbytes, block_nbytes))
             continue
-        extent = sides_of(pair.first)[0].spec.extents[0]
+        first = pair.first if not pair.first.chunks else sides_of(pair.first)[0].spec
+        extent = first.extents[0]
         starts.setdefault(extent.file.path, []).append((extent.offset, number))
     by_file = {
         path: _tasks_of([(number, pairs[number]) for _, number in sorted(found)], block_nbytes)
@@ -116,8 +118,8 @@ def _tasks_of(pairs: Iterable[tuple[int, Pair]], block_nbytes: int) -> Iterator[
     found = (_in_turn(list(copies), block_nbytes) for _, copies in copies_of_one)
     for block in chain.from_iterable(found):
         read = {extent.file.path for side in block.region.sides for extent in side.spec.extents}
-        is_full = task.nbytes + block.nbytes > TASK_BYTES or len(files | read) > MOST_FILES
-        if is_full and task.blocks:
+        is_full = task.nbytes + block.nbytes > TASK_BYTES
+        if task.blocks and (is_full or not read <= files and len(files | read) > MOST_FILES):
             yield task
             task, files = PairTask(), set()
         task.add(block)
@@ -128,12 +130,21 @@ def _tasks_of(pairs: Iterable[tuple[int, Pair]], block_nbytes: int) -> Iterator[
 
 def _in_turn(pairs: Iterable[tuple[int, Pair]], block_nbytes: int) -> Iterator[PairBlock]:
     """The blocks of copies of one tensor, in turn: what is compared with each is read once."""
-    blocks_of = (
-        chain.from_iterable(blocks(region, block_nbytes) for region in regions(number, pair))
-        for number, pair in pairs
-    )
+    blocks_of = [_blocks_of(number, pair, block_nbytes) for number, pair in pairs]
+    if len(blocks_of) == 1:
+        yield from blocks_of[0]
+        return
     for row in zip_longest(*blocks_of):
         yield from (block for block in row if block is not None)
+
+
+def _blocks_of(number: int, pair: Pair, block_nbytes: int) -> Iterable[PairBlock]:
+    """The blocks of a pair, which is at position `number`."""
+    if pair.is_plain and pair.nbytes <= block_nbytes:  # most are, where there are very many
+        region, order = pair.region(number), contiguous_strides(pair.first.shape)
+        places = Places(region.shape, region.box, order)
+        return [PairBlock(region, places, 0, pair.numel, is_stored_so=True)]
+    return chain.from_iterable(blocks(region, block_nbytes) for region in regions(number, pair))
 
 
 def blocks(region: Region, block_nbytes: int) -> Iterator[PairBlock]:

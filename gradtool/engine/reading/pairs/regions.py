@@ -30,6 +30,8 @@ class Pair:
     box: Box | None = None
 
     def __post_init__(self) -> None:
+        if self.box is None and self.first.shape == self.second.shape:
+            return
         compared = self.first.shape if self.box is None else self.box.sizes
         if self.second.shape != compared or not self.whole.fits(self.first.shape):
             problem = f"{self.first.name!r}: a copy of the shape {list(self.second.shape)}"
@@ -41,9 +43,27 @@ class Pair:
         return _whole(self.first) if self.box is None else self.box
 
     @property
+    def numel(self) -> int:
+        """How many elements are compared."""
+        return self.second.numel
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether both are stored in one piece, in C order, and compared whole."""
+        a, b = self.first, self.second
+        is_cut = self.box is not None or a.chunks or b.chunks
+        return not is_cut and a.strides is None and b.strides is None
+
+    def region(self, number: int) -> Region:
+        """The only region of a plain pair, which is at position `number`."""
+        whole = _whole(self.first)
+        sides = Side(whole, self.first), Side(whole, self.second)
+        return Region(number, self.first.shape, whole, *sides)
+
+    @property
     def nbytes(self) -> int:
         """Bytes to read."""
-        return self.whole.numel * (self.first.dtype.itemsize + self.second.dtype.itemsize)
+        return self.numel * (self.first.dtype.itemsize + self.second.dtype.itemsize)
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,8 +129,10 @@ class Region(NamedTuple):
     @property
     def order(self) -> tuple[int, ...] | None:
         """The strides in which both store it without gaps; None if there are none."""
-        first, second = (_strides(side.spec, self.box.sizes) for side in self.sides)
-        is_common = first == second and 0 not in first and is_dense(self.box.sizes, first)
+        first, second = _strides(self.first.spec, self.box.sizes), None
+        if not _are_stored_alike(self.first.spec, self.second.spec):
+            second = _strides(self.second.spec, self.box.sizes)
+        is_common = second in (None, first) and 0 not in first and is_dense(self.box.sizes, first)
         return first if is_common else None
 
     @property
@@ -173,6 +195,11 @@ def meetings(first: Sequence[Side], second: Sequence[Side]) -> Iterator[tuple[Bo
             common = one.box.common(other.box)
             if common is not None:
                 yield common, one, other
+
+
+def _are_stored_alike(one: TensorSpec, other: TensorSpec) -> bool:
+    """Whether the same strides lead through both."""
+    return one.shape == other.shape and one.strides == other.strides
 
 
 def _strides(spec: TensorSpec, sizes: Sequence[int]) -> tuple[int, ...]:

@@ -35,10 +35,11 @@ def runs(blocks: Iterable[PairBlock]) -> Iterator[tuple[bool, list[PairBlock]]]:
 
 def _is_small(block: PairBlock) -> bool:
     """Whether it is two whole tensors of one real type, small, and stored as they are read."""
-    one, other = (side.spec for side in block.region.sides)
+    if block.numel > MOST_NUMEL:
+        return False
+    one, other = block.region.first.spec, block.region.second.spec
     return (
-        block.numel <= MOST_NUMEL
-        and block.numel == math.prod(block.region.shape) == one.numel == other.numel
+        block.numel == math.prod(block.region.shape) == one.numel == other.numel
         and one.dtype == other.dtype
         and one.dtype.component is None
         and _is_as_read(one)
