@@ -29,8 +29,7 @@ MOST_SAMPLES: Final = 16
 Number = float | complex
 
 
-@dataclass(frozen=True, slots=True)
-class Products:
+class Products(NamedTuple):
     """Sums over elements a and b.
 
     The residual that the best scale leaves, `|b|^2 - <a, b>^2 / <a, a>`, cancels where b is nearly

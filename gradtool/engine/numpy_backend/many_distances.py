@@ -19,13 +19,18 @@ from gradtool.core.comparing.distance import (
 from gradtool.core.comparing.sums import ScaledSum, sum_of_squares
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.stats import TensorStats, power_scale
+from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend.distances import distance
 from gradtool.engine.numpy_backend.elements import Mask, steps_apart
 from gradtool.engine.numpy_backend.encodings import Array, Float64
 from gradtool.engine.numpy_backend.kernels import stats
-from gradtool.engine.numpy_backend.operands import Numbers
+from gradtool.engine.numpy_backend.operands import Numbers, are_equal
 from gradtool.engine.numpy_backend.products import SCALE_BITS
 from gradtool.engine.operands import Operand, Walk
+from gradtool.engine.schedule import batches
+
+_CACHED_NUMEL: Final = 1 << 16
+"""Elements that are worked on at a time: a few arrays of so many stay in a core's cache."""
 
 IN_ORDER: Final = Walk(lambda steps: steps.astype(np.int64), is_ascending=True)
 
@@ -38,7 +43,10 @@ class _Segments(NamedTuple):
 
     def counted(self, holds: Mask) -> list[int]:
         """Of how many elements of each it is true."""
-        return list(np.add.reduceat(holds, self.starts, dtype=np.intp).tolist())
+        if not holds.any():
+            return [0] * len(self.counts)
+        # In a type that holds `MOST_NUMEL`: NumPy adds wide ones several times slower.
+        return list(np.add.reduceat(holds, self.starts, dtype=np.uint16).tolist())
 
     def summed(self, values: Float64) -> Float64:
         """The sum over each."""
@@ -57,39 +65,52 @@ def distances_of_many(
     Args:
         a: the elements of all first tensors, of a real type.
         b: those of the second ones, alike.
-        counts: elements of each tensor, at least 1, and so few that sums in any order will do.
+        counts: elements of each tensor, at least 1 and at most `MOST_NUMEL`.
         tolerance: as for `distance`.
     """
+    found, start = [], 0
+    for batch in batches(counts, int, _CACHED_NUMEL):
+        stop = start + sum(batch) * a.dtype.itemsize
+        one, other = (side._replace(raw=side.raw[start:stop]) for side in (a, b))
+        found += _of_batch(one, other, batch, tolerance)
+        start = stop
+    return found
+
+
+def _of_batch(
+    a: Operand, b: Operand, counts: Sequence[int], tolerance: Tolerance
+) -> list[Distance]:
     if a.divisor != 1.0 or b.divisor != 1.0:
-        return [distance(*pair, IN_ORDER, tolerance) for pair in _pairs(a, b, counts)]
+        pairs = [_pair(a, b, counts, n) for n in range(len(counts))]
+        return [distance(*pair, IN_ORDER, tolerance) for pair in pairs]
+    of_a = stats(a.raw, a.dtype, counts, 2.0)
+    if are_equal(a.raw, b.raw):
+        return [Distance.of_equals(one) for one in of_a]
     sizes = np.array(counts, np.intp)
     segments = _Segments(np.cumsum(sizes) - sizes, sizes)
     first, second = Numbers(a), Numbers(b)
     unlike = first.codes != second.codes
-    differing = segments.counted(unlike)
-    of_a = stats(a.raw, a.dtype, counts, 2.0)
-    if not any(differing):
-        return [Distance.of_equals(one) for one in of_a]
     of_b = stats(b.raw, b.dtype, counts, 2.0)
+    has_zeros = any(one.zeros for one in (*of_a, *of_b))
     with np.errstate(all="ignore"):
-        figures = [*_figures(first, second, unlike, segments, tolerance)]
+        figures = _figures(first, second, unlike, segments, tolerance, has_zeros=has_zeros)
     found = []
-    rows = zip(of_a, of_b, differing, figures, _pairs(a, b, counts), strict=True)
-    for one, other, count, row, operands in rows:
+    rows = zip(of_a, of_b, segments.counted(unlike), figures, strict=True)
+    for n, (one, other, count, row) in enumerate(rows):
         if not count:
             found.append(Distance.of_equals(one))
         elif _is_plain(one) and _is_plain(other) and _is_safe(row.peak):
             found.append(row.distance(one, other, count))
         else:
-            found.append(distance(*operands, IN_ORDER, tolerance))
+            found.append(distance(*_pair(a, b, counts, n), IN_ORDER, tolerance))
     return found
 
 
-def _pairs(a: Operand, b: Operand, counts: Sequence[int]) -> Iterator[tuple[Operand, Operand]]:
-    """Both sides of each tensor."""
-    bounds = itertools.accumulate((count * a.dtype.itemsize for count in counts), initial=0)
-    for start, end in itertools.pairwise(bounds):
-        yield a._replace(raw=a.raw[start:end]), b._replace(raw=b.raw[start:end])
+def _pair(a: Operand, b: Operand, counts: Sequence[int], number: int) -> tuple[Operand, Operand]:
+    """Both sides of one tensor."""
+    start = sum(counts[:number]) * a.dtype.itemsize
+    raw = slice(start, start + counts[number] * a.dtype.itemsize)
+    return a._replace(raw=a.raw[raw]), b._replace(raw=b.raw[raw])
 
 
 def _is_plain(one: TensorStats) -> bool:
@@ -98,7 +119,8 @@ def _is_plain(one: TensorStats) -> bool:
 
 
 def _is_safe(peak: float) -> bool:
-    return peak < np.inf and power_scale(peak, 2.0) == 1.0
+    # Most are in this range, which is within that of `power_scale`.
+    return 1e-50 < peak < 1e50 or (peak < np.inf and power_scale(peak, 2.0) == 1.0)
 
 
 class _Row(NamedTuple):
@@ -142,34 +164,52 @@ class _Row(NamedTuple):
 
 
 def _figures(
-    first: Numbers, second: Numbers, unlike: Mask, segments: _Segments, tolerance: Tolerance
-) -> Iterator[_Row]:
+    first: Numbers,
+    second: Numbers,
+    unlike: Mask,
+    segments: _Segments,
+    tolerance: Tolerance,
+    *,
+    has_zeros: bool,
+) -> list[_Row]:
     """The rows of all tensors; those of tensors that are not all finite mean nothing."""
-    whole = slice(0, len(unlike))
-    a, b = (side.values(whole, np.empty(len(unlike))) for side in (first, second))
-    d = b - a
-    aa, ab = segments.summed(a * a), segments.summed(a * b)
+    whole, buffers = slice(0, len(unlike)), (BUFFERS.first_values, BUFFERS.second_values)
+    a, b = (
+        side.values(whole, buffer.array(np.float64, len(unlike)))
+        for side, buffer in zip((first, second), buffers, strict=True)
+    )
+    d = np.subtract(b, a, out=BUFFERS.differences.array(np.float64, len(a)))
+    products = BUFFERS.residuals.array(np.float64, len(a))
+
+    def summed(one: Float64, other: Float64) -> Float64:
+        return segments.summed(np.multiply(one, other, out=products))
+
+    aa, ab = summed(a, a), summed(a, b)
     c = _short(np.divide(ab, aa, out=np.ones_like(aa), where=aa != 0.0))
-    r = b - np.repeat(c, segments.counts) * a
-    sums = (ab, segments.summed(d * d), c, segments.summed(r * r), segments.summed(r * a))
-    sizes = np.abs(d)
+    r = np.repeat(c, segments.counts)
+    r *= a
+    np.subtract(b, r, out=r)
+    sums = (ab, summed(d, d), c, summed(r, r), summed(r, a))
+    sizes = np.abs(d, out=BUFFERS.sizes.array(np.float64, len(a)))
     peaks = np.maximum.reduceat(sizes, segments.starts)
     places = _firsts(sizes == np.repeat(peaks, segments.counts), segments)
     crossing, apart = steps_apart(first.codes, second.codes)
-    opposite = np.zeros_like(unlike) if crossing is None else crossing
-    is_zero = (a == 0.0, b == 0.0)
-    yield from map(
-        _Row,
+    none = np.zeros_like(unlike)
+    zeros, opposite = none, none if crossing is None else crossing
+    if has_zeros:
+        zeros, opposite = (a == 0.0) & (b == 0.0), opposite & (a != 0.0) & (b != 0.0)
+    columns = (
         zip(*(column.tolist() for column in sums), strict=True),
         peaks.tolist(),
         (places - segments.starts).tolist(),
         zip(a[places].tolist(), b[places].tolist(), strict=True),
         _samples(a, b, first.codes ^ second.codes, unlike, segments),
-        segments.counted(opposite & ~(is_zero[0] | is_zero[1])),
+        segments.counted(opposite),
         np.maximum.reduceat(apart, segments.starts).tolist(),
-        segments.counted(unlike & is_zero[0] & is_zero[1]),
-        segments.counted(_outside(sizes, a, apart, tolerance)),
+        segments.counted(unlike & zeros),
+        segments.counted(none if tolerance.is_exact else _outside(sizes, a, apart, tolerance)),
     )
+    return list(map(_Row, *columns))
 
 
 def _short(factors: Float64) -> Float64:
@@ -193,14 +233,18 @@ def _samples(
     a: Float64, b: Float64, bits: Array, unlike: Mask, segments: _Segments
 ) -> Iterator[tuple[Sample, ...]]:
     """All elements that differ of each tensor, or the first where there are many."""
-    places = np.flatnonzero(unlike)
-    bounds = np.searchsorted(places, np.append(segments.starts, len(unlike)))
-    for start, (low, high) in zip(
-        segments.starts.tolist(), itertools.pairwise(bounds.tolist()), strict=True
-    ):
-        kept = places[low : high if high - low <= MOST_SAMPLES else low + 1]
-        columns: list[list[Any]] = [(kept - start).tolist(), a[kept].tolist(), b[kept].tolist()]
-        yield tuple(map(Sample, *columns, bits[kept].tolist()))
+    counts = np.array(segments.counted(unlike), np.intp)
+    kept = segments.starts
+    if not ((counts > MOST_SAMPLES) & unlike[kept]).all():
+        places = np.flatnonzero(unlike)
+        is_kept = np.repeat(counts <= MOST_SAMPLES, counts)
+        is_kept[(np.cumsum(counts) - counts)[counts > 0]] = True
+        kept = places[is_kept]
+    steps = kept - segments.starts[segments.of(kept)]
+    columns: list[list[Any]] = [side.tolist() for side in (steps, a[kept], b[kept], bits[kept])]
+    samples = map(Sample, *columns)
+    for count in counts.tolist():
+        yield tuple(itertools.islice(samples, count if count <= MOST_SAMPLES else 1))
 
 
 def _outside(sizes: Float64, a: Float64, apart: Array, tolerance: Tolerance) -> Mask:

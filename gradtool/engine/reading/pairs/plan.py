@@ -119,7 +119,7 @@ def _tasks_of(pairs: Iterable[tuple[int, Pair]], block_nbytes: int) -> Iterator[
     for block in chain.from_iterable(found):
         read = {extent.file.path for side in block.region.sides for extent in side.spec.extents}
         is_full = task.nbytes + block.nbytes > TASK_BYTES
-        if task.blocks and (is_full or not read <= files and len(files | read) > MOST_FILES):
+        if task.blocks and (is_full or (not read <= files and len(files | read) > MOST_FILES)):
             yield task
             task, files = PairTask(), set()
         task.add(block)
