@@ -21,10 +21,9 @@ from gradtool.core.comparing.difference import (
     TensorDifference,
 )
 from gradtool.core.comparing.others import OtherDifference
-from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, paired
+from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, of_other_kinds, paired
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.names import name_filter, no_name, ordered
-from gradtool.core.tensors import TensorSpec
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Observer, Progress, split_progress
 from gradtool.engine.reading.differences import differences, others_compared
@@ -215,7 +214,7 @@ def _paired(
     if not pairing.pairs:
         problem = f"{first.path} and {second.path}: no names in common"
         raise UsageError(problem, hint=help_for(a, b))
-    return pairing
+    return pairing._replace(notes=[*pairing.notes, *of_other_kinds(first, second, pairing)])
 
 
 def _keys(checkpoint: Checkpoint) -> list[Key]:
@@ -231,10 +230,8 @@ def _compared(
     transpose: tuple[str, ...],
 ) -> tuple[TensorDifference, ...]:
     is_transposed = name_filter(transpose, (), request.bare) if transpose else no_name
-    specs: list[tuple[TensorSpec, TensorSpec]] = []
-    for n, m in pairs:
-        a, b = sides[0].tensors[n], sides[1].tensors[m]
-        specs.append((a, transposed(b) if is_transposed(a.name) else b))
+    found = [(sides[0].tensors[n], sides[1].tensors[m]) for n, m in pairs]
+    specs = [(a, transposed(b) if is_transposed(a.name) else b) for a, b in found]
     with reporting_shortage():
         tensors = differences(
             specs,

@@ -229,7 +229,7 @@ ITEMS: dict[str, tuple[bytes, str]] = {
     "negated": (saved(torch._neg_view(WHOLE)), "a view"),
     "other shape": (saved(WHOLE.reshape(4, 6)), "its item holds F32 of shape [4, 6]"),
     "other type": (saved(WHOLE.to(torch.float16)), "its item holds F16 of shape [6, 4]"),
-    "integers": (saved(WHOLE.to(torch.int32)), "no torch file of one tensor"),
+    "integers": (saved(WHOLE.to(torch.int32)), "its item holds I32 of shape [6, 4]"),
     "old format": (saved(WHOLE, _use_new_zipfile_serialization=False), "no end-of-central"),
     "safetensors": (safetensors.torch.save({"w": WHOLE}), "no end-of-central"),
     "zeros": (bytes(2000), "no end-of-central"),

@@ -7,11 +7,12 @@ are mapped, wrappers among the prefixes, unless two of one side would become one
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
-from gradtool.core.figures import counted, some
+from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.figures import counted, first_of, some
 from gradtool.core.names import BareNames, nearest
 from gradtool.errors import UsageError
 
@@ -191,6 +192,26 @@ def _taken_off(
         for (one, other), count in sections.items()
     ]
     return notes
+
+
+def of_other_kinds(a: Checkpoint, b: Checkpoint, pairing: Pairing) -> Iterator[str]:
+    """A sentence on tensors that one dump measures and the other skips, under one name."""
+    skipped = [{item.name: item.dtype for item in one.skipped} for one in (a, b)]
+    alone = (
+        [(a.tensors[n].name, a.tensors[n].dtype.name) for n in pairing.only_in_a],
+        [(b.tensors[n].name, b.tensors[n].dtype.name) for n in pairing.only_in_b],
+    )
+    found = [
+        f"{name!r:.80} ({dtype} in {side}, {others[name]} in {other})"
+        for names, others, side, other in (
+            (alone[0], skipped[1], "A", "B"),
+            (alone[1], skipped[0], "B", "A"),
+        )
+        for name, dtype in names
+        if name in others
+    ]
+    if found:
+        yield f"not compared, as one of both is no gradient: {first_of(found)}"
 
 
 def help_for(a: Sequence[Key], b: Sequence[Key]) -> str:

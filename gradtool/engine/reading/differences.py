@@ -19,6 +19,7 @@ from gradtool.engine.reading.pairs.distances import Distances
 from gradtool.engine.reading.pairs.plan import pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
 from gradtool.engine.reading.reductions import Statistics
+from gradtool.engine.reading.unpacking import opened
 from gradtool.engine.schedule import Runner
 
 Specs = tuple[TensorSpec, TensorSpec]
@@ -90,7 +91,7 @@ def others_compared(
     for n, (a, b) in enumerate(specs):
         if a is not None and b is not None and a.shape == b.shape and a.dtype == b.dtype:
             numbers.append(n)
-            compared.append(Pair(a, b))
+            compared.append(Pair(opened(a), opened(b)))
     runner.progress.begin(sum(pair.nbytes for pair in compared))
     tasks = _tasks(compared, (), runner.backend.limits.pair_nbytes)
     _, found, *_ = reduce_tasks(tasks, Statistics(2.0), ByteEquality(), runner)

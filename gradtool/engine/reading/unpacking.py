@@ -59,3 +59,18 @@ def _of_parts(spec: TensorSpec, parts: Iterator[TensorSpec]) -> TensorSpec:
     if not spec.chunks:
         return next(parts)
     return replace(spec, chunks=tuple(Chunk(chunk.box, next(parts)) for chunk in spec.chunks))
+
+
+def opened(spec: TensorSpec) -> TensorSpec:
+    """One tensor with what it is packed in opened. Raises InputError as `unpacked`."""
+    if spec.chunks:
+        chunks = tuple(Chunk(chunk.box, opened(chunk.stored)) for chunk in spec.chunks)
+        return replace(spec, chunks=chunks)
+    if spec.packed is None:
+        return spec
+    if not spec.numel:
+        return replace(spec, packed=None)
+    with spec.packed.file.open() as source:
+        found = unpacked_spec(spec, source)
+        source.check_unchanged()
+    return found

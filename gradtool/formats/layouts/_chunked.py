@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -12,7 +12,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.locations import Extent
 from gradtool.core.shapes.boxes import Box, Held, covering_problem
 from gradtool.core.shapes.strides import contiguous_strides, is_contiguous, span
-from gradtool.core.tensors import Chunk, Placed, Replica, TensorSpec
+from gradtool.core.tensors import ABSENT, Chunk, Placed, Replica, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 
 
@@ -104,6 +104,42 @@ def gathered(path: str, parts: Iterable[Part]) -> Gathered:
     replicas: list[Replica] = []
     tensors = [_whole(path, found, replicas) for found in by_name.values()]
     return Gathered(tuple(tensors), tuple(replicas))
+
+
+def skipped_once(
+    path: str, labels: Sequence[str], members: Sequence[Checkpoint], partly: Collection[str] = ()
+) -> tuple[Skipped, ...]:
+    """What several files skip, each name once; what they hold boxes of is put together.
+
+    `labels` are how users call the files; tensors `partly` there are not absent. Raises as
+    `gathered`.
+    """
+    holders: dict[str, list[tuple[str, Checkpoint, Skipped]]] = {}
+    for label, member in zip(labels, members, strict=True):
+        for item in member.skipped:
+            if item.reason == ABSENT and item.name in partly:
+                continue
+            holders.setdefault(item.name, []).append((label, member, item))
+    return tuple(_skipped(path, found) for found in holders.values())
+
+
+def _skipped(path: str, holders: Sequence[tuple[str, Checkpoint, Skipped]]) -> Skipped:
+    first = holders[0][2]
+    placed = [member.placed.get(first.name) for _, member, _ in holders]
+    stored = [item.stored for _, _, item in holders if item.stored is not None]
+    is_summed = any(one is not None and one.is_partial for one in placed)
+    if is_summed or len(stored) < len(holders):
+        return replace(first, stored=None)
+    if any(placed):
+        parts = (
+            part
+            for (label, member, _), spec, place in zip(holders, stored, placed, strict=True)
+            for part in parts_of_tensor(spec, place, member.path, label)
+        )
+        (whole,) = gathered(path, parts).tensors
+        return replace(first, stored=whole)
+    is_one = all(spec.shape == stored[0].shape for spec in stored)
+    return first if is_one else replace(first, stored=None)
 
 
 def _key(box: Box) -> bytes:

@@ -16,14 +16,14 @@ from gradtool.core.figures import counted, listed_apart
 from gradtool.core.names import no_name
 from gradtool.core.sections import OTHER
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.tensors import ABSENT, Chunk, Placed, Replica, Skipped, TensorSpec
+from gradtool.core.tensors import Chunk, Placed, Replica, TensorSpec
 from gradtool.errors import (
     CorruptFileError,
     MissingShardError,
     RanksDifferError,
     RanksQuestionError,
 )
-from gradtool.formats.layouts._chunked import Part, gathered, parts_of_tensor
+from gradtool.formats.layouts._chunked import Part, gathered, parts_of_tensor, skipped_once
 from gradtool.formats.layouts._joined import joined, repeated_name
 from gradtool.formats.layouts.arrangement import Unit, rank_labels
 from gradtool.formats.layouts.asked import Asked
@@ -88,7 +88,7 @@ def joined_ranks(path: str, unit: Unit, members: Sequence[Checkpoint], asked: As
         whole,
         tensors=tuple(tensors),
         replicas=tuple(replicas),
-        skipped=_once(whole.skipped, partly),
+        skipped=skipped_once(path, labels, members, partly),
         notes=(*whole.notes, *listed_apart(apart)),
         left_out=tuple(dict.fromkeys(whole.left_out)),
         skipped_left_out=tuple(dict.fromkeys(whole.skipped_left_out)),
@@ -225,15 +225,6 @@ def _refuse_other_steps(path: str, labels: Sequence[str], members: Sequence[Chec
         if step != noted[0][0]:
             problem = f"{noted[0][1]} notes step {noted[0][0]} and {label} step {step}"
             raise CorruptFileError(path, f"ranks are of different steps: {problem}")
-
-
-def _once(skipped: Sequence[Skipped], partly: set[str]) -> tuple[Skipped, ...]:
-    """What is skipped, each name once, whatever number of ranks hold it; of `partly` no rank's."""
-    by_name: dict[str, Skipped] = {}
-    for item in skipped:
-        if item.reason != ABSENT or item.name not in partly:
-            by_name.setdefault(item.name, item)
-    return tuple(by_name.values())
 
 
 def _notes(

@@ -19,10 +19,9 @@ from typing import Final, NamedTuple
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
 from gradtool.core.sections import sections_of_flat_names
-from gradtool.core.tensors import Skipped
 from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
 from gradtool.formats.files import SUFFIXES
-from gradtool.formats.layouts._chunked import Part, gathered, parts_of
+from gradtool.formats.layouts._chunked import Part, gathered, parts_of, skipped_once
 from gradtool.formats.layouts._joined import filtered, joined
 from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import Listing
@@ -82,16 +81,20 @@ def open_hf_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         all_of_them,
         tensors=found.tensors,
         replicas=found.replicas,
-        skipped=_once(all_of_them),
+        skipped=skipped_once(listing.path, [*_labels(shards)], shards),
         placed={},
         part_notes=(),
     )
     return filtered(_in_sections(whole).with_scales_apart(), asked.wanted)
 
 
-def _parts(shards: Iterable[Checkpoint]) -> Iterator[Part]:
-    for shard in shards:
-        yield from parts_of(shard, os.path.basename(shard.path))
+def _labels(shards: Iterable[Checkpoint]) -> Iterator[str]:
+    return (os.path.basename(shard.path) for shard in shards)
+
+
+def _parts(shards: Sequence[Checkpoint]) -> Iterator[Part]:
+    for shard, label in zip(shards, _labels(shards), strict=True):
+        yield from parts_of(shard, label)
 
 
 def _places(listing: Listing) -> list[_Place]:
@@ -148,14 +151,6 @@ def _others(listing: Listing) -> list[str]:
             problem = f"holds {name!r} beside the shards of a checkpoint: two at once"
             raise UnsupportedFormatError(listing.path, problem, hint="read them one by one")
     return [f"{name}/" for name in others if listing.is_directory(name)]
-
-
-def _once(joined_shards: Checkpoint) -> tuple[Skipped, ...]:
-    """What is skipped, each name once, whatever number of files have parts of it."""
-    by_name: dict[str, Skipped] = {}
-    for item in joined_shards.skipped:
-        by_name.setdefault(item.name, item)
-    return tuple(by_name.values())
 
 
 def _in_sections(checkpoint: Checkpoint) -> Checkpoint:

@@ -197,9 +197,11 @@ def _form_of(source: Source) -> _Form:
         raise CorruptFileError(source.path, "no torch file of one tensor")
     tree = torch_zip.open_tree(source, entries)
     catalogue = torch_zip.catalogue_of(tree)
-    if not isinstance(tree.unpickled.root, TensorRef) or len(catalogue.tensors) != 1:
+    skipped = (item.stored for item in catalogue.skipped)
+    specs = [*catalogue.tensors, *(stored for stored in skipped if stored is not None)]
+    if not isinstance(tree.unpickled.root, TensorRef) or len(specs) != 1:
         raise CorruptFileError(source.path, "no torch file of one tensor")
-    (spec,) = catalogue.tensors
+    (spec,) = specs
     is_dense = spec.is_gapless and spec.nbytes == spec.numel * spec.dtype.itemsize
     records = {(checksum.covers.offset, checksum.covers.nbytes) for checksum in catalogue.checksums}
     (extent,) = spec.extents or (Extent(source.file, 0, 0),)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, NoReturn
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.dtypes import DType
+from gradtool.core.dtypes import DTYPES, DType
 from gradtool.core.figures import counted, first_of
 from gradtool.core.locations import Location
 from gradtool.core.sections import sections_of
@@ -79,7 +79,8 @@ def open_torch_dcp(listing: Listing, asked: Asked) -> Checkpoint:
         element, section = tensor.element, sections(name)
         if element.dtype is None:
             require_cover(path, name, tensor.shape, [box for box, _ in tensor.boxes])
-            skipped.append(Skipped(name, element.name, element.reason, section))
+            stored = _integers(path, name, tensor, section, shards)
+            skipped.append(Skipped(name, element.name, element.reason, section, stored=stored))
         else:
             parts.extend(_parts(name, tensor, element.dtype, section, shards))
     found = gathered(path, parts)
@@ -219,6 +220,17 @@ def _parts(
             packed = TorchItem(shard.file, offset, nbytes)
             stored = TensorSpec(name, dtype, box.sizes, packed=packed, section=section)
         yield Part(Chunk(box, stored), tensor.shape, file)
+
+
+def _integers(
+    path: str, name: str, tensor: StoredTensor, section: str, shards: Mapping[str, _Shard]
+) -> TensorSpec | None:
+    """A tensor of integers or bools, put together; None for what is neither."""
+    dtype = DTYPES.get(tensor.element.name)
+    if dtype is None or dtype.kind not in ("integer", "bool"):
+        return None
+    (whole,) = gathered(path, _parts(name, tensor, dtype, section, shards)).tensors
+    return whole
 
 
 def _of_other_ranks(listing: Listing, shards: Mapping[str, _Shard]) -> dict[str, str]:
