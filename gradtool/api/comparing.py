@@ -26,7 +26,7 @@ from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.names import name_filter, no_name, ordered
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Observer, Progress, split_progress
-from gradtool.engine.reading.differences import differences, others_compared
+from gradtool.engine.reading.differences import differences, others_compared, spooled
 from gradtool.engine.reading.pairs.transposition import transposed
 from gradtool.engine.reading.scaling import times_scales
 from gradtool.engine.reading.unpacking import unpacked
@@ -155,6 +155,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
             (first, second), pairing.pairs, request, runners[0], bounds, is_transposed
         )
         others = _others(first, second, request, runners[1])
+    inflated = spooled([(one.a, one.b) for one in tensors])
     return Difference(
         a=_side(first, request),
         b=_side(second, request),
@@ -165,7 +166,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         in_model_order=first.in_model_order,
         tolerance=allowed.default,
         diagnosis=why(tensors, (first, second), request),
-        notes=(*pairing.notes, *unused, *idle_notes(idle)),
+        notes=(*pairing.notes, *unused, *idle_notes(idle), *inflated),
         backend=runners[0].backend.name,
         elapsed_s=time.perf_counter() - started,
         tolerances=allowed.patterns,
@@ -209,7 +210,7 @@ def _opened(source: Any, side: str, request: MeasureRequest) -> _Opened:
 def _paired(
     first: Checkpoint, second: Checkpoint, request: MeasureRequest, maps: Sequence[NameMap]
 ) -> Pairing:
-    a, b = (_keys(one) for one in (first, second))
+    a, b = map(_keys, (first, second))
     pairing = paired(a, b, request.bare.prefixes, maps)
     if not pairing.pairs:
         problem = f"{first.path} and {second.path}: no names in common"

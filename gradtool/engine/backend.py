@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.clipping import Transform
-from gradtool.core.comparing.distance import Distance
-from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
-from gradtool.engine.operands import Operand, Walk
+
+if TYPE_CHECKING:  # only `diff` compares
+    from gradtool.core.comparing.distance import Distance
+    from gradtool.core.comparing.tolerance import Tolerance
+    from gradtool.engine.operands import Operand, Walk
 
 TASK_BYTES: Final = 8 << 20
 """Bytes of one task: enough to make scheduling cheap, few enough to keep every core busy."""

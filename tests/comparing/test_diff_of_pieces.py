@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from contextlib import chdir
 from pathlib import Path
+from subprocess import run
 
 import numpy as np
 import pytest
@@ -101,7 +104,11 @@ def test_fortran_order_deflated_against_views_of_torch(tmp_path: Path) -> None:
     np.savez_compressed(tmp_path / "a.npz", w=np.asfortranarray(array), v=array.T)
     turned = torch.from_numpy(array.transpose(2, 0, 1).copy()).permute(1, 2, 0)
     torch.save({"w": turned, "v": turned.permute(2, 1, 0)}, tmp_path / "b.pt")
-    assert gradtool.diff(tmp_path / "a.npz", tmp_path / "b.pt").identical
+    found = gradtool.diff(tmp_path / "a.npz", tmp_path / "b.pt")
+    assert found.identical
+    assert found.notes == (
+        "2 tensors are inflated into a temporary file of at most 3.4 MB: their orders differ",
+    )
     array[299, 0, 69] = 3.0
     torch.save({"w": torch.from_numpy(array), "v": turned.permute(2, 1, 0)}, tmp_path / "b.pt")
     found = gradtool.diff(tmp_path / "a.npz", tmp_path / "b.pt")
@@ -122,3 +129,62 @@ def test_integers_on_one_side_and_floats_on_the_other(is_first: bool, tmp_path: 
     assert [tensor.name for tensor in found.tensors] == ["v"]
     sides = "F32 in A, I32 in B" if is_first else "F32 in B, I32 in A"
     assert found.notes == (f"not compared, as one of both is no gradient: 'w' ({sides})",)
+
+
+@pytest.fixture
+def unlike_orders(tmp_path: Path) -> tuple[Path, Path]:
+    """One array, deflated in Fortran order and in C order."""
+    array = np.random.default_rng(9).standard_normal((500, 700))
+    paths = tmp_path / "f.npz", tmp_path / "c.npz"
+    np.savez_compressed(paths[0], w=np.asfortranarray(array))
+    np.savez_compressed(paths[1], w=array)
+    return paths
+
+
+WATCHED = """
+import sys, resource, gradtool
+if sys.argv[4:]: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, 1 << 20))
+made = []
+sys.addaudithook(lambda event, found: made.append(found[0]) if event == "open" else None)
+print(gradtool.diff(*sys.argv[1:3]).identical)
+print(any(str(one).startswith(sys.argv[3]) for one in made))
+"""
+
+
+def compared(orders: tuple[Path, Path], folder: Path, *more: str, mount: str = "") -> list[str]:
+    """What a process prints whose TMPDIR is `folder`, or the last line of its error."""
+    command = [sys.executable, "-c", WATCHED, *map(str, (*orders, folder)), *more]
+    if mount:
+        unshare = ["unshare", "-m"] if os.geteuid() == 0 else ["unshare", "-Urm"]
+        command = [*unshare, "sh", "-c", f'{mount} && exec "$@"', "sh", *command]
+    environment = {**os.environ, "TMPDIR": str(folder)}
+    done = run(command, env=environment, capture_output=True, text=True, check=False)
+    return done.stdout.split() or done.stderr.splitlines()[-1:]
+
+
+def test_streams_of_unlike_orders_go_through_a_file_in_tmpdir(
+    unlike_orders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    assert compared(unlike_orders, folder) == ["True", "True"]
+    assert not list(folder.iterdir())
+    (full,) = compared(unlike_orders, folder, "with files of 1 MiB at most")
+    assert f"ResourceError: a temporary file in {folder} cannot be written" in full
+    assert not list(folder.iterdir())
+
+
+def test_a_stream_for_which_there_is_no_room_is_refused(
+    unlike_orders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = f"mount -t tmpfs -o size=1m tmpfs '{folder}'"
+    try:
+        (line,) = compared(unlike_orders, folder, mount=mount)
+    except FileNotFoundError:
+        pytest.skip("there is no unshare here, to mount a small disk with")
+    if "ResourceError" not in line:
+        pytest.skip(f"no small disk can be mounted here: {line}")
+    needed = "a temporary file of 2,800,000 bytes is needed, 1,048,576 are free"
+    assert f"{needed} in {folder}" in line

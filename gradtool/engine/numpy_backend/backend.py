@@ -5,14 +5,12 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gradtool.core.clipping import Transform
-from gradtool.core.comparing.distance import Distance
-from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.dtypes import DType
 from gradtool.core.stats import TensorStats
 from gradtool.engine.backend import (
@@ -27,9 +25,11 @@ from gradtool.engine.backend import (
 from gradtool.engine.buffers import BUFFERS
 from gradtool.engine.numpy_backend import kernels as numpy_kernels
 from gradtool.engine.numpy_backend import transforms as numpy_transforms
-from gradtool.engine.numpy_backend.distances import distance
-from gradtool.engine.numpy_backend.many_distances import distances_of_many
-from gradtool.engine.operands import Operand, Walk
+
+if TYPE_CHECKING:  # only `diff` compares, and others need not load what does
+    from gradtool.core.comparing.distance import Distance
+    from gradtool.core.comparing.tolerance import Tolerance
+    from gradtool.engine.operands import Operand, Walk
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +81,16 @@ class NumpyBackend:
 
     def distance(self, a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distance:
         """See `Backend`."""
+        from gradtool.engine.numpy_backend.distances import distance  # noqa: PLC0415 - see above
+
         return distance(a, b, walk, tolerance)
 
     def distances(
         self, a: Operand, b: Operand, counts: Sequence[int], tolerance: Tolerance
     ) -> list[Distance]:
         """See `Backend`."""
+        from gradtool.engine.numpy_backend.many_distances import distances_of_many  # noqa: PLC0415 - see above
+
         return distances_of_many(a, b, counts, tolerance)
 
 

@@ -10,6 +10,7 @@ from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
 from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.figures import byte_size, counted
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.tensors import Skipped, StoredChecksum, TensorSpec
 from gradtool.engine.reading.followers import ChecksumTask
@@ -18,6 +19,7 @@ from gradtool.engine.reading.pairs.comparisons import ByteEquality, Differing
 from gradtool.engine.reading.pairs.distances import Distances
 from gradtool.engine.reading.pairs.plan import pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
+from gradtool.engine.reading.pairs.tasks import spooled_nbytes
 from gradtool.engine.reading.reductions import Statistics
 from gradtool.engine.reading.unpacking import opened
 from gradtool.engine.schedule import Runner
@@ -80,6 +82,16 @@ def differences(
         )
         for n, (a, b) in enumerate(pairs)
     )
+
+
+def spooled(pairs: Sequence[Specs]) -> Iterator[str]:
+    """A sentence on what is inflated into temporary files, as each side has an order of its own."""
+    needed = [spooled_nbytes(Pair(a, b)) for a, b in pairs if can_compare(a, b)]
+    sizes = [nbytes for nbytes in needed if nbytes]
+    if sizes:
+        tensors = counted(len(sizes), "tensor is", "tensors are")
+        most = byte_size(max(sizes))
+        yield f"{tensors} inflated into a temporary file of at most {most}: their orders differ"
 
 
 def others_compared(

@@ -16,7 +16,7 @@ from gradtool.core.figures import counted, listed_apart
 from gradtool.core.names import no_name
 from gradtool.core.sections import OTHER
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.tensors import Chunk, Placed, Replica, TensorSpec
+from gradtool.core.tensors import ABSENT, Chunk, Placed, Replica, Skipped, TensorSpec
 from gradtool.errors import (
     CorruptFileError,
     MissingShardError,

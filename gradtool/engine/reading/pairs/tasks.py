@@ -21,7 +21,7 @@ from gradtool.engine.reading.pairs.gather import (
     without_streams,
 )
 from gradtool.engine.reading.pairs.plan import PairBlock, PairTask, StreamPairTask, blocks
-from gradtool.engine.reading.pairs.regions import Region, Side, regions
+from gradtool.engine.reading.pairs.regions import Pair, Region, Side, regions
 from gradtool.engine.reading.pairs.together import read_together, runs
 from gradtool.engine.reading.reductions import Gathered
 
@@ -82,9 +82,8 @@ def _pair(block: PairBlock, first: Bytes, second: Bytes) -> BlockPair:
 
 def _from_streams(task: StreamPairTask) -> Iterator[tuple[int, BlockPair]]:
     """The elements of a pair with streams, which are read once each, and in their order."""
-    whole = next(regions(task.number, task.pair))
-    if whole.box == task.pair.whole and _is_in_step(whole):
-        yield from _in_step(whole, task.block_nbytes)
+    if not spooled_nbytes(task.pair):
+        yield from _in_step(next(regions(task.number, task.pair)), task.block_nbytes)
         return
     with ExitStack() as files:
         pair = replace(
@@ -94,6 +93,16 @@ def _from_streams(task: StreamPairTask) -> Iterator[tuple[int, BlockPair]]:
         )
         for region in regions(task.number, pair):
             yield from _from_ranges(blocks(region, task.block_nbytes))
+
+
+def spooled_nbytes(pair: Pair) -> int:
+    """Bytes of a pair that go through temporary files: its streams, unless both are in step."""
+    streams = [part.stream for side in (pair.first, pair.second) for part in side.parts]
+    nbytes = sum(stream.nbytes for stream in streams if stream is not None)
+    if not nbytes:
+        return 0
+    whole = next(regions(0, pair))
+    return 0 if whole.box == pair.whole and _is_in_step(whole) else nbytes
 
 
 def _is_in_step(region: Region) -> bool:
