@@ -1,18 +1,20 @@
-"""`diff` of two dumps beside scripts of torch, page-cached, in CPU seconds.
+"""`diff` of two dumps beside a script of torch and sft-cli, page-cached, in CPU seconds.
 
     python -m benchmarks.files.differences [--dir DIR] [--runs N] [--size-gb 1]
 
-needs gradtool's `test` extra. See README.md.
+needs gradtool's `test` extra; sft-cli joins where `sft` is on the PATH. See README.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
+import shutil
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+import torch
 from safetensors.numpy import save_file
 
 from benchmarks.files import peers
@@ -28,12 +30,11 @@ SMALL_TENSORS = 100_000
 
 TORCH = """
 import sys, torch
-from safetensors.torch import load_file
-a, b = map(load_file, sys.argv[1:])
-print(sum(not torch.equal(a[name], b[name]) for name in a))
+a, b = map(torch.load, sys.argv[1:])
+unlike = [name for name in a if not torch.equal(a[name], b[name])]
+print(len(unlike), sum(not torch.allclose(a[name], b[name]) for name in unlike))
 """
-
-TORCH_CLOSE = TORCH.replace("torch.equal", "torch.allclose")
+"""What differs, and what of it is not close."""
 
 SAME, OTHER = "gradtool diff, same bits", "gradtool diff, all different"
 
@@ -52,6 +53,8 @@ def folder_of(directory: Path, name: str, shapes: Iterable[int]) -> Path:
             if side == "other":
                 tensors = {key: one * np.float32(1.0001) for key, one in tensors.items()}
             save_file(tensors, folder / f"{side}.safetensors")
+            held = {key: torch.from_numpy(one) for key, one in tensors.items()}
+            torch.save(held, folder / f"{side}.pt")
     return folder
 
 
@@ -61,11 +64,16 @@ def pair(folder: Path, title: str) -> Group:
     contenders = [
         Contender(SAME, _diff(a, same)),
         Contender(OTHER, _diff(a, other)),
-        Contender("torch.equal, same bits", peers.script(TORCH, a, same)),
-        Contender("torch.allclose, all different", peers.script(TORCH_CLOSE, a, other)),
+        Contender("torch.load, equal: same bits", peers.script(TORCH, *_saved(a, same))),
+        Contender("and allclose: all different", peers.script(TORCH, *_saved(a, other))),
         Contender("cat both", ["sh", "-c", f"exec cat {_quoted(a, other)} > /dev/null"]),
         Contender("gradtool --version", peers.gradtool("--version")),
     ]
+    if shutil.which("sft"):
+        contenders += [
+            Contender("sft diff --delta, same bits", _sft(a, same)),
+            Contender("sft diff --delta, all different", _sft(a, other)),
+        ]
     return Group(title, folder, contenders)
 
 
@@ -73,6 +81,16 @@ def _diff(a: Path, b: Path) -> list[str]:
     """The command, for which dumps that differ are no failure."""
     command = shlex.join(peers.gradtool("diff", str(a), str(b), "--no-progress"))
     return ["sh", "-c", f"{command} || test $? -eq 1"]
+
+
+def _saved(*paths: Path) -> list[Path]:
+    """The same dumps, as torch saves them."""
+    return [path.with_suffix(".pt") for path in paths]
+
+
+def _sft(a: Path, b: Path) -> list[str]:
+    """The command of sft-cli, as `_diff`."""
+    return ["sh", "-c", f"sft diff --delta --json {_quoted(a, b)} || test $? -eq 1"]
 
 
 def _quoted(*paths: Path) -> str:
