@@ -147,15 +147,12 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         pairing = _paired(first, second, request, maps)
         bounds, idle = allowed.of([first.tensors[n].name for n, _ in pairing.pairs], request.bare)
         *parts, whole, rest = split_progress(request.progress, [None] * 4)
-        for side, one, part in zip(SIDES, (first, second), parts, strict=True):
-            with _naming(side):
-                _compare_copies(one, request, executor, part)
+        _compare_copies((first, second), request, executor, parts)
         runners = [request.runner(first, executor, part) for part in (whole, rest)]
         tensors = _compared(
             (first, second), pairing.pairs, request, runners[0], bounds, is_transposed
         )
         others = _others(first, second, request, runners[1])
-    inflated = spooled([(one.a, one.b) for one in tensors])
     return Difference(
         a=_side(first, request),
         b=_side(second, request),
@@ -166,7 +163,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         in_model_order=first.in_model_order,
         tolerance=allowed.default,
         diagnosis=why(tensors, (first, second), request),
-        notes=(*pairing.notes, *unused, *idle_notes(idle), *inflated),
+        notes=(*pairing.notes, *unused, *idle_notes(idle), *spooled(tensors)),
         backend=runners[0].backend.name,
         elapsed_s=time.perf_counter() - started,
         tolerances=allowed.patterns,
@@ -256,16 +253,25 @@ def _others(
         return others_compared([(a[n], b[m]) for n, m in pairing.pairs], runner)
 
 
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    """The catalogue of the tensors of which there are copies."""
+    names = {replica.name for replica in checkpoint.replicas}
+    return checkpoint.narrowed(lambda item: item.name in names)
+
+
 def _compare_copies(
-    checkpoint: Checkpoint, request: MeasureRequest, executor: Executor, progress: Progress
+    sides: Sequence[Checkpoint],
+    request: MeasureRequest,
+    executor: Executor,
+    parts: Sequence[Progress],
 ) -> None:
     """Raise what `measure` raises where copies that ranks hold of a tensor are not the same."""
-    if not checkpoint.replicas:
-        progress.finish()
-        return
-    names = {replica.name for replica in checkpoint.replicas}
-    copied = checkpoint.narrowed(lambda item: item.name in names)
-    agreed(measured(copied, request, executor, progress, time.perf_counter()))
+    for side, checkpoint, progress in zip(SIDES, sides, parts, strict=True):
+        if not checkpoint.replicas:
+            progress.finish()
+            continue
+        with _naming(side):
+            agreed(measured(_copied(checkpoint), request, executor, progress, time.perf_counter()))
 
 
 def _side(checkpoint: Checkpoint, request: MeasureRequest) -> DumpSide:

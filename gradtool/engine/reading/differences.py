@@ -84,14 +84,14 @@ def differences(
     )
 
 
-def spooled(pairs: Sequence[Specs]) -> Iterator[str]:
+def spooled(tensors: Sequence[TensorDifference]) -> Iterator[str]:
     """A sentence on what is inflated into temporary files, as each side has an order of its own."""
-    needed = [spooled_nbytes(Pair(a, b)) for a, b in pairs if can_compare(a, b)]
+    needed = [spooled_nbytes(Pair(one.a, one.b)) for one in tensors if can_compare(one.a, one.b)]
     sizes = [nbytes for nbytes in needed if nbytes]
     if sizes:
-        tensors = counted(len(sizes), "tensor is", "tensors are")
+        inflated = counted(len(sizes), "tensor is", "tensors are")
         most = byte_size(max(sizes))
-        yield f"{tensors} inflated into a temporary file of at most {most}: their orders differ"
+        yield f"{inflated} inflated into a temporary file of at most {most}: their orders differ"
 
 
 def others_compared(
