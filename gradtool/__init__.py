@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from gradtool.errors import UnsupportedFormatError as UnsupportedFormatError
     from gradtool.errors import UsageError as UsageError
     from gradtool.testing import assert_healthy as assert_healthy
+    from gradtool.testing import assert_same as assert_same
 
 _HOMES = {
     "gradtool.api.baselines": ("save_baseline", "update_baseline"),
@@ -99,7 +100,7 @@ _HOMES = {
         "UnsupportedFormatError",
         "UsageError",
     ),
-    "gradtool.testing": ("assert_healthy",),
+    "gradtool.testing": ("assert_healthy", "assert_same"),
 }
 
 __all__ = [  # noqa: PLE0604 - drawn from the one table of names

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from gradtool.api.checking import check
+from gradtool.api.comparing import diff
 from gradtool.core.judging.rule import Severity
-from gradtool.report import check_reporter
+from gradtool.report import check_reporter, diff_reporter
 from gradtool.report.model import Style
 from gradtool.request import MeasureOptions
 
@@ -46,3 +47,22 @@ def assert_healthy(
     if outcome.exit_code:
         render = check_reporter("text")
         raise AssertionError(render(outcome, Style(quiet=True, in_python=True)))
+
+
+def assert_same(
+    a: str | bytes | os.PathLike[str] | Any,
+    b: str | bytes | os.PathLike[str] | Any,
+    **options: Any,
+) -> None:
+    """For test suites: AssertionError with the report, unless `diff` finds both the same.
+
+        gradtool.assert_same("reference.safetensors", model)
+        gradtool.assert_same("before.npz", "after.npz", rtol=1e-5, atol=1e-8)
+
+    Takes what `diff` takes, and raises what it raises; without a tolerance only the same bits are
+    the same.
+    """
+    difference = diff(a, b, **options)
+    if not difference:
+        render = diff_reporter("table")
+        raise AssertionError(render(difference, Style(quiet=True, in_python=True)))

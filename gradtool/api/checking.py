@@ -9,9 +9,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from gradtool.api.baselines import refuse_other_norm
+from gradtool.api.comparison import PARTS
 from gradtool.api.configured import config_of, request_of, rows_to_know
 from gradtool.api.measuring import measure_as
+from gradtool.api.references import Reference, reference_of
 from gradtool.arguments import require
+from gradtool.core.comparing.difference import Difference
 from gradtool.core.file_names import in_order_of_steps, step_in
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Override, Policy
@@ -41,6 +44,7 @@ from gradtool.storage.memory import MEMORY_PATH
 def check(
     *sources: str | bytes | os.PathLike[str] | Any,
     baseline: str | os.PathLike[str] | None = None,
+    against: str | bytes | os.PathLike[str] | Any = None,
     config: str | os.PathLike[str] | Config | None = None,
     select: str | Sequence[str] | None = None,
     ignore: str | Sequence[str] = (),
@@ -58,13 +62,14 @@ def check(
         sources: each as for `measure`; dumps of one run, in any order. Paths of shards or ranks
             that belong together are one dump, and a directory with a run is all its steps.
         baseline: a file that `gradtool baseline save` wrote, to compare with.
+        against: a dump as for `measure`, to compare with element by element as `diff` does.
         config: a `gradtool.toml`, or a `pyproject.toml` with `[tool.gradtool.check]`; by
             default none is looked for.
         select: codes of the rules to apply, or beginnings such as "GT2"; all by default.
         ignore: codes of those not to apply.
         thresholds: what to set, as `{"GT203.max_norm": 50}`; also `GT202.severity`.
-        rtol: relative tolerance of the comparisons with a norm and with a baseline:
-            `GT401.rtol`, and less 1 `GT402.max_factor` and `GT403.max_factor`.
+        rtol: relative tolerance of the comparisons with a norm, with a dump and with a baseline:
+            `GT401.rtol`, `GT411.rtol`, and less 1 `GT402.max_factor` and `GT403.max_factor`.
         fail_on: the least severity that fails, "error" by default.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale, raw_dtype,
             verify, apply_scales, threads, backend, device, device_memory, progress (over all
@@ -96,11 +101,13 @@ def check(
         configured,
         given,
         has_baseline=known is not None,
+        has_reference=against is not None,
         norm_type=request.norm_type,
         config=found.path,
     )
     judge = Judge(policy)
-    judging = _Judging(judge, known, request)
+    reference = reference_of(against, policy, found, request)
+    judging = _Judging(judge, known, request, reference)
     dumps = grouped(sources)
     all_parts = split_progress(request.progress, [None] * len(dumps))
     verdicts = [
@@ -117,6 +124,7 @@ def check(
         findings=together,
         policy=policy,
         baseline=where,
+        against=None if reference is None else reference.path,
         norm_type=request.norm_type,
         include=tuple(request.include),
         exclude=tuple(request.exclude),
@@ -152,6 +160,7 @@ class _Judging:
     judge: Judge
     baseline: Baseline | None
     request: MeasureRequest
+    reference: Reference | None = None
     said: dict[str, None] = field(default_factory=dict)
 
     def verdicts(self, source: object, progress: Progress) -> Iterator[Verdict]:
@@ -159,12 +168,11 @@ class _Judging:
         started = time.perf_counter()
         place = place_of(source)
         path = MEMORY_PATH if place is None else label_of(place)
+        parts = progress.divided(PARTS) if self.reference is not None else []
         try:
-            yield self._verdict(
-                measure_as(self.request, source, progress, rows_to_know(self.judge.policy)),
-                path,
-                started,
-            )
+            ranges = rows_to_know(self.judge.policy)
+            measurement = measure_as(self.request, source, progress, ranges)
+            yield self._verdict(measurement, self._difference(source, parts), path, started)
         except RanksQuestionError as question:
             by_rank = replace(self, request=replace(self.request, ranks="each"))
             for verdict in by_rank.verdicts(source, progress):
@@ -186,14 +194,26 @@ class _Judging:
             elapsed_s = time.perf_counter() - started
             yield verdict_on_unreadable(path, error, step_in(path), elapsed_s)
         finally:
-            progress.finish()
+            for part in (progress, *parts):
+                part.finish()
 
-    def _verdict(self, measurement: Measurement, path: str, started: float) -> Verdict:
+    def _difference(self, source: object, parts: Sequence[Progress]) -> Difference | None:
+        """How a source differs from the dump that it is to be the same as."""
+        if self.reference is None:
+            return None
+        found = self.reference.beside(source, self.request, parts)
+        self.said.update(dict.fromkeys(found.notes))
+        return found
+
+    def _verdict(
+        self, measurement: Measurement, difference: Difference | None, path: str, started: float
+    ) -> Verdict:
         evidence = Evidence(
             measurement,
             section_chosen=self.request.section is not None,
             is_chosen=self.request.names,
             bare=self.request.bare,
+            difference=difference,
         )
         evidence = replace(evidence, baseline=self._baseline_of(evidence))
         step = measurement.step if measurement.step is not None else step_in(path)

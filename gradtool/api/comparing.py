@@ -4,39 +4,19 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from gradtool.api.diagnoses import why
-from gradtool.api.tolerances import idle_notes, tolerances_of
+from gradtool.api.comparison import PARTS, SIDES, Terms, compare, opened_side
+from gradtool.api.tolerances import tolerances_of
 from gradtool.arguments import globs
-from gradtool.arrays.catalogue import catalogue
-from gradtool.core.checkpoint import Checkpoint, RanksMode
-from gradtool.core.comparing.difference import (
-    Difference,
-    DumpSide,
-    TensorDifference,
-)
-from gradtool.core.comparing.others import OtherDifference
-from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, of_other_kinds, paired
-from gradtool.core.comparing.tolerance import Tolerance
-from gradtool.core.names import name_filter, no_name, ordered
-from gradtool.engine.memory import reporting_shortage
-from gradtool.engine.progress import Observer, Progress, split_progress
-from gradtool.engine.reading.differences import differences, others_compared, spooled
-from gradtool.engine.reading.pairs.transposition import transposed
-from gradtool.engine.reading.scaling import times_scales
-from gradtool.engine.reading.unpacking import unpacked
-from gradtool.engine.schedule import Runner
-from gradtool.errors import InputError, UsageError
-from gradtool.places import place_of
-from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
+from gradtool.core.checkpoint import RanksMode
+from gradtool.core.comparing.difference import Difference
+from gradtool.core.comparing.pairing import NameMap
+from gradtool.engine.progress import Observer, split_progress
+from gradtool.request import MeasureRequest
 from gradtool.rules.config_file import Config
-
-SIDES = ("A", "B")
 
 
 def diff(  # noqa: PLR0913 - one for each option of the command
@@ -141,33 +121,15 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         device_memory=device_memory,
         progress=progress,
     )
-    with working(request) as executor:
-        opened = [_opened(one, side, request) for one, side in zip((a, b), SIDES, strict=True)]
-        first, second = (one.checkpoint for one in opened)
-        pairing = _paired(first, second, request, maps)
-        bounds, idle = allowed.of([first.tensors[n].name for n, _ in pairing.pairs], request.bare)
-        *parts, whole, rest = split_progress(request.progress, [None] * 4)
-        _compare_copies((first, second), request, executor, parts)
-        runners = [request.runner(first, executor, part) for part in (whole, rest)]
-        tensors = _compared(
-            (first, second), pairing.pairs, request, runners[0], bounds, is_transposed
-        )
-        others = _others(first, second, request, runners[1])
-    return Difference(
-        a=_side(first, request),
-        b=_side(second, request),
-        tensors=tensors,
-        others=others,
-        only_in_a=tuple(first.tensors[n].name for n in pairing.only_in_a),
-        only_in_b=tuple(second.tensors[n].name for n in pairing.only_in_b),
-        in_model_order=first.in_model_order,
-        tolerance=allowed.default,
-        diagnosis=why(tensors, (first, second), request),
-        notes=(*pairing.notes, *unused, *idle_notes(idle), *spooled(tensors)),
-        backend=runners[0].backend.name,
+    first, second = (
+        opened_side(one, side, request) for one, side in zip((a, b), SIDES, strict=True)
+    )
+    terms = Terms(request, allowed, maps, is_transposed)
+    difference = compare(first, second, terms, split_progress(progress, [None] * PARTS))
+    return replace(
+        difference,
+        notes=(*difference.notes, *unused),
         elapsed_s=time.perf_counter() - started,
-        tolerances=allowed.patterns,
-        config=allowed.config,
     )
 
 
@@ -175,113 +137,3 @@ def _maps(name_map: str | Iterable[str] | Mapping[str, str]) -> tuple[NameMap, .
     if isinstance(name_map, Mapping):
         name_map = [f"{old}={new}" for old, new in name_map.items()]
     return tuple(map(NameMap.read, globs("name_map", name_map)))
-
-
-@dataclass(frozen=True, slots=True)
-class _Opened:
-    """A catalogue, and what keeps alive the memory that it is of."""
-
-    checkpoint: Checkpoint
-    owners: list[object]
-
-
-@contextmanager
-def _naming(side: str) -> Iterator[None]:
-    """Says of an unreadable file which of the two dumps it is of."""
-    try:
-        yield
-    except InputError as error:
-        error.hint = "; ".join(filter(None, [error.hint, f"this is {side} of the two dumps"]))
-        raise
-
-
-def _opened(source: Any, side: str, request: MeasureRequest) -> _Opened:
-    place = place_of(source)
-    with _naming(side):
-        if place is not None:
-            return _Opened(times_scales(unpacked(opened_in_part(place, request))), [])
-        checkpoint, owners = catalogue(source)
-        return _Opened(times_scales(chosen(checkpoint, request)), owners)
-
-
-def _paired(
-    first: Checkpoint, second: Checkpoint, request: MeasureRequest, maps: Sequence[NameMap]
-) -> Pairing:
-    a, b = map(_keys, (first, second))
-    pairing = paired(a, b, request.bare.prefixes, maps)
-    if not pairing.pairs:
-        problem = f"{first.path} and {second.path}: no names in common"
-        raise UsageError(problem, hint=help_for(a, b))
-    return pairing._replace(notes=[*pairing.notes, *of_other_kinds(first, second, pairing)])
-
-
-def _keys(checkpoint: Checkpoint) -> list[Key]:
-    return [(spec.section, spec.name) for spec in checkpoint.tensors]
-
-
-def _compared(
-    sides: tuple[Checkpoint, Checkpoint],
-    pairs: Sequence[tuple[int, int]],
-    request: MeasureRequest,
-    runner: Runner,
-    tolerances: Sequence[Tolerance],
-    transpose: tuple[str, ...],
-) -> tuple[TensorDifference, ...]:
-    is_transposed = name_filter(transpose, (), request.bare) if transpose else no_name
-    found = [(sides[0].tensors[n], sides[1].tensors[m]) for n, m in pairs]
-    specs = [(a, transposed(b) if is_transposed(a.name) else b) for a, b in found]
-    with reporting_shortage():
-        tensors = differences(
-            specs,
-            sides,
-            runner,
-            tolerances=tolerances,
-            loss_scales=(request.loss_scale_of(sides[0]), request.loss_scale_of(sides[1])),
-            verify=request.verify,
-        )
-    return ordered(tensors, in_model_order=sides[0].in_model_order)
-
-
-def _others(
-    first: Checkpoint, second: Checkpoint, request: MeasureRequest, runner: Runner
-) -> tuple[OtherDifference, ...]:
-    """What both dumps hold that is no gradient, and is stored in one piece."""
-    a, b = ([item for item in one.skipped if item.stored is not None] for one in (first, second))
-    keys = [[(item.section, item.name) for item in side] for side in (a, b)]
-    pairing = paired(keys[0], keys[1], request.bare.prefixes)
-    with reporting_shortage():
-        return others_compared([(a[n], b[m]) for n, m in pairing.pairs], runner)
-
-
-def _copied(checkpoint: Checkpoint) -> Checkpoint:
-    """The catalogue of the tensors of which there are copies."""
-    names = {replica.name for replica in checkpoint.replicas}
-    return checkpoint.narrowed(lambda item: item.name in names)
-
-
-def _compare_copies(
-    sides: Sequence[Checkpoint],
-    request: MeasureRequest,
-    executor: Executor,
-    parts: Sequence[Progress],
-) -> None:
-    """Raise what `measure` raises where copies that ranks hold of a tensor are not the same."""
-    for side, checkpoint, progress in zip(SIDES, sides, parts, strict=True):
-        if not checkpoint.replicas:
-            progress.finish()
-            continue
-        with _naming(side):
-            agreed(measured(_copied(checkpoint), request, executor, progress, time.perf_counter()))
-
-
-def _side(checkpoint: Checkpoint, request: MeasureRequest) -> DumpSide:
-    return DumpSide(
-        path=checkpoint.path,
-        format=checkpoint.format,
-        files=tuple(file.path for file in checkpoint.files),
-        nbytes=checkpoint.nbytes,
-        loss_scale=request.loss_scale_of(checkpoint),
-        step=checkpoint.step,
-        skipped=checkpoint.skipped,
-        notes=(*checkpoint.essential_notes, *checkpoint.part_notes, *checkpoint.notes),
-    )

@@ -10,7 +10,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from gradtool.cli.console import say_error
-from gradtool.errors import DeviceError, GradtoolError, SeveralCheckpointsError
+from gradtool.errors import DeviceError, GradtoolError, SeveralCheckpointsError, UsageError
 from gradtool.storage.listing import expanded
 
 if TYPE_CHECKING:  # it loads all readers, which --help does not need
@@ -37,6 +37,16 @@ class Outcome(Generic[Result]):
 def expand_all(paths: Iterable[str]) -> Iterator[str]:
     """The paths that each of `paths` names, globs expanded."""
     return chain.from_iterable(map(expanded, paths))
+
+
+def one_place(path: str) -> Place:
+    """The one dump that a path or a glob names; UsageError for several."""
+    from gradtool.places import places_among  # noqa: PLC0415 - not for --help
+
+    places = places_among([path])
+    if len(places) > 1:
+        raise UsageError(f"{path}: names {len(places):,} dumps", hint="name one of them")
+    return places[0] if places else path
 
 
 def is_among(place: str, files: Iterable[str]) -> bool:

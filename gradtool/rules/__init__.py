@@ -9,10 +9,13 @@ from typing import Final
 
 from gradtool.core.judging.rule import Rule
 from gradtool.errors import UsageError
-from gradtool.rules import balance, changes, drift, integrity, magnitude, nonfinite
+from gradtool.rules import balance, changes, drift, integrity, magnitude, nonfinite, reference
 from gradtool.rules.layered import absences, zeros
 
-_MODULES: Final = (integrity, absences, nonfinite, magnitude, zeros, balance, drift, changes)
+_MODULES: Final = (
+    *(integrity, absences, nonfinite, magnitude, zeros, balance),
+    *(drift, changes, reference),
+)
 
 RULES: Final[dict[str, Rule]] = {
     rule.code: rule

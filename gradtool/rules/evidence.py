@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import TypeAlias
 
+from gradtool.core.comparing.difference import Difference
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
@@ -36,6 +37,7 @@ class Evidence:
         nonfinite_reported: whether NaN and Inf of the dump are findings already.
         bare: names as patterns may have them, too.
         step: of the training, as the dump notes it or else its path; None where neither does.
+        difference: of the dump that gradients are to be those of, and this one.
     """
 
     measurement: Measurement
@@ -45,6 +47,7 @@ class Evidence:
     nonfinite_reported: bool = False
     bare: BareNames = ONLY_WRAPPERS
     step: int | None = None
+    difference: Difference | None = None
 
     def is_reported(self, norm: float) -> bool:
         """Whether `norm` is not finite, and the reason for that is a finding already."""

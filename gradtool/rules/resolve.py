@@ -12,6 +12,7 @@ from gradtool.errors import UsageError
 from gradtool.rules import RULES
 from gradtool.rules.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT, ZERO
 from gradtool.rules.evidence import DumpRule
+from gradtool.rules.reference import DIFFERS
 from gradtool.rules.settings import ALL, Settings, matching_codes
 
 
@@ -20,6 +21,7 @@ def resolve(
     given: Settings,
     *,
     has_baseline: bool,
+    has_reference: bool = False,
     norm_type: float = 2.0,
     config: str | None = None,
     may_be_idle: bool = False,
@@ -39,6 +41,7 @@ def resolve(
         expects={
             EXPECTED: merged(RULES[EXPECTED])["norm"] is not None,
             ZERO: bool(merged(RULES[ZERO])["names"]),
+            DIFFERS: has_reference,
         },
         has_baseline=has_baseline,
     )
@@ -100,10 +103,10 @@ def _with_tolerance(given: Settings, in_force: set[str]) -> Settings:
     if given.rtol is None:
         return given
     thresholds = dict(given.thresholds)
-    by_rtol = {EXPECTED: ("rtol", given.rtol)}
+    by_rtol = dict.fromkeys((EXPECTED, DIFFERS), ("rtol", given.rtol))
     by_rtol |= dict.fromkeys((TOTAL_DRIFT, TENSOR_DRIFT), ("max_factor", 1.0 + given.rtol))
     if not in_force & by_rtol.keys():
-        hint = "give `GT401.norm` or `baseline`"
+        hint = "give `GT401.norm`, `baseline` or `against`"
         raise UsageError("`rtol` has nothing to compare with", hint=hint)
     for code in in_force & by_rtol.keys():
         name, value = by_rtol[code]
@@ -125,7 +128,7 @@ def _refuse_idle(given: Settings, in_force: set[str], chosen: frozenset[str]) ->
         raise UsageError("`select` names no rule")
     for code in given.select or ():
         if not matching_codes((code,)) & in_force and code not in RULES:
-            hint = "GT4 compares: give `baseline`" if code.startswith("GT4") else None
+            hint = "GT4 compares: give `baseline` or `against`" if code.startswith("GT4") else None
             raise UsageError(f"{code} is selected, and none of its rules is in force", hint=hint)
     named = {code for code in given.select or () if code in RULES}
     for code in sorted({*given.thresholds, *given.severities, *named} - in_force):
@@ -138,6 +141,7 @@ def _need(code: str) -> str:
     needs = {
         EXPECTED: "an expected norm: `GT401.norm`",
         ZERO: "names of what must be 0: `GT410.names`",
+        DIFFERS: "a dump to compare with: `against`",
     }
     return needs.get(code, "a baseline: `baseline`")
 

@@ -173,6 +173,7 @@ def check_jsonschema(schema: str, text: str, directory: Path) -> bool:
             "using: shell",
         ),
         ("vendor.github-workflows", file_of("yaml", "gradients.yml"), "on: [push]", "on: [pull]"),
+        ("vendor.github-workflows", file_of("yaml", "same.yml"), "on: [push]", "on: [pull]"),
         ("vendor.gitlab-ci", file_of("yaml", ".gitlab-ci.yml"), "when: always", "when: ever"),
     ],
 )
@@ -193,14 +194,13 @@ def test_no_script_of_the_action_has_an_input_in_it() -> None:
     assert [script for script in scripts if "${{" in script] == []
 
 
-def test_the_workflow_gives_the_action_inputs_that_it_has() -> None:
-    given, inputs = workflow_inputs(), action()["inputs"]
-    assert set(given) <= set(inputs)
-    assert {name for name, one in inputs.items() if one.get("required")} <= set(given)
+@pytest.mark.parametrize("workflow", ["gradients.yml", "same.yml"])
+def test_the_workflow_gives_the_action_inputs_that_it_has(workflow: str) -> None:
+    assert set(workflow_inputs(workflow)) <= set(action()["inputs"])
 
 
-def workflow_inputs() -> dict[str, str]:
-    (job,) = yaml(file_of("yaml", "gradients.yml"))["jobs"].values()
+def workflow_inputs(workflow: str = "gradients.yml") -> dict[str, str]:
+    (job,) = yaml(file_of("yaml", workflow))["jobs"].values()
     (step,) = [one for one in job["steps"] if "gradtool" in one.get("uses", "")]
     return dict(step["with"])
 
@@ -240,6 +240,24 @@ def test_the_action_checks_what_the_workflow_says(tmp_path: Path) -> None:
     assert summary.count("### gradtool check") == 2
     root = ET.parse(tmp_path / inputs["junit"]).getroot()  # noqa: S314 - our own file
     assert len(root.findall("testsuite/testcase/failure")) == 1
+
+
+def test_the_action_compares_two_dumps(tmp_path: Path) -> None:
+    train(tmp_path)
+    inputs = workflow_inputs("same.yml")
+    tolerant = run_action(inputs, tmp_path)
+    assert tolerant.returncode == 0, tolerant.stderr
+    exact = run_action({**inputs, "args": "", "junit": "diff.xml"}, tmp_path)
+    assert exact.returncode == 1
+    assert exact.stdout.startswith("::error file=run/step002.npz")
+    summary = (tmp_path / "temp" / "summary.md").read_text()
+    assert "### 4 of 4 tensors differ" in summary
+    root = ET.parse(tmp_path / "diff.xml").getroot()  # noqa: S314 - our own file
+    assert len(root.findall("testsuite/testcase/failure")) >= 4
+    both = run_action({**inputs, "paths": "run/step001.npz"}, tmp_path)
+    assert (both.returncode, both.stdout.count("::error::give either paths")) == (2, 1)
+    for alone in ("old", "new"):
+        assert run_action({alone: inputs[alone]}, tmp_path).returncode == 2
 
 
 def test_the_action_takes_names_for_nothing_but_names(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from gradtool.cli.options.checking import Judging
 from gradtool.cli.options.command import command
 from gradtool.cli.options.help import JUDGING
 from gradtool.cli.options.table import VERBOSE
-from gradtool.cli.paths import expand_all
+from gradtool.cli.paths import expand_all, one_place
 from gradtool.cli.reports import Reports
 from gradtool.cli.spelling import with_options
 from gradtool.report import CHECK_REPORTERS, check_reporter
@@ -34,6 +34,7 @@ Examples:
   gradtool check 'run/step*/*.safetensors' --max-consecutive-nonfinite 2
   gradtool check grads.pt --baseline grads.baseline.json --fail-on warning
   gradtool check grads.npz --expect-norm 9.01 --rtol 1e-3
+  gradtool check new.safetensors --against old.safetensors
   gradtool check grads.pt -f junit:report.xml -f github
 """
 
@@ -68,12 +69,15 @@ def check(
     if a PATH could not be read.
     """
     reports = reports.with_step_summary()
-    reports.refuse_to_replace([*expand_all(paths), *configured.files])
+    against = judging.pop("against")
+    compared_to = [] if against is None else [against]
+    reports.refuse_to_replace([*expand_all([*paths, *compared_to]), *configured.files])
     with display.progress(paths[0]) as progress:
         outcome = gradtool.check(
             *paths,
             baseline=configured.baseline,
             config=configured.config,
+            against=None if against is None else one_place(against),
             progress=progress,
             **judging,
             **measuring,

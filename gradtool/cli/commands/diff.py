@@ -12,7 +12,7 @@ from gradtool.cli.console import Display
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
 from gradtool.cli.options.comparing import Comparing
-from gradtool.cli.paths import expand_all
+from gradtool.cli.paths import expand_all, one_place
 from gradtool.cli.reports import Reports
 from gradtool.cli.spelling import with_options
 from gradtool.errors import UsageError
@@ -20,7 +20,6 @@ from gradtool.report import DIFF_REPORTERS, diff_reporter
 
 if TYPE_CHECKING:  # it loads all readers, which --help does not need
     from gradtool.core.comparing.difference import Difference
-    from gradtool.places import Place
 
 EPILOG = """\
 \b
@@ -56,7 +55,7 @@ def diff(
     b: Compared,
     comparing: Comparing,
     configured: groups.ConfiguredForDiff,
-    reading: groups.Reading,
+    reading: groups.MeasuringWithoutNormType,
     reports: ReportOptions,
     display: DisplayOptions,
 ) -> None:
@@ -73,8 +72,8 @@ def diff(
 
     with display.progress(a) as progress:
         difference = gradtool.diff(
-            _place(a),
-            _place(b),
+            one_place(a),
+            one_place(b),
             config=configured.config,
             progress=progress,
             **comparing,
@@ -90,13 +89,3 @@ def _with_options(difference: Difference) -> Difference:
     """The difference, its diagnosis naming options instead of the library's arguments."""
     told = (replace(one, text=with_options(one.text)) for one in difference.diagnosis)
     return replace(difference, diagnosis=tuple(told))
-
-
-def _place(path: str) -> Place:
-    """The one dump that a path or a glob names."""
-    from gradtool.places import places_among  # noqa: PLC0415 - not for --help
-
-    places = places_among([path])
-    if len(places) > 1:
-        raise UsageError(f"{path}: names {len(places):,} dumps", hint="name one of them")
-    return places[0] if places else path

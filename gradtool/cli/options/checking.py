@@ -90,6 +90,16 @@ _ROWS: Final = (
         ),
     ),
     Row(
+        "against",
+        str | None,
+        typer.Option(
+            None,
+            "--against",
+            metavar="DUMP",
+            help="Expect the same elements as this dump has, as gradtool diff compares (GT411).",
+        ),
+    ),
+    Row(
         "rtol",
         float | None,
         typer.Option(
@@ -97,8 +107,8 @@ _ROWS: Final = (
             "--rtol",
             metavar="R",
             callback=values.tolerance,
-            help="Relative tolerance of --expect-norm and --baseline: GT401.rtol; 1 + R is the "
-            "factor of GT402 and GT403.",
+            help="Relative tolerance of --expect-norm, --against and --baseline: GT401.rtol, "
+            "GT411.rtol; 1 + R is the factor of GT402 and GT403.",
         ),
     ),
     Row(
@@ -121,6 +131,7 @@ def _judging(
     ignore: Sequence[str] | None,
     thresholds: Sequence[str] | None,
     fail_on: Severity | None,
+    against: str | None,
     rtol: float | None,
     **single_thresholds: object,
 ) -> Arguments:
@@ -136,6 +147,7 @@ def _judging(
         "ignore": _codes(ignore) or (),
         "thresholds": assigned,
         "fail_on": fail_on,
+        "against": against,
         "rtol": rtol,
     }
 

@@ -62,9 +62,6 @@ MeasuringAsStored: TypeAlias = Annotated[Arguments, Group((*_NORM_TYPE, *_MEASUR
 MeasuringWithoutNormType: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_MEASURING), _given)]
 """The same where the order of norms is that of a baseline."""
 
-Reading: TypeAlias = Annotated[Arguments, Group((*_SCALES, *_MEASURING), _given)]
-"""Those of them that say what to read of dumps, and what computes."""
-
 Configured: TypeAlias = Annotated[Configuration, Group(_CONFIGURING, read_configuration)]
 ConfiguredWithBaseline: TypeAlias = Annotated[
     Configuration, Group((*in_panel(JUDGING, table.BASELINE), *_CONFIGURING), read_configuration)

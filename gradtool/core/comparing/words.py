@@ -48,7 +48,9 @@ def sentence(difference: Difference) -> str:
         parts.append(f"{len(others):,} of {counted(len(difference.others), 'other tensor')} {verb}")
     if not apart and not only and not others:
         return f"identical and dead: {_count(pairs)}"
-    if not apart:
+    if not pairs:
+        parts.insert(0, "no names in common")
+    elif not apart:
         parts.insert(0, f"all {counted(len(pairs), 'pair')} agree")
     return ", ".join(parts)
 

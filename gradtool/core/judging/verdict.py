@@ -129,6 +129,7 @@ class CheckOutcome(Displayed):
         findings: about several dumps together.
         policy: what the dumps were judged by.
         baseline: path of the baseline they were compared with; None without one.
+        against: path of the dump they were compared with, element by element; None without one.
         norm_type: p of the norms.
         include, exclude: globs over the names of the tensors that were judged.
         section: the only one that was judged; None for all.
@@ -140,6 +141,7 @@ class CheckOutcome(Displayed):
     findings: tuple[Finding, ...]
     policy: Policy
     baseline: str | None
+    against: str | None = None
     norm_type: float = 2.0
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()

@@ -32,6 +32,7 @@ def render(outcome: CheckOutcome, style: Style) -> str:  # noqa: ARG001
             "fail_on": _encode(policy.fail_on),
             "config": _encode(policy.config),
             "baseline": _encode(outcome.baseline),
+            "against": _encode(outcome.against),
             "norm_type": _encode(json_number(outcome.norm_type)),
             "include": _encode(outcome.include),
             "exclude": _encode(outcome.exclude),

@@ -101,6 +101,8 @@ def _properties(
         yield "step", str(judged.step)
     if outcome.baseline is not None:
         yield "baseline", visible(outcome.baseline)
+    if outcome.against is not None:
+        yield "against", visible(outcome.against)
     yield from selection(outcome)
     for active in rules:
         yield f"{active.rule.code}.severity", active.severity

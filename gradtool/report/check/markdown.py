@@ -127,6 +127,8 @@ def _policy(outcome: CheckOutcome) -> Iterator[str]:
     settings.extend(selection(outcome))
     if outcome.baseline is not None:
         settings.append(("baseline", brief(outcome.baseline)))
+    if outcome.against is not None:
+        settings.append(("against", brief(outcome.against)))
     yield from _fitting(settings, _setting, "more setting", _OTHER_ROOM)
     yield ""
     yield "| rule | severity | thresholds |"

@@ -44,8 +44,8 @@ def _lines(outcome: CheckOutcome, style: Style, painter: Painter) -> Iterator[st
         yield from _findings(outcome.findings, None, style, painter)
     if not style.quiet:
         yield from labelled(selection(outcome), style, painter)
-        if outcome.baseline is not None:
-            yield from labelled([("compared to", brief(outcome.baseline))], style, painter)
+        known = filter(None, (outcome.baseline, outcome.against))
+        yield from labelled((("compared to", brief(one)) for one in known), style, painter)
     if style.verbose:
         yield from labelled(policy_settings(outcome.policy), style, painter)
     yield from labelled((("note", brief(note)) for note in outcome.notes), style, painter)

@@ -1,0 +1,195 @@
+"""Two dumps that are open, compared on given terms."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Final
+
+from gradtool.api.diagnoses import why
+from gradtool.api.tolerances import idle_notes
+from gradtool.arrays.catalogue import catalogue
+from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
+from gradtool.core.comparing.others import OtherDifference
+from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, of_other_kinds, paired
+from gradtool.core.comparing.tolerance import Tolerance
+from gradtool.core.comparing.tolerances import Tolerances
+from gradtool.core.names import name_filter, no_name, ordered
+from gradtool.engine.memory import reporting_shortage
+from gradtool.engine.progress import Progress
+from gradtool.engine.reading.differences import differences, others_compared, spooled
+from gradtool.engine.reading.pairs.transposition import transposed
+from gradtool.engine.reading.scaling import times_scales
+from gradtool.engine.reading.unpacking import unpacked
+from gradtool.engine.schedule import Runner
+from gradtool.errors import InputError, UsageError
+from gradtool.places import place_of
+from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
+
+SIDES: Final = ("A", "B")
+
+PARTS: Final = 4
+"""What `compare` does one after the other, each with a progress of its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How two dumps are compared.
+
+    Attributes:
+        request: what is read of both, and how.
+        allowed: what may differ.
+        maps: what names of the first are called in the second.
+        transpose: globs of names of which the second has the last two axes the other way round.
+        must_pair: whether it is an error that no names pair, and no difference.
+    """
+
+    request: MeasureRequest
+    allowed: Tolerances
+    maps: tuple[NameMap, ...] = ()
+    transpose: tuple[str, ...] = ()
+    must_pair: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Side:
+    """The catalogue of one of two dumps, and what keeps alive the memory that it is of."""
+
+    checkpoint: Checkpoint
+    owners: list[object]
+
+
+@contextmanager
+def _naming(side: str) -> Iterator[None]:
+    """Says of an unreadable file which of the two dumps it is of."""
+    try:
+        yield
+    except InputError as error:
+        error.hint = "; ".join(filter(None, [error.hint, f"this is {side} of the two dumps"]))
+        raise
+
+
+def opened_side(source: Any, side: str, request: MeasureRequest) -> Side:
+    """A dump, saved or in memory; errors say which `side` it is."""
+    place = place_of(source)
+    with _naming(side), reporting_shortage():
+        if place is not None:
+            return Side(times_scales(unpacked(opened_in_part(place, request))), [])
+        checkpoint, owners = catalogue(source)
+        return Side(times_scales(chosen(checkpoint, request)), owners)
+
+
+def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) -> Difference:
+    """How two dumps differ, of which the first is the reference; `progress` has `PARTS` parts."""
+    started = time.perf_counter()
+    request, allowed = terms.request, terms.allowed
+    first, second = both = one.checkpoint, other.checkpoint
+    with working(request) as executor:
+        pairing = _paired(first, second, terms)
+        bounds, idle = allowed.of([first.tensors[n].name for n, _ in pairing.pairs], request.bare)
+        *parts, whole, rest = progress
+        _compare_copies(both, request, executor, parts)
+        runners = [request.runner(first, executor, part) for part in (whole, rest)]
+        tensors = _compared(both, pairing.pairs, terms, runners[0], bounds)
+        others = _others(first, second, request, runners[1])
+    return Difference(
+        a=_dump_side(first, request),
+        b=_dump_side(second, request),
+        tensors=tensors,
+        others=others,
+        only_in_a=tuple(first.tensors[n].name for n in pairing.only_in_a),
+        only_in_b=tuple(second.tensors[n].name for n in pairing.only_in_b),
+        in_model_order=first.in_model_order,
+        tolerance=allowed.default,
+        diagnosis=why(tensors, both, request),
+        notes=(*pairing.notes, *idle_notes(idle), *spooled(tensors)),
+        backend=runners[0].backend.name,
+        elapsed_s=time.perf_counter() - started,
+        tolerances=allowed.patterns,
+        config=allowed.config,
+    )
+
+
+def _paired(first: Checkpoint, second: Checkpoint, terms: Terms) -> Pairing:
+    a, b = map(_keys, (first, second))
+    pairing = paired(a, b, terms.request.bare.prefixes, terms.maps)
+    if terms.must_pair and not pairing.pairs:
+        problem = f"{first.path} and {second.path}: no names in common"
+        raise UsageError(problem, hint=help_for(a, b))
+    return pairing._replace(notes=[*pairing.notes, *of_other_kinds(first, second, pairing)])
+
+
+def _keys(checkpoint: Checkpoint) -> list[Key]:
+    return [(spec.section, spec.name) for spec in checkpoint.tensors]
+
+
+def _compared(
+    sides: tuple[Checkpoint, Checkpoint],
+    pairs: Sequence[tuple[int, int]],
+    terms: Terms,
+    runner: Runner,
+    tolerances: Sequence[Tolerance],
+) -> tuple[TensorDifference, ...]:
+    request, globs = terms.request, terms.transpose
+    is_transposed = name_filter(globs, (), request.bare) if globs else no_name
+    found = [(sides[0].tensors[n], sides[1].tensors[m]) for n, m in pairs]
+    specs = [(a, transposed(b) if is_transposed(a.name) else b) for a, b in found]
+    with reporting_shortage():
+        tensors = differences(
+            specs,
+            sides,
+            runner,
+            tolerances=tolerances,
+            loss_scales=(request.loss_scale_of(sides[0]), request.loss_scale_of(sides[1])),
+            verify=request.verify,
+        )
+    return ordered(tensors, in_model_order=sides[0].in_model_order)
+
+
+def _others(
+    first: Checkpoint, second: Checkpoint, request: MeasureRequest, runner: Runner
+) -> tuple[OtherDifference, ...]:
+    """What both dumps hold that is no gradient, and is stored in one piece."""
+    a, b = ([item for item in one.skipped if item.stored is not None] for one in (first, second))
+    keys = [[(item.section, item.name) for item in side] for side in (a, b)]
+    pairing = paired(keys[0], keys[1], request.bare.prefixes)
+    with reporting_shortage():
+        return others_compared([(a[n], b[m]) for n, m in pairing.pairs], runner)
+
+
+def _copied(checkpoint: Checkpoint) -> Checkpoint:
+    """The catalogue of the tensors of which there are copies."""
+    names = {replica.name for replica in checkpoint.replicas}
+    return checkpoint.narrowed(lambda item: item.name in names)
+
+
+def _compare_copies(
+    sides: Sequence[Checkpoint],
+    request: MeasureRequest,
+    executor: Executor,
+    parts: Sequence[Progress],
+) -> None:
+    """Raise what `measure` raises where copies that ranks hold of a tensor are not the same."""
+    for side, checkpoint, progress in zip(SIDES, sides, parts, strict=True):
+        if not checkpoint.replicas:
+            progress.finish()
+            continue
+        with _naming(side):
+            agreed(measured(_copied(checkpoint), request, executor, progress, time.perf_counter()))
+
+
+def _dump_side(checkpoint: Checkpoint, request: MeasureRequest) -> DumpSide:
+    return DumpSide(
+        path=checkpoint.path,
+        format=checkpoint.format,
+        files=tuple(file.path for file in checkpoint.files),
+        nbytes=checkpoint.nbytes,
+        loss_scale=request.loss_scale_of(checkpoint),
+        step=checkpoint.step,
+        skipped=checkpoint.skipped,
+        notes=(*checkpoint.essential_notes, *checkpoint.part_notes, *checkpoint.notes),
+    )
