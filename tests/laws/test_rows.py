@@ -303,7 +303,7 @@ def test_of_gradients_in_memory_divided_by_the_loss_scale() -> None:
 
 
 def test_rows_that_no_tensor_has_are_refused() -> None:
-    with pytest.raises(UsageError, match="`rows` matches no tensor with two axes or more"):
+    with pytest.raises(UsageError, match="`rows` 'b' matches no tensor with two axes or more"):
         gradtool.measure({"w": np.ones((2, 2)), "b": np.ones(2)}, rows="b")
     with pytest.raises(UsageError, match="2,000,000 rows, of 'w' and others, are too many"):
         gradtool.measure({"w": np.ones((2_000_000, 1), np.float16)}, rows="w")

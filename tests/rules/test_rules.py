@@ -1184,7 +1184,6 @@ def test_of_equals_the_same_one_is_named_whatever_the_order(name: str) -> None:
     assert stripped(gradtool.check(dict(reversed(tree.items())), ignore=["GT1"])) == stripped(found)
 
 
-@settings(max_examples=150)
 @given(dump=DUMPS, data=st.data(), parts=st.integers(1, 3))
 def test_order_and_sharding_change_no_verdict(
     dump: dict[str, Any], data: st.DataObject, parts: int, scratch: Path
