@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from gradtool.api.clipping import clip as clip
     from gradtool.api.comparing import diff as diff
     from gradtool.api.measuring import measure as measure
+    from gradtool.api.trending import trend as trend
     from gradtool.core.clip.outcome import ClipOutcome as ClipOutcome
     from gradtool.core.clip.plan import ClipPlan as ClipPlan
     from gradtool.core.clip.plan import ClipRequest as ClipRequest
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from gradtool.core.measurement import Summary as Summary
     from gradtool.core.measurement import TensorMeasurement as TensorMeasurement
     from gradtool.core.stats import TensorStats as TensorStats
+    from gradtool.core.trends.trend import Trend as Trend
     from gradtool.display import Showing
     from gradtool.errors import CorruptFileError as CorruptFileError
     from gradtool.errors import DeviceError as DeviceError
@@ -68,6 +70,7 @@ _HOMES = {
     "gradtool.api.clipping": ("clip",),
     "gradtool.api.comparing": ("diff",),
     "gradtool.api.measuring": ("measure",),
+    "gradtool.api.trending": ("trend",),
     "gradtool.core.judging.baseline": ("Baseline",),
     "gradtool.core.clip.plan": ("ClipPlan", "ClipRequest"),
     "gradtool.core.clipping": ("Transform",),
@@ -76,6 +79,7 @@ _HOMES = {
     "gradtool.core.clip.outcome": ("ClipOutcome",),
     "gradtool.core.judging.policy": ("Policy",),
     "gradtool.core.stats": ("TensorStats",),
+    "gradtool.core.trends.trend": ("Trend",),
     "gradtool.core.judging.verdict": ("CheckOutcome", "Finding", "Verdict"),
     "gradtool.errors": (
         "CorruptFileError",

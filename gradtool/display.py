@@ -74,7 +74,7 @@ class Displayed:
         """Flat rows with the same keys, for `pandas.DataFrame` and `polars.DataFrame`.
 
         A row for each tensor of a measurement or of what was clipped, for each dump of a check, for
-        each pair of a difference and each tensor without one; numbers are Python's, None stands for
-        what there is not.
+        each step of a trend, for each pair of a difference and each tensor without one; numbers are
+        Python's, None stands for what there is not.
         """
         return load_showing().rows(self)

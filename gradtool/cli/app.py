@@ -43,6 +43,7 @@ COMMANDS: Final = {
     "clip": "gradtool.cli.commands.clip",
     "check": "gradtool.cli.commands.check",
     "diff": "gradtool.cli.commands.diff",
+    "trend": "gradtool.cli.commands.trend",
     "formats": "gradtool.cli.commands.formats",
     "explain": "gradtool.cli.commands.rules",
     "rules": "gradtool.cli.commands.rules",

@@ -12,6 +12,7 @@ from gradtool.report.model import (
     FormatsReporter,
     ListingReporter,
     Reporter,
+    TrendReporter,
 )
 
 REPORTERS: Final = {
@@ -48,6 +49,14 @@ DIFF_REPORTERS: Final = {
 }
 """The same for `diff --format`."""
 
+TREND_REPORTERS: Final = {
+    "table": "gradtool.report.trend.table",
+    "json": "gradtool.report.trend.json",
+    "csv": "gradtool.report.trend.csv",
+    "markdown": "gradtool.report.trend.markdown",
+}
+"""The same for `trend --format`."""
+
 LISTING_REPORTERS: Final = {
     "table": "gradtool.report.listing.table",
     "json": "gradtool.report.listing.json",
@@ -83,6 +92,11 @@ def check_reporter(name: str) -> CheckReporter:
 def diff_reporter(name: str) -> DiffReporter:
     """The function that renders the outcome of `diff` in format `name`."""
     return cast(DiffReporter, import_module(DIFF_REPORTERS[name]).render)
+
+
+def trend_reporter(name: str) -> TrendReporter:
+    """The function that renders the outcome of `trend` in format `name`."""
+    return cast(TrendReporter, import_module(TREND_REPORTERS[name]).render)
 
 
 def listing_reporter(name: str) -> ListingReporter:

@@ -35,11 +35,15 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """A table: headers, whether each column is numeric (to be aligned right), rows."""
+    """A table: headers, whether each column is numeric (to be aligned right), rows.
+
+    `shortened` are the columns that are cut where lines are too long: names, and no figures.
+    """
 
     headers: tuple[str, ...]
     numeric: tuple[bool, ...]
     rows: tuple[Row, ...]
+    shortened: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Painter:
 def grid_lines(grid: Grid, width: int | None, painter: Painter) -> Iterator[str]:
     """The header and rows of `grid`, in at most `width` columns of the terminal if possible.
 
-    Only the first column is shortened, to no less than 16; figures are never cut.
+    Columns of names are shortened, to no less than 16; figures are never cut.
     """
     columns = [
         _aligned(header, cells, numeric=numeric)
@@ -64,14 +64,23 @@ def grid_lines(grid: Grid, width: int | None, painter: Painter) -> Iterator[str]
         )
     ]
     if width is not None:
-        rest = sum(len(GAP) + cell_len(column[0]) for column in columns[1:])
-        name_width = max(width - rest, NARROWEST_NAME)
-        if name_width < max(map(cell_len, columns[0])):
-            columns[0] = _fitted(columns[0], name_width)
+        _fit(columns, grid.shortened, width)
     header, *lines = (GAP.join(cells).rstrip() for cells in zip(*columns, strict=True))
     yield painter.paint(header, HEADER)
     for row, line in zip(grid.rows, lines, strict=True):
         yield painter.paint(line, MOODS[row.mood])
+
+
+def _fit(columns: list[list[str]], shortened: Sequence[int], width: int) -> None:
+    """Shorten columns so that lines have a width, each to its share of it if that is too little."""
+    others = (column[0] for at, column in enumerate(columns) if at not in shortened)
+    room = width - sum(map(cell_len, others)) - len(GAP) * (len(columns) - 1)
+    widths = {at: max(map(cell_len, columns[at])) for at in shortened}
+    for left, at in enumerate(sorted(widths, key=widths.__getitem__)):
+        share = max(room // (len(widths) - left), NARROWEST_NAME)
+        if share < widths[at]:
+            columns[at] = _fitted(columns[at], share)
+        room -= min(share, widths[at])
 
 
 def _aligned(header: str, cells: Sequence[str], *, numeric: bool) -> list[str]:

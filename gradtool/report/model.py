@@ -11,9 +11,10 @@ from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.shapes.rows import RowMeasurement
 from gradtool.errors import SeveralCheckpointsError
 
-if TYPE_CHECKING:  # `inspect` need not load the types of `check` and `diff`
+if TYPE_CHECKING:  # `inspect` need not load the types of other commands
     from gradtool.core.comparing.difference import Difference
     from gradtool.core.judging.verdict import CheckOutcome
+    from gradtool.core.trends.trend import Trend
     from gradtool.formats.known import KnownFormat
 
 DEFAULT_ROWS = 40
@@ -98,6 +99,14 @@ class Style:
 
 
 @dataclass(frozen=True, slots=True)
+class TrendReport:
+    """A trend, and whether CSV has a row for each tensor of a step, not one for each step."""
+
+    trend: Trend
+    long: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Picking:
     """The command that takes one of the checkpoints of a list.
 
@@ -123,6 +132,9 @@ CheckReporter: TypeAlias = "Callable[[CheckOutcome, Style], str]"
 
 DiffReporter: TypeAlias = "Callable[[Difference, Style], str]"
 """The same for the outcome of `diff`."""
+
+TrendReporter: TypeAlias = Callable[[TrendReport, Style], str]
+"""The same for the outcome of `trend`."""
 
 ListingReporter: TypeAlias = Callable[[Sequence[SeveralCheckpointsError], Style, Picking], str]
 """The same for lists of the checkpoints that a path holds, and the command that takes one."""

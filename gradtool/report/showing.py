@@ -17,14 +17,22 @@ from gradtool.core.clip.outcome import ClipOutcome
 from gradtool.core.comparing.difference import Difference
 from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.core.measurement import Measurement
+from gradtool.core.trends.trend import Trend
 from gradtool.display import Displayed
-from gradtool.report import check_reporter, clip_reporter, diff_reporter, reporter
+from gradtool.report import (
+    check_reporter,
+    clip_reporter,
+    diff_reporter,
+    reporter,
+    trend_reporter,
+)
 from gradtool.report.check.rows import dump_row
 from gradtool.report.clip.rows import clip_rows
 from gradtool.report.diff.columns import rows as diff_rows
 from gradtool.report.inspect.arrangement import report_on
 from gradtool.report.inspect.columns import tensor_row
-from gradtool.report.model import Style
+from gradtool.report.model import Style, TrendReport
+from gradtool.report.trend.rows import step_rows
 
 NOTEBOOK_WIDTH: Final = 100
 """Columns of what notebooks show, which scroll what is wider."""
@@ -58,6 +66,10 @@ def _compared(difference: Difference, name: str, style: Style) -> str:
     return diff_reporter(name)(difference, style)
 
 
+def _followed(trend: Trend, name: str, style: Style) -> str:
+    return trend_reporter(name)(TrendReport(trend), style)
+
+
 def _tensors(measurement: Measurement) -> Iterator[dict[str, Any]]:
     return (tensor_row(measurement, tensor) for tensor in measurement.in_order)
 
@@ -76,6 +88,7 @@ _KINDS: Final[dict[type[Displayed], _Kind]] = {
     ClipOutcome: _Kind(_clipped, clip_rows),
     CheckOutcome: _Kind(_checked, _dumps, table="text"),
     Difference: _Kind(_compared, diff_rows),
+    Trend: _Kind(_followed, step_rows),
 }
 
 

@@ -24,12 +24,14 @@ from gradtool.report import (
     FORMATS_REPORTERS,
     LISTING_REPORTERS,
     REPORTERS,
+    TREND_REPORTERS,
     check_reporter,
     clip_reporter,
     diff_reporter,
     formats_reporter,
     listing_reporter,
     reporter,
+    trend_reporter,
 )
 from gradtool.report.check import json as check_json
 from gradtool.report.clip import json as clip_json
@@ -37,6 +39,7 @@ from gradtool.report.diff import json as diff_json
 from gradtool.report.formats import json as formats_json
 from gradtool.report.inspect import json
 from gradtool.report.listing import json as listing_json
+from gradtool.report.trend import json as trend_json
 
 PACKAGE = Path(gradtool.__file__).parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
@@ -98,12 +101,13 @@ def test_the_tables_of_reporters_list_the_modules_that_render() -> None:
         if isinstance(node, ast.FunctionDef) and node.name == "render"
     }
     of_dumps = (REPORTERS, CLIP_REPORTERS, CHECK_REPORTERS, DIFF_REPORTERS)
-    tables = (*of_dumps, LISTING_REPORTERS, FORMATS_REPORTERS)
+    tables = (*of_dumps, TREND_REPORTERS, LISTING_REPORTERS, FORMATS_REPORTERS)
     assert {module for table in tables for module in table.values()} == rendering
     assert all(callable(reporter(name)) for name in REPORTERS)
     assert all(callable(clip_reporter(name)) for name in CLIP_REPORTERS)
     assert all(callable(check_reporter(name)) for name in CHECK_REPORTERS)
     assert all(callable(diff_reporter(name)) for name in DIFF_REPORTERS)
+    assert all(callable(trend_reporter(name)) for name in TREND_REPORTERS)
     assert all(callable(listing_reporter(name)) for name in LISTING_REPORTERS)
     assert all(callable(formats_reporter(name)) for name in FORMATS_REPORTERS)
     assert LISTING_REPORTERS.keys() >= REPORTERS.keys() | CLIP_REPORTERS.keys()
@@ -111,7 +115,8 @@ def test_the_tables_of_reporters_list_the_modules_that_render() -> None:
 
 def test_every_json_report_has_a_schema() -> None:
     schemas = {schema.name for schema in (PACKAGE / "report" / "schemas").iterdir()}
-    modules = (json, clip_json, check_json, diff_json, listing_json, formats_json, baseline)
+    of_dumps = (json, clip_json, check_json, diff_json, trend_json)
+    modules = (*of_dumps, listing_json, formats_json, baseline)
     declared = [module.SCHEMA.removeprefix("gradtool.") for module in modules]
     assert schemas == {f"{name.replace('/', '-')}.schema.json" for name in declared}
 
@@ -170,6 +175,7 @@ OF_OTHER_COMMANDS = (
     *("gradtool.rules", "gradtool.core.judging", "gradtool.report.check", "gradtool.report.clip"),
     *("gradtool.cli.commands.formats", "gradtool.formats.known", "gradtool.report.formats"),
     *("gradtool.core.comparing", "gradtool.report.diff", "gradtool.engine.writing"),
+    *("gradtool.cli.commands.trend", "gradtool.core.trends", "gradtool.report.trend"),
 )
 
 

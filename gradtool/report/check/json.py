@@ -114,10 +114,11 @@ def _kind(kind: KindVerdict) -> dict[str, object]:
 
 
 def _findings(findings: Iterable[Finding]) -> str:
-    return _lines(_encode(_finding(finding)) for finding in findings)
+    return _lines(_encode(finding_fields(finding)) for finding in findings)
 
 
-def _finding(finding: Finding) -> dict[str, object]:
+def finding_fields(finding: Finding) -> dict[str, object]:
+    """The fields of a finding, with those that are told together as it."""
     return {
         "code": finding.code,
         "name": finding.name,
@@ -130,7 +131,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "file": finding.file,
         "byte": finding.byte,
         "pattern": finding.pattern,
-        "details": [_finding(detail) for detail in finding.details],
+        "details": [finding_fields(detail) for detail in finding.details],
     }
 
 

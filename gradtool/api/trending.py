@@ -1,0 +1,212 @@
+"""The steps of runs, followed from the first to the last."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Unpack
+
+from gradtool.api.judging import Judged, Judging, judging_by
+from gradtool.arguments import globs, number, require
+from gradtool.core.clipping import TORCH_EPS
+from gradtool.core.file_names import in_order_of_steps, step_in
+from gradtool.core.judging.rule import Severity
+from gradtool.core.names import NameFilter, group_namer, name_filter, no_name
+from gradtool.core.trends.conclusions import conclusions_of
+from gradtool.core.trends.steps import Step, parts_of, step_of
+from gradtool.core.trends.trend import Run, Trend
+from gradtool.engine.progress import Progress, split_progress
+from gradtool.errors import SeveralCheckpointsError, UsageError
+from gradtool.places import grouped, is_path, label_of, place_of, place_of_found
+from gradtool.request import MeasureOptions
+from gradtool.rules.config_file import Config
+from gradtool.rules.judge import judge_together, without_others
+from gradtool.rules.settings import read_call
+
+
+def trend(
+    *sources: str | bytes | os.PathLike[str] | Sequence[str | os.PathLike[str]],
+    baseline: str | os.PathLike[str] | None = None,
+    config: str | os.PathLike[str] | Config | None = None,
+    select: str | Sequence[str] | None = None,
+    ignore: str | Sequence[str] = (),
+    thresholds: Mapping[str, object] | None = None,
+    rtol: float | None = None,
+    fail_on: Severity | None = None,
+    max_norm: float | None = None,
+    eps: float | None = None,
+    tensor: str | Iterable[str] = (),
+    group_by: str | None = None,
+    last: int | None = None,
+    **options: Unpack[MeasureOptions],
+) -> Trend:
+    """Follow the gradients of a run step by step: which step broke first, and in which tensor.
+
+    Args:
+        sources: paths and globs: a directory with the steps of a run, or the dumps of single steps,
+            in any order. Each directory with several steps is a run of its own, all else together
+            is one.
+        baseline: what each step is compared with, as for `check`, by whose rules all are judged.
+        config: as for `check`, and so are
+        select: and as for `check` too
+        ignore: are these,
+        thresholds: by which steps are judged,
+        rtol: compared with a baseline,
+        fail_on: and fail.
+        max_norm: also say what clipping to it would multiply each step by, with
+        eps: added to the norm, torch's 1e-6 by default.
+        tensor: a glob or globs of names of tensors that are followed by themselves too.
+        group_by: a depth such as "2" or a pattern such as "layers.*": groups that are.
+        last: only the newest so many steps of each run.
+        options: as for `measure`.
+
+    Returns:
+        The steps of each run in their order, each measured once, and what they say together.
+
+    Raises:
+        UsageError: an argument or the configuration is wrong; no step holds gradients, and no
+            section was chosen; or, as for `measure`, what ranks hold is a question.
+        InputError: the baseline cannot be read.
+        ResourceError: as for `measure`. A step that cannot be read is a step with that finding.
+    """
+    started = time.perf_counter()
+    require(bool(sources), "give at least one run to follow")
+    require(all(map(_is_place, sources)), "a run is on disk: give paths")
+    require(last is None or (type(last) is int and last >= 1), f"`last` must be >= 1, not {last!r}")
+    judging = judging_by(
+        read_call(select=select, ignore=ignore, thresholds=thresholds, rtol=rtol, fail_on=fail_on),
+        baseline=baseline,
+        config=config,
+        options=options,
+    )
+    bound = None if max_norm is None else number("max_norm", max_norm)
+    added = TORCH_EPS if eps is None else number("eps", eps)
+    require(bound is None or bound >= 0.0, f"`max_norm` must be a number >= 0, not {bound}")
+    require(0.0 <= added < math.inf, f"`eps` must be a finite number >= 0, not {added}")
+    by_count = bound is not None and judging.request.norm_type <= 0.0
+    require(not by_count, "`max_norm` needs a `norm_type` above 0: no scaling reaches a count")
+    wanted = globs("tensor", tensor)
+    if group_by is not None:
+        group_namer(group_by)  # refuses a wrong pattern before anything is read
+    is_followed = name_filter(wanted, (), judging.request.bare) if wanted else no_name
+    following = _Following(judging, is_followed, group_by, last)
+    runs = tuple(following.runs(sources))
+    _require_gradients(runs)
+    steps = [step for run in runs for step in run.steps]
+    all_read = all(step.verdict.format is not None for step in steps)
+    return Trend(
+        runs=runs,
+        policy=judging.judge.policy,
+        baseline=judging.baseline_path,
+        norm_type=judging.request.norm_type,
+        max_norm=bound,
+        eps=added,
+        notes=tuple(judging.notes(all_read=all_read)),
+        elapsed_s=time.perf_counter() - started,
+    )
+
+
+def _is_place(source: Any) -> bool:
+    return place_of(source) is not None
+
+
+def _require_gradients(runs: Sequence[Run]) -> None:
+    """UsageError where all that could be read are weights or moments: and no section was chosen."""
+    steps = [step for run in runs for step in run.steps]
+    if any(step.total is not None for step in steps):
+        return
+    for step in steps:
+        if step.verdict.kinds:
+            kinds = " and ".join(kind.kind for kind in step.verdict.kinds)
+            raise UsageError(f"{step.path}: holds no gradients, but {kinds}", hint="give `section`")
+
+
+@dataclass(frozen=True, slots=True)
+class _Following:
+    """How steps are made of dumps."""
+
+    judging: Judging
+    is_followed: NameFilter
+    group_by: str | None
+    last: int | None
+
+    def runs(self, sources: Sequence[object]) -> Iterator[Run]:
+        """Each directory of several steps, then all other dumps as one run, with their steps."""
+        places = self._newest(grouped(sources))
+        alone: list[Step] = []
+        progress_of = split_progress(self.judging.request.progress, [None] * len(places))
+        for place, progress in zip(places, progress_of, strict=True):
+            try:
+                alone.append(self._step(place, progress))
+            except SeveralCheckpointsError as error:
+                yield self._run(error.path, list(self._found(error, progress)))
+        if alone:
+            first = sources[0]
+            name = os.fsdecode(first) if is_path(first) and not sources[1:] else _name(places)
+            yield self._run(name, alone)
+
+    def _newest(self, places: Sequence[object]) -> Sequence[object]:
+        """Of dumps whose paths all tell of another step those that are asked for."""
+        steps = {place: step_in(label_of(at)) for place in places if (at := place_of(place))}
+        numbers = {step for step in steps.values() if step is not None}
+        if self.last is None or len(numbers) < len(places):
+            return places
+        return sorted(places, key=lambda place: steps[place] or 0)[-self.last :]
+
+    def _found(self, error: SeveralCheckpointsError, progress: Progress) -> Iterator[Step]:
+        found = error.found if self.last is None else error.found[-self.last :]
+        parts = progress.divided(len(found))
+        for one, part in zip(found, parts, strict=True):
+            try:
+                yield self._step(place_of_found(one), part)
+            except SeveralCheckpointsError as inner:
+                yield from self._found(inner, part)
+        progress.finish()
+
+    def _step(self, place: object, progress: Progress) -> Step:
+        try:
+            judged = self.judging.one(place, progress, time.perf_counter())
+        finally:
+            progress.finish()
+        return self._row(judged)
+
+    def _row(self, judged: Judged) -> Step:
+        verdict, evidence = judged.verdict, judged.evidence
+        if evidence is None:
+            return Step(verdict)
+        measurement = evidence.measurement
+        step = step_of(verdict, evidence.gradients, in_model_order=measurement.in_model_order)
+        tensors = [(one.name, one.stats) for one in evidence.gradients]
+        chosen = [pair for pair in tensors if self.is_followed(pair[0])]
+        gradients = replace(measurement, tensors=evidence.named_gradients)
+        grouped_by = () if self.group_by is None else gradients.grouped(self.group_by)
+        groups = [(one.name, one.stats) for one in grouped_by if one.has_norm]
+        return replace(
+            step, tensors=parts_of(chosen, step.total), groups=parts_of(groups, step.total)
+        )
+
+    def _run(self, name: str, steps: Sequence[Step]) -> Run:
+        """A run of these steps, judged together and in their order."""
+        in_order = in_order_of_steps(steps, lambda one: one.number, lambda one: one.path)
+        if self.last is not None:
+            in_order = in_order[-self.last :]
+        kept, left_out = without_others([step.verdict for step in in_order])
+        if left_out:
+            self.judging.said[left_out] = None
+        judged = set(map(id, kept))
+        in_order = [step for step in in_order if id(step.verdict) in judged]
+        verdicts, findings = judge_together(kept, self.judging.judge.policy)
+        settled = tuple(
+            replace(step, verdict=verdict) for step, verdict in zip(in_order, verdicts, strict=True)
+        )
+        return Run(name, settled, conclusions_of(settled), findings)
+
+
+def _name(places: Sequence[object]) -> str:
+    """What several dumps are called: the first of them."""
+    first = place_of(places[0])
+    label = "" if first is None else label_of(first)
+    return f"{label} and {len(places) - 1:,} more" if places[1:] else label

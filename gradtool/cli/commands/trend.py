@@ -1,0 +1,110 @@
+"""`gradtool trend`."""
+
+from __future__ import annotations
+
+from typing import Annotated, TypeAlias
+
+import typer
+
+import gradtool  # lazy: its names load array libraries on first use
+from gradtool.cli.console import Display
+from gradtool.cli.options import groups
+from gradtool.cli.options.checking import Judging
+from gradtool.cli.options.command import command
+from gradtool.cli.options.help import LOOKING, SHOWING
+from gradtool.cli.paths import expand_all
+from gradtool.cli.reports import Reports
+from gradtool.errors import UsageError
+from gradtool.report import TREND_REPORTERS, trend_reporter
+from gradtool.report.model import TrendReport
+
+EPILOG = """\
+\b
+Examples:
+  gradtool trend run/
+  gradtool trend 'run/step*.safetensors' --last 100
+  gradtool trend run/ -g 'layers.*' --tensor '*.embed.weight'
+  gradtool trend run/ -f csv:run.csv --max-norm 1.0
+"""
+
+Tensor: TypeAlias = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--tensor",
+        metavar="GLOB",
+        help="Follow tensors with such names by themselves too; repeatable.",
+        rich_help_panel=LOOKING,
+    ),
+]
+GroupBy: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--group-by",
+        "-g",
+        metavar="DEPTH|PATTERN",
+        help="Follow groups by dotted prefix: 2, or layers.* for each layer.",
+        rich_help_panel=LOOKING,
+    ),
+]
+Last: TypeAlias = Annotated[
+    int | None,
+    typer.Option(
+        "--last", metavar="N", min=1, help="Only the newest N steps.", rich_help_panel=LOOKING
+    ),
+]
+Long: TypeAlias = Annotated[
+    bool,
+    typer.Option(
+        "--long",
+        help="In csv, a row for each tensor of each step.",
+        rich_help_panel=SHOWING,
+    ),
+]
+Clipping: TypeAlias = Annotated[
+    groups.Arguments, groups.clipping_to(SHOWING, "Say what clipping to X would do.")
+]
+ReportOptions: TypeAlias = Annotated[Reports, groups.reports_in(TREND_REPORTERS)]
+DisplayOptions: TypeAlias = Annotated[
+    Display, groups.display("List every step and every finding, however many there are.")
+]
+
+
+@command
+def trend(
+    *,
+    paths: groups.Paths,
+    last: Last = None,
+    tensor: Tensor = None,
+    group_by: GroupBy = None,
+    clipping: Clipping,
+    configured: groups.ConfiguredWithBaseline,
+    judging: Judging,
+    measuring: groups.Measuring,
+    long: Long = False,
+    reports: ReportOptions,
+    display: DisplayOptions,
+) -> None:
+    """Follow a run step by step: which step broke first, and in which tensor.
+
+    Each PATH that is a directory with several steps is a run of its own; all others together are
+    one. Exits as `check` does, by whose rules each step is judged.
+    """
+    if long and all(sink.format != "csv" for sink in reports.sinks):
+        raise UsageError("--long is for -f csv")
+    reports.refuse_to_replace([*expand_all(paths), *configured.files])
+    with display.progress(paths[0]) as progress:
+        found = gradtool.trend(
+            *paths,
+            baseline=configured.baseline,
+            config=configured.config,
+            tensor=tensor or ("*" if long else ()),
+            group_by=group_by,
+            last=last,
+            progress=progress,
+            **clipping,
+            **judging,
+            **measuring,
+        )
+    report = TrendReport(found, long)
+    reports.write(lambda name, style: trend_reporter(name)(report, style), display)
+    raise typer.Exit(found.exit_code)

@@ -1,0 +1,137 @@
+"""One step of a run as a row: its verdict, and what of its tensors the row shows."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from gradtool.core.judging.verdict import Verdict
+from gradtool.core.measurement import Summary, TensorMeasurement
+from gradtool.core.order.frontier import of_all
+from gradtool.core.stats import TensorStats
+
+
+@dataclass(frozen=True, slots=True)
+class Weight:
+    """The tensor with the largest norm, and its share of the sum of powers, from 0 to 1.
+
+    The share is None where norms are no sums, or the whole is 0.
+    """
+
+    name: str
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Breakage:
+    """The tensors of a step that are not finite.
+
+    Attributes:
+        first: name of the first of them, in the order that tells which tensors are neighbours.
+        tensors: how many there are.
+        among: of how many.
+        in_model_order: whether that order is the model's.
+        advice: where to look, if it is all of them; else "".
+    """
+
+    first: str
+    tensors: int
+    among: int
+    in_model_order: bool
+    advice: str
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A tensor of a step, or a group of them: its name, figures and share of the whole."""
+
+    name: str
+    stats: TensorStats
+    share: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A step of a run.
+
+    Attributes:
+        verdict: what the policy says of it; it has the step's number, path and total figures.
+        top: None where no tensor has a norm.
+        breakage: None where all is finite.
+        model: a digest of the names and shapes of its gradients; "" where there are none.
+        tensors, groups: those that were asked for, in order.
+    """
+
+    verdict: Verdict
+    top: Weight | None = None
+    breakage: Breakage | None = None
+    model: str = ""
+    tensors: tuple[Part, ...] = ()
+    groups: tuple[Part, ...] = ()
+
+    @property
+    def number(self) -> int | None:
+        """Of the step, as the dump notes it or else its path."""
+        return self.verdict.step
+
+    @property
+    def path(self) -> str:
+        """Of the dump."""
+        return self.verdict.path
+
+    @property
+    def label(self) -> str:
+        """What to call it: `step 9`, or the path of a dump without a number."""
+        return self.path if self.number is None else f"step {self.number}"
+
+    @property
+    def total(self) -> Summary | None:
+        """The figures of all gradients; None where it could not be read or has none."""
+        return self.verdict.summary
+
+
+def step_of(
+    verdict: Verdict, gradients: Sequence[TensorMeasurement], *, in_model_order: bool
+) -> Step:
+    """The row of a judged dump, whose gradients are `gradients`, each once and in order."""
+    total = verdict.summary
+    if total is None:
+        return Step(verdict)
+    bad = [tensor for tensor in gradients if tensor.stats.nonfinite]
+    breakage = None
+    if bad:
+        is_all = 1 < len(bad) == len(gradients)
+        advice = of_all(bad) if is_all else ""
+        breakage = Breakage(bad[0].name, len(bad), len(gradients), in_model_order, advice)
+    top = max(gradients, key=lambda tensor: tensor.finite_norm, default=None)
+    if top is not None and top.finite_norm == 0.0:
+        top = None
+    return Step(
+        verdict=verdict,
+        top=None if top is None else Weight(top.name, share_of(top.stats, total)),
+        breakage=breakage,
+        model=_model(gradients),
+    )
+
+
+def parts_of(named: Iterable[tuple[str, TensorStats]], total: Summary | None) -> tuple[Part, ...]:
+    """Tensors or groups, as names and statistics, with their shares of the whole."""
+    return tuple(
+        Part(name, stats, None if total is None else share_of(stats, total))
+        for name, stats in named
+    )
+
+
+def share_of(stats: TensorStats, total: Summary) -> float | None:
+    """What part of the whole's sum of powers is these elements', without NaN and Inf."""
+    p, whole = stats.norm_type, total.finite_norm
+    if not 0.0 < p < math.inf or not 0.0 < whole < math.inf:
+        return None
+    return min(1.0, math.pow(stats.finite_norm / whole, p))
+
+
+def _model(gradients: Sequence[TensorMeasurement]) -> str:
+    names = sorted(f"{tensor.name}\0{tensor.spec.shape}" for tensor in gradients)
+    return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()

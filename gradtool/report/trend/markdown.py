@@ -1,0 +1,78 @@
+"""Trends for job summaries and pull requests: GitHub's Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from gradtool.core.figures import counted
+from gradtool.core.trends.trend import Run, Trend
+from gradtool.report.check.words import sentence as finding_sentence
+from gradtool.report.escaping import brief
+from gradtool.report.inspect.markdown import escaped, listed, table
+from gradtool.report.model import DEFAULT_ROWS, Style, TrendReport
+from gradtool.report.trend.words import (
+    conclusions,
+    followed,
+    parts_grid,
+    remarks,
+    sentence,
+    shown,
+    steps_grid,
+)
+from gradtool.shortening import LONGEST_LINE
+
+
+def render(report: TrendReport, style: Style) -> str:
+    """A heading, conclusions and tables for each run."""
+    trend = report.trend
+    texts = ["\n".join(_run(trend, run, style)) + "\n" for run in trend.runs]
+    notes = "".join(f"{listed(brief(note))}\n" for note in trend.notes)
+    return "\n".join([*texts, *([notes] if notes else [])])
+
+
+def _run(trend: Trend, run: Run, style: Style) -> Iterator[str]:
+    yield f"### {escaped(sentence(run))}"
+    yield ""
+    yield from map(listed, conclusions(run))
+    steps = shown(run, style)
+    if steps:
+        yield ""
+        yield from table(steps_grid(trend, steps))
+        if left_out := len(run.steps) - len(steps):
+            yield ""
+            yield f"{counted(left_out, 'more step')} {_verb(left_out)} not listed."
+    for header in ("group", "tensor"):
+        parts = followed(run, header)
+        rows = parts if style.show_all else parts[:DEFAULT_ROWS]
+        if rows and not style.quiet:
+            yield ""
+            yield from table(parts_grid(run, header, rows))
+            if left_out := len(parts) - len(rows):
+                yield ""
+                yield f"{counted(left_out, f'more {header}')} {_verb(left_out)} not listed."
+    yield ""
+    yield from map(listed, _findings(run, style))
+    if not style.quiet:
+        yield from (listed(f"{label}: {value}") for label, value in remarks(run))
+
+
+def _findings(run: Run, style: Style) -> Iterator[str]:
+    """What was found about steps together and about each, one line for each rule."""
+    pairs = [(f"all steps together: {one.severity}", one, None) for one in run.findings]
+    found = [step for step in run.steps if step.verdict.findings]
+    listed_steps = found if style.show_all else found[:DEFAULT_ROWS]
+    for head, finding, verdict in (
+        *pairs,
+        *(
+            (f"{brief(step.label)}: {one.severity}", one, step.verdict)
+            for step in listed_steps
+            for one in step.verdict.findings
+        ),
+    ):
+        yield f"{head} {finding.code} {finding_sentence(finding, verdict, LONGEST_LINE)}"
+    if left_out := len(found) - len(listed_steps):
+        yield f"{counted(left_out, 'more step')} with findings {_verb(left_out)} not listed"
+
+
+def _verb(count: int) -> str:
+    return "is" if count == 1 else "are"

@@ -1,0 +1,175 @@
+"""What is said of trends, in the same words in every format for people."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Sequence
+from typing import Final
+
+from gradtool.core.figures import counted, first_of, norm_name, significant, tally
+from gradtool.core.trends.steps import Part, Step
+from gradtool.core.trends.trend import Run, Trend
+from gradtool.report.escaping import brief
+from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
+from gradtool.report.model import DEFAULT_ROWS, Style
+from gradtool.shortening import LONGEST_NAME
+
+NONE: Final = "-"
+_BLOCKS: Final = tuple(map(chr, range(0x2581, 0x2589)))
+_NOT_FINITE: Final = "!"
+_LONGEST_LABEL: Final = 60
+
+
+def sentence(run: Run) -> str:
+    """How many steps there are, and how many of them failed."""
+    numbers = [step.number for step in run.steps if step.number is not None]
+    span = f", {min(numbers)} to {max(numbers)}" if len(numbers) > 1 else ""
+    failed = sum(step.verdict.failed for step in run.steps)
+    unread = sum(not step.verdict.is_judged for step in run.steps)
+    state = f"{failed:,} failed" if failed else "ok"
+    if unread:
+        state += f", {unread:,} of them not judged"
+    return f"{brief(run.name)}: {counted(len(run.steps), 'step')}{span}: {state}"
+
+
+def conclusions(run: Run) -> Iterator[str]:
+    """What the steps say together, the gravest first."""
+    return (brief(one.text) for one in run.conclusions)
+
+
+def shown(run: Run, style: Style) -> Sequence[Step]:
+    """The steps to list: of many the first that failed and the newest, in their order."""
+    if style.quiet:
+        return ()
+    if style.show_all or len(run.steps) <= DEFAULT_ROWS:
+        return run.steps
+    failed = [n for n, step in enumerate(run.steps) if step.verdict.failed]
+    chosen = {*failed[: DEFAULT_ROWS // 2]}
+    newest = (n for n in range(len(run.steps) - 1, -1, -1) if n not in chosen)
+    chosen |= {n for n, _ in zip(newest, range(DEFAULT_ROWS - len(chosen)), strict=False)}
+    return [run.steps[n] for n in sorted(chosen)]
+
+
+def steps_grid(trend: Trend, steps: Sequence[Step]) -> Grid:
+    """A row for each step: its figures, what was found, and the tensor that weighs most."""
+    clipped = ("clip_coef",) if trend.max_norm is not None else ()
+    figures = (norm_name(trend.norm_type), "native", "max |g|", "non-finite", *clipped)
+    headers = ("step", *figures, "findings", "share", "largest tensor")
+    are_numbers = all(step.number is not None for step in steps)
+    numeric = (are_numbers, *(True for _ in figures), False, True, False)
+    rows = (Row(tuple(_cells(trend, step)), _mood(step)) for step in steps)
+    return Grid(headers, numeric, tuple(rows), (0, len(headers) - 1))
+
+
+def _cells(trend: Trend, step: Step) -> Iterator[str]:
+    total, top = step.total, step.top
+    yield label(step)
+    if total is None:
+        yield from (NONE,) * 4
+    else:
+        yield significant(total.norm, CELL_DIGITS)
+        native = total.native_norm
+        yield NONE if native is None else significant(native, CELL_DIGITS)
+        yield significant(total.stats.max_abs, CELL_DIGITS)
+        yield tally(total.stats.nonfinite)
+    if trend.max_norm is not None:
+        coef = trend.clip_coef(step)
+        yield NONE if coef is None else significant(coef, CELL_DIGITS)
+    yield ",".join(dict.fromkeys(one.code for one in step.verdict.findings)) or NONE
+    yield _percent(None if top is None else top.share)
+    yield NONE if top is None else brief(top.name, LONGEST_NAME)
+
+
+def label(step: Step) -> str:
+    """The number of a step, or the name of a dump that has none."""
+    if step.number is not None:
+        return str(step.number)
+    return brief(os.path.basename(step.path.rstrip("/")) or step.path, _LONGEST_LABEL)
+
+
+def _percent(share: float | None) -> str:
+    return NONE if share is None else f"{100.0 * share:.1f}%"
+
+
+def _mood(step: Step) -> Mood:
+    return "alarming" if step.verdict.failed else "plain"
+
+
+def parts_grid(run: Run, header: str, parts: Sequence[tuple[str, Sequence[Part]]]) -> Grid:
+    """A row for each tensor or group: its norm at first, at last and at most, and its share."""
+    headers = (header, "steps", "first norm", "last", "largest", "in", "last share")
+    rows = []
+    for name, found in parts:
+        norms = [one.stats.norm for one in found]
+        worst = max(range(len(norms)), key=lambda n: _size(norms[n]))
+        cells = (
+            brief(name),
+            f"{len(found):,}",
+            *(significant(norm, CELL_DIGITS) for norm in (norms[0], norms[-1], norms[worst])),
+            _step_of(run, header, name, worst),
+            _percent(found[-1].share),
+        )
+        is_bad = any(one.stats.nonfinite for one in found)
+        rows.append(Row(cells, "alarming" if is_bad else "plain"))
+    return Grid(headers, (False, *(True,) * 6), tuple(rows))
+
+
+def _size(norm: float) -> float:
+    return math.inf if math.isnan(norm) else norm
+
+
+def _step_of(run: Run, header: str, name: str, nth: int) -> str:
+    """The step that has the tensor or group of that name for the nth time."""
+    having = (
+        step
+        for step in run.steps
+        for one in (step.tensors if header == "tensor" else step.groups)
+        if one.name == name
+    )
+    return label(next(step for n, step in enumerate(having) if n == nth))
+
+
+def followed(run: Run, header: str) -> list[tuple[str, list[Part]]]:
+    """The tensors or groups of a run by name, each as it was step by step."""
+    found: dict[str, list[Part]] = {}
+    for step in run.steps:
+        for one in step.tensors if header == "tensor" else step.groups:
+            found.setdefault(one.name, []).append(one)
+    return list(found.items())
+
+
+def sparkline(run: Run, width: int) -> str:
+    """The norms in one line of blocks, on a logarithmic scale; "" where there is none to see.
+
+    Of more steps than columns, each block is the largest of several, and `!` one that is not
+    finite.
+    """
+    norms = [norm for _, norm in run.norms]
+    size = -(-len(norms) // max(width, 1))
+    columns = [max(norms[at : at + size], key=_size) for at in range(0, len(norms), max(size, 1))]
+    logs = [math.log(norm) for norm in columns if 0.0 < norm < math.inf]
+    if len(logs) < 2:
+        return ""
+    low, high = min(logs), max(logs)
+    return "".join(_block(norm, low, high) for norm in columns)
+
+
+def _block(norm: float, low: float, high: float) -> str:
+    if not math.isfinite(norm):
+        return _NOT_FINITE
+    height = (math.log(norm) - low) / (high - low) if norm > 0.0 and high > low else 0.0
+    return _BLOCKS[min(int(height * len(_BLOCKS)), len(_BLOCKS) - 1)]
+
+
+def remarks(run: Run) -> Iterator[tuple[str, str]]:
+    """What was assumed of steps, each note once, with the steps that it is about."""
+    noted: dict[str, list[Step]] = {}
+    for step in run.steps:
+        for note in step.verdict.notes:
+            noted.setdefault(note, []).append(step)
+    for note, steps in noted.items():
+        about = f"all {counted(len(steps), 'step')}"
+        if len(steps) < len(run.steps):
+            about = first_of([brief(one.label, LONGEST_NAME) for one in steps])
+        yield "note", f"{about}: {brief(note)}"
