@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -105,8 +105,16 @@ class Judging:
         self.said.update(dict.fromkeys(found.notes))
         return found
 
-    def one(self, source: object, progress: Progress, started: float) -> Judged:
+    def one(
+        self,
+        source: object,
+        progress: Progress,
+        started: float,
+        known: Callable[[Callable[[], Measurement]], Measurement] | None = None,
+    ) -> Judged:
         """One dump, even one that cannot be read, `started` being when work on it began.
+
+        `known` gives its measurement, where it was made before, or makes it.
 
         Raises SeveralCheckpointsError and RanksQuestionError where the source is not one dump, and
         ResourceError, as nothing is known to be wrong with it then.
@@ -115,9 +123,12 @@ class Judging:
         path = MEMORY_PATH if place is None else label_of(place)
         parts = progress.divided(PARTS) if self.reference is not None else []
         try:
-            measurement = measure_as(
-                self.request, source, progress, rows_to_know(self.judge.policy)
-            )
+            ranges = rows_to_know(self.judge.policy)
+
+            def measured() -> Measurement:
+                return measure_as(self.request, source, progress, ranges)
+
+            measurement = measured() if known is None or ranges else known(measured)
             return self._judged(measurement, self._difference(source, parts), path, started)
         except (ResourceError, SeveralCheckpointsError, RanksQuestionError):
             raise

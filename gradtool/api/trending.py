@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 from gradtool.api.judging import Judged, Judging, judging_by
+from gradtool.api.remembering import Memory, remembering
 from gradtool.arguments import globs, number, require
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.file_names import in_order_of_steps, step_in
 from gradtool.core.judging.rule import Severity
+from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, group_namer, name_filter, no_name
 from gradtool.core.trends.conclusions import conclusions_of
 from gradtool.core.trends.steps import Step, parts_of, step_of
@@ -27,7 +29,7 @@ from gradtool.rules.judge import judge_together, without_others
 from gradtool.rules.settings import read_call
 
 
-def trend(
+def trend(  # noqa: PLR0913 - one for each option of the command
     *sources: str | bytes | os.PathLike[str] | Sequence[str | os.PathLike[str]],
     baseline: str | os.PathLike[str] | None = None,
     config: str | os.PathLike[str] | Config | None = None,
@@ -41,6 +43,7 @@ def trend(
     tensor: str | Iterable[str] = (),
     group_by: str | None = None,
     last: int | None = None,
+    cache: str | os.PathLike[str] | bool = False,
     **options: Unpack[MeasureOptions],
 ) -> Trend:
     """Follow the gradients of a run step by step: which step broke first, and in which tensor.
@@ -61,6 +64,9 @@ def trend(
         tensor: a glob or globs of names of tensors that are followed by themselves too.
         group_by: a depth such as "2" or a pattern such as "layers.*": groups that are.
         last: only the newest so many steps of each run.
+        cache: a file in which rows are kept, so that no dump is measured twice; True for the one in
+            the user's cache directory. It is made where it is missing, and what stands in it is
+            believed. One that cannot be used is a note.
         options: as for `measure`.
 
     Returns:
@@ -92,8 +98,9 @@ def trend(
     if group_by is not None:
         group_namer(group_by)  # refuses a wrong pattern before anything is read
     is_followed = name_filter(wanted, (), judging.request.bare) if wanted else no_name
-    following = _Following(judging, is_followed, group_by, last)
-    runs = tuple(following.runs(sources))
+    with remembering(cache, judging) as memory:
+        following = _Following(judging, memory, is_followed, group_by, last)
+        runs = tuple(following.runs(sources))
     _require_gradients(runs)
     steps = [step for run in runs for step in run.steps]
     all_read = all(step.verdict.format is not None for step in steps)
@@ -104,7 +111,7 @@ def trend(
         norm_type=judging.request.norm_type,
         max_norm=bound,
         eps=added,
-        notes=tuple(judging.notes(all_read=all_read)),
+        notes=(*judging.notes(all_read=all_read), *memory.notes),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -129,6 +136,7 @@ class _Following:
     """How steps are made of dumps."""
 
     judging: Judging
+    memory: Memory
     is_followed: NameFilter
     group_by: str | None
     last: int | None
@@ -166,12 +174,35 @@ class _Following:
                 yield from self._found(inner, part)
         progress.finish()
 
-    def _step(self, place: object, progress: Progress) -> Step:
+    def _step(self, source: object, progress: Progress) -> Step:
+        """One dump, as it is remembered, else measured."""
+        started = time.perf_counter()
+        place = place_of(source)
+        recalled = None if place is None else self.memory.recall(place)
         try:
-            judged = self.judging.one(place, progress, time.perf_counter())
+            if recalled is None:
+                return self._row(self.judging.one(source, progress, started))
+            if not self._is_asked_for_tensors and (step := recalled.step()) is not None:
+                return step
+
+            def known(measured: Callable[[], Measurement]) -> Measurement:
+                found = recalled.measurement()
+                if found is None:
+                    found = measured()
+                    recalled.keep(found)
+                return found
+
+            judged = self.judging.one(source, progress, started, known)
+            step = self._row(judged)
+            if judged.evidence is not None:
+                recalled.keep_step(step, judged.evidence.measurement)
+            return step
         finally:
             progress.finish()
-        return self._row(judged)
+
+    @property
+    def _is_asked_for_tensors(self) -> bool:
+        return self.is_followed is not no_name or self.group_by is not None
 
     def _row(self, judged: Judged) -> Step:
         verdict, evidence = judged.verdict, judged.evidence

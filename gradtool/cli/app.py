@@ -44,12 +44,23 @@ COMMANDS: Final = {
     "check": "gradtool.cli.commands.check",
     "diff": "gradtool.cli.commands.diff",
     "trend": "gradtool.cli.commands.trend",
+    "cache": "gradtool.cli.commands.cache",
     "formats": "gradtool.cli.commands.formats",
     "explain": "gradtool.cli.commands.rules",
     "rules": "gradtool.cli.commands.rules",
     "baseline": "gradtool.cli.commands.baseline",
 }
 """Every command, and the module that has a function or a Typer application of that name."""
+
+
+GROUPS: Final = {
+    "baseline": (
+        "What healthy gradients are like, for `check` to compare with.",
+        ("save", "update"),
+    ),
+    "cache": ("The rows that `trend` keeps of what it measured.", ("info", "clear")),
+}
+"""The commands that have commands of their own: their help, and these."""
 
 
 class Command(Panels, TyperCommand):
@@ -178,12 +189,12 @@ def _load_command(name: str) -> Any:
     application = typer.Typer(
         cls=Commands, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False
     )
-    if name == "baseline":
-        application.command("save", cls=Command, epilog=module.EPILOG)(module.save)
-        application.command("update", cls=Command, epilog=module.EPILOG)(module.update)
-        application.callback(help="What healthy gradients are like, for `check` to compare with.")(
-            lambda: None
-        )
+    if name in GROUPS:
+        text, subcommands = GROUPS[name]
+        for subcommand in subcommands:
+            function = getattr(module, subcommand)
+            application.command(subcommand, cls=Command, epilog=module.EPILOG)(function)
+        application.callback(help=text)(lambda: None)
     else:
         application.command(name, cls=Command, epilog=module.EPILOG)(getattr(module, name))
     command = typer.main.get_command(application)

@@ -7,7 +7,12 @@ value as `force=True`. On the command line these are `--max-norm` and `--force`.
 from __future__ import annotations
 
 import re
-from typing import Final
+from collections.abc import Iterable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:  # the types of `check`, which other commands need not load
+    from gradtool.core.judging.verdict import Finding, Verdict
 
 THRESHOLDS: Final = {
     "GT006.min_tensors": "min_tensors",
@@ -29,6 +34,21 @@ _ARGUMENT: Final = re.compile(r"(?<!['\"\w/])`(GT\d{3}\.)?([a-z_]+)(?:=([^`]*))?
 def with_options(text: str) -> str:
     """`text` with the option in place of each argument that has one."""
     return _ARGUMENT.sub(_option, text)
+
+
+def findings_with_options(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings, their messages in the command line's words."""
+    return tuple(replace(finding, message=with_options(finding.message)) for finding in findings)
+
+
+def verdict_with_options(verdict: Verdict) -> Verdict:
+    """A verdict, all that is said in it in the command line's words."""
+    return replace(
+        verdict,
+        findings=findings_with_options(verdict.findings),
+        notes=tuple(map(with_options, verdict.notes)),
+        essential_notes=tuple(map(with_options, verdict.essential_notes)),
+    )
 
 
 def _option(argument: re.Match[str]) -> str:

@@ -16,6 +16,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+ARITHMETIC = 1
+"""Counts up where the same elements may come to other figures than before, in their last digit."""
+
 SAFE_EXPONENT = 400
 """Binary exponent of |g|^p up to which no sum of 2^60 powers overflows and no power underflows."""
 

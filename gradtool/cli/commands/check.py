@@ -17,15 +17,13 @@ from gradtool.cli.options.help import JUDGING
 from gradtool.cli.options.table import VERBOSE
 from gradtool.cli.paths import expand_all, one_place
 from gradtool.cli.reports import Reports
-from gradtool.cli.spelling import with_options
+from gradtool.cli.spelling import findings_with_options, verdict_with_options
 from gradtool.report import CHECK_REPORTERS, check_reporter
 from gradtool.report.escaping import brief
 from gradtool.shortening import LONGEST_LINE, LONGEST_NAME
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from gradtool.core.judging.verdict import CheckOutcome, Finding
+    from gradtool.core.judging.verdict import CheckOutcome
 
 EPILOG = """\
 \b
@@ -91,22 +89,8 @@ def check(
 
 def _with_options(outcome: CheckOutcome) -> CheckOutcome:
     """The outcome, its messages naming options instead of the library's arguments."""
-
-    def reworded(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-        return tuple(
-            replace(finding, message=with_options(finding.message)) for finding in findings
-        )
-
-    verdicts = (
-        replace(
-            verdict,
-            findings=reworded(verdict.findings),
-            notes=tuple(map(with_options, verdict.notes)),
-            essential_notes=tuple(map(with_options, verdict.essential_notes)),
-        )
-        for verdict in outcome.verdicts
-    )
-    return replace(outcome, verdicts=tuple(verdicts), findings=reworded(outcome.findings))
+    verdicts = tuple(map(verdict_with_options, outcome.verdicts))
+    return replace(outcome, verdicts=verdicts, findings=findings_with_options(outcome.findings))
 
 
 def _say_unjudged(outcome: CheckOutcome) -> None:

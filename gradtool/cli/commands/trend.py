@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, TypeAlias
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
@@ -14,9 +15,14 @@ from gradtool.cli.options.command import command
 from gradtool.cli.options.help import LOOKING, SHOWING
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports
+from gradtool.cli.spelling import findings_with_options, verdict_with_options, with_options
 from gradtool.errors import UsageError
 from gradtool.report import TREND_REPORTERS, trend_reporter
 from gradtool.report.model import TrendReport
+
+if TYPE_CHECKING:
+    from gradtool.core.trends.steps import Step
+    from gradtool.core.trends.trend import Trend
 
 EPILOG = """\
 \b
@@ -80,6 +86,7 @@ def trend(
     configured: groups.ConfiguredWithBaseline,
     judging: Judging,
     measuring: groups.Measuring,
+    cache: groups.Cache,
     long: Long = False,
     reports: ReportOptions,
     display: DisplayOptions,
@@ -100,11 +107,30 @@ def trend(
             tensor=tensor or ("*" if long else ()),
             group_by=group_by,
             last=last,
+            cache=cache,
             progress=progress,
             **clipping,
             **judging,
             **measuring,
         )
-    report = TrendReport(found, long)
+    report = TrendReport(_with_options(found), long)
     reports.write(lambda name, style: trend_reporter(name)(report, style), display)
     raise typer.Exit(found.exit_code)
+
+
+def _with_options(found: Trend) -> Trend:
+    """The trend, its texts naming options instead of the library's arguments."""
+
+    def step(one: Step) -> Step:
+        return replace(one, verdict=verdict_with_options(one.verdict))
+
+    runs = (
+        replace(
+            run,
+            steps=tuple(map(step, run.steps)),
+            conclusions=tuple(replace(one, text=with_options(one.text)) for one in run.conclusions),
+            findings=findings_with_options(run.findings),
+        )
+        for run in found.runs
+    )
+    return replace(found, runs=tuple(runs), notes=tuple(map(with_options, found.notes)))

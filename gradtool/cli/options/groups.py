@@ -75,6 +75,20 @@ ProgressOptions: TypeAlias = Annotated[
 ]
 
 
+def _cache(*, cache: str | None, no_cache: bool) -> str | bool:
+    """The file that rows are kept in; True for the user's, False for none."""
+    if cache is not None and no_cache:
+        raise UsageError("--cache and --no-cache exclude each other")
+    if cache == "":
+        raise UsageError("--cache: the path is empty")
+    return not no_cache if cache is None else cache
+
+
+Cache: TypeAlias = Annotated[
+    str | bool, Group(in_panel(COMPUTING, table.CACHE, table.NO_CACHE), _cache)
+]
+
+
 def display(all_help: str, *more: Row) -> Group:
     """The options of `Display`, with the help for --all, and `more` of them."""
     rows = (table.show_all(all_help), table.QUIET, *more, table.NO_PROGRESS, table.COLOR)

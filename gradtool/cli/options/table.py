@@ -219,6 +219,20 @@ BASELINE: Final = Row(
         None, "--baseline", metavar="FILE", help="Compare with it; see `gradtool baseline`."
     ),
 )
+CACHE: Final = Row(
+    "cache",
+    str | None,
+    typer.Option(
+        None,
+        "--cache",
+        metavar="FILE",
+        help="Keep rows of what was measured there, so that it is measured once.",
+        show_default="in the user's cache directory",
+    ),
+)
+NO_CACHE: Final = Row(
+    "no_cache", bool, typer.Option(False, "--no-cache", help="Measure all, and keep nothing.")
+)
 FORCE: Final = Row("force", bool, typer.Option(False, "--force", help="Overwrite the file OUT."))
 OUTPUT: Final = Row(
     "output",

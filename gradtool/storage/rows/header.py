@@ -1,0 +1,53 @@
+"""The first bytes of a store, looked at before SQLite is let near it."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+from typing import Final
+
+APPLICATION: Final = 0x67726474
+"""SQLite's application id of our stores: `grdt`."""
+
+VERSION: Final = 1
+
+_MAGIC: Final = b"SQLite format 3\0"
+_ROLLBACK: Final = b"\1\1"
+_JOURNAL_END: Final = bytes.fromhex("d9d505f920a163d7")
+_OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+def problem_of(path: str) -> str | None:
+    """What keeps a file from being a store of ours; None for one that may be, or an empty file.
+
+    A journal beside it may name a further one, which SQLite would read and remove: none of ours
+    does. Raises OSError. Source: https://www.sqlite.org/fileformat2.html, sections 1.3 and 3.
+    """
+    head = _read(path, 0, 100)
+    if head and (len(head) < 100 or not head.startswith(_MAGIC)):
+        return "is no SQLite file"
+    if head and head[18:20] != _ROLLBACK:
+        return "is no store of gradtool"
+    marks = (struct.unpack_from(">I", head, at)[0] for at in (60, 68) if head)
+    if head and (*marks,) != (VERSION, APPLICATION):
+        return "is no store of gradtool, or of another version"
+    journal = f"{path}-journal"
+    if os.path.lexists(journal) and _end_of(journal) == _JOURNAL_END:
+        return "has a journal that names another file"
+    return None
+
+
+def _read(path: str, offset: int, nbytes: int) -> bytes:
+    descriptor = os.open(path, _OPEN)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(0, "it is no regular file")
+        return os.pread(descriptor, nbytes, offset)
+    finally:
+        os.close(descriptor)
+
+
+def _end_of(path: str) -> bytes:
+    size = os.lstat(path).st_size
+    return _read(path, max(size - len(_JOURNAL_END), 0), len(_JOURNAL_END))
