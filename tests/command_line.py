@@ -24,7 +24,7 @@ ENVIRONMENT = {**PLAIN, "TERM": "xterm-256color"}
 GRADTOOL = (sys.executable, "-W", "error", "-m", "gradtool")
 TIMEOUT_S = 120.0
 
-READ_LATE = {"COLUMNS", "NO_COLOR", "TERM", "GITHUB_STEP_SUMMARY"}
+READ_LATE = {"COLUMNS", "NO_COLOR", "TERM", "GITHUB_STEP_SUMMARY", "XDG_CACHE_HOME"}
 """What gradtool reads of the environment, and not the interpreter on its start."""
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import gradtool
@@ -19,7 +22,11 @@ _NOT_HANDED_ON = (
 )
 """What the names begin with that would change what programs print."""
 
+_CACHES = tempfile.mkdtemp(prefix="gradtool-test-caches-")
+atexit.register(shutil.rmtree, _CACHES, ignore_errors=True)
+
 PLAIN = {
     **{name: value for name, value in os.environ.items() if not name.startswith(_NOT_HANDED_ON)},
     "PYTHONPATH": ROOT,
+    "XDG_CACHE_HOME": _CACHES,  # not the one of whoever runs the tests
 }

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from gradtool.api.judging import Judged, Judging, judging_by
@@ -16,7 +16,7 @@ from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.file_names import in_order_of_steps, step_in
 from gradtool.core.judging.rule import Severity
 from gradtool.core.measurement import Measurement
-from gradtool.core.names import NameFilter, group_namer, name_filter, no_name
+from gradtool.core.names import NameFilter, group_namer, name_filter, nearest_names, no_name
 from gradtool.core.trends.conclusions import conclusions_of
 from gradtool.core.trends.steps import Step, parts_of, step_of
 from gradtool.core.trends.trend import Run, Trend
@@ -101,7 +101,7 @@ def trend(  # noqa: PLR0913 - one for each option of the command
     with remembering(cache, judging) as memory:
         following = _Following(judging, memory, is_followed, group_by, last)
         runs = tuple(following.runs(sources))
-    _require_gradients(runs)
+    following.require_followed(wanted, runs)
     steps = [step for run in runs for step in run.steps]
     all_read = all(step.verdict.format is not None for step in steps)
     return Trend(
@@ -120,17 +120,6 @@ def _is_place(source: Any) -> bool:
     return place_of(source) is not None
 
 
-def _require_gradients(runs: Sequence[Run]) -> None:
-    """UsageError where all that could be read are weights or moments: and no section was chosen."""
-    steps = [step for run in runs for step in run.steps]
-    if any(step.total is not None for step in steps):
-        return
-    for step in steps:
-        if step.verdict.kinds:
-            kinds = " and ".join(kind.kind for kind in step.verdict.kinds)
-            raise UsageError(f"{step.path}: holds no gradients, but {kinds}", hint="give `section`")
-
-
 @dataclass(frozen=True, slots=True)
 class _Following:
     """How steps are made of dumps."""
@@ -140,6 +129,15 @@ class _Following:
     is_followed: NameFilter
     group_by: str | None
     last: int | None
+    names: dict[str, None] = field(default_factory=dict)
+    read: list[str] = field(default_factory=list)
+
+    def require_followed(self, wanted: Sequence[str], runs: Sequence[Run]) -> None:
+        """UsageError where no step that could be read has a tensor that is to be followed."""
+        followed = any(step.tensors for run in runs for step in run.steps)
+        if wanted and self.names and not followed:
+            problem = f"`tensor` {wanted[0]!r:.200} matches no tensor of any step"
+            raise UsageError(problem, hint=nearest_names(wanted[0], self.names))
 
     def runs(self, sources: Sequence[object]) -> Iterator[Run]:
         """Each directory of several steps, then all other dumps as one run, with their steps."""
@@ -175,6 +173,16 @@ class _Following:
         progress.finish()
 
     def _step(self, source: object, progress: Progress) -> Step:
+        """One dump; UsageError where the first that can be read holds no gradients."""
+        step = self._remembered(source, progress)
+        if step.verdict.kinds and not self.read:
+            kinds = " and ".join(kind.kind for kind in step.verdict.kinds)
+            raise UsageError(f"{step.path}: holds no gradients, but {kinds}", hint="give `section`")
+        if step.verdict.is_judged:
+            self.read[:] = [step.path]
+        return step
+
+    def _remembered(self, source: object, progress: Progress) -> Step:
         """One dump, as it is remembered, else measured."""
         started = time.perf_counter()
         place = place_of(source)
@@ -194,7 +202,7 @@ class _Following:
 
             judged = self.judging.one(source, progress, started, known)
             step = self._row(judged)
-            if judged.evidence is not None:
+            if judged.evidence is not None and not self._is_asked_for_tensors:
                 recalled.keep_step(step, judged.evidence.measurement)
             return step
         finally:
@@ -210,8 +218,10 @@ class _Following:
             return Step(verdict)
         measurement = evidence.measurement
         step = step_of(verdict, evidence.gradients, in_model_order=measurement.in_model_order)
-        tensors = [(one.name, one.stats) for one in evidence.gradients]
-        chosen = [pair for pair in tensors if self.is_followed(pair[0])]
+        if not self._is_asked_for_tensors:
+            return step
+        self.names.update(dict.fromkeys(one.name for one in evidence.gradients))
+        chosen = [(one.name, one.stats) for one in evidence.gradients if self.is_followed(one.name)]
         gradients = replace(measurement, tensors=evidence.named_gradients)
         grouped_by = () if self.group_by is None else gradients.grouped(self.group_by)
         groups = [(one.name, one.stats) for one in grouped_by if one.has_norm]

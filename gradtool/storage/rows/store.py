@@ -34,6 +34,9 @@ _OUT_AT_ONCE: Final = 16
 
 _DIGEST: Final = 16
 
+_FAULTS: Final = (sqlite3.Error, UnicodeError)
+"""What SQLite raises; of a damaged file its words may be no text."""
+
 _TABLES: Final = (
     "CREATE TABLE catalogues (digest BLOB PRIMARY KEY, content BLOB)",
     "CREATE TABLE dumps (nth INTEGER PRIMARY KEY, key BLOB UNIQUE, catalogue BLOB, content BLOB)",
@@ -81,7 +84,7 @@ class RowStore:
             raise NoStoreError(f"{path} {problem}", is_damaged=True)
         try:
             self._connection = _connected(path)
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             raise NoStoreError(f"{path}: {error}", is_damaged=_is_damage(error)) from error
 
     def __enter__(self) -> Self:
@@ -98,7 +101,7 @@ class RowStore:
     def close(self) -> None:
         """Write what is new, and close."""
         self.flush()
-        with suppress(sqlite3.Error):
+        with suppress(*_FAULTS):
             self._connection.close()
         self.problem = self.problem or "it was closed"
 
@@ -142,7 +145,7 @@ class RowStore:
                 self._make_room(nbytes)
                 for statement, values in new:
                     self._connection.execute(statement, values)
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             self._end(error)
 
     def kept(self) -> Kept:
@@ -150,7 +153,7 @@ class RowStore:
         try:
             (dumps,) = self._connection.execute("SELECT count(*) FROM dumps").fetchone()
             return Kept(int(dumps), os.stat(self.path).st_size)
-        except (sqlite3.Error, OSError) as error:
+        except (*_FAULTS, OSError) as error:
             self._end(error)
             return Kept(0, 0)
 
@@ -162,7 +165,7 @@ class RowStore:
                 for table in ("judged", "dumps", "catalogues"):
                     self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
             self._connection.execute("VACUUM")
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             self._end(error)
 
     def distrust(self, problem: str) -> None:
@@ -190,7 +193,7 @@ class RowStore:
             if not isinstance(first, bytes) or not isinstance(content, bytes):
                 raise sqlite3.DatabaseError("what it holds is no bytes")
             return first, _opened(content)
-        except sqlite3.Error as error:
+        except _FAULTS as error:
             self._end(error)
             return None
 
@@ -234,9 +237,8 @@ def set_aside(path: str) -> str:
 
 def _is_damage(error: Exception) -> bool:
     """Whether an error is the store's fault: others are of locks, disks and permissions."""
-    return isinstance(error, sqlite3.DatabaseError) and not isinstance(
-        error, sqlite3.OperationalError
-    )
+    is_of_database = isinstance(error, sqlite3.DatabaseError | UnicodeError)
+    return is_of_database and not isinstance(error, sqlite3.OperationalError)
 
 
 def _make(path: str) -> None:
@@ -299,7 +301,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with suppress(sqlite3.Error):
+        with suppress(*_FAULTS):
             connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")

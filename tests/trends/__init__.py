@@ -1,0 +1,1 @@
+"""Runs of several steps, made for tests."""
