@@ -25,6 +25,9 @@ NARROWEST_NAME: Final = 16
 WIDEST_PADDING: Final = 160
 """Columns that cells are padded to at most: one long name must not make all rows as long."""
 
+_FILLER: Final = "\ue000"
+"""A character of nobody's, which no text that is shown has."""
+
 _BEFORE_NUMBER: Final = re.compile(r"^( *).*?\.(?=\d+\.)")
 
 # Basic colours and weights only: those follow the terminal's theme, light or dark.
@@ -52,7 +55,7 @@ class Painter:
 def grid_lines(grid: Grid, width: int | None, painter: Painter) -> Iterator[str]:
     """The header and rows of `grid`, in at most `width` columns of the terminal if possible.
 
-    Columns of names are shortened, to no less than 16; figures are never cut.
+    Columns of names are shortened, to no less than 16 together; figures are never cut.
     """
     columns = [
         _aligned(header, cells, numeric=numeric)
@@ -77,7 +80,7 @@ def _fit(columns: list[list[str]], shortened: Sequence[int], width: int) -> None
     room = width - sum(map(cell_len, others)) - len(GAP) * (len(columns) - 1)
     widths = {at: max(map(cell_len, columns[at])) for at in shortened}
     for left, at in enumerate(sorted(widths, key=widths.__getitem__)):
-        share = max(room // (len(widths) - left), NARROWEST_NAME)
+        share = max(room // (len(widths) - left), NARROWEST_NAME // len(widths))
         if share < widths[at]:
             columns[at] = _fitted(columns[at], share)
         room -= min(share, widths[at])
@@ -127,8 +130,10 @@ def paragraph(text: str, width: int | None, indent: str) -> list[str]:
     """`text` in lines of at most `width` columns, those after the first one indented."""
     if width is None or cell_len(text) <= width:
         return [text]
+    # What takes two columns is two characters where lines are measured.
+    wide = text if text.isascii() else "".join(f"{c}{_FILLER * (cell_len(c) - 1)}" for c in text)
     lines = textwrap.wrap(
-        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        wide, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
     )
     # A word that is no command to a runner where it stands may be one where a line begins.
-    return [*map(visible, lines)]
+    return [visible(line.replace(_FILLER, "")) for line in lines]

@@ -27,11 +27,14 @@ from gradtool.core.judging.policy import Override
 from gradtool.core.judging.verdict import CheckOutcome
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.tensors import Skipped
+from gradtool.core.trends.steps import Step, Weight, parts_of
+from gradtool.core.trends.trend import Conclusion as TrendConclusion
+from gradtool.core.trends.trend import Run, Trend
 from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
 from gradtool.formats.about import About
 from gradtool.formats.known import KnownFormat
 from gradtool.report.inspect.arrangement import report_on
-from gradtool.report.model import InspectReport, Picking, Style
+from gradtool.report.model import InspectReport, Picking, Style, TrendReport
 from reports.samples import (
     PLAIN,
     Figures,
@@ -347,6 +350,77 @@ def _difference(tensors: tuple[TensorDifference, ...], **other: Any) -> Differen
     )
 
 
+class Trends(Command):
+    """A run of three steps; numbers are those of the steps."""
+
+    table = report.TREND_REPORTERS
+    left_out: ClassVar = {
+        "table": {"culprit", "baseline"},
+        "markdown": {"culprit", "baseline"},
+        "csv": {
+            *("message", "text", "note", "remark", "file", "tensor"),
+            *("baseline", "culprit", "part", "group"),
+        },
+    }
+    beside_others: ClassVar = {"top", "dump"}
+    figure_places: ClassVar = {
+        "json": "steps/[0-9]+/[a-z_]+$",
+        "csv": "rows/",
+        "table": "steps/0/[0-9]+/(norm|max_abs)$",
+        "markdown": "steps/0/[0-9]+/(norm|max_abs)$",
+    }
+
+    def render(self, name: str, made: TrendReport, style: Style) -> str:
+        return report.trend_reporter(name)(made, style)
+
+    def sample(self, figures: Three = SOME) -> TrendReport:
+        found = [
+            finding("GT101", "qtensor1q", message="qmessage1q"),
+            finding("GT205", "qtensor2q", "warning", "qmessage2q"),
+        ]
+        made = outcome_of([("qpath1q.pt", found)], figures=figures[0])
+        other = outcome_of([("qdump1q.pt", [])], figures=figures[1])
+        first = Step(
+            replace(made.verdicts[0], notes=("qremark1q",)),
+            Weight("qtop1q", 0.25),
+            tensors=parts_of([("qpart1q", tensor("w", figures[1]).stats)], None),
+            groups=parts_of([("qgroup1q", tensor("w", figures[2]).stats)], None),
+        )
+        second = Step(replace(other.verdicts[0], step=None), Weight("qtop2q", None))
+        broken = unreadable("qpath2q.pt", "qmessage4q", "qtensor3q", "qfile1q")
+        third = Step(replace(broken, step=8))
+        together = (finding("GT103", None, message="qmessage3q"),)
+        conclusion = TrendConclusion("a-code", "qtext1q", 3, "qpath1q.pt", "qculprit1q")
+        run = Run("qrun1q", (first, second, third), (conclusion,), together)
+        trend = Trend((run,), policy_of(), "qbaseline1q", max_norm=1.0, notes=("qnote1q",))
+        return TrendReport(trend)
+
+    def of_many(self, names: Sequence[str]) -> TrendReport:
+        verdicts = outcome_of([(name, []) for name in names]).verdicts
+        steps = tuple(Step(replace(one, step=None)) for one in verdicts)
+        return TrendReport(Trend((Run("run", steps),), policy_of()))
+
+    def figures(self, made: TrendReport) -> dict[str, float | None]:
+        found: dict[str, float | None] = {}
+        for at, step in enumerate(made.trend.steps):
+            total = step.total
+            if total is None:
+                continue
+            stats = total.stats
+            shown = {"norm": total.norm, "max_abs": stats.max_abs}
+            every = {
+                "norm": total.norm,
+                "finite_norm": total.finite_norm,
+                "native_norm": total.native_norm,
+                "clip_coef": made.trend.clip_coef(step),
+                **{name: getattr(stats, name) for name in ("max_abs", "nan", "posinf", "neginf")},
+            }
+            found |= {f"steps/0/{at}/{name}": value for name, value in shown.items()}
+            found |= {f"steps/{at}/{name}": value for name, value in every.items()}
+            found |= {f"rows/{at}/{name}": value for name, value in every.items()}
+        return found
+
+
 @dataclass(frozen=True)
 class ListMade:
     """What a list of checkpoints is made of: errors cannot be compared."""
@@ -435,6 +509,7 @@ COMMANDS: dict[str, Command] = {
     "clip": Clip(),
     "check": Check(),
     "diff": Diff(),
+    "trend": Trends(),
     "listing": Listing(),
     "formats": Formats(),
 }

@@ -13,6 +13,7 @@ from gradtool.report.escaping import visible
 from gradtool.report.formats import csv as formats_csv
 from gradtool.report.inspect.columns import COLUMNS as INSPECT_COLUMNS
 from gradtool.report.listing import csv as listing_csv
+from gradtool.report.trend import rows as trend_rows
 from reports.parsers import (
     Page,
     elements,
@@ -28,7 +29,14 @@ from reports.parsers import (
 Reading = list[tuple[str, object]]
 """Places in a report, in order, and what stands there."""
 
-_HEADS = {"name": "tensors", "group": "groups", "section": "sections", "path": "checkpoints"}
+_HEADS = {
+    "name": "tensors",
+    "group": "groups",
+    "section": "sections",
+    "path": "checkpoints",
+    "step": "steps",
+    "tensor": "parts",
+}
 """What the rows of a table are, by the header of its first column."""
 
 _FIELDS = {
@@ -40,9 +48,17 @@ _OTHER_HEADERS = {
     *("dtype", "shape", "zeros", "holds", "tensors", "elements"),
     *("step", "layout", "files", "size"),
     *("differ", "rel L2", "cosine", "best scale", "max |b-a|", "norm of A", "of B"),
+    *("native", "non-finite", "clip_coef", "findings", "share", "largest"),
+    *("steps", "first norm", "last", "largest", "in", "last share"),
 }
 _LISTED = re.compile(r"(.*?) +(-|\d+)  (cannot be read|\S+) +(-|[\d,]+) +(-|[\d.]+ +\w+)")
 """A row of a list of checkpoints, in whose cells there are blanks."""
+
+_NUMBER = r"(-|NaN|-?Infinity|[\d.,]+(?:e[-+]\d+)?)"
+_STEP = re.compile(
+    rf"(.*?) *{_NUMBER} +{_NUMBER} +{_NUMBER} +{_NUMBER} +(GT\d+(?:\+\d)?|-) +(-|[\d.]+%) *(.*)"
+)
+"""A row of a table of steps, of which the first cell and the last may hold blanks."""
 
 
 class ReportFormat:
@@ -128,7 +144,7 @@ class Csv(ReportFormat):
     def read(self, text: str) -> Reading:
         found: Reading = []
         reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-        heads = (listing_csv.HEADER, formats_csv.HEADER, DIFF_COLUMNS)
+        heads = (listing_csv.HEADER, formats_csv.HEADER, DIFF_COLUMNS, trend_rows.COLUMNS)
         if reader.fieldnames in [[*head] for head in heads]:
             for number, row in enumerate(reader):
                 cells = ((column, recovered(cell)) for column, cell in row.items())
@@ -180,6 +196,8 @@ class Table(_ForPeople):
                 cells = line.rsplit(None, len(headers) - 1)
                 if kind == "checkpoints":
                     cells = [*_LISTED.fullmatch(line).groups()]
+                if kind == "steps" and len(headers) == 8:
+                    cells = [*_STEP.fullmatch(line).groups()]
                 if len(cells) == len(headers) - 1:  # the name is blank
                     cells.insert(0, "")
                 found += _cells(f"{place}/{row}", headers, cells)

@@ -18,6 +18,7 @@ from gradtool.report.trend.words import (
     sentence,
     shown,
     steps_grid,
+    title,
 )
 from gradtool.shortening import LONGEST_LINE
 
@@ -64,7 +65,7 @@ def _findings(run: Run, style: Style) -> Iterator[str]:
     for head, finding, verdict in (
         *pairs,
         *(
-            (f"{brief(step.label)}: {one.severity}", one, step.verdict)
+            (f"{title(step)}: {one.severity}", one, step.verdict)
             for step in listed_steps
             for one in step.verdict.findings
         ),

@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from gradtool.core.figures import counted, significant
+from gradtool.core.judging.verdict import Finding
 from gradtool.core.trends.steps import Step
 from gradtool.core.trends.trend import Run, Trend
 from gradtool.report.check.words import sentence as finding_sentence
 from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS
 from gradtool.report.inspect.table import LABEL_WIDTH, labelled
-from gradtool.report.layout import HEADER, MOODS, Painter, grid_lines, paragraph
+from gradtool.report.layout import (
+    HEADER,
+    MOODS,
+    NARROWEST_NAME,
+    Painter,
+    grid_lines,
+    paragraph,
+    shortened_name,
+)
 from gradtool.report.model import DEFAULT_ROWS, Style, TrendReport
 from gradtool.report.trend.words import (
     conclusions,
@@ -22,6 +32,7 @@ from gradtool.report.trend.words import (
     shown,
     sparkline,
     steps_grid,
+    title,
 )
 from gradtool.shortening import LONGEST_LINE
 
@@ -90,14 +101,22 @@ def _findings(run: Run, style: Style, painter: Painter) -> Iterator[str]:
         yield ""
     for finding in run.findings:
         head = f"all steps together: {finding.severity} {finding.code} {finding.name}: "
-        text = f"{head}{finding_sentence(finding, None, LONGEST_LINE - len(head))}"
-        yield from paragraph(text, style.width, _INDENT)
+        said = finding_sentence(_fitted(finding, style), None, LONGEST_LINE - len(head))
+        yield from paragraph(f"{head}{said}", style.width, _INDENT)
     for step in listed:
-        yield painter.paint(brief(f"{step.label}:"), HEADER)
+        yield painter.paint(f"{title(step)}:", HEADER)
         yield from _of_step(step, style)
     if left_out := len(found) - len(listed):
         steps = counted(left_out, "more step")
         yield painter.paint(f"… {steps} with findings (--all shows them)", MOODS["minor"])
+
+
+def _fitted(finding: Finding, style: Style) -> Finding:
+    """A finding, its names short enough to stand in a line with others."""
+    if style.width is None or finding.tensor is None:
+        return finding
+    room = max(style.width // 2, NARROWEST_NAME)
+    return replace(finding, tensor=shortened_name(brief(finding.tensor), room))
 
 
 def _of_step(step: Step, style: Style) -> Iterator[str]:
@@ -105,7 +124,8 @@ def _of_step(step: Step, style: Style) -> Iterator[str]:
     listed = findings if style.show_all else findings[:FINDINGS]
     for finding in listed:
         head = f"  {finding.severity} {finding.code} {finding.name}:"
-        text = f"{head} {finding_sentence(finding, step.verdict, LONGEST_LINE - len(head) - 1)}"
-        yield from paragraph(text, style.width, _INDENT)
+        room = LONGEST_LINE - len(head) - 1
+        said = finding_sentence(_fitted(finding, style), step.verdict, room)
+        yield from paragraph(f"{head} {said}", style.width, _INDENT)
     if left_out := len(findings) - len(listed):
         yield f"{_INDENT}… {left_out:,} more (--all)"

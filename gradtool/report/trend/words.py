@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Iterator, Sequence
-from typing import Final
+from collections.abc import Callable, Iterator, Sequence
+from typing import Final, NamedTuple
 
 from gradtool.core.figures import counted, first_of, norm_name, significant, tally
 from gradtool.core.trends.steps import Part, Step
@@ -18,7 +17,6 @@ from gradtool.shortening import LONGEST_NAME
 NONE: Final = "-"
 _BLOCKS: Final = tuple(map(chr, range(0x2581, 0x2589)))
 _NOT_FINITE: Final = "!"
-_LONGEST_LABEL: Final = 60
 
 
 def sentence(run: Run) -> str:
@@ -52,40 +50,95 @@ def shown(run: Run, style: Style) -> Sequence[Step]:
 
 
 def steps_grid(trend: Trend, steps: Sequence[Step]) -> Grid:
-    """A row for each step: its figures, what was found, and the tensor that weighs most."""
-    clipped = ("clip_coef",) if trend.max_norm is not None else ()
-    figures = (norm_name(trend.norm_type), "native", "max |g|", "non-finite", *clipped)
-    headers = ("step", *figures, "findings", "share", "largest tensor")
+    """A row for each step: its figures, what was found, and the tensor that weighs most.
+
+    Columns that say nothing of any step are left out: a native norm that is the norm, say.
+    """
+    columns = [column for column in _columns(trend) if column.says or _says(column, steps)]
+    rows = (Row(tuple(column.cell(step) for column in columns), _mood(step)) for step in steps)
     are_numbers = all(step.number is not None for step in steps)
-    numeric = (are_numbers, *(True for _ in figures), False, True, False)
-    rows = (Row(tuple(_cells(trend, step)), _mood(step)) for step in steps)
-    return Grid(headers, numeric, tuple(rows), (0, len(headers) - 1))
+    return Grid(
+        tuple(column.header for column in columns),
+        tuple(column.numeric and (at > 0 or are_numbers) for at, column in enumerate(columns)),
+        tuple(rows),
+        (0, len(columns) - 1),
+    )
 
 
-def _cells(trend: Trend, step: Step) -> Iterator[str]:
-    total, top = step.total, step.top
-    yield label(step)
-    if total is None:
-        yield from (NONE,) * 4
-    else:
-        yield significant(total.norm, CELL_DIGITS)
-        native = total.native_norm
-        yield NONE if native is None else significant(native, CELL_DIGITS)
-        yield significant(total.stats.max_abs, CELL_DIGITS)
-        yield tally(total.stats.nonfinite)
+class _Column(NamedTuple):
+    """A column: its header, the cell of a step, and whether it is there in any case."""
+
+    header: str
+    cell: Callable[[Step], str]
+    numeric: bool = True
+    says: bool = False
+
+
+def _columns(trend: Trend) -> Iterator[_Column]:
+    yield _Column("step", label, says=True)
+    yield _Column(norm_name(trend.norm_type), _norm, says=True)
+    yield _Column("native", _native)
+    yield _Column("max |g|", _max_abs, says=True)
+    yield _Column("non-finite", _nonfinite)
     if trend.max_norm is not None:
-        coef = trend.clip_coef(step)
-        yield NONE if coef is None else significant(coef, CELL_DIGITS)
-    yield ",".join(dict.fromkeys(one.code for one in step.verdict.findings)) or NONE
-    yield _percent(None if top is None else top.share)
-    yield NONE if top is None else brief(top.name, LONGEST_NAME)
+        yield _Column("clip_coef", lambda step: _figure(trend.clip_coef(step)), says=True)
+    yield _Column("findings", _codes, numeric=False)
+    yield _Column("share", lambda step: _percent(None if step.top is None else step.top.share))
+    yield _Column("largest", _top, numeric=False, says=True)
+
+
+def _says(column: _Column, steps: Sequence[Step]) -> bool:
+    """Whether a column says anything that the others do not."""
+    cells = [(column.cell(step), step) for step in steps]
+    if column.header == "native":
+        return any(cell not in (NONE, _norm(step)) for cell, step in cells)
+    return any(cell != NONE for cell, _ in cells)
+
+
+def _norm(step: Step) -> str:
+    return _figure(None if step.total is None else step.total.norm)
+
+
+def _native(step: Step) -> str:
+    return _figure(None if step.total is None else step.total.native_norm)
+
+
+def _max_abs(step: Step) -> str:
+    return _figure(None if step.total is None else step.total.stats.max_abs)
+
+
+def _nonfinite(step: Step) -> str:
+    return NONE if step.total is None else tally(step.total.stats.nonfinite)
+
+
+def _codes(step: Step) -> str:
+    """The code of the gravest finding, and how many others there are."""
+    codes = dict.fromkeys(one.code for one in step.verdict.findings)
+    if not codes:
+        return NONE
+    more = f"+{len(codes) - 1}" if len(codes) > 1 else ""
+    return f"{next(iter(codes))}{more}"
+
+
+def _top(step: Step) -> str:
+    return NONE if step.top is None else brief(step.top.name, LONGEST_NAME)
+
+
+def _figure(value: float | None) -> str:
+    return NONE if value is None else significant(value, CELL_DIGITS)
 
 
 def label(step: Step) -> str:
-    """The number of a step, or the name of a dump that has none."""
+    """The number of a step, or the path of a dump that has none."""
     if step.number is not None:
         return str(step.number)
-    return brief(os.path.basename(step.path.rstrip("/")) or step.path, _LONGEST_LABEL)
+    return brief(step.path, LONGEST_NAME)
+
+
+def title(step: Step) -> str:
+    """The number of a step and its path, or the path of a dump without a number."""
+    path = brief(step.path, LONGEST_NAME)
+    return path if step.number is None else f"step {step.number} ({path})"
 
 
 def _percent(share: float | None) -> str:

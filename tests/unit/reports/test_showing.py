@@ -13,22 +13,30 @@ from typing import Any
 import numpy as np
 import pytest
 from command_line import run
-from reports.commands import COMMANDS, retold
-from reports.samples import clip_of, finding, measurement_of, outcome_of, tensor, unreadable
+from reports.commands import COMMANDS, retold, words_in
+from reports.samples import PLAIN, clip_of, finding, measurement_of, outcome_of, tensor, unreadable
 from rich.console import Console
 from safetensors.numpy import save_file
 
 import gradtool
+from gradtool.core.trends.trend import Trend
 from gradtool.display import Displayed
-from gradtool.report import check_reporter, clip_reporter, diff_reporter, reporter
+from gradtool.report import (
+    check_reporter,
+    clip_reporter,
+    diff_reporter,
+    reporter,
+    trend_reporter,
+)
 from gradtool.report.inspect.arrangement import report_on
-from gradtool.report.model import Style
+from gradtool.report.model import Style, TrendReport
 
 SAMPLES = Path(__file__).parents[3] / "sample_ckpts"
 SAMPLE = str(SAMPLES / "nonfinite.safetensors")
 HEALTHY = str(SAMPLES / "healthy.safetensors")
 
 LONG = "layer." * 100_000
+TREND_WORDS = words_in(COMMANDS["trend"].sample())
 EVIL = "</pre><script>alert(1)</script>&\x1b[2J\u202e"
 
 
@@ -39,7 +47,9 @@ def results(name: str = "w") -> list[Displayed]:
     difference = retold(
         COMMANDS["diff"].sample(), {f"q{word}q": name for word in ("tensor1", "tensor2", "path1")}
     )
-    return [measured, clip_of(measured, measured, name, name), checked, difference]
+    plain = replace(COMMANDS["trend"].sample((PLAIN,) * 3).trend, max_norm=None)
+    trend = retold(plain, dict.fromkeys(TREND_WORDS, name))
+    return [measured, clip_of(measured, measured, name, name), checked, difference, trend]
 
 
 def table_of(result: Displayed, width: int) -> str:
@@ -51,6 +61,8 @@ def table_of(result: Displayed, width: int) -> str:
         return clip_reporter("table")(result, style)
     if isinstance(result, gradtool.Difference):
         return diff_reporter("table")(result, style)
+    if isinstance(result, Trend):
+        return trend_reporter("table")(TrendReport(result), style)
     assert isinstance(result, gradtool.CheckOutcome)
     return check_reporter("text")(result, style)
 
@@ -63,8 +75,8 @@ def lines(text: str) -> list[str]:
 def test_a_repr_is_short_whatever_the_names(name: str) -> None:
     of_parts = (tensor(name), finding("GT101", name, message=name), unreadable(name, name))
     shown = results(name)
-    assert isinstance(shown[-1], gradtool.Difference)
-    for value in (*shown, *of_parts, *shown[-1].tensors):
+    assert isinstance(shown[-2], gradtool.Difference)
+    for value in (*shown, *of_parts, *shown[-2].tensors):
         assert len(repr(value)) < 400
         assert repr(value).isprintable()
         assert type(value).__name__ in repr(value)
@@ -90,7 +102,7 @@ def test_a_repr_counts_as_people_do(count: int, words: str) -> None:
 
 
 @pytest.mark.parametrize("width", [80, 100])
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_rich_prints_the_table_of_the_command_line(which: int, width: int) -> None:
     result = results()[which]
     plain = Console(file=io.StringIO(), width=width)
@@ -98,14 +110,14 @@ def test_rich_prints_the_table_of_the_command_line(which: int, width: int) -> No
     assert lines(plain.file.getvalue()) == lines(table_of(result, width))  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_a_notebook_shows_the_same_table(which: int) -> None:
     result = results()[which]
     text = html.unescape(re.sub(r"</?(pre|span)[^>]*>", "", result._repr_html_()))
     assert lines(text) == lines(table_of(result, 100))
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_no_name_is_markup_in_a_notebook(which: int) -> None:
     shown = results(EVIL)[which]._repr_html_()
     assert set(re.findall(r"<[^ >]*", shown)) <= {"<pre", "</pre", "<span", "</span"}
@@ -211,7 +223,7 @@ def test_rows_are_in_the_order_of_the_table(tmp_path: Path) -> None:
     assert [row["name"] for row in clipped.to_rows()] == names
 
 
-@pytest.mark.parametrize("which", range(4))
+@pytest.mark.parametrize("which", range(5))
 def test_rows_are_flat_and_alike(which: int) -> None:
     rows = results()[which].to_rows()
     assert rows
