@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 from gradtool.api.judging import judging_by
+from gradtool.api.remembering import remembering
 from gradtool.arguments import require
 from gradtool.core.file_names import in_order_of_steps
 from gradtool.core.judging.rule import Severity
@@ -30,6 +32,7 @@ def check(
     thresholds: Mapping[str, object] | None = None,
     rtol: float | None = None,
     fail_on: Severity | None = None,
+    cache: str | os.PathLike[str] | bool = False,
     **options: Unpack[MeasureOptions],
 ) -> CheckOutcome:
     """Judge gradients, saved or in memory, by rules: one verdict for each dump, one over all.
@@ -50,6 +53,7 @@ def check(
         rtol: relative tolerance of the comparisons with a norm, with a dump and with a baseline:
             `GT401.rtol`, `GT411.rtol`, and less 1 `GT402.max_factor` and `GT403.max_factor`.
         fail_on: the least severity that fails, "error" by default.
+        cache: as for `trend`: where rows of what was measured are kept.
         options: as for `measure`: norm_type, include, exclude, section, loss_scale, raw_dtype,
             verify, apply_scales, threads, backend, device, device_memory, progress (over all
             sources).
@@ -76,11 +80,13 @@ def check(
     request, policy = judging.request, judging.judge.policy
     dumps = grouped(sources)
     all_parts = split_progress(request.progress, [None] * len(dumps))
-    verdicts = [
-        judged.verdict
-        for dump, progress in zip(dumps, all_parts, strict=True)
-        for judged in judging.each(dump, progress)
-    ]
+    with remembering(cache, judging) as memory:
+        remembering_all = replace(judging, remembered=memory.measured)
+        verdicts = [
+            judged.verdict
+            for dump, progress in zip(dumps, all_parts, strict=True)
+            for judged in remembering_all.each(dump, progress)
+        ]
     in_order = in_order_of_steps(verdicts, lambda one: one.step, lambda one: one.path)
     kept, left_out = without_others(in_order)
     settled, together = judge_together(kept, policy)
@@ -95,6 +101,10 @@ def check(
         include=tuple(request.include),
         exclude=tuple(request.exclude),
         section=request.section,
-        notes=(*judging.notes(all_read=all_read), *([left_out] if left_out else [])),
+        notes=(
+            *judging.notes(all_read=all_read),
+            *([left_out] if left_out else []),
+            *memory.notes,
+        ),
         elapsed_s=time.perf_counter() - started,
     )

@@ -6,7 +6,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.comparison import PARTS
@@ -46,15 +46,27 @@ class Judged:
     evidence: Evidence | None
 
 
+Remembered: TypeAlias = Callable[[object, Callable[[], Measurement]], Measurement]
+"""The measurement of a source: one made before, or what the function makes."""
+
+
+def _measured_anew(_source: object, measure: Callable[[], Measurement]) -> Measurement:
+    return measure()
+
+
 @dataclass(frozen=True, slots=True)
 class Judging:
-    """What dumps are judged by, and how they are measured; and what is said of several at once."""
+    """What dumps are judged by, and how they are measured; and what is said of several at once.
+
+    `remembered` gives the measurement of a source, by a function that makes it where none is known.
+    """
 
     judge: Judge
     baseline: Baseline | None
     reference: Reference | None
     request: MeasureRequest
     configured: Settings
+    remembered: Remembered = _measured_anew
     said: dict[str, None] = field(default_factory=dict)
 
     @property
@@ -87,7 +99,8 @@ class Judging:
         try:
             yield self.one(source, progress, started)
         except RanksQuestionError as question:
-            by_rank = replace(self, request=replace(self.request, ranks="each"))
+            each = replace(self.request, ranks="each")
+            by_rank = replace(self, request=each, remembered=_measured_anew)
             for judged in by_rank.each(source, progress):
                 yield _noted(judged, f"a rank judged by itself: {question}")
         except SeveralCheckpointsError as error:
@@ -105,16 +118,8 @@ class Judging:
         self.said.update(dict.fromkeys(found.notes))
         return found
 
-    def one(
-        self,
-        source: object,
-        progress: Progress,
-        started: float,
-        known: Callable[[Callable[[], Measurement]], Measurement] | None = None,
-    ) -> Judged:
+    def one(self, source: object, progress: Progress, started: float) -> Judged:
         """One dump, even one that cannot be read, `started` being when work on it began.
-
-        `known` gives its measurement, where it was made before, or makes it.
 
         Raises SeveralCheckpointsError and RanksQuestionError where the source is not one dump, and
         ResourceError, as nothing is known to be wrong with it then.
@@ -123,12 +128,7 @@ class Judging:
         path = MEMORY_PATH if place is None else label_of(place)
         parts = progress.divided(PARTS) if self.reference is not None else []
         try:
-            ranges = rows_to_know(self.judge.policy)
-
-            def measured() -> Measurement:
-                return measure_as(self.request, source, progress, ranges)
-
-            measurement = measured() if known is None or ranges else known(measured)
+            measurement = self._measured(source, progress)
             return self._judged(measurement, self._difference(source, parts), path, started)
         except (ResourceError, SeveralCheckpointsError, RanksQuestionError):
             raise
@@ -140,6 +140,14 @@ class Judging:
         finally:
             for part in parts:
                 part.finish()
+
+    def _measured(self, source: object, progress: Progress) -> Measurement:
+        ranges = rows_to_know(self.judge.policy)
+
+        def measure() -> Measurement:
+            return measure_as(self.request, source, progress, ranges)
+
+        return measure() if ranges else self.remembered(source, measure)
 
     def _judged(
         self, measurement: Measurement, difference: Difference | None, path: str, started: float

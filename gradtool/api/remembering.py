@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from gradtool._version import __version__
 from gradtool.api.judging import Judging
@@ -15,7 +15,7 @@ from gradtool.core.measurement import Measurement
 from gradtool.core.stats import ARITHMETIC
 from gradtool.core.trends.steps import Step
 from gradtool.errors import FileAccessError, UsageError
-from gradtool.places import Incomplete, Place, label_of
+from gradtool.places import Incomplete, Place, label_of, place_of
 from gradtool.request import MeasureRequest
 from gradtool.storage.rows.identity import Identity, identity_of, now_ns
 from gradtool.storage.rows.measurements import (
@@ -26,9 +26,11 @@ from gradtool.storage.rows.measurements import (
     may_be_kept,
     measurement_of,
 )
-from gradtool.storage.rows.place import default_place
+from gradtool.storage.rows.place import NoStoreError, default_place, set_aside
 from gradtool.storage.rows.steps import step_bytes, step_of
-from gradtool.storage.rows.store import Kept, NoStoreError, RowStore, set_aside
+
+if TYPE_CHECKING:  # it loads SQLite, which some builds of Python are without
+    from gradtool.storage.rows.store import Kept, RowStore
 
 Found = TypeVar("Found")
 
@@ -61,6 +63,17 @@ class Memory:
             return None
         path = label_of(place)
         return Recalled(self, self.store, place, path, identity, started_ns)
+
+    def measured(self, source: object, measure: Callable[[], Measurement]) -> Measurement:
+        """The measurement of a source: what is remembered of it, else what is made, and kept."""
+        place = place_of(source)
+        recalled = None if place is None else self.recall(place)
+        found = None if recalled is None else recalled.measurement()
+        if found is None:
+            found = measure()
+            if recalled is not None:
+                recalled.keep(found)
+        return found
 
     def catalogue(self, digest: bytes, store: RowStore) -> Catalogue | None:
         """The catalogue of that digest, which the steps of a run share."""
@@ -171,15 +184,23 @@ def remembering(cache: str | os.PathLike[str] | bool, judging: Judging) -> Itera
 def _opened(cache: str | os.PathLike[str] | bool) -> RowStore:
     """The store in a file, or the user's: a damaged one of these makes room for a new one."""
     if cache is not True:
-        return RowStore(os.fsdecode(os.fspath(cache)) if cache else "")
+        return _store(os.fsdecode(os.fspath(cache)) if cache else "")
     path = default_place()
     try:
-        return RowStore(path)
+        return _store(path)
     except NoStoreError as error:
         if not error.is_damaged:
             raise
         aside = set_aside(path)
         raise NoStoreError(f"{error}: it is set aside as {aside}") from error
+
+
+def _store(path: str) -> RowStore:
+    try:
+        from gradtool.storage.rows.store import RowStore  # noqa: PLC0415 - as above
+    except ImportError as error:
+        raise NoStoreError("this Python is without SQLite") from error
+    return RowStore(path)
 
 
 def _options(request: MeasureRequest) -> str:
@@ -209,8 +230,8 @@ def _policy(judging: Judging) -> bytes | None:
     return hashlib.sha256(repr((__version__, policy.fail_on, rules)).encode()).digest()
 
 
-def kept_in(cache: str | None) -> tuple[str, Kept | None]:
-    """The path of a store, the user's by default, and how much it holds; None for no store.
+def kept_in(cache: str | bool) -> tuple[str, Kept | None]:
+    """The path of a store, the user's where none is given, and what it holds; None for no store.
 
     Raises FileAccessError for one that cannot be used.
     """
@@ -223,8 +244,8 @@ def kept_in(cache: str | None) -> tuple[str, Kept | None]:
     return path, kept
 
 
-def clear_rows(cache: str | None) -> tuple[str, Kept | None]:
-    """Drop what a store holds, the user's by default; what that was. Raises as `kept_in`."""
+def clear_rows(cache: str | bool) -> tuple[str, Kept | None]:
+    """Drop what such a store holds; what that was. Raises as `kept_in`."""
     path = _path(cache)
     if not os.path.lexists(path):
         return path, None
@@ -235,16 +256,16 @@ def clear_rows(cache: str | None) -> tuple[str, Kept | None]:
     return path, kept
 
 
-def _path(cache: str | None) -> str:
+def _path(cache: str | bool) -> str:
     try:
-        return default_place() if cache is None else cache
+        return cache if isinstance(cache, str) else default_place()
     except NoStoreError as error:
         raise UsageError(str(error), hint="give `cache`") from error
 
 
 def _ours(path: str) -> RowStore:
     try:
-        return RowStore(path)
+        return _store(path)
     except NoStoreError as error:
         raise FileAccessError(path, str(error).removeprefix(path).lstrip(": ")) from error
 

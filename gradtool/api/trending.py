@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
@@ -15,7 +15,6 @@ from gradtool.arguments import globs, number, require
 from gradtool.core.clipping import TORCH_EPS
 from gradtool.core.file_names import in_order_of_steps, step_in
 from gradtool.core.judging.rule import Severity
-from gradtool.core.measurement import Measurement
 from gradtool.core.names import NameFilter, group_namer, name_filter, nearest_names, no_name
 from gradtool.core.trends.conclusions import conclusions_of
 from gradtool.core.trends.steps import Step, parts_of, step_of
@@ -99,6 +98,7 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         group_namer(group_by)  # refuses a wrong pattern before anything is read
     is_followed = name_filter(wanted, (), judging.request.bare) if wanted else no_name
     with remembering(cache, judging) as memory:
+        judging = replace(judging, remembered=memory.measured)
         following = _Following(judging, memory, is_followed, group_by, last)
         runs = tuple(following.runs(sources))
     following.require_followed(wanted, runs)
@@ -186,23 +186,15 @@ class _Following:
         """One dump, as it is remembered, else measured."""
         started = time.perf_counter()
         place = place_of(source)
-        recalled = None if place is None else self.memory.recall(place)
+        recalled = None
+        if place is not None and not self._is_asked_for_tensors:
+            recalled = self.memory.recall(place)
         try:
-            if recalled is None:
-                return self._row(self.judging.one(source, progress, started))
-            if not self._is_asked_for_tensors and (step := recalled.step()) is not None:
-                return step
-
-            def known(measured: Callable[[], Measurement]) -> Measurement:
-                found = recalled.measurement()
-                if found is None:
-                    found = measured()
-                    recalled.keep(found)
-                return found
-
-            judged = self.judging.one(source, progress, started, known)
+            if recalled is not None and (known := recalled.step()) is not None:
+                return known
+            judged = self.judging.one(source, progress, started)
             step = self._row(judged)
-            if judged.evidence is not None and not self._is_asked_for_tensors:
+            if recalled is not None and judged.evidence is not None:
                 recalled.keep_step(step, judged.evidence.measurement)
             return step
         finally:

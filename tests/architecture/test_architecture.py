@@ -159,6 +159,10 @@ def test_the_check_for_imports_can_fail() -> None:
     assert "torch" in _loaded("import torch, gradtool.api.checking")
 
 
+def test_what_keeps_no_rows_needs_no_sqlite() -> None:
+    assert "sqlite3" not in _loaded("import gradtool.api.trending, gradtool.api.checking")
+
+
 def test_help_needs_no_array_library() -> None:
     assert "numpy" not in _loaded("import gradtool, gradtool.cli.app")
 

@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 import gradtool
 from gradtool.core.stats import TensorStats
 from gradtool.storage.rows import numbers
-from gradtool.storage.rows.store import NoStoreError, RowStore
+from gradtool.storage.rows.place import NoStoreError
+from gradtool.storage.rows.store import RowStore
 from trends.runs import LONG_AGO_NS, measured_files, plain, write_run, write_step
 
 SAMPLES = Path(__file__).parents[2] / "sample_ckpts"
@@ -289,7 +290,7 @@ def test_a_store_that_is_locked_is_a_note(
     run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     RowStore(str(store)).close()
-    monkeypatch.setattr("gradtool.storage.rows.store.PATIENCE_S", 0.05)
+    monkeypatch.setattr("gradtool.storage.rows.connection.PATIENCE_S", 0.05)
     holder = sqlite3.connect(store, isolation_level=None)
     holder.execute("BEGIN EXCLUSIVE")
     trend = gradtool.trend(run, cache=store)
@@ -429,3 +430,32 @@ def test_a_damaged_store_of_the_users_makes_room(
     assert "set aside" in gradtool.trend(run, cache=True).notes[0]
     assert gradtool.trend(run, cache=True).notes == ()
     assert (tmp_path / "gradtool" / "rows.sqlite.damaged").read_bytes() == b"nonsense" * 1000
+
+
+def test_check_uses_a_store_only_if_one_is_given(
+    run: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = gradtool.check(run).to_rows()
+    gradtool.trend(run, cache=store)
+    opened = measured_files(monkeypatch)
+    assert repr(gradtool.check(*run.iterdir(), cache=store).to_rows()) == repr(wanted)
+    assert set(opened) <= {"step_1.safetensors"}
+    gradtool.check(*run.iterdir())
+    assert len(set(opened)) == 6
+
+
+@pytest.mark.parametrize("most", [0, 2])
+def test_ranks_that_are_a_question_are_judged_by_themselves(
+    tmp_path: Path, store: Path, most: int
+) -> None:
+    for rank in (0, 1):
+        write_step(tmp_path / "run" / f"step1_rank{rank}.safetensors", {"w": [1.0 + rank]})
+    plainly = gradtool.check(tmp_path / "run", thresholds={"GT103.max_consecutive": most})
+    assert len(plainly.verdicts) == 2
+    for _ in range(2):
+        kept = gradtool.check(
+            tmp_path / "run", cache=store, thresholds={"GT103.max_consecutive": most}
+        )
+        assert kept.to_rows() == plainly.to_rows()
+    with pytest.raises(gradtool.RanksQuestionError):
+        gradtool.trend(tmp_path / "run", cache=store)

@@ -14,6 +14,7 @@ from gradtool.cli.options import groups
 from gradtool.cli.options.checking import Judging
 from gradtool.cli.options.command import command
 from gradtool.cli.options.help import JUDGING
+from gradtool.cli.options.keeping import CacheIfGiven
 from gradtool.cli.options.table import VERBOSE
 from gradtool.cli.paths import expand_all, one_place
 from gradtool.cli.reports import Reports
@@ -59,6 +60,7 @@ def check(
     judging: Judging,
     exit_zero: ExitZero = False,
     measuring: groups.Measuring,
+    kept: CacheIfGiven,
     display: DisplayOptions,
 ) -> None:
     """Judge gradients: NaN, overflow, dead layers, drift, and more.
@@ -76,6 +78,7 @@ def check(
             baseline=configured.baseline,
             config=configured.config,
             against=None if against is None else one_place(against),
+            cache=kept,
             progress=progress,
             **judging,
             **measuring,

@@ -15,7 +15,6 @@ from gradtool.cli.options.help import SHOWING
 from gradtool.cli.paths import expand_all, for_each
 from gradtool.cli.reports import Reports
 from gradtool.cli.spelling import with_options
-from gradtool.core.names import group_namer
 from gradtool.errors import RanksQuestionError, SeveralCheckpointsError, UsageError
 from gradtool.report import REPORTERS, listing_reporter, reporter
 from gradtool.report.inspect.arrangement import report_on
@@ -39,16 +38,6 @@ Examples:
 Order: TypeAlias = Literal["model", "file", "name", "norm", "max", "nonfinite"]
 """The keys of `report.inspect.arrangement.ORDERS`."""
 
-GroupBy: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--group-by",
-        "-g",
-        metavar="DEPTH|PATTERN",
-        help="Roll up by dotted prefix: 2, or layers.* for each layer, layers.# for all.",
-        rich_help_panel=SHOWING,
-    ),
-]
 Sort: TypeAlias = Annotated[
     Order,
     typer.Option(
@@ -108,7 +97,7 @@ def inspect(
     *,
     paths: groups.Paths,
     clipping: Clipping,
-    group_by: GroupBy = None,
+    grouping: groups.Grouping,
     sort: Sort = "model",
     top: Top = None,
     digest: Digest = False,
@@ -129,8 +118,6 @@ def inspect(
     if rms and measuring["norm_type"] != 2.0:
         raise UsageError("--rms needs --norm-type 2: it is made of squares")
     reports.refuse_to_replace(expand_all(paths))
-    if group_by is not None:
-        group_namer(group_by)  # refuses a wrong pattern before hours of reading
 
     from gradtool.places import places_among  # noqa: PLC0415 - not for --help
 
@@ -138,7 +125,7 @@ def inspect(
 
     def report(place: Place) -> InspectReport:
         measurement = measurer.measure(place)
-        return report_on(measurement, order=sort, top=top, group_by=group_by, rms=rms, **clipping)
+        return report_on(measurement, order=sort, top=top, group_by=grouping, rms=rms, **clipping)
 
     outcome = for_each(places_among(paths), report)
     if results := outcome.results:

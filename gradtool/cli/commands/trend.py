@@ -13,6 +13,7 @@ from gradtool.cli.options import groups
 from gradtool.cli.options.checking import Judging
 from gradtool.cli.options.command import command
 from gradtool.cli.options.help import LOOKING, SHOWING
+from gradtool.cli.options.keeping import Cache
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports
 from gradtool.cli.spelling import findings_with_options, verdict_with_options, with_options
@@ -39,16 +40,6 @@ Tensor: TypeAlias = Annotated[
         "--tensor",
         metavar="GLOB",
         help="Follow tensors with such names by themselves too; repeatable.",
-        rich_help_panel=LOOKING,
-    ),
-]
-GroupBy: TypeAlias = Annotated[
-    str | None,
-    typer.Option(
-        "--group-by",
-        "-g",
-        metavar="DEPTH|PATTERN",
-        help="Follow groups by dotted prefix: 2, or layers.* for each layer.",
         rich_help_panel=LOOKING,
     ),
 ]
@@ -81,12 +72,12 @@ def trend(
     paths: groups.Paths,
     last: Last = None,
     tensor: Tensor = None,
-    group_by: GroupBy = None,
+    grouping: groups.Grouping,
     clipping: Clipping,
     configured: groups.ConfiguredWithBaseline,
     judging: Judging,
     measuring: groups.Measuring,
-    cache: groups.Cache,
+    kept: Cache,
     long: Long = False,
     reports: ReportOptions,
     display: DisplayOptions,
@@ -105,9 +96,9 @@ def trend(
             baseline=configured.baseline,
             config=configured.config,
             tensor=tensor or ("*" if long else ()),
-            group_by=group_by,
+            group_by=grouping,
             last=last,
-            cache=cache,
+            cache=kept,
             progress=progress,
             **clipping,
             **judging,

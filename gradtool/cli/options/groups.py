@@ -12,6 +12,7 @@ from gradtool.cli.options.command import Group, Row, in_panel
 from gradtool.cli.options.configuration import Configuration, read_configuration
 from gradtool.cli.options.help import COMPUTING, JUDGING, LOOKING, SHOWING, WRITING
 from gradtool.cli.reports import read_reports
+from gradtool.core.names import group_namer
 from gradtool.errors import UsageError
 
 Arguments: TypeAlias = dict[str, Any]
@@ -75,18 +76,14 @@ ProgressOptions: TypeAlias = Annotated[
 ]
 
 
-def _cache(*, cache: str | None, no_cache: bool) -> str | bool:
-    """The file that rows are kept in; True for the user's, False for none."""
-    if cache is not None and no_cache:
-        raise UsageError("--cache and --no-cache exclude each other")
-    if cache == "":
-        raise UsageError("--cache: the path is empty")
-    return not no_cache if cache is None else cache
+def _grouping(*, group_by: str | None) -> str | None:
+    """The depth or pattern; UsageError for one that is wrong, before hours of reading."""
+    if group_by is not None:
+        group_namer(group_by)
+    return group_by
 
 
-Cache: TypeAlias = Annotated[
-    str | bool, Group(in_panel(COMPUTING, table.CACHE, table.NO_CACHE), _cache)
-]
+Grouping: TypeAlias = Annotated[str | None, Group(in_panel(SHOWING, table.GROUP_BY), _grouping)]
 
 
 def display(all_help: str, *more: Row) -> Group:

@@ -219,19 +219,16 @@ BASELINE: Final = Row(
         None, "--baseline", metavar="FILE", help="Compare with it; see `gradtool baseline`."
     ),
 )
-CACHE: Final = Row(
-    "cache",
+GROUP_BY: Final = Row(
+    "group_by",
     str | None,
     typer.Option(
         None,
-        "--cache",
-        metavar="FILE",
-        help="Keep rows of what was measured there, so that it is measured once.",
-        show_default="in the user's cache directory",
+        "--group-by",
+        "-g",
+        metavar="DEPTH|PATTERN",
+        help="Roll up by dotted prefix: 2, or layers.* for each layer, layers.# for all.",
     ),
-)
-NO_CACHE: Final = Row(
-    "no_cache", bool, typer.Option(False, "--no-cache", help="Measure all, and keep nothing.")
 )
 FORCE: Final = Row("force", bool, typer.Option(False, "--force", help="Overwrite the file OUT."))
 OUTPUT: Final = Row(

@@ -5,14 +5,22 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from contextlib import suppress
 from typing import Final
 
 from gradtool.storage.links import real_path
-from gradtool.storage.rows.store import NoStoreError
 
 _NAME: Final = "rows.sqlite"
 _FOLDER: Final = "gradtool"
 _PRIVATE: Final = 0o700
+
+
+class NoStoreError(Exception):
+    """No store, and why; `is_damaged` says whether something is there that is none."""
+
+    def __init__(self, problem: str, *, is_damaged: bool = False) -> None:
+        super().__init__(problem)
+        self.is_damaged = is_damaged
 
 
 def default_place() -> str:
@@ -36,6 +44,15 @@ def default_place() -> str:
     if stat.S_IMODE(status.st_mode) & 0o077:
         raise NoStoreError(f"{folder} may be entered by others: its mode is not 0700")
     return os.path.join(folder, _NAME)
+
+
+def set_aside(path: str) -> str:
+    """Give a damaged store of our own another name, and its journal; the name."""
+    aside = f"{path}.damaged"
+    for end in ("", "-journal"):
+        with suppress(FileNotFoundError):
+            os.replace(path + end, aside + end)
+    return aside
 
 
 def _caches() -> str:

@@ -10,21 +10,23 @@ import hashlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from types import TracebackType
 from typing import Final, NamedTuple, Self
-from urllib.parse import quote
 
-from gradtool.storage.rows.header import APPLICATION, VERSION, problem_of
-
-PATIENCE_S: Final = 5.0
-"""How long another process that writes is waited for."""
+from gradtool.storage.rows.connection import (
+    FAULTS,
+    connected,
+    is_damage,
+    make,
+    transaction,
+)
+from gradtool.storage.rows.header import problem_of
+from gradtool.storage.rows.place import NoStoreError
 
 MOST_BYTES: Final = 2 << 30
 """The size that a store keeps to; what was put in first goes first."""
 
-_LARGEST_BLOB: Final = 64 << 20
 _FLUSH_S: Final = 1.0
 _FLUSH_BYTES: Final = 8 << 20
 """After how long, or how many bytes, what is new is written: a transaction takes a disk's time."""
@@ -33,23 +35,6 @@ _OUT_AT_ONCE: Final = 16
 """Which part of the dumps goes when room is needed."""
 
 _DIGEST: Final = 16
-
-_FAULTS: Final = (sqlite3.Error, UnicodeError)
-"""What SQLite raises; of a damaged file its words may be no text."""
-
-_TABLES: Final = (
-    "CREATE TABLE catalogues (digest BLOB PRIMARY KEY, content BLOB)",
-    "CREATE TABLE dumps (nth INTEGER PRIMARY KEY, key BLOB UNIQUE, catalogue BLOB, content BLOB)",
-    "CREATE TABLE judged (key BLOB, policy BLOB, content BLOB, PRIMARY KEY (key, policy))",
-)
-
-
-class NoStoreError(Exception):
-    """No store, and why; `is_damaged` says whether something is there that is none."""
-
-    def __init__(self, problem: str, *, is_damaged: bool = False) -> None:
-        super().__init__(problem)
-        self.is_damaged = is_damaged
 
 
 class Kept(NamedTuple):
@@ -75,7 +60,7 @@ class RowStore:
         self._new: list[tuple[str, tuple[bytes, ...]]] = []
         self._new_nbytes = 0
         self._flushed = time.monotonic()
-        _make(path)
+        make(path)
         try:
             problem = problem_of(path)
         except OSError as error:
@@ -83,9 +68,9 @@ class RowStore:
         if problem is not None:
             raise NoStoreError(f"{path} {problem}", is_damaged=True)
         try:
-            self._connection = _connected(path)
-        except _FAULTS as error:
-            raise NoStoreError(f"{path}: {error}", is_damaged=_is_damage(error)) from error
+            self._connection = connected(path)
+        except FAULTS as error:
+            raise NoStoreError(f"{path}: {error}", is_damaged=is_damage(error)) from error
 
     def __enter__(self) -> Self:
         return self
@@ -101,7 +86,7 @@ class RowStore:
     def close(self) -> None:
         """Write what is new, and close."""
         self.flush()
-        with suppress(*_FAULTS):
+        with suppress(*FAULTS):
             self._connection.close()
         self.problem = self.problem or "it was closed"
 
@@ -141,11 +126,11 @@ class RowStore:
         if self.problem or not new:
             return
         try:
-            with _transaction(self._connection):
+            with transaction(self._connection):
                 self._make_room(nbytes)
                 for statement, values in new:
                     self._connection.execute(statement, values)
-        except _FAULTS as error:
+        except FAULTS as error:
             self._end(error)
 
     def kept(self) -> Kept:
@@ -153,7 +138,7 @@ class RowStore:
         try:
             (dumps,) = self._connection.execute("SELECT count(*) FROM dumps").fetchone()
             return Kept(int(dumps), os.stat(self.path).st_size)
-        except (*_FAULTS, OSError) as error:
+        except (*FAULTS, OSError) as error:
             self._end(error)
             return Kept(0, 0)
 
@@ -161,11 +146,11 @@ class RowStore:
         """Drop all that it holds."""
         self._new, self._new_nbytes = [], 0
         try:
-            with _transaction(self._connection):
+            with transaction(self._connection):
                 for table in ("judged", "dumps", "catalogues"):
                     self._connection.execute(f"DELETE FROM {table}")  # noqa: S608 - ours
             self._connection.execute("VACUUM")
-        except _FAULTS as error:
+        except FAULTS as error:
             self._end(error)
 
     def distrust(self, problem: str) -> None:
@@ -193,14 +178,14 @@ class RowStore:
             if not isinstance(first, bytes) or not isinstance(content, bytes):
                 raise sqlite3.DatabaseError("what it holds is no bytes")
             return first, _opened(content)
-        except _FAULTS as error:
+        except FAULTS as error:
             self._end(error)
             return None
 
     def _end(self, error: Exception) -> None:
         """What ends the store rather than the command: it is locked, full, damaged."""
         self.problem = str(error)
-        self.is_damaged = _is_damage(error)
+        self.is_damaged = is_damage(error)
 
     def _make_room(self, nbytes: int) -> None:
         """Drop what was put in first, until so many bytes more fit."""
@@ -224,87 +209,6 @@ class RowStore:
             for name in ("page_count", "freelist_count", "page_size")
         )
         return (pages - free) * size
-
-
-def set_aside(path: str) -> str:
-    """Give a damaged store of our own another name, and its journal; the name."""
-    aside = f"{path}.damaged"
-    for end in ("", "-journal"):
-        with suppress(FileNotFoundError):
-            os.replace(path + end, aside + end)
-    return aside
-
-
-def _is_damage(error: Exception) -> bool:
-    """Whether an error is the store's fault: others are of locks, disks and permissions."""
-    is_of_database = isinstance(error, sqlite3.DatabaseError | UnicodeError)
-    return is_of_database and not isinstance(error, sqlite3.OperationalError)
-
-
-def _make(path: str) -> None:
-    """An empty file, for this user alone, where there is none."""
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
-    try:
-        os.close(os.open(path, flags, 0o600))
-    except FileExistsError:
-        return
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise NoStoreError(f"{path} cannot be made: {reason}") from error
-
-
-def _connected(path: str) -> sqlite3.Connection:
-    """A connection to a store of ours; sqlite3.Error for anything else."""
-    where = f"file:{quote(os.path.abspath(path))}?mode=rw"
-    connection = sqlite3.connect(where, timeout=PATIENCE_S, isolation_level=None, uri=True)
-    try:
-        connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_BLOB)
-        for pragma in (
-            "trusted_schema = OFF",
-            "cell_size_check = ON",
-            "mmap_size = 0",
-            "temp_store = MEMORY",
-            "synchronous = NORMAL",
-        ):
-            connection.execute(f"PRAGMA {pragma}")
-        connection.execute("PRAGMA journal_mode = DELETE")
-        if not _schema(connection):
-            _lay_out(connection)
-        if _schema(connection) != sorted(_TABLES):
-            raise sqlite3.DatabaseError("its tables are not those of a store")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
-
-
-def _schema(connection: sqlite3.Connection) -> list[str]:
-    """How its tables and all else were made, but for the indices that come with them."""
-    found = connection.execute("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
-    return sorted(str(sql) for (sql,) in found)
-
-
-def _lay_out(connection: sqlite3.Connection) -> None:
-    with _transaction(connection):
-        if _schema(connection):
-            return  # another process was quicker
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {VERSION}")
-        for table in _TABLES:
-            connection.execute(table)
-
-
-@contextmanager
-def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
-    """All of it or nothing, with nobody else writing."""
-    connection.execute("BEGIN IMMEDIATE")
-    try:
-        yield
-    except BaseException:
-        with suppress(*_FAULTS):
-            connection.execute("ROLLBACK")
-        raise
-    connection.execute("COMMIT")
 
 
 def _sealed(content: bytes) -> bytes:
