@@ -163,3 +163,13 @@ def test_a_file_that_is_no_store_is_left_alone(folder: str, tmp_path: Path) -> N
     for command in ("info", "clear"):
         assert run("cache", command, "--cache", str(mine)).returncode == 3
     assert mine.read_text() == "precious"
+
+
+def test_what_is_the_same_of_many_steps_is_said_once(tmp_path: Path) -> None:
+    steps = {n: STEPS[1 if n < 4 else 3] for n in range(1, 10)}
+    folder = str(write_run(tmp_path / "run", steps))
+    said = f"step 4 ({folder}/step_4.safetensors) and 5 more steps, the last of them step 9"
+    text = run("trend", folder).stdout
+    assert said in text
+    assert text.count("error GT101") == 1
+    assert run("trend", folder, "--all").stdout.count("error GT101") == 6

@@ -11,6 +11,7 @@ from gradtool.report.escaping import brief
 from gradtool.report.inspect.markdown import escaped, listed, table
 from gradtool.report.model import DEFAULT_ROWS, Style, TrendReport
 from gradtool.report.trend.words import (
+    alike,
     conclusions,
     followed,
     parts_grid,
@@ -60,18 +61,18 @@ def _run(trend: Trend, run: Run, style: Style) -> Iterator[str]:
 def _findings(run: Run, style: Style) -> Iterator[str]:
     """What was found about steps together and about each, one line for each rule."""
     pairs = [(f"all steps together: {one.severity}", one, None) for one in run.findings]
-    found = [step for step in run.steps if step.verdict.findings]
-    listed_steps = found if style.show_all else found[:DEFAULT_ROWS]
+    found = alike(run, style)
+    shown_steps = found if style.show_all else found[:DEFAULT_ROWS]
     for head, finding, verdict in (
         *pairs,
         *(
-            (f"{title(step)}: {one.severity}", one, step.verdict)
-            for step in listed_steps
-            for one in step.verdict.findings
+            (f"{title(steps)}: {one.severity}", one, steps[0].verdict)
+            for steps in shown_steps
+            for one in steps[0].verdict.findings
         ),
     ):
         yield f"{head} {finding.code} {finding_sentence(finding, verdict, LONGEST_LINE)}"
-    if left_out := len(found) - len(listed_steps):
+    if left_out := sum(map(len, found[len(shown_steps) :])):
         yield f"{counted(left_out, 'more step')} with findings {_verb(left_out)} not listed"
 
 

@@ -24,6 +24,7 @@ from gradtool.report.layout import (
 )
 from gradtool.report.model import DEFAULT_ROWS, Style, TrendReport
 from gradtool.report.trend.words import (
+    alike,
     conclusions,
     followed,
     parts_grid,
@@ -37,7 +38,7 @@ from gradtool.report.trend.words import (
 from gradtool.shortening import LONGEST_LINE
 
 FINDINGS = 5
-"""Steps of which findings are listed without --all."""
+"""Steps, or sets of them, of which findings are listed without --all."""
 
 _INDENT = "    "
 
@@ -94,8 +95,8 @@ def _parts(run: Run, header: str, style: Style, painter: Painter) -> Iterator[st
 
 
 def _findings(run: Run, style: Style, painter: Painter) -> Iterator[str]:
-    """What was found in each step, the first of them unless all are asked for."""
-    found = [step for step in run.steps if step.verdict.findings]
+    """What was found in steps, once for all of which the same is said."""
+    found = alike(run, style)
     listed = found if style.show_all else found[:FINDINGS]
     if listed or run.findings:
         yield ""
@@ -103,12 +104,12 @@ def _findings(run: Run, style: Style, painter: Painter) -> Iterator[str]:
         head = f"all steps together: {finding.severity} {finding.code} {finding.name}: "
         said = finding_sentence(_fitted(finding, style), None, LONGEST_LINE - len(head))
         yield from paragraph(f"{head}{said}", style.width, _INDENT)
-    for step in listed:
-        yield painter.paint(f"{title(step)}:", HEADER)
-        yield from _of_step(step, style)
-    if left_out := len(found) - len(listed):
-        steps = counted(left_out, "more step")
-        yield painter.paint(f"… {steps} with findings (--all shows them)", MOODS["minor"])
+    for steps in listed:
+        yield painter.paint(f"{title(steps)}:", HEADER)
+        yield from _of_step(steps[0], style)
+    if left_out := sum(map(len, found[len(listed) :])):
+        more = counted(left_out, "more step")
+        yield painter.paint(f"… {more} with findings (--all shows them)", MOODS["minor"])
 
 
 def _fitted(finding: Finding, style: Style) -> Finding:

@@ -135,10 +135,30 @@ def label(step: Step) -> str:
     return brief(step.path, LONGEST_NAME)
 
 
-def title(step: Step) -> str:
-    """The number of a step and its path, or the path of a dump without a number."""
-    path = brief(step.path, LONGEST_NAME)
-    return path if step.number is None else f"step {step.number} ({path})"
+def alike(run: Run, style: Style) -> list[list[Step]]:
+    """The steps with findings, those together of which the very same is said; or each by itself."""
+    found = [step for step in run.steps if step.verdict.findings]
+    if style.show_all:
+        return [[step] for step in found]
+    groups: dict[object, list[Step]] = {}
+    for step in found:
+        said = tuple(
+            (one.code, one.severity, one.pattern, one.tensor, one.message)
+            for one in step.verdict.findings
+        )
+        groups.setdefault(said, []).append(step)
+    return list(groups.values())
+
+
+def title(steps: Sequence[Step]) -> str:
+    """The first of some steps and its path, how many others there are, and the last of them."""
+    first, others = steps[0], steps[1:]
+    path = brief(first.path, LONGEST_NAME)
+    text = path if first.number is None else f"step {first.number} ({path})"
+    if not others:
+        return text
+    last = "" if others[-1].number is None else f", the last of them step {others[-1].number}"
+    return f"{text} and {counted(len(others), 'more step')}{last}"
 
 
 def _percent(share: float | None) -> str:
