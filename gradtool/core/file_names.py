@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias, TypeVar
 
 from gradtool.core.names import natural_key
@@ -40,6 +41,9 @@ _WORD_AND_NUMBER: Final = re.compile(
 _OF: Final = re.compile(r"[-_]of[-_]\d", re.ASCII | re.IGNORECASE)
 _TWO_RANKS: Final = re.compile(r".*mp_rank_\d+_", re.ASCII)
 _MOST_DIGITS: Final = 18
+_REMEMBERED: Final = 1 << 14
+"""Paths whose numbers are found once: each is asked for a dozen times while a run is sorted."""
+
 _OF_PARTS: Final = frozenset({"rank", "shard", "part", "count"})
 _EPOCHS: Final = frozenset({"ep", "epoch", "epochs"})
 
@@ -65,7 +69,8 @@ class Number:
     word: str
 
 
-def numbers_in(path: str) -> list[Number]:
+@lru_cache(maxsize=_REMEMBERED)
+def numbers_in(path: str) -> Sequence[Number]:
     """All numbers of a path, in their order, but those too long to count anything."""
     numbers: list[Number] = []
     for match in _WORD_AND_NUMBER.finditer(path):
@@ -73,7 +78,7 @@ def numbers_in(path: str) -> list[Number]:
         if len(digits) <= _MOST_DIGITS:
             role = _role(path, match, word.lower(), separator)
             numbers.append(Number(role, int(digits), *match.span(3), word.lower()))
-    return numbers
+    return tuple(numbers)
 
 
 def _role(path: str, match: re.Match[str], word: str, separator: str) -> Role:

@@ -310,7 +310,7 @@ def test_a_stdout_that_takes_nothing_exits_3(writer: str, stdout: str, dump: str
 def test_of_an_unknown_command_the_nearest_is_named(typed: str, meant: str) -> None:
     result = run(*typed.split())
     assert result.returncode == 2
-    assert f"Did you mean {meant!r}?" in error_lines(result)[0]
+    assert f"Did you mean {meant!r}" in error_lines(result)[0]
 
 
 @pytest.mark.parametrize("writer", WRITERS)

@@ -224,6 +224,22 @@ def test_content_that_nobody_sealed_is_not_believed(
     assert any("no rows are kept any more" in note for one in found for note in one.notes)
 
 
+@pytest.mark.parametrize("at", [-100, -97, -60])
+def test_one_byte_of_a_figure_is_not_believed(run: Path, store: Path, at: int) -> None:
+    wanted = plain(gradtool.trend(run, cache=store))
+    connection = sqlite3.connect(store)
+    rows = connection.execute("SELECT rowid, content FROM judged").fetchall()
+    for row, content in rows:
+        changed = bytearray(content)
+        changed[at] ^= 1
+        connection.execute("UPDATE judged SET content = ? WHERE rowid = ?", (changed, row))
+    connection.commit()
+    connection.close()
+    trend = gradtool.trend(run, cache=store)
+    assert plain(trend) == wanted
+    assert "damaged" in trend.notes[0]
+
+
 @given(seed=st.integers(0, 2**32 - 1))
 @settings(max_examples=25)
 def test_a_damaged_file_never_changes_a_figure(
