@@ -475,3 +475,16 @@ def test_ranks_that_are_a_question_are_judged_by_themselves(
         assert kept.to_rows() == plainly.to_rows()
     with pytest.raises(gradtool.RanksQuestionError):
         gradtool.trend(tmp_path / "run", cache=store)
+
+
+def test_another_policy_says_something_else_of_the_same_rows(tmp_path: Path, store: Path) -> None:
+    run = write_run(tmp_path / "run", {1: {"w": [3.0, 4.0]}, 2: {"w": [3.0, 4.0]}})
+    policies: list[dict[str, object]] = [
+        {},
+        {"thresholds": {"GT203.max_norm": 1}},
+        {"thresholds": {"GT203.max_norm": 1, "GT203.severity": "warning"}},
+        {"ignore": "GT203"},
+    ]
+    for _ in range(2):
+        codes = [gradtool.trend(run, cache=store, **one).exit_code for one in policies]  # type: ignore[arg-type]
+        assert codes == [0, 1, 0, 0]
