@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from gradtool.api.baselines import save_baseline as save_baseline
     from gradtool.api.baselines import update_baseline as update_baseline
     from gradtool.api.checking import check as check
-    from gradtool.api.clipping import clip as clip
-    from gradtool.api.comparing import diff as diff
+    from gradtool.api.clip.clipping import clip as clip
+    from gradtool.api.diff.comparing import diff as diff
     from gradtool.api.measuring import measure as measure
     from gradtool.api.trending import trend as trend
     from gradtool.core.clip.outcome import ClipOutcome as ClipOutcome
@@ -67,8 +67,8 @@ if TYPE_CHECKING:
 _HOMES = {
     "gradtool.api.baselines": ("save_baseline", "update_baseline"),
     "gradtool.api.checking": ("check",),
-    "gradtool.api.clipping": ("clip",),
-    "gradtool.api.comparing": ("diff",),
+    "gradtool.api.clip.clipping": ("clip",),
+    "gradtool.api.diff.comparing": ("diff",),
     "gradtool.api.measuring": ("measure",),
     "gradtool.api.trending": ("trend",),
     "gradtool.core.judging.baseline": ("Baseline",),

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Unpack
 
 from gradtool.api.checking import check
-from gradtool.api.comparing import diff
+from gradtool.api.diff.comparing import diff
 from gradtool.core.judging.rule import Severity
 from gradtool.report import check_reporter, diff_reporter
 from gradtool.report.model import Style

@@ -26,8 +26,8 @@ from gradtool.errors import (
 )
 from gradtool.places import Place, place_of_found, places_among
 from gradtool.request import MeasureOptions, MeasureRequest, agreed
-from gradtool.rules.baseline_file import read_baseline, write_baseline
-from gradtool.rules.baselines import baseline_of
+from gradtool.rules.baseline.file import read_baseline, write_baseline
+from gradtool.rules.baseline.names import baseline_of
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
 from gradtool.rules.judge import Judge

@@ -10,8 +10,8 @@ from gradtool.core.judging.policy import Policy
 from gradtool.core.shapes.rows import Rows
 from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules import suggestion
+from gradtool.rules.baseline.drift import ZERO
 from gradtool.rules.config_file import Command, Config, load_config
-from gradtool.rules.drift import ZERO
 from gradtool.rules.settings import Settings
 
 

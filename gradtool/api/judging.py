@@ -9,10 +9,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from gradtool.api.baselines import refuse_other_norm
-from gradtool.api.comparison import PARTS
 from gradtool.api.configured import config_of, request_of, rows_to_know
+from gradtool.api.diff.comparison import PARTS
+from gradtool.api.diff.references import Reference, reference_of
 from gradtool.api.measuring import measure_as
-from gradtool.api.references import Reference, reference_of
 from gradtool.core.comparing.difference import Difference
 from gradtool.core.file_names import step_in
 from gradtool.core.judging.baseline import Baseline
@@ -28,8 +28,8 @@ from gradtool.errors import (
 )
 from gradtool.places import label_of, place_of, place_of_found
 from gradtool.request import MeasureOptions, MeasureRequest
-from gradtool.rules.baseline_file import read_baseline
-from gradtool.rules.baselines import aligned
+from gradtool.rules.baseline.file import read_baseline
+from gradtool.rules.baseline.names import aligned
 from gradtool.rules.config_file import Config
 from gradtool.rules.evidence import Evidence
 from gradtool.rules.judge import Judge, verdict_on_unreadable

@@ -9,7 +9,8 @@ from typing import Final
 
 from gradtool.core.judging.rule import Rule
 from gradtool.errors import UsageError
-from gradtool.rules import balance, changes, drift, integrity, magnitude, nonfinite, reference
+from gradtool.rules import balance, integrity, magnitude, nonfinite, reference
+from gradtool.rules.baseline import changes, drift
 from gradtool.rules.layered import absences, zeros
 
 _MODULES: Final = (

@@ -12,7 +12,7 @@ from gradtool.core.judging.rule import SEVERITIES, Rule, Thresholds
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
-from gradtool.rules.drift import TOTAL_DRIFT
+from gradtool.rules.baseline.drift import TOTAL_DRIFT
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
 from gradtool.rules.layered.roll_up import finding_of, rolled_up
 from gradtool.rules.nonfinite import RULES as NONFINITE_RULES

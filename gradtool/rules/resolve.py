@@ -10,7 +10,7 @@ from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import Rule, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES
-from gradtool.rules.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT, ZERO
+from gradtool.rules.baseline.drift import EXPECTED, TENSOR_DRIFT, TOTAL_DRIFT, ZERO
 from gradtool.rules.evidence import DumpRule
 from gradtool.rules.reference import DIFFERS
 from gradtool.rules.settings import ALL, Settings, matching_codes

@@ -16,7 +16,7 @@ from gradtool.core.judging.policy import Override
 from gradtool.core.judging.rule import SEVERITIES, Rule, Severity, Threshold, Thresholds
 from gradtool.errors import UsageError
 from gradtool.rules import RULES, suggestion
-from gradtool.rules.drift import EXPECTED
+from gradtool.rules.baseline.drift import EXPECTED
 from gradtool.rules.evidence import DumpRule
 from gradtool.shortening import brief_repr, shortened
 

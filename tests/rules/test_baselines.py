@@ -24,7 +24,7 @@ from gradtool.api.baselines import save_baseline, update_baseline
 from gradtool.core.judging.baseline import NormRange
 from gradtool.report.check.baseline_text import difference
 from gradtool.report.model import Style
-from gradtool.rules.baseline_file import read_baseline, write_baseline
+from gradtool.rules.baseline.file import read_baseline, write_baseline
 from gradtool.rules.config_file import Config
 from gradtool.rules.settings import read_settings
 

@@ -37,6 +37,15 @@ Examples:
   gradtool check grads.pt -f junit:report.xml -f github
 """
 
+Against: TypeAlias = Annotated[
+    str | None,
+    typer.Option(
+        "--against",
+        metavar="DUMP",
+        help="Expect the same elements as this dump has, as gradtool diff compares (GT411).",
+        rich_help_panel=JUDGING,
+    ),
+]
 ExitZero: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -58,6 +67,7 @@ def check(
     reports: ReportOptions,
     configured: groups.ConfiguredWithBaseline,
     judging: Judging,
+    against: Against = None,
     exit_zero: ExitZero = False,
     measuring: groups.Measuring,
     kept: CacheIfGiven,
@@ -69,7 +79,6 @@ def check(
     if a PATH could not be read.
     """
     reports = reports.with_step_summary()
-    against = judging.pop("against")
     compared_to = [] if against is None else [against]
     reports.refuse_to_replace([*expand_all([*paths, *compared_to]), *configured.files])
     with display.progress(paths[0]) as progress:

@@ -90,16 +90,6 @@ _ROWS: Final = (
         ),
     ),
     Row(
-        "against",
-        str | None,
-        typer.Option(
-            None,
-            "--against",
-            metavar="DUMP",
-            help="Expect the same elements as this dump has, as gradtool diff compares (GT411).",
-        ),
-    ),
-    Row(
         "rtol",
         float | None,
         typer.Option(
@@ -131,7 +121,6 @@ def _judging(
     ignore: Sequence[str] | None,
     thresholds: Sequence[str] | None,
     fail_on: Severity | None,
-    against: str | None,
     rtol: float | None,
     **single_thresholds: object,
 ) -> Arguments:
@@ -147,7 +136,6 @@ def _judging(
         "ignore": _codes(ignore) or (),
         "thresholds": assigned,
         "fail_on": fail_on,
-        "against": against,
         "rtol": rtol,
     }
 

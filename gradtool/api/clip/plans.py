@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from concurrent.futures import Executor
 from dataclasses import dataclass
 
-from gradtool.api.clip_source import Catalogue
+from gradtool.api.clip.source import Catalogue
 from gradtool.core.clip.adaptive import Matched, matched_weights, unit_factors
 from gradtool.core.clip.groups import group_of_each
 from gradtool.core.clip.plan import ClipPlan, ClipRequest, plan_clip

@@ -9,8 +9,8 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
-from gradtool.api.clip_plans import Planning
-from gradtool.api.clip_source import Catalogue, Source, catalogues
+from gradtool.api.clip.plans import Planning
+from gradtool.api.clip.source import Catalogue, Source, catalogues
 from gradtool.core.clip.groups import notes_on_groups
 from gradtool.core.clip.plan import ClipPlan, ClipRequest, one_total
 from gradtool.core.locations import Location

@@ -9,9 +9,9 @@ from contextlib import ExitStack, closing
 from itertools import zip_longest
 from typing import Literal, Unpack
 
-from gradtool.api.clip_plans import Planning
-from gradtool.api.clip_source import Source, catalogues, source_of
-from gradtool.api.clip_writing import place_for, planned_clip, write
+from gradtool.api.clip.plans import Planning
+from gradtool.api.clip.source import Source, catalogues, source_of
+from gradtool.api.clip.writing import place_for, planned_clip, write
 from gradtool.api.configured import requested
 from gradtool.arguments import number, require
 from gradtool.core.clip.outcome import ClipOutcome, Clipped

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from gradtool.api.comparison import SIDES, Side, Terms, compare, opened_side
-from gradtool.api.tolerances import tolerances_of
+from gradtool.api.diff.comparison import SIDES, Side, Terms, compare, opened_side
+from gradtool.api.diff.tolerances import tolerances_of
 from gradtool.core.comparing.difference import Difference
 from gradtool.core.comparing.tolerances import Tolerances
 from gradtool.core.judging.policy import Policy

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gradtool.api.comparison import PARTS, SIDES, Terms, compare, opened_side
-from gradtool.api.tolerances import tolerances_of
+from gradtool.api.diff.comparison import PARTS, SIDES, Terms, compare, opened_side
+from gradtool.api.diff.tolerances import tolerances_of
 from gradtool.arguments import globs
 from gradtool.core.checkpoint import RanksMode
 from gradtool.core.comparing.difference import Difference

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
 
-from gradtool.api.diagnoses import why
-from gradtool.api.tolerances import idle_notes
+from gradtool.api.diff.diagnoses import why
+from gradtool.api.diff.tolerances import idle_notes
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference

@@ -1,0 +1,1 @@
+"""Clipping: where gradients come from, the plan, and where they are written."""

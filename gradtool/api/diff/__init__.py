@@ -1,0 +1,1 @@
+"""Two dumps compared: on which terms, why they differ, and one that others are held against."""
