@@ -20,7 +20,7 @@ from forks import ENVIRONMENT, PYTHON, Forks, Run
 from halved import HALVE, Halved, content, remove, workspaces
 
 TERMINATED = 143
-RUNS = 200 * int(os.environ.get("GRADTOOL_TEST_KILLS", "1"))
+RUNS = 100 * int(os.environ.get("GRADTOOL_TEST_KILLS", "1"))
 FAIR_SHARE = RUNS // 20
 
 MODES = ["new file", "in place", "directory"]
