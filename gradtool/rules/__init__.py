@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from difflib import get_close_matches
+from difflib import SequenceMatcher, get_close_matches
+from itertools import takewhile
 from operator import attrgetter
 from typing import Final
 
@@ -44,5 +45,17 @@ def find_rule(text: str, also: Collection[str] = ()) -> Rule:
 def suggestion(text: str, valid: list[str], least: float = 0.6) -> str | None:
     """Which of the `valid` words is meant by `text`; None where none is as like it as `least`."""
     folded = {word.casefold(): word for word in reversed(valid)}
-    nearest = get_close_matches(text.casefold(), folded, n=1, cutoff=least)
-    return f"did you mean {folded[nearest[0]]}?" if nearest else None
+    given = text.casefold()
+    near = get_close_matches(given, folded, n=_MOST_NEAR, cutoff=least)
+    if not near:
+        return None
+
+    def likeness(word: str) -> tuple[float, int]:
+        # Of codes as like as each other, that of the same family is meant: their beginnings agree.
+        beginning = takewhile(lambda both: both[0] == both[1], zip(word, given, strict=False))
+        return SequenceMatcher(None, word, given).ratio(), len([*beginning])
+
+    return f"did you mean {folded[max(near, key=likeness)]}?"
+
+
+_MOST_NEAR: Final = 50

@@ -784,7 +784,7 @@ GRADIENTS = {"w": np.float32([3, 4])}
 def outcome_with(key: str, value: float, baseline: str) -> CheckOutcome:
     """What comes of a check with every rule in force, and a threshold set."""
     thresholds = {"GT401.norm": 5.0, key: value}
-    return gradtool.check(GRADIENTS, baseline=baseline, thresholds=thresholds)
+    return gradtool.check(GRADIENTS, baseline=baseline, against=GRADIENTS, thresholds=thresholds)
 
 
 @pytest.mark.parametrize(("code", "parameter"), NUMBERS)

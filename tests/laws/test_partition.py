@@ -13,7 +13,7 @@ from dataclasses import replace
 from decimal import Decimal, localcontext
 from fractions import Fraction
 from pathlib import Path
-from threading import Event
+from threading import Event, Lock
 from typing import Any
 
 import numpy as np
@@ -364,18 +364,31 @@ def test_progress_ends_at_all_there_is_whatever_is_shared(tmp_path: Path) -> Non
 class Counting(ThreadPoolExecutor):
     """An executor that knows how many of its tasks are under way, and the most there were."""
 
+    _lock = Lock()
     most = under_way = cancelled = 0
 
-    def submit(self, *args: Any, **options: Any) -> Future[Any]:
-        future = super().submit(*args, **options)
-        self.under_way += 1
-        self.most = max(self.most, self.under_way)
+    def submit(self, fn: Any, *args: Any, **options: Any) -> Future[Any]:
+        def counted(*args: Any, **options: Any) -> Any:
+            try:
+                return fn(*args, **options)
+            finally:  # before the future is done: who waits may wake before its callbacks run
+                self._end()
+
+        with self._lock:
+            self.under_way += 1
+            self.most = max(self.most, self.under_way)
+        future = super().submit(counted, *args, **options)
         future.add_done_callback(self._settle)
         return future
 
+    def _end(self) -> None:
+        with self._lock:
+            self.under_way -= 1
+
     def _settle(self, future: Future[Any]) -> None:
-        self.under_way -= 1
-        self.cancelled += future.cancelled()
+        if future.cancelled():
+            self.cancelled += 1
+            self._end()
 
 
 class Held(Counting):

@@ -202,7 +202,7 @@ def test_are_the_same_in_every_order_and_in_steps_of_any_size(
     kept = np.empty(spec.shape).transpose(np.argsort(order))
     strides = None if kept.flags.c_contiguous else tuple(n // 8 for n in kept.strides)
     spec = replace(spec, shape=shape, strides=strides)
-    backend, bands = Stepping(BatchLimits(3 * step * 8, step, 4)), data.draw(bands_of(shape))
+    backend, bands = Stepping(BatchLimits(3 * step * 8, step, 4, 8)), data.draw(bands_of(shape))
     found = measured([spec], p, backend=backend, bands={"t.0": bands})
     assert_rows(found.tensors[0], array, bands, p)
 
@@ -233,7 +233,7 @@ def test_a_row_of_which_each_block_has_little_does_not_drift(tmp_path: Path) -> 
     array = np.full((3, 40_000), 1 / 3)
     (spec,) = stored(tmp_path, "F64", [np.ascontiguousarray(array.T)])
     spec = replace(spec, shape=array.shape, strides=(1, 3))
-    backend = Stepping(BatchLimits(1 << 16, 30, 1))
+    backend = Stepping(BatchLimits(1 << 16, 30, 1, 8))
     bands = {"t.0": Bands.each_row(array.shape)}
     for row in measured([spec], backend=backend, bands=bands).tensors[0].rows:
         true = math.sqrt(math.fsum([(1 / 3) ** 2] * 40_000))

@@ -25,6 +25,9 @@ from gradtool.rules.settings import read_settings
 
 ALWAYS = {"GT001", "GT002", "GT003"}
 COMPARING = {code for code in RULES if "GT401" < code < "GT410"}
+ASKED = {"GT401", "GT410", "GT411"}
+"""Rules that are in force where the call says what to compare with."""
+
 WITHOUT_BASELINE = {code for code in RULES if code < "GT4"}
 TREE = {"a": np.array([3.0, 4.0]), "b.w": np.array([1.0])}
 
@@ -92,7 +95,7 @@ def test_select_and_ignore(
         chosen = meant(configured_select) - meant(configured_ignore) - meant(ignore)
     else:
         chosen = set(RULES) - meant(configured_ignore) - meant(ignore)
-    judging = chosen - {"GT401", "GT410"} - (set() if compares else COMPARING)
+    judging = chosen - ASKED - (set() if compares else COMPARING)
     contradiction = any(
         ALWAYS & {*out} or any(meant([word]) <= meant(out) for word in into or ())
         for into, out in ((select, ignore), (configured_select, configured_ignore))

@@ -459,6 +459,11 @@ CASES: dict[str, Case] = {
         [Found("GT410", "error", "a", 5.0, 0.0)],
         options={"thresholds": {"GT410.names": ["a[-1]"]}},
     ),
+    "GT411": Case(
+        alone("a", sick=f32(4, 3), healthy=f32(3, 4)),
+        [Found("GT411", "error", None)],
+        options={"against": {"a": f32(3, 4)}},
+    ),
     "GT409": Case(
         alone("a", sick=np.repeat(f32(2, 0, 0, 0), 16), healthy=np.ones(64, "f4")),
         [Found("GT409", "error", "a", 0.75, 0.1)],
