@@ -42,7 +42,10 @@ def distance(a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distan
     Both are real or both complex.
     """
     if have_one_code(a, b) and are_equal(a.raw, b.raw):
-        return Distance.of_equals(stats_of(a))
+        found = stats_of(a)
+        # The statistics of complex numbers beyond float64 hold no sum of squares.
+        if found.max_abs < math.inf:
+            return Distance.of_equals(found)
     return _Comparing(a, b, walk, tolerance).distance()
 
 
@@ -250,7 +253,7 @@ class _Comparing:
         if not self.tolerance.is_exact:
             sizes = self._moduli(d)
             self.outside += self._outside(sizes * 2.0 if halved else sizes, a, apart)
-        self.sums.add(a, b, d, size, halved=halved)
+        self.sums.add(a, b, d, min(size, sys.float_info.max), halved=halved)
 
     def _peak(self, d: Float64) -> float:
         """The largest distance of two elements."""

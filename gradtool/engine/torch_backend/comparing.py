@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
@@ -60,7 +61,10 @@ def distance(
 
     found = parts_of(Group.of([a.numel], a.dtype), bits_first=have_one_code(a, b))
     if all(part.figures is None for _, part in found):
-        return Distance.of_equals(_merged(found, a, lambda part: part.a))
+        stats = _merged(found, a, lambda part: part.a)
+        # The statistics of complex numbers beyond float64 hold no sum of squares.
+        if stats.max_abs < math.inf:
+            return Distance.of_equals(stats)
     found = [
         one
         for group, part in found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import cmath
 from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -40,7 +40,7 @@ def _bits(evidence: Evidence) -> Iterator[Told]:
     least = _LEAST_ALONE if is_single and len(found) == 1 else _SMALLEST_SHARE
     if not found or numel < least * len(found):
         return
-    if not is_single and not all(math.isfinite(abs(one.sample.b)) for one in found):
+    if not is_single and not all(cmath.isfinite(one.sample.b) for one in found):
         return
     how = "in one bit" if is_single else "in several bits"
     if len(found) == 1:

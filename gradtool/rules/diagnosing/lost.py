@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
+import cmath
 from collections.abc import Iterator, Sequence
 
 from gradtool.core.comparing.difference import DEAD_SIDES
+from gradtool.core.comparing.distance import Number
 from gradtool.core.figures import counted, index_text
 from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
@@ -56,9 +57,8 @@ def _nonfinite(evidence: Evidence) -> Iterator[Told]:
 
 def _one_sided(found: Sequence[Compared], kind: str, side: int, total: int) -> Told:
     first = found[0]
-    is_kind = math.isnan if kind == "NaN" else math.isinf
     known = first.distance.samples
-    at = next((one.position for one in known if is_kind(abs((one.a, one.b)[side]))), None)
+    at = next((one.position for one in known if _kind((one.a, one.b)[side]) == kind), None)
     place = "" if at is None else f" at {index_text(unravel(at, first.pair.a.shape))}"
     where = f"in {counted(len(found), 'tensor')}, first " if len(found) > 1 else ""
     last = f", last in {found[-1].name!r:.80}" if len(found) > 1 else ""
@@ -66,6 +66,13 @@ def _one_sided(found: Sequence[Compared], kind: str, side: int, total: int) -> T
         f"{total:,} {kind} in {'AB'[side]} alone, {where}in {first.name!r:.80}{place}{last}",
         [one.pair for one in found],
     )
+
+
+def _kind(number: Number) -> str | None:
+    """`NaN` or `Inf`, of a complex number that of either part, NaN first; None for finite ones."""
+    if cmath.isnan(number):
+        return "NaN"
+    return "Inf" if cmath.isinf(number) else None
 
 
 def _sides(tensor: Compared) -> tuple[TensorStats, TensorStats]:
