@@ -66,8 +66,10 @@ def catalogue_of(named: Sequence[NamedArray], section_of: Sections) -> MemoryCat
         (tensors if isinstance(entry, TensorSpec) else skipped).append(entry)  # type: ignore[arg-type]
         shards += elements.is_shard
         sparse += bool(elements.indices)
-        for part, index_type in elements.indices.items():
-            skipped.append(Skipped(f"{name}.{part}", index_type, "integer", section))
+        for part, tensor in elements.indices.items():
+            indices = _elements(f"{name}.{part}", tensor)
+            owners.append(indices.owner)
+            skipped.append(indices.entry(f"{name}.{part}", section))  # type: ignore[arg-type]
     notes = []
     if shards:
         subject = counted(shards, "DTensor is", "DTensors are")

@@ -45,7 +45,7 @@ class Elements:
         strides: in elements, none of them negative.
         big_endian: whether the highest byte of an element comes first.
         is_shard: whether the array is a DTensor.
-        indices: of a sparse tensor, the types of its index tensors by their names.
+        indices: of a sparse tensor, its index tensors by their names.
     """
 
     owner: object
@@ -55,7 +55,7 @@ class Elements:
     strides: tuple[int, ...]
     big_endian: bool = False
     is_shard: bool = False
-    indices: Mapping[str, str] = field(default_factory=dict)
+    indices: Mapping[str, Any] = field(default_factory=dict)
 
     def entry(self, name: str, section: str) -> TensorSpec | Skipped:
         """The array as a tensor of a catalogue.
@@ -214,19 +214,19 @@ def _elements_of_tensor(tensor: Any) -> Elements:
     )
 
 
-def _values_and_indices(tensor: Any) -> tuple[Any, dict[str, str]]:
-    """A tensor's stored values, and the types of its index tensors by name if it is sparse."""
+def _values_and_indices(tensor: Any) -> tuple[Any, dict[str, Any]]:
+    """A tensor's stored values, and its index tensors by name if it is sparse."""
     layout = str(tensor.layout)
     if layout == "torch.sparse_coo":
-        return tensor.coalesce().values(), {"indices": "I64"}
+        tensor = tensor.coalesce()
+        return tensor.values(), {"indices": tensor.indices().contiguous()}
     if not layout.startswith("torch.sparse_"):
         return tensor, {}
-    by_row = layout in ("torch.sparse_csr", "torch.sparse_bsr")
-    index_type = (tensor.crow_indices() if by_row else tensor.ccol_indices()).dtype
-    known_type = array_type(torch_dtype_name(index_type))
-    return tensor.values(), dict.fromkeys(
-        ("compressed_indices", "plain_indices"), known_type.name if known_type else "I64"
-    )
+    if layout in ("torch.sparse_csr", "torch.sparse_bsr"):
+        compressed, plain = tensor.crow_indices(), tensor.col_indices()
+    else:
+        compressed, plain = tensor.ccol_indices(), tensor.row_indices()
+    return tensor.values(), {"compressed_indices": compressed, "plain_indices": plain}
 
 
 def torch_dtype_name(dtype: Any) -> str:

@@ -14,11 +14,12 @@ from gradtool.api.diff.tolerances import idle_notes
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
-from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, of_other_kinds, paired
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.comparing.tolerances import Tolerances
+from gradtool.core.comparing.unmeasured import unmeasured
 from gradtool.core.names import name_filter, no_name, ordered
+from gradtool.core.tensors import Skipped
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Progress
 from gradtool.engine.reading.differences import differences, others_compared, spooled
@@ -95,23 +96,33 @@ def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) 
         _compare_copies(both, request, executor, parts)
         runners = [request.runner(first, executor, part) for part in (whole, rest)]
         tensors = _compared(both, pairing.pairs, terms, runners[0], bounds)
-        others = _others(first, second, request, runners[1])
+        rest_of_both = unmeasured(first, second, request.bare.prefixes, terms.maps)
+        with reporting_shortage():
+            others = others_compared(rest_of_both.pairs, runners[1])
     return Difference(
         a=_dump_side(first, request),
         b=_dump_side(second, request),
         tensors=tensors,
         others=others,
-        only_in_a=tuple(first.tensors[n].name for n in pairing.only_in_a),
-        only_in_b=tuple(second.tensors[n].name for n in pairing.only_in_b),
+        only_in_a=_alone(first, pairing.only_in_a, rest_of_both.only_in_a),
+        only_in_b=_alone(second, pairing.only_in_b, rest_of_both.only_in_b),
         in_model_order=first.in_model_order,
         tolerance=allowed.default,
         diagnosis=why(tensors, both, request),
-        notes=(*pairing.notes, *idle_notes(idle), *spooled(tensors)),
+        notes=(*pairing.notes, *rest_of_both.notes(), *idle_notes(idle), *spooled(tensors)),
         backend=runners[0].backend.name,
         elapsed_s=time.perf_counter() - started,
         tolerances=allowed.patterns,
         config=allowed.config,
     )
+
+
+def _alone(
+    checkpoint: Checkpoint, numbers: Sequence[int], unmeasured: Sequence[Skipped]
+) -> tuple[str, ...]:
+    """The names of what pairs with nothing, gradients first."""
+    names = (checkpoint.tensors[n].name for n in numbers)
+    return (*names, *(item.name for item in unmeasured))
 
 
 def _paired(first: Checkpoint, second: Checkpoint, terms: Terms) -> Pairing:
@@ -148,17 +159,6 @@ def _compared(
             verify=request.verify,
         )
     return ordered(tensors, in_model_order=sides[0].in_model_order)
-
-
-def _others(
-    first: Checkpoint, second: Checkpoint, request: MeasureRequest, runner: Runner
-) -> tuple[OtherDifference, ...]:
-    """What both dumps hold that is no gradient, and is stored in one piece."""
-    a, b = ([item for item in one.skipped if item.stored is not None] for one in (first, second))
-    keys = [[(item.section, item.name) for item in side] for side in (a, b)]
-    pairing = paired(keys[0], keys[1], request.bare.prefixes)
-    with reporting_shortage():
-        return others_compared([(a[n], b[m]) for n, m in pairing.pairs], runner)
 
 
 def _copied(checkpoint: Checkpoint) -> Checkpoint:

@@ -1,0 +1,75 @@
+"""Which tensor that is no gradient in one dump is which of the other, and what is left of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Final, NamedTuple
+
+from gradtool.core.checkpoint import Checkpoint
+from gradtool.core.comparing.pairing import NameMap, paired
+from gradtool.core.figures import first_of
+from gradtool.core.tensors import ABSENT, SCALAR, TEXT, Skipped
+
+_NOT_COMPARED: Final = (ABSENT, SCALAR, TEXT)
+"""Reasons for which there is no tensor."""
+
+
+_INDICES: Final = ("indices", "compressed_indices", "plain_indices")
+"""What index tensors of a sparse tensor are called after it."""
+
+
+class Unmeasured(NamedTuple):
+    """Tensors that are no gradients.
+
+    Attributes:
+        pairs: those of both dumps whose bits can be compared.
+        only_in_a, only_in_b: those that the other dump has under no kind.
+        unread: pairs of which one at least is stored in no way that can be compared.
+        measured: names of the gradients of both.
+    """
+
+    pairs: list[tuple[Skipped, Skipped]]
+    only_in_a: list[Skipped]
+    only_in_b: list[Skipped]
+    unread: list[tuple[Skipped, Skipped]]
+    measured: set[str]
+
+    def notes(self) -> Iterator[str]:
+        """A sentence on those that are not compared."""
+        if self.unread:
+            found = [f"{one.name!r:.80} ({one.dtype}: {one.reason})" for one, _ in self.unread]
+            yield f"not compared, and may differ: {first_of(found)}"
+        for here, there, alone in (("A", "B", self.only_in_a), ("B", "A", self.only_in_b)):
+            stems = dict.fromkeys(_stem(item.name) for item in alone)
+            sparse = [f"{stem!r:.80}" for stem in stems if stem in self.measured]
+            if sparse:
+                verb = "is" if len(sparse) == 1 else "are"
+                how = f"sparse in {here}, and in {there} dense or in another layout"
+                yield f"{first_of(sparse)} {verb} {how}: elements do not lie at the same places"
+
+
+def unmeasured(
+    a: Checkpoint, b: Checkpoint, prefixes: Sequence[str], maps: Sequence[NameMap]
+) -> Unmeasured:
+    """The tensors of two dumps that are no gradients, paired as gradients are."""
+    sides = [[item for item in one.skipped if item.reason not in _NOT_COMPARED] for one in (a, b)]
+    keys = [[(item.section, item.name) for item in side] for side in sides]
+    names = [name for side in keys for _, name in side]
+    fitting = [one for one in maps if any(one.function()(name) is not None for name in names)]
+    found = paired(keys[0], keys[1], prefixes, fitting)
+    pairs = [(sides[0][n], sides[1][m]) for n, m in found.pairs]
+    is_stored = [one.stored is not None and other.stored is not None for one, other in pairs]
+    measured = [{spec.name for spec in one.tensors} for one in (a, b)]
+    return Unmeasured(
+        [pair for pair, stored in zip(pairs, is_stored, strict=True) if stored],
+        [one for n in found.only_in_a if (one := sides[0][n]).name not in measured[1]],
+        [one for n in found.only_in_b if (one := sides[1][n]).name not in measured[0]],
+        [pair for pair, stored in zip(pairs, is_stored, strict=True) if not stored],
+        set.union(*measured),
+    )
+
+
+def _stem(name: str) -> str | None:
+    """The sparse tensor that an index tensor of such a name is of."""
+    stem, _, part = name.rpartition(".")
+    return stem if part in _INDICES else None
