@@ -51,7 +51,8 @@ def sentence(difference: Difference) -> str:
     if not pairs:
         parts.insert(0, "no names in common")
     elif not apart:
-        parts.insert(0, f"all {counted(len(pairs), 'pair')} agree")
+        agree = "the only pair agrees" if len(pairs) == 1 else f"all {len(pairs):,} pairs agree"
+        parts.insert(0, agree)
     return ", ".join(parts)
 
 

@@ -78,6 +78,8 @@ def total(sections: Sequence[PairSummary]) -> str | None:
     if len(sections) != 1 or not sections[0].apart:
         return None
     (only,) = sections
+    if not only.compared:
+        return figures(only)
     a, b = (significant(one.norm, CELL_DIGITS) for one in only.sides)
     angle = "" if only.cosine is None else f", cosine {significant(only.cosine, CELL_DIGITS)}"
     return f"{figures(only)}{angle}, norm {a} in A and {b} in B"
