@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gradtool.core.comparing.difference import Difference
-from gradtool.core.comparing.words import details, sentence
+from gradtool.core.comparing.words import details, other_details, sentence
 from gradtool.core.figures import some
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
@@ -30,6 +30,10 @@ def _sentences(difference: Difference) -> Iterator[str]:
     for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b)):
         if names:
             yield f"only in {side}: {some(names)}"
+    others = [one for one in difference.others if not one.identical]
+    if others:
+        name = shortened(repr(others[0].name), LONGEST_NAME)
+        yield f"first of the other tensors {name}: {other_details(others[0])}"
     yield from (f"{one.code} {one.name}: {one.text}" for one in difference.diagnosis)
 
 

@@ -182,7 +182,7 @@ def test_a_report_never_replaces_the_configuration(tmp_path: Path) -> None:
     assert "is one of the files to read" in error_lines(result)[0]
 
 
-def test_shells_complete_its_formats_and_sections() -> None:
+def test_shells_complete_its_formats_sections_and_rules() -> None:
     def completed(words: str) -> list[str]:
         environment = {
             "_GRADTOOL_COMPLETE": "complete_bash",
@@ -194,3 +194,6 @@ def test_shells_complete_its_formats_and_sections() -> None:
     assert completed("gradtool diff -f j") == ["json", "junit"]
     assert completed("gradtool diff -f h") == ["html"]
     assert completed("gradtool diff --section gr") == ["grads"]
+    assert completed("gradtool explain gt50") == [f"GT50{n}" for n in range(1, 10)]
+    assert completed("gradtool explain trans") == ["transposed"]
+    assert completed("gradtool check --select gt50") == []

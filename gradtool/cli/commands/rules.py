@@ -10,7 +10,7 @@ import typer
 from gradtool.cli.console import write_result
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
-from gradtool.cli.options.values import completing_rules
+from gradtool.cli.options.values import completing_explained
 from gradtool.cli.spelling import with_options
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ Codes: TypeAlias = Annotated[
     list[str],
     typer.Argument(
         metavar="RULE...",
-        autocompletion=completing_rules,
+        autocompletion=completing_explained,
         help="Codes or names, such as GT101 or nan.",
     ),
 ]
@@ -37,7 +37,10 @@ Codes: TypeAlias = Annotated[
 
 @command
 def rules(*, display: groups.ColorOption) -> None:
-    """List the rules of `gradtool check`, and what each finds."""
+    """List the rules of `gradtool check`, and what each finds.
+
+    `gradtool explain` knows those of `gradtool diff` too, which say why dumps differ.
+    """
     from gradtool.report.check.rule_text import listing  # noqa: PLC0415 - loads rich, which is slow to
     from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
 

@@ -80,10 +80,18 @@ def dtype(value: str | None) -> str | None:
 
 
 def completing_rules(incomplete: str) -> Iterator[str]:
-    """For shell completion: the rules whose code or name begins with what was typed."""
+    """For shell completion: the rules of `check` whose code or name begins with what was typed."""
     from gradtool.rules import RULES  # noqa: PLC0415 - not for --help
 
     yield from completing([*RULES, *(rule.name for rule in RULES.values())])(incomplete)
+
+
+def completing_explained(incomplete: str) -> Iterator[str]:
+    """The same of all rules that `explain` knows: those of `check`, then those of `diff`."""
+    from gradtool.rules.diagnosing import DIAGNOSES  # noqa: PLC0415 - not for --help
+
+    yield from completing_rules(incomplete)
+    yield from completing([*DIAGNOSES, *(one.name for one in DIAGNOSES.values())])(incomplete)
 
 
 def completing(names: Collection[str]) -> Callable[[str], Iterator[str]]:
