@@ -32,7 +32,8 @@ _LEAST_SHIFT: Final = 0.5
 class _Rounded(NamedTuple):
     """A tensor that rounding explains: in which words, with places for how and for the type.
 
-    `is_certain` says that the numbers show it themselves, and not their distance alone.
+    `is_certain` says that the numbers show it themselves, and not their distance alone;
+    `is_on_grid` that they show the type, which is narrower than the one that they are stored in.
     """
 
     tensor: TensorDifference
@@ -40,6 +41,7 @@ class _Rounded(NamedTuple):
     dtype: str
     distance: float
     is_certain: bool = True
+    is_on_grid: bool = False
 
 
 def _rounding(evidence: Evidence) -> Iterator[Told]:
@@ -55,10 +57,13 @@ def _rounding(evidence: Evidence) -> Iterator[Told]:
     # All tensors have one source of noise: where most are further apart, it is not rounding's.
     if 2 * len(found) < len(counted):
         found = [one for one in found if one.is_certain]
+    else:
+        found += _computed_from(found, evidence)
     if any(one.dtype == "TF32" for one in found):
         # Numbers that float16 holds are of as many bits.
         found = [one._replace(dtype="TF32") if one.dtype == "F16" else one for one in found]
-    for words, dtype in dict.fromkeys((one.words, one.dtype) for one in found):
+    groups = dict.fromkeys((one.words, one.dtype) for one in found)
+    for words, dtype in groups:
         members = [one for one in found if (one.words, one.dtype) == (words, dtype)]
         tensors = [one.tensor for one in members]
         most = max(
@@ -69,9 +74,20 @@ def _rounding(evidence: Evidence) -> Iterator[Told]:
         name = _NAMES.get(dtype, dtype)
         is_all = all(one.is_certain for one in members)
         how = "only rounding to" if is_all else "rounding noise of"
-        yield Told(
-            f"{words.format(name, how=how)}{size} {scope(tensors, evidence, 'by more')}", tensors
-        )
+        than = "otherwise" if len(groups) > 1 else "by more"
+        yield Told(f"{words.format(name, how=how)}{size} {scope(tensors, evidence, than)}", tensors)
+
+
+def _computed_from(found: Sequence[_Rounded], evidence: Evidence) -> Iterator[_Rounded]:
+    """What is as near and on no grid, beside much that is: norms' gradients under autocast, say."""
+    names = [one.dtype for one in found if one.is_on_grid]
+    known = {id(one.tensor) for one in found}
+    for name in list(dict.fromkeys(names))[:1]:
+        for tensor in evidence.compared:
+            if id(tensor.pair) not in known and _is_noise(tensor, name):
+                words = "{how} {}, as of what is computed from numbers in it"
+                distance = tensor.rel_l2 or 0.0
+                yield _Rounded(tensor.pair, words, name, distance, is_certain=False)
 
 
 def _rounded(tensor: Compared, grids: tuple[str | None, str | None] | None) -> _Rounded | None:
@@ -131,12 +147,12 @@ def _on_grids(tensor: Compared, grids: tuple[str | None, str | None]) -> _Rounde
         return None
     if len(known) == 2:
         words = "{how} {}, which all numbers of both sides fit into"
-        return _Rounded(tensor.pair, words, name, relative, is_certain=False)
+        return _Rounded(tensor.pair, words, name, relative, is_certain=False, is_on_grid=True)
     side = "B" if one is None else "A"
     steps = 1 << tensor.dtypes[0].precision - _PRECISION[name]
     is_next = (tensor.distance.max_ulps or 0) <= steps
     words = f"{{how}} {{}}, which all numbers of {side} fit into"
-    return _Rounded(tensor.pair, words, name, relative, is_certain=is_next)
+    return _Rounded(tensor.pair, words, name, relative, is_certain=is_next, is_on_grid=True)
 
 
 RULES: Sequence[Diagnosis] = (
