@@ -15,6 +15,8 @@ Axis = Literal["rows", "columns"]
 class Moved:
     """How the elements of one matrix are those of the other, bit by bit, in other places.
 
+    The elements of a vector are its rows.
+
     Attributes:
         what: whole rows, whole columns, or single elements.
         count: how many rows or columns are not where they were; of elements 0.

@@ -23,7 +23,7 @@ _MOST_SHIFT: Final = 16
 """Places by which lines may be shifted, where those at the end are gone."""
 
 _LEAST_LINES: Final = 4
-"""Different lines of which a shift has to leave so many to be known by."""
+"""Different lines of which a shift has to leave so many, and a vector to have, to be known by."""
 
 
 class Fingerprints:
@@ -34,7 +34,7 @@ class Fingerprints:
         self.lines = tuple(np.zeros(size, np.uint64) for size in shape)
         self.contents = tuple(np.zeros(size, np.uint64) for size in shape)
 
-    def add(self, codes: NDArray[Any], row: int, column: int) -> None:
+    def add(self, codes: NDArray[Any], row: int, column: int = 0) -> None:
         """Add a block of words, the first of which is at this place."""
         words: Words = codes.astype(np.uint64)
         rows, columns = slice(row, row + len(words)), slice(column, column + words.shape[1])
@@ -44,6 +44,11 @@ class Fingerprints:
         scrambled = _scrambled(words)
         self.contents[0][rows] += scrambled.sum(axis=1, dtype=np.uint64)
         self.contents[1][columns] += scrambled.sum(axis=0, dtype=np.uint64)
+
+    @property
+    def are_known_apart(self) -> bool:
+        """Whether enough rows are different that those of another matrix are no chance."""
+        return len(np.unique(self.lines[0])) >= _LEAST_LINES
 
 
 class _Lines(NamedTuple):

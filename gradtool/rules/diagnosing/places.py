@@ -7,7 +7,7 @@ from typing import Final
 
 from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.second_look import Moved
-from gradtool.core.figures import dimensions, significant
+from gradtool.core.figures import dimensions
 from gradtool.rules.diagnosing.evidence import Compared, Diagnosis, Evidence, Told, is_dead
 from gradtool.rules.diagnosing.words import scope, the_rest, together, which
 
@@ -37,7 +37,7 @@ def _transposed(evidence: Evidence) -> Iterator[Told]:
         elif pair.distance is None:
             guessed.append(pair)
     if found:
-        rest = f" (but for a rest of {significant(most, 1)}, relatively)" if most else ""
+        rest = f" (but for a rest of {most:.1g}, relatively)" if most else ""
         yield Told(
             f"B is transposed, which `transpose` compares, {scope(found, evidence)}{rest}", found
         )
@@ -75,7 +75,9 @@ def _moved(evidence: Evidence, axis: str) -> Iterator[Told]:
             found.setdefault(alike, []).append((moved, tensor.pair))
     for members in found.values():
         (moved, first), pairs = members[0], [pair for _, pair in members]
-        text = _elements(moved) if axis == "elements" else _lines(moved)
+        is_of_vectors = all(len(pair.a.shape) == 1 for pair in pairs)
+        lines = "elements" if is_of_vectors else moved.what
+        text = _elements(moved) if axis == "elements" else _lines(moved, lines)
         if moved.first is not None and moved.shift is None and len(pairs) > 1:
             text += f" in {first.name!r:.80}, and alike"
         yield Told(f"{text} {scope(pairs, evidence)}", pairs)
@@ -88,17 +90,17 @@ def _may_be_moved(tensor: Compared) -> bool:
     return near and pair.a.dtype == pair.b.dtype and found.a.max_abs == found.b.max_abs
 
 
-def _lines(moved: Moved) -> str:
-    """How rows or columns moved."""
-    line = moved.what.removesuffix("s")
+def _lines(moved: Moved, lines: str) -> str:
+    """How rows or columns moved, or the elements of vectors."""
+    line = lines.removesuffix("s")
     if moved.shift is not None:
         size, to = abs(moved.shift), "on" if moved.shift > 0 else "back"
         lost = "last" if moved.shift > 0 else "first"
         end = f"the {lost} ones are gone" if moved.is_cut else "cyclically"
-        return f"{moved.what} shifted by {size} {to}, {end},"
+        return f"{lines} shifted by {size} {to}, {end},"
     first, at = moved.first or (0, 0)
     return (
-        f"permuted {moved.what}: {moved.count:,} of {moved.total:,} are in other places, "
+        f"permuted {lines}: {moved.count:,} of {moved.total:,} are in other places, "
         f"{line} {first} of A is {line} {at} of B,"
     )
 
@@ -178,7 +180,9 @@ RULES: Sequence[Diagnosis] = (
         find=_rows,
         summary="Rows of a matrix are in other places.",
         explanation="Tokens, heads or experts are numbered otherwise, or a gather is off by some.",
-        rationale=f"Whole rows are found again, bit by bit. {_SAME_BITS}",
+        rationale=(
+            f"Whole rows are found again, bit by bit, or the elements of a vector. {_SAME_BITS}"
+        ),
         remedy="Look at the index that says which row is which: a vocabulary, an order of heads.",
     ),
     Diagnosis(

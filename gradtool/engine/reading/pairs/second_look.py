@@ -52,7 +52,7 @@ class SecondReading:
     """
 
     def __init__(self, most_nbytes: int = MOST_NBYTES, most_tensors: int = MOST_TENSORS) -> None:
-        self._nbytes = dict.fromkeys(("transposed", "moved", "grids"), most_nbytes)
+        self._nbytes = dict.fromkeys(("transposed", "moved", "vectors", "grids"), most_nbytes)
         self._tensors = dict.fromkeys(self._nbytes, most_tensors)
         self._in_vain = 0
         self._moved: dict[int, Moved | None] = {}
@@ -80,17 +80,21 @@ class SecondReading:
 
     def _found_moved(self, tensor: TensorDifference) -> Moved | None:
         shape = tensor.a.shape
-        if len(shape) != 2 or sum(shape) > MOST_LINES or tensor.a.dtype.itemsize > _MOST_ITEMSIZE:
+        is_vector = len(shape) == 1
+        if not 1 <= len(shape) <= 2 or sum(shape) > MOST_LINES:
             return None
-        if not self._allows(tensor, "moved"):
+        if tensor.a.dtype.itemsize > _MOST_ITEMSIZE:
             return None
+        if not self._allows(tensor, "vectors" if is_vector else "moved"):
+            return None
+        columns = 1 if is_vector else shape[1]
         sides = []
         for spec in (tensor.a, tensor.b):
-            found = Fingerprints((shape[0], shape[1]))
+            found = Fingerprints((shape[0], columns))
             for box, codes in _blocks(spec):
-                found.add(codes, *box.offsets)
+                found.add(codes.reshape(-1, 1) if is_vector else codes, *box.offsets)
             sides.append(found)
-        return moved(*sides)
+        return None if is_vector and not sides[0].are_known_apart else moved(*sides)
 
     def grids(self, tensor: TensorDifference) -> tuple[str | None, str | None] | None:
         """See `SecondLook`."""
