@@ -36,6 +36,9 @@ MOST_TENSORS: Final = 256
 MOST_LINES: Final = 1 << 20
 """Rows and columns of a matrix that are kept in mind."""
 
+MOST_ELEMENTS: Final = 1 << 18
+"""Elements of a vector that are: each takes as much as a row, and more to be sorted."""
+
 _MOST_IN_VAIN: Final = 4
 _BLOCK_NBYTES: Final = 1 << 20
 _ENOUGH: Final = 1 << 16
@@ -81,7 +84,8 @@ class SecondReading:
     def _found_moved(self, tensor: TensorDifference) -> Moved | None:
         shape = tensor.a.shape
         is_vector = len(shape) == 1
-        if not 1 <= len(shape) <= 2 or sum(shape) > MOST_LINES:
+        most = MOST_ELEMENTS if is_vector else MOST_LINES
+        if not 1 <= len(shape) <= 2 or sum(shape) > most:
             return None
         if tensor.a.dtype.itemsize > _MOST_ITEMSIZE:
             return None
