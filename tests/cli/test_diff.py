@@ -194,6 +194,6 @@ def test_shells_complete_its_formats_sections_and_rules() -> None:
     assert completed("gradtool diff -f j") == ["json", "junit"]
     assert completed("gradtool diff -f h") == ["html"]
     assert completed("gradtool diff --section gr") == ["grads"]
-    assert completed("gradtool explain gt50") == [f"GT50{n}" for n in range(1, 10)]
+    assert completed("gradtool explain GT50") == [f"GT50{n}" for n in range(1, 10)]
     assert completed("gradtool explain trans") == ["transposed"]
-    assert completed("gradtool check --select gt50") == []
+    assert completed("gradtool check --select GT50") == []

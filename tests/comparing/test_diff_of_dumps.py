@@ -212,3 +212,8 @@ def test_each_side_is_divided_by_its_own_loss_scale(scale: float, tmp_path: Path
 def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
         gradtool.diff({"w": W}, {"w": W}, **wrong)
+
+
+def test_a_glob_of_tensors_to_transpose_that_fits_none_is_refused() -> None:
+    with pytest.raises(UsageError, match=r"`transpose` 'wieght' fits no tensor.*'weight'"):
+        gradtool.diff({"weight": W}, {"weight": W.T.contiguous()}, transpose="wieght")

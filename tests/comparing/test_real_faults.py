@@ -67,3 +67,27 @@ def test_autocast_is_rounding_noise_of_all_that_differs_and_another_batch_is_non
     assert not any("by more" in text for text in texts)
     named = {name for one in found.diagnosis for name in one.tensors}
     assert {name for name in GRADS if "k_proj.bias" not in name} <= named
+
+
+def test_a_loss_that_differs_is_no_flipped_bit() -> None:
+    a = {**GRADS, "loss": torch.tensor(2.5)}
+    for loss in (2.25, 3.5):
+        found = gradtool.diff(a, {**GRADS, "loss": torch.tensor(loss)})
+        assert told(found) == ["only-here"]
+
+
+def test_a_tied_name_that_one_dump_alone_has_is_told_as_that() -> None:
+    class Tied(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.head = torch.nn.Embedding(5, 3), torch.nn.Linear(3, 5, bias=False)
+            self.head.weight = self.embed.weight
+
+    model = Tied()
+    model.head(model.embed(torch.arange(4))).square().sum().backward()
+    grads = {name: one.grad for name, one in model.named_parameters()}
+    assert list(grads) == ["embed.weight"]
+    found = gradtool.diff(model, grads)
+    assert not found and found.only_in_a == ("head.weight",)
+    assert any("tied in A, and compared once: 'head.weight'" in note for note in found.notes)
+    assert gradtool.diff(model, grads, exclude="head.weight").identical

@@ -14,11 +14,19 @@ from gradtool.api.diff.tolerances import idle_notes
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
-from gradtool.core.comparing.pairing import Key, NameMap, Pairing, help_for, of_other_kinds, paired
+from gradtool.core.comparing.pairing import (
+    Key,
+    NameMap,
+    Pairing,
+    help_for,
+    of_other_kinds,
+    paired,
+    tied,
+)
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.comparing.tolerances import Tolerances
 from gradtool.core.comparing.unmeasured import unmeasured
-from gradtool.core.names import name_filter, no_name, ordered
+from gradtool.core.names import BareNames, name_filter, nearest_names, no_name, ordered
 from gradtool.core.tensors import Skipped
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Progress
@@ -109,7 +117,13 @@ def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) 
         in_model_order=first.in_model_order,
         tolerance=allowed.default,
         diagnosis=why(tensors, both, request),
-        notes=(*pairing.notes, *rest_of_both.notes(), *idle_notes(idle), *spooled(tensors)),
+        notes=(
+            *pairing.notes,
+            *tied(both, pairing),
+            *rest_of_both.notes(),
+            *idle_notes(idle),
+            *spooled(tensors),
+        ),
         backend=runners[0].backend.name,
         elapsed_s=time.perf_counter() - started,
         tolerances=allowed.patterns,
@@ -138,6 +152,14 @@ def _keys(checkpoint: Checkpoint) -> list[Key]:
     return [(spec.section, spec.name) for spec in checkpoint.tensors]
 
 
+def _refuse_idle(globs: Sequence[str], names: Sequence[str], bare: BareNames) -> None:
+    """UsageError for a glob of tensors to transpose that fits none of those that pair."""
+    for glob in globs:
+        if not any(map(name_filter([glob], (), bare), names)):
+            hint = nearest_names(glob, names)
+            raise UsageError(f"`transpose` {glob!r} fits no tensor that pairs", hint=hint)
+
+
 def _compared(
     sides: tuple[Checkpoint, Checkpoint],
     pairs: Sequence[tuple[int, int]],
@@ -148,6 +170,7 @@ def _compared(
     request, globs = terms.request, terms.transpose
     is_transposed = name_filter(globs, (), request.bare) if globs else no_name
     found = [(sides[0].tensors[n], sides[1].tensors[m]) for n, m in pairs]
+    _refuse_idle(globs, [a.name for a, _ in found], request.bare)
     specs = [(a, transposed(b) if is_transposed(a.name) else b) for a, b in found]
     with reporting_shortage():
         tensors = differences(

@@ -14,6 +14,7 @@ from typing import Final, NamedTuple
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted, first_of, some
 from gradtool.core.names import BareNames, nearest
+from gradtool.core.tensors import TensorSpec
 from gradtool.errors import UsageError
 
 Key = tuple[str, str]
@@ -212,6 +213,26 @@ def of_other_kinds(a: Checkpoint, b: Checkpoint, pairing: Pairing) -> Iterator[s
     ]
     if found:
         yield f"not compared, as one of both is no gradient: {first_of(found)}"
+
+
+def tied(sides: tuple[Checkpoint, Checkpoint], pairing: Pairing) -> Iterator[str]:
+    """A sentence on names without a pair of which the elements are those of a tensor with one."""
+    in_pairs = ([n for n, _ in pairing.pairs], [m for _, m in pairing.pairs])
+    alone = (pairing.only_in_a, pairing.only_in_b)
+    for side, checkpoint, numbers, left in zip("AB", sides, in_pairs, alone, strict=True):
+        specs = checkpoint.tensors
+        places = {_place(specs[n]): specs[n].name for n in numbers if specs[n].extents}
+        found = [
+            f"{specs[n].name!r:.80} is {places[place]!r:.80}"
+            for n in left
+            if (place := _place(specs[n])) in places
+        ]
+        if found:
+            yield f"tied in {side}, and compared once: {first_of(found)}; `exclude` leaves it out"
+
+
+def _place(spec: TensorSpec) -> object:
+    return spec.extents, spec.shape, spec.strides, spec.dtype.name
 
 
 def help_for(a: Sequence[Key], b: Sequence[Key]) -> str:

@@ -63,14 +63,14 @@ def _cells(tensor: TensorDifference) -> tuple[str, ...]:
     if tensor.distance is None:
         word = "dtype" if tensor.a.shape == tensor.b.shape else "shape"
         return (name, shape, word, *[NONE] * 4)
+    figures = [tensor.rel_l2, tensor.cosine, tensor.best_scale, tensor.max_abs_diff]
+    if not tensor.distance.products.aa.value and tensor.max_abs_diff_at is None:
+        figures[-1] = None  # no two finite numbers but zeros are in it
     return (
         name,
         shape,
         share(tensor.differing or 0, tensor.a.numel),
-        *(
-            NONE if value is None else significant(value, CELL_DIGITS)
-            for value in (tensor.rel_l2, tensor.cosine, tensor.best_scale, tensor.max_abs_diff)
-        ),
+        *(NONE if value is None else significant(value, CELL_DIGITS) for value in figures),
     )
 
 

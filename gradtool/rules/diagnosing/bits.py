@@ -40,6 +40,9 @@ def _bits(evidence: Evidence) -> Iterator[Told]:
     least = _LEAST_ALONE if is_single and len(found) == 1 else _SMALLEST_SHARE
     if not found or numel < least * len(found):
         return
+    # Of a loss, or another tensor of few numbers, nothing shows that the rest was left alone.
+    if any(one.tensor.pair.a.numel < _LEAST_ALONE for one in found):
+        return
     if not is_single and not all(cmath.isfinite(one.sample.b) for one in found):
         return
     how = "in one bit" if is_single else "in several bits"

@@ -139,8 +139,8 @@ def _only_here(evidence: Evidence) -> Iterator[Told]:
         return
     text = text or which(left, evidence)
     verb = "differs" if len(left) == 1 else "differ"
-    more = " in more than that" if explained else f"; {the_rest(rest)}"
-    yield Told(f"only {text} {verb}{edge}{more}", left)
+    more, end = (" in more than that", "") if explained else ("", f"; {the_rest(rest)}")
+    yield Told(f"only {text} {verb}{more}{edge}{end}", left)
 
 
 def _edge(left: Sequence[TensorDifference], evidence: Evidence) -> str:
