@@ -13,6 +13,10 @@ from gradtool.errors import EmptyDumpError, UsageError
 _MOST_SECTIONS: Final = 20
 
 
+class NoSectionsError(UsageError):
+    """A section was asked for of a checkpoint that has none at all."""
+
+
 def refuse_nothing(
     checkpoint: Checkpoint,
     *,
@@ -44,13 +48,13 @@ def refuse_nothing(
 
 def _refuse_section(checkpoint: Checkpoint, section: str) -> NoReturn:
     sections = sorted({spec.section for spec in checkpoint.tensors if spec.section})
-    hint = "it has no sections"
-    if sections:
-        # Optimizers give sections their names, and a file may hold any number of them.
-        most_like = nearest(section, sections, _MOST_SECTIONS)
-        listed = sections if len(sections) <= _MOST_SECTIONS else most_like
-        hint = f"its sections are {', '.join(map(repr, listed))}"
-    raise UsageError(f"{checkpoint.path}: has no section {section!r}", hint=hint)
+    problem = f"{checkpoint.path}: has no section {section!r}"
+    if not sections:
+        raise NoSectionsError(problem, hint="it has no sections")
+    # Optimizers give sections their names, and a file may hold any number of them.
+    most_like = nearest(section, sections, _MOST_SECTIONS)
+    listed = sections if len(sections) <= _MOST_SECTIONS else most_like
+    raise UsageError(problem, hint=f"its sections are {', '.join(map(repr, listed))}")
 
 
 def refuse_merged_names(checkpoint: Checkpoint, bare: BareNames) -> None:

@@ -217,3 +217,17 @@ def test_arguments_out_of_range_are_refused(wrong: dict[str, Any]) -> None:
 def test_a_glob_of_tensors_to_transpose_that_fits_none_is_refused() -> None:
     with pytest.raises(UsageError, match=r"`transpose` 'wieght' fits no tensor.*'weight'"):
         gradtool.diff({"weight": W}, {"weight": W.T.contiguous()}, transpose="wieght")
+
+
+def test_a_section_is_compared_with_a_dump_that_has_none(tmp_path: Path) -> None:
+    path, alone = tmp_path / "training.pt", {"w": W, "v": W[0]}
+    torch.save({"grads": alone, "model": {"w": W * 2, "v": W[1]}, "step": 3}, path)
+    for one, other in ((path, alone), (alone, path)):
+        found = gradtool.diff(one, other, section="grads", strip_prefix="grads.")
+        assert found.identical and len(found.tensors) == 2
+    with pytest.raises(UsageError, match=r"strip_prefix` 'grads\.'"):
+        gradtool.diff(path, alone, section="grads")
+    with pytest.raises(UsageError, match="memory: has no section 'grads'; it has no sections"):
+        gradtool.diff(alone, alone, section="grads")
+    with pytest.raises(UsageError, match="has no section 'optimizer'; its sections are"):
+        gradtool.diff(path, alone, section="optimizer")

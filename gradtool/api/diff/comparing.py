@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from gradtool.api.diff.comparison import PARTS, SIDES, Terms, compare, opened_side
+from gradtool.api.diff.comparison import PARTS, Terms, compare, opened_sides
 from gradtool.api.diff.tolerances import tolerances_of
 from gradtool.arguments import globs
 from gradtool.core.checkpoint import RanksMode
@@ -75,7 +75,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
             the other way round.
         include: as for `measure`, of both, and so are
         exclude: and
-        section: and
+        section: (of a dump without sections it takes all) and
         loss_scale: by default what each file notes;
         raw_dtype: and
         verify: and
@@ -121,9 +121,7 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         device_memory=device_memory,
         progress=progress,
     )
-    first, second = (
-        opened_side(one, side, request) for one, side in zip((a, b), SIDES, strict=True)
-    )
+    first, second = opened_sides(a, b, request)
     terms = Terms(request, allowed, maps, is_transposed)
     difference = compare(first, second, terms, split_progress(progress, [None] * PARTS))
     return replace(

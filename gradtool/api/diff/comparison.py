@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from gradtool.api.diff.diagnoses import why
@@ -38,6 +38,7 @@ from gradtool.engine.schedule import Runner
 from gradtool.errors import InputError, UsageError
 from gradtool.places import place_of
 from gradtool.request import MeasureRequest, agreed, chosen, measured, opened_in_part, working
+from gradtool.unmatched import NoSectionsError
 
 SIDES: Final = ("A", "B")
 
@@ -90,6 +91,27 @@ def opened_side(source: Any, side: str, request: MeasureRequest) -> Side:
             return Side(times_scales(unpacked(opened_in_part(place, request))), [])
         checkpoint, owners = catalogue(source)
         return Side(times_scales(chosen(checkpoint, request)), owners)
+
+
+def opened_sides(a: Any, b: Any, request: MeasureRequest) -> tuple[Side, Side]:
+    """Both dumps. Of one that has no sections all is in the section that is asked for.
+
+    So gradients within a checkpoint are compared with a dump of nothing else.
+    """
+    sides: list[Side | None] = []
+    for source, side in zip((a, b), SIDES, strict=True):
+        try:
+            sides.append(opened_side(source, side, request))
+        except NoSectionsError:
+            if sides == [None]:
+                raise
+            sides.append(None)
+    whole = replace(request, section=None)
+    first, second = (
+        found or opened_side(source, side, whole)
+        for found, source, side in zip(sides, (a, b), SIDES, strict=True)
+    )
+    return first, second
 
 
 def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) -> Difference:
