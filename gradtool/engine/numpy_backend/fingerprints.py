@@ -1,8 +1,9 @@
 """Sums over the bits of a matrix by which rows and columns are known again elsewhere.
 
-A row's sum is of its words, each times an odd number that belongs to the column: two rows of the
-same words in the same places have the same one, and others but for one chance in 2^64 do not. A
-sum of scrambled words, which belongs to no place, tells which lines have the same words at all.
+A row's sum is of its scrambled words, each times an odd number that belongs to the column: two rows
+of the same words in the same places have the same one, and others but for one chance in 2^64 do
+not. A sum without these numbers, which belongs to no place, tells which lines have the same words
+at all.
 All is modulo 2^64, so that blocks may be added in any order.
 """
 
@@ -36,14 +37,14 @@ class Fingerprints:
 
     def add(self, codes: NDArray[Any], row: int, column: int = 0) -> None:
         """Add a block of words, the first of which is at this place."""
-        words: Words = codes.astype(np.uint64)
+        # Scrambled first: numbers of few digits end in zeros, which a product modulo 2^64 keeps.
+        words = _scrambled(codes.astype(np.uint64))
         rows, columns = slice(row, row + len(words)), slice(column, column + words.shape[1])
         of_rows, of_columns = self._weights
         self.lines[0][rows] += words @ of_columns[columns]
         self.lines[1][columns] += of_rows[rows] @ words
-        scrambled = _scrambled(words)
-        self.contents[0][rows] += scrambled.sum(axis=1, dtype=np.uint64)
-        self.contents[1][columns] += scrambled.sum(axis=0, dtype=np.uint64)
+        self.contents[0][rows] += words.sum(axis=1, dtype=np.uint64)
+        self.contents[1][columns] += words.sum(axis=0, dtype=np.uint64)
 
     @property
     def are_known_apart(self) -> bool:
