@@ -121,7 +121,8 @@ RULES: Sequence[Diagnosis] = (
         ),
         rationale=(
             f"At most {MOST_SAMPLES} elements differ in all. Where each is another number in more "
-            f"than one bit, or there are several, they are fewer than one in {_SMALLEST_SHARE:,}."
+            f"than one bit, or there are several, they are fewer than one in {_SMALLEST_SHARE:,}. "
+            f"None of them is in a tensor of fewer than {_LEAST_ALONE} elements, such as a loss."
         ),
         remedy="Copy or dump again and compare; test the memory of that host if it comes back.",
     ),
