@@ -18,8 +18,8 @@ from gradtool.engine.progress import split_progress
 from gradtool.places import grouped
 from gradtool.request import MeasureOptions
 from gradtool.rules.config_file import Config
-from gradtool.rules.judge import judge_together, without_others
 from gradtool.rules.settings import read_call
+from gradtool.rules.together import judge_together, without_others
 
 
 def check(

@@ -24,8 +24,8 @@ from gradtool.errors import SeveralCheckpointsError, UsageError
 from gradtool.places import grouped, is_path, label_of, place_of, place_of_found
 from gradtool.request import MeasureOptions
 from gradtool.rules.config_file import Config
-from gradtool.rules.judge import judge_together, without_others
 from gradtool.rules.settings import read_call
+from gradtool.rules.together import judge_together, without_others
 
 
 def trend(  # noqa: PLR0913 - one for each option of the command

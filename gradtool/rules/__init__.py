@@ -10,13 +10,13 @@ from typing import Final
 
 from gradtool.core.judging.rule import Rule
 from gradtool.errors import UsageError
-from gradtool.rules import balance, integrity, magnitude, nonfinite, reference
+from gradtool.rules import balance, integrity, magnitude, nonfinite, reference, spikes
 from gradtool.rules.baseline import changes, drift
 from gradtool.rules.layered import absences, zeros
 
 _MODULES: Final = (
     *(integrity, absences, nonfinite, magnitude, zeros, balance),
-    *(drift, changes, reference),
+    *(spikes, drift, changes, reference),
 )
 
 RULES: Final[dict[str, Rule]] = {

@@ -1,4 +1,4 @@
-"""Judging dumps by a policy: each by itself, then all of a run together."""
+"""Judging a dump by a policy."""
 
 from __future__ import annotations
 
@@ -6,17 +6,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gradtool.core.figures import first_of, nonfinite_counts
-from gradtool.core.file_names import series_of
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import SEVERITIES, Rule, Thresholds
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
+from gradtool.core.judging.weights import heaviest
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
 from gradtool.rules.baseline.drift import TOTAL_DRIFT
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
-from gradtool.rules.layered.roll_up import finding_of, rolled_up
+from gradtool.rules.layered.roll_up import rolled_up
 from gradtool.rules.nonfinite import RULES as NONFINITE_RULES
-from gradtool.rules.nonfinite import STREAK, Streak, streaks
 from gradtool.shortening import LONGEST_NAME, shortened
 
 _NONFINITE = frozenset(rule.code for rule in NONFINITE_RULES)
@@ -61,7 +60,7 @@ class Judge:
         for code in found:
             active = self.policy.rules[code]
             findings.extend(rolled_up(active, _left_to(active.rule, found), evidence))
-        return _gravest_first(findings)
+        return gravest_first(findings)
 
     def verdict(self, evidence: Evidence, step: int | None, elapsed_s: float) -> Verdict:
         """The verdict on a measured dump."""
@@ -70,7 +69,7 @@ class Judge:
         findings = self.findings(evidence)
         on_others = tuple(_notes_on_others(evidence))
         is_essential = any(tensor.stats.nan for tensor in evidence.others)
-        return _concluded(
+        return concluded(
             Verdict(
                 path=measurement.path,
                 step=step,
@@ -90,6 +89,7 @@ class Judge:
                 exit_code=0,
                 elapsed_s=elapsed_s,
                 kinds=self._kinds(evidence, findings),
+                heaviest=heaviest(evidence.gradients, evidence.summary),
             ),
             self.policy,
         )
@@ -139,7 +139,9 @@ def _left_to(rule: Rule, found: Mapping[str, Sequence[Problem]]) -> list[Problem
     return [problem for problem in problems if problem.tensor not in told]
 
 
-def _gravest_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+def gravest_first(findings: Sequence[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then by code."""
+
     def gravity(finding: Finding) -> tuple[int, str]:
         return SEVERITIES.index(finding.severity), finding.code
 
@@ -188,81 +190,9 @@ def verdict_on_unreadable(
     return Verdict(path, step, None, None, (finding,), (), True, error.exit_code, elapsed_s)
 
 
-def _concluded(verdict: Verdict, policy: Policy) -> Verdict:
+def concluded(verdict: Verdict, policy: Policy) -> Verdict:
     """The verdict with `failed` and `exit_code` as its findings imply."""
     failed = any(policy.fails(finding.severity) for finding in verdict.findings)
     unreadable = any(RULES[finding.code].mandatory for finding in verdict.findings)
     exit_code = _UNREADABLE if unreadable else 1 if failed else 0
     return replace(verdict, failed=failed, exit_code=exit_code)
-
-
-def without_others(
-    verdicts: Sequence[Verdict],
-) -> tuple[tuple[Verdict, ...], str | None]:
-    """The verdicts without dumps of what no rule judges, and a sentence that names these.
-
-    As in a directory they lie beside others. A step without gradients is none of them where other
-    steps of its series have some, nor are any if nothing else was judged.
-    """
-    series = {series_of(verdict.path) for verdict in verdicts if verdict.is_judged}
-
-    def is_other(verdict: Verdict) -> bool:
-        is_read = verdict.format is not None and not verdict.is_judged
-        return is_read and series_of(verdict.path) not in series
-
-    others = [verdict.path for verdict in verdicts if is_other(verdict)]
-    if not series or not others:
-        return tuple(verdicts), None
-    hold = "it holds" if len(others) == 1 else "they hold"
-    note = f"not judged, as {hold} no gradients, weights or moments: {first_of(others)}"
-    return tuple(verdict for verdict in verdicts if not is_other(verdict)), note
-
-
-def judge_together(
-    verdicts: Sequence[Verdict], policy: Policy
-) -> tuple[tuple[Verdict, ...], tuple[Finding, ...]]:
-    """The verdicts of a run, revised in view of each other, and findings about several dumps.
-
-    NaN and Inf become warnings in streaks of non-finite steps of one series that are not too long;
-    a longer streak is a finding.
-    """
-    active = policy.rules.get(STREAK.code)
-    judged = list(verdicts)
-    if active is None or not active.thresholds["max_consecutive"]:
-        return tuple(judged), ()
-    findings = []
-    for streak in streaks(judged, active.thresholds):
-        if streak.too_long:
-            findings.append(finding_of(active, _too_long(streak, judged, active)))
-        else:
-            for index in streak.positions:
-                judged[index] = _concluded(_as_warnings(judged[index]), policy)
-    return tuple(judged), tuple(findings)
-
-
-def _as_warnings(verdict: Verdict) -> Verdict:
-    findings = [
-        _as_warning(finding) if finding.code in _SKIPPABLE else finding
-        for finding in verdict.findings
-    ]
-    return replace(verdict, findings=_gravest_first(findings))
-
-
-def _as_warning(finding: Finding) -> Finding:
-    return replace(finding, severity="warning", details=tuple(map(_as_warning, finding.details)))
-
-
-def _too_long(streak: Streak, verdicts: Sequence[Verdict], active: ActiveRule) -> Problem:
-    most = active.thresholds["max_consecutive"]
-    first, last = verdicts[streak.positions[0]], verdicts[streak.positions[-1]]
-    of = f" of {streak.series}" if streak.series else ""
-    return Problem(
-        f"{streak.steps} steps in a row{of} are not finite, from {_place(first)} to "
-        f"{_place(last)}; at most {most} are fine",
-        value=float(streak.steps),
-        limit=float(most) if isinstance(most, int) else None,
-    )
-
-
-def _place(verdict: Verdict) -> str:
-    return verdict.path if verdict.step is None else f"step {verdict.step} ({verdict.path})"

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Final
 
+from gradtool.core.judging.spikes import MAD_OF_NORMAL
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.order.layers import split_name
 
@@ -23,9 +24,6 @@ _BLOCK: Final = re.compile(
 """The index of a module among others that run one after another in a layer, or stage: of the 1 in
 `layer3.1.conv2.weight` and in `layers.0.blocks.1.attn.qkv.weight`, counted from the layer's number.
 """
-
-_MAD_OF_NORMAL: Final = 1.4826
-"""The standard deviation of a normal distribution, in median absolute deviations."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,7 @@ class Kind:
 
         1.4826 times their median absolute deviation.
         """
-        return _MAD_OF_NORMAL * _median([abs(log - self.median) for log in self._logs])
+        return MAD_OF_NORMAL * _median([abs(log - self.median) for log in self._logs])
 
     @cached_property
     def _logs(self) -> list[float]:

@@ -25,9 +25,10 @@ from gradtool.core.comparing.sums import ScaledSum
 from gradtool.core.comparing.tolerance import EXACT
 from gradtool.core.judging.policy import Override
 from gradtool.core.judging.verdict import CheckOutcome
+from gradtool.core.judging.weights import Weight
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement
 from gradtool.core.tensors import Skipped
-from gradtool.core.trends.steps import Step, Weight, parts_of
+from gradtool.core.trends.steps import Step, parts_of
 from gradtool.core.trends.trend import Conclusion as TrendConclusion
 from gradtool.core.trends.trend import Run, Trend
 from gradtool.errors import FoundCheckpoint, SeveralCheckpointsError
@@ -381,12 +382,12 @@ class Trends(Command):
         made = outcome_of([("qpath1q.pt", found)], figures=figures[0])
         other = outcome_of([("qdump1q.pt", [])], figures=figures[1])
         first = Step(
-            replace(made.verdicts[0], notes=("qremark1q",)),
-            Weight("qtop1q", 0.25),
+            replace(made.verdicts[0], notes=("qremark1q",), heaviest=(Weight("qtop1q", 0.25),)),
             tensors=parts_of([("qpart1q", tensor("w", figures[1]).stats)], None),
             groups=parts_of([("qgroup1q", tensor("w", figures[2]).stats)], None),
         )
-        second = Step(replace(other.verdicts[0], step=None), Weight("qtop2q", None))
+        weights = (Weight("qtop2q", None),)
+        second = Step(replace(other.verdicts[0], step=None, heaviest=weights))
         broken = unreadable("qpath2q.pt", "qmessage4q", "qtensor3q", "qfile1q")
         third = Step(replace(broken, step=8))
         together = (finding("GT103", None, message="qmessage3q"),)

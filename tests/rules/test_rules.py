@@ -177,6 +177,19 @@ def two_steps(at: Path, sick: bool) -> list[Path]:
     return made
 
 
+def run_of(sick: Sequence[float], healthy: Sequence[float]) -> Builder:
+    """Steps of such norms."""
+
+    def built(at: Path, is_sick: bool) -> list[Path]:
+        made = []
+        for step, norm in enumerate(sick if is_sick else healthy, 1):
+            made.append(at / f"step{step}.safetensors")
+            save_file({"w": np.array([float(norm)])}, made[-1])
+        return made
+
+    return built
+
+
 def two_ranks(at: Path, sick: bool) -> Path:
     for rank, value in enumerate((4, 5 if sick else 4)):
         save_file({"w": f32(3, value)}, at / f"rank{rank}.safetensors")
@@ -381,6 +394,12 @@ CASES: dict[str, Case] = {
             THREES,
         ),
         [Found("GT209", "error", None)],
+    ),
+    "GT210": Case(
+        run_of([2, 2, 2, 2, 7, 2], [2, 2, 2, 2, 5, 2]), [Found("GT210", "error", "w", 3.5, 3.0)]
+    ),
+    "GT212": Case(
+        run_of([2] * 25 + [5], [2] * 25 + [3]), [Found("GT212", "warning", "w", 2.5, 2.0)]
     ),
     "GT301": Case(
         beside(ONES, "a", np.array([30.0]), np.array([3.0])),

@@ -118,12 +118,15 @@ class Rule(Explained):
         severity: of its findings, unless a configuration says otherwise.
         parameters: the thresholds that can be set.
         across_dumps: whether it judges the dumps of a run together, and not each by itself.
+        marks_dumps: whether such a rule says which of the dumps are at fault: these have its
+            findings then.
         mandatory: whether it cannot be switched off.
     """
 
     severity: Severity = "error"
     parameters: tuple[Parameter, ...] = ()
     across_dumps: bool = False
+    marks_dumps: bool = False
     mandatory: bool = False
 
     def defaults(self, norm_type: float = 2.0) -> dict[str, Threshold]:

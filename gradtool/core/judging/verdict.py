@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from gradtool.core.figures import counted
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.rule import Severity
+from gradtool.core.judging.weights import Weight
 from gradtool.core.measurement import Summary
 from gradtool.core.tensors import SectionKind
 from gradtool.display import Displayed, short_repr
@@ -86,6 +87,7 @@ class Verdict:
         elapsed_s: seconds that it took to read and judge.
         kinds: of a dump that holds no gradients, what was judged instead.
         essential_notes: those of the notes that are said even where little is.
+        heaviest: the gradients with the largest norms, the largest first; some of them.
     """
 
     path: str
@@ -99,6 +101,7 @@ class Verdict:
     elapsed_s: float
     kinds: tuple[KindVerdict, ...] = ()
     essential_notes: tuple[str, ...] = ()
+    heaviest: tuple[Weight, ...] = ()
 
     def __repr__(self) -> str:
         codes = " ".join(sorted({finding.code for finding in self.findings}))

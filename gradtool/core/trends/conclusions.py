@@ -7,14 +7,20 @@ from itertools import groupby, pairwise
 from typing import Final
 
 from gradtool.core.figures import counted, first_of, some
+from gradtool.core.judging.quotient import times
+from gradtool.core.judging.verdict import Finding
+from gradtool.core.judging.weights import makers, percent
 from gradtool.core.names import order_name
 from gradtool.core.trends.counting import doubled, missing
-from gradtool.core.trends.steps import Step, Weight
+from gradtool.core.trends.steps import Step
 from gradtool.core.trends.trend import Conclusion
 from gradtool.shortening import shortened
 
 _DEAD: Final = frozenset({"GT207", "GT208", "GT209"})
 """Rules that find tensors without a gradient."""
+
+_SPIKE: Final = "GT210"
+"""The rule that finds steps whose norm is far above those around them."""
 
 _LONGEST: Final = 120
 """Characters of a name in a sentence."""
@@ -25,7 +31,10 @@ _SHOWN: Final = 5
 
 def conclusions_of(steps: Sequence[Step]) -> tuple[Conclusion, ...]:
     """All that there is to conclude of steps in their order."""
-    return (*_first_bad(steps), *_dead(steps), *_shares(steps), *_models(steps), *_counts(steps))
+    return (
+        *(*_first_bad(steps), *_spikes(steps), *_dead(steps), *_shares(steps)),
+        *(*_models(steps), *_counts(steps)),
+    )
 
 
 def _first_bad(steps: Sequence[Step]) -> Iterator[Conclusion]:
@@ -61,7 +70,33 @@ def _what_broke(step: Step) -> tuple[str, str | None]:
         return text if is_named else f"{text}; {_quoted(tensors[0])} the first", tensors[0]
     if step.top is None or step.top.share is None:
         return text, None
-    return f"{text}; {_percent(step.top)} of it is {_quoted(step.top.name)}", step.top.name
+    return f"{text}; {percent(step.top.share)} of it is {_quoted(step.top.name)}", step.top.name
+
+
+def _spikes(steps: Sequence[Step]) -> Iterator[Conclusion]:
+    """Each step whose norm is far above those around it; those that follow each other are one."""
+    numbered = [(position, _spike_in(step)) for position, step in enumerate(steps)]
+    found = [(position, spike) for position, spike in numbered if spike is not None]
+    for _, group in groupby(enumerate(found), lambda item: item[1][0] - item[0]):
+        spikes = [spike for _, spike in group]
+        position, worst = max(spikes, key=lambda spike: spike[1].value or 0.0)
+        step, first, last = steps[position], steps[spikes[0][0]], steps[spikes[-1][0]]
+        where = f"in {_label(first)}"
+        if spikes[1:]:
+            where = f"from {_label(first)} to {_label(last)}, largest in {_label(step)}"
+        text = f"spike {where}: {times(worst.value or 0.0)} the norm around it"
+        tensors = makers(step.verdict.heaviest)
+        shares = [
+            _quoted(one.name) if one.share is None else f"{percent(one.share)} {_quoted(one.name)}"
+            for one in tensors
+        ]
+        text += f"; {', '.join(shares)}" if shares else ""
+        name = tensors[0].name if tensors else None
+        yield Conclusion("spike", text, first.number, first.path, name, tensors)
+
+
+def _spike_in(step: Step) -> Finding | None:
+    return next((one for one in step.verdict.findings if one.code == _SPIKE), None)
 
 
 def _dead(steps: Sequence[Step]) -> Iterator[Conclusion]:
@@ -97,7 +132,10 @@ def _shares(steps: Sequence[Step]) -> Iterator[Conclusion]:
     largest = max(known, key=lambda pair: pair[1].share or 0.0)
     told = dict.fromkeys(step for step, _ in sorted([first, largest, last], key=known.index))
     tops = {id(step): top for step, top in known}
-    words = [f"{_percent(tops[id(s)])} {_quoted(tops[id(s)].name)} in {_label(s)}" for s in told]
+    words = [
+        f"{percent(tops[id(s)].share or 0.0)} {_quoted(tops[id(s)].name)} in {_label(s)}"
+        for s in told
+    ]
     text = f"largest share of the norm: {first_of(words)}"
     yield _about(largest[0], "largest-share", text, largest[1].name)
 
@@ -152,10 +190,6 @@ def _about(step: Step, code: str, text: str, tensor: str | None = None) -> Concl
 
 def _label(step: Step) -> str:
     return shortened(step.label, _LONGEST)
-
-
-def _percent(top: Weight) -> str:
-    return f"{100.0 * (top.share or 0.0):.3g} %"
 
 
 def _quoted(name: str) -> str:

@@ -3,25 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from gradtool.core.judging.verdict import Verdict
+from gradtool.core.judging.weights import Weight, share_of
 from gradtool.core.measurement import Summary, TensorMeasurement
 from gradtool.core.order.frontier import of_all
 from gradtool.core.stats import TensorStats
-
-
-@dataclass(frozen=True, slots=True)
-class Weight:
-    """The tensor with the largest norm, and its share of the sum of powers, from 0 to 1.
-
-    The share is None where norms are no sums, or the whole is 0.
-    """
-
-    name: str
-    share: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,14 +47,12 @@ class Step:
 
     Attributes:
         verdict: what the policy says of it; it has the step's number, path and total figures.
-        top: None where no tensor has a norm.
         breakage: None where all is finite.
         model: a digest of the names and shapes of its gradients; "" where there are none.
         tensors, groups: those that were asked for, in order.
     """
 
     verdict: Verdict
-    top: Weight | None = None
     breakage: Breakage | None = None
     model: str = ""
     tensors: tuple[Part, ...] = ()
@@ -91,13 +78,17 @@ class Step:
         """The figures of all gradients; None where it could not be read or has none."""
         return self.verdict.summary
 
+    @property
+    def top(self) -> Weight | None:
+        """The tensor that weighs most; None where none has a norm."""
+        return next(iter(self.verdict.heaviest), None)
+
 
 def step_of(
     verdict: Verdict, gradients: Sequence[TensorMeasurement], *, in_model_order: bool
 ) -> Step:
     """The row of a judged dump, whose gradients are `gradients`, each once and in order."""
-    total = verdict.summary
-    if total is None:
+    if verdict.summary is None:
         return Step(verdict)
     bad = [tensor for tensor in gradients if tensor.stats.nonfinite]
     breakage = None
@@ -105,12 +96,8 @@ def step_of(
         is_all = 1 < len(bad) == len(gradients)
         advice = of_all(bad) if is_all else ""
         breakage = Breakage(bad[0].name, len(bad), len(gradients), in_model_order, advice)
-    top = max(gradients, key=lambda tensor: tensor.finite_norm, default=None)
-    if top is not None and top.finite_norm == 0.0:
-        top = None
     return Step(
         verdict=verdict,
-        top=None if top is None else Weight(top.name, share_of(top.stats, total)),
         breakage=breakage,
         model=_model(gradients),
     )
@@ -122,14 +109,6 @@ def parts_of(named: Iterable[tuple[str, TensorStats]], total: Summary | None) ->
         Part(name, stats, None if total is None else share_of(stats, total))
         for name, stats in named
     )
-
-
-def share_of(stats: TensorStats, total: Summary) -> float | None:
-    """What part of the whole's sum of powers is these elements', without NaN and Inf."""
-    p, whole = stats.norm_type, total.finite_norm
-    if not 0.0 < p < math.inf or not 0.0 < whole < math.inf:
-        return None
-    return min(1.0, math.pow(stats.finite_norm / whole, p))
 
 
 def _model(gradients: Sequence[TensorMeasurement]) -> str:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from gradtool.core.clipping import TORCH_EPS, clip_coef
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.verdict import Finding
+from gradtool.core.judging.weights import Weight
 from gradtool.core.trends.steps import Step
 from gradtool.display import Displayed
 
@@ -21,6 +22,7 @@ class Conclusion:
         step: the step that it begins with; None where that has no number, or it is about no step.
         path: of that step's dump.
         tensor: name of the tensor in question.
+        tensors: those that made it so, with their shares, the heaviest first.
     """
 
     code: str
@@ -28,6 +30,7 @@ class Conclusion:
     step: int | None = None
     path: str | None = None
     tensor: str | None = None
+    tensors: tuple[Weight, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

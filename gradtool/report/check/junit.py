@@ -8,7 +8,7 @@ from xml.etree import ElementTree as ET
 
 from gradtool.core.figures import counted
 from gradtool.core.judging.policy import ActiveRule, Policy
-from gradtool.core.judging.rule import threshold_texts
+from gradtool.core.judging.rule import Rule, threshold_texts
 from gradtool.core.judging.verdict import CheckOutcome, Finding, Verdict
 from gradtool.report.check.words import override_text, selection, sentence
 from gradtool.report.escaping import visible
@@ -36,13 +36,18 @@ def _dump_suite(verdict: Verdict, outcome: CheckOutcome) -> ET.Element:
             return None
         return f"not judged: {sentence(verdict.findings[0], verdict, LONGEST_LINE)}"
 
-    rules = [active for active in outcome.policy.rules.values() if not active.rule.across_dumps]
+    rules = [one for one in outcome.policy.rules.values() if _is_of_dumps(one.rule)]
     return _suite(not_blank(verdict.path), rules, verdict, outcome, skip_reason)
+
+
+def _is_of_dumps(rule: Rule) -> bool:
+    """Whether its findings are those of single dumps."""
+    return rule.marks_dumps or not rule.across_dumps
 
 
 def _run_suite(outcome: CheckOutcome) -> ET.Element | None:
     """The suite of the rules that judge all dumps together; None if no such rule is in force."""
-    rules = [active for active in outcome.policy.rules.values() if active.rule.across_dumps]
+    rules = [one for one in outcome.policy.rules.values() if not _is_of_dumps(one.rule)]
     if not rules:
         return None
 

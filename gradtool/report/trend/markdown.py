@@ -35,7 +35,7 @@ def render(report: TrendReport, style: Style) -> str:
 def _run(trend: Trend, run: Run, style: Style) -> Iterator[str]:
     yield f"### {escaped(sentence(run))}"
     yield ""
-    yield from map(listed, conclusions(run))
+    yield from map(listed, conclusions(run, style))
     steps = shown(run, style)
     if steps:
         yield ""

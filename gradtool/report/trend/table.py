@@ -56,7 +56,7 @@ def _run(trend: Trend, run: Run, style: Style, painter: Painter) -> Iterator[str
     failed = bool(run.findings) or any(step.verdict.failed for step in run.steps)
     mood = MOODS["alarming" if failed else "healthy"]
     yield from (painter.paint(line, mood) for line in paragraph(sentence(run), style.width, "  "))
-    for text in conclusions(run):
+    for text in conclusions(run, style):
         yield from paragraph(f"- {text}", style.width, "  ")
     yield from _norms(run, style, painter)
     steps = shown(run, style)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
@@ -18,6 +19,9 @@ NONE: Final = "-"
 _BLOCKS: Final = tuple(map(chr, range(0x2581, 0x2589)))
 _NOT_FINITE: Final = "!"
 
+MOST_ALIKE: Final = 5
+"""Conclusions of one kind that are told without --all."""
+
 
 def sentence(run: Run) -> str:
     """How many steps there are, and how many of them failed."""
@@ -31,9 +35,16 @@ def sentence(run: Run) -> str:
     return f"{brief(run.name)}: {counted(len(run.steps), 'step')}{span}: {state}"
 
 
-def conclusions(run: Run) -> Iterator[str]:
-    """What the steps say together, the gravest first."""
-    return (brief(one.text) for one in run.conclusions)
+def conclusions(run: Run, style: Style) -> Iterator[str]:
+    """What the steps say together, the gravest first; of many of a kind the first."""
+    counts = Counter(one.code for one in run.conclusions)
+    told: Counter[str] = Counter()
+    for one in run.conclusions:
+        told[one.code] += 1
+        if style.show_all or told[one.code] <= MOST_ALIKE:
+            yield brief(one.text)
+        elif told[one.code] == counts[one.code]:
+            yield f"{counts[one.code] - MOST_ALIKE:,} more like that (--all shows them)"
 
 
 def shown(run: Run, style: Style) -> Sequence[Step]:

@@ -8,7 +8,8 @@ from typing import Any, Final, TypeVar, cast, get_args
 
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
-from gradtool.core.trends.steps import Breakage, Step, Weight
+from gradtool.core.judging.weights import Weight
+from gradtool.core.trends.steps import Breakage, Step
 from gradtool.storage.rows import numbers
 from gradtool.storage.rows.summaries import items_of, kind_of, summary_fields, summary_of
 from gradtool.storage.rows.texts import Fields, as_number, count_of, number_of, text_of, written
@@ -22,7 +23,7 @@ _DEEPEST: Final = 1
 
 def step_bytes(step: Step) -> bytes:
     """A step, but for its path and the tensors that were asked for, as bytes."""
-    verdict, total, top, broken = step.verdict, step.total, step.top, step.breakage
+    verdict, total, broken = step.verdict, step.total, step.breakage
     head = written(
         {
             "format": verdict.format,
@@ -35,7 +36,7 @@ def step_bytes(step: Step) -> bytes:
             "findings": list(map(_finding_fields, verdict.findings)),
             "total": None if total is None else summary_fields(total),
             "norm_type": None if total is None else as_number(total.stats.norm_type),
-            "top": None if top is None else [top.name, top.share],
+            "heaviest": [[one.name, one.share] for one in verdict.heaviest],
             "breakage": None
             if broken is None
             else [
@@ -76,10 +77,10 @@ def step_of(data: bytes, path: str, elapsed_s: float) -> Step:
         elapsed_s=elapsed_s,
         kinds=fields.listed("kinds", _kind),
         essential_notes=fields.texts("essential_notes"),
+        heaviest=fields.listed("heaviest", _weight),
     )
     return Step(
         verdict,
-        fields.optional("top", _top),
         fields.optional("breakage", _breakage),
         fields.text("model"),
     )
@@ -120,7 +121,7 @@ def _kind(item: Any) -> KindVerdict:
     return KindVerdict(kind_of(kind), count_of(tensors), _flag(failed))
 
 
-def _top(item: Any) -> Weight:
+def _weight(item: Any) -> Weight:
     name, share = items_of(item, 2)
     return Weight(text_of(name), _optional(share, _share))
 
