@@ -6,7 +6,7 @@ all as they are initialized elsewhere: what rules call sick must not be what is 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
@@ -270,14 +270,19 @@ def train_trial(directory: Path, name: str, seed: int) -> str:
     return f"{name} seed {seed}: loss {train(TRIALS[name], seed, dump):.3f}"
 
 
-def train(trial: Trial, seed: int, dump: Callable[[nn.Module, int], None]) -> float:
-    """Train a run, and give the model to `dump` at each of `STEPS`; the last loss."""
+def train(
+    trial: Trial,
+    seed: int,
+    dump: Callable[[nn.Module, int], None],
+    steps: Sequence[int] = STEPS,
+) -> float:
+    """Train a run, and give the model to `dump` at each of `steps`; the last loss."""
     torch.manual_seed(seed)
     generator = torch.Generator().manual_seed(seed)
     model = trial.build()
     learning = [one for one in model.parameters() if one.requires_grad]
     optimizer = torch.optim.AdamW(learning, lr=1e-3)
-    for step in range(1, STEPS[-1] + 1):
+    for step in range(1, steps[-1] + 1):
         if step == SICK_FROM and trial.fault is not None:
             trial.fault(model)
         inputs, targets = trial.batch(generator)
@@ -285,7 +290,7 @@ def train(trial: Trial, seed: int, dump: Callable[[nn.Module, int], None]) -> fl
         outputs = model(inputs)
         loss = functional.cross_entropy(outputs.flatten(0, -2), targets.flatten())
         loss.backward()
-        if step in STEPS:
+        if step in steps:
             dump(model, step)
         optimizer.step()
         if step >= SICK_FROM and trial.fault is not None:
