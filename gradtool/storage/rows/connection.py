@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Final
 from urllib.parse import quote
@@ -45,10 +45,15 @@ def make(path: str) -> None:
         raise NoStoreError(f"{path} cannot be made: {reason}") from error
 
 
-def connected(path: str) -> sqlite3.Connection:
-    """A connection to a store of ours; sqlite3.Error for anything else."""
+def connected(
+    path: str,
+    tables: Sequence[str] = _TABLES,
+    application: int = APPLICATION,
+    patience_s: float = PATIENCE_S,
+) -> sqlite3.Connection:
+    """A connection to a store of ours, of these tables; sqlite3.Error for anything else."""
     where = f"file:{quote(os.path.abspath(path))}?mode=rw"
-    connection = sqlite3.connect(where, timeout=PATIENCE_S, isolation_level=None, uri=True)
+    connection = sqlite3.connect(where, timeout=patience_s, isolation_level=None, uri=True)
     try:
         connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _LARGEST_BLOB)
         for pragma in (
@@ -61,8 +66,8 @@ def connected(path: str) -> sqlite3.Connection:
             connection.execute(f"PRAGMA {pragma}")
         connection.execute("PRAGMA journal_mode = DELETE")
         if not _schema(connection):
-            _lay_out(connection)
-        if _schema(connection) != sorted(_TABLES):
+            _lay_out(connection, tables, application)
+        if _schema(connection) != sorted(tables):
             raise sqlite3.DatabaseError("its tables are not those of a store")
     except BaseException:
         connection.close()
@@ -76,13 +81,13 @@ def _schema(connection: sqlite3.Connection) -> list[str]:
     return sorted(str(sql) for (sql,) in found)
 
 
-def _lay_out(connection: sqlite3.Connection) -> None:
+def _lay_out(connection: sqlite3.Connection, tables: Sequence[str], application: int) -> None:
     with transaction(connection):
         if _schema(connection):
             return  # another process was quicker
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
+        connection.execute(f"PRAGMA application_id = {application}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
-        for table in _TABLES:
+        for table in tables:
             connection.execute(table)
 
 

@@ -10,6 +10,12 @@ from typing import Final
 APPLICATION: Final = 0x67726474
 """SQLite's application id of our stores: `grdt`."""
 
+RECORDED: Final = 0x67726472
+"""That of stores of recorded runs: `grdr`."""
+
+RECORDED_SUFFIX: Final = ".rows"
+"""How the names of those end, so that no dump has to be opened to know that it is none."""
+
 VERSION: Final = 1
 
 _MAGIC: Final = b"SQLite format 3\0"
@@ -18,11 +24,12 @@ _JOURNAL_END: Final = bytes.fromhex("d9d505f920a163d7")
 _OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
-def problem_of(path: str) -> str | None:
+def problem_of(path: str, application: int = APPLICATION) -> str | None:
     """What keeps a file from being a store of ours; None for one that may be, or an empty file.
 
-    A journal beside it may name a further one, which SQLite would read and remove: none of ours
-    does. Raises OSError. Source: https://www.sqlite.org/fileformat2.html, sections 1.3 and 3.
+    `application` says of which kind. A journal beside it may name a further one, which SQLite would
+    read and remove: none of ours does. Raises OSError.
+    Source: https://www.sqlite.org/fileformat2.html, sections 1.3 and 3.
     """
     head = _read(path, 0, 100)
     if head and (len(head) < 100 or not head.startswith(_MAGIC)):
@@ -30,12 +37,23 @@ def problem_of(path: str) -> str | None:
     if head and head[18:20] != _ROLLBACK:
         return "is no store of gradtool"
     marks = (struct.unpack_from(">I", head, at)[0] for at in (60, 68) if head)
-    if head and (*marks,) != (VERSION, APPLICATION):
+    if head and (*marks,) != (VERSION, application):
         return "is no store of gradtool, or of another version"
     journal = f"{path}-journal"
     if os.path.lexists(journal) and _end_of(journal) == _JOURNAL_END:
         return "has a journal that names another file"
     return None
+
+
+def is_recorded(path: str) -> bool:
+    """Whether a path is a file that begins as the store of a recorded run, and is called so."""
+    if not path.endswith(RECORDED_SUFFIX):
+        return False
+    try:
+        head = _read(path, 0, 100)
+    except (OSError, ValueError):
+        return False
+    return head.startswith(_MAGIC) and head[68:72] == struct.pack(">I", RECORDED)
 
 
 def _read(path: str, offset: int, nbytes: int) -> bytes:

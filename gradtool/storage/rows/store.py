@@ -23,6 +23,7 @@ from gradtool.storage.rows.connection import (
 )
 from gradtool.storage.rows.header import problem_of
 from gradtool.storage.rows.place import NoStoreError
+from gradtool.storage.rows.seals import opened, sealed
 
 MOST_BYTES: Final = 2 << 30
 """The size that a store keeps to; what was put in first goes first."""
@@ -33,8 +34,6 @@ _FLUSH_BYTES: Final = 8 << 20
 
 _OUT_AT_ONCE: Final = 16
 """Which part of the dumps goes when room is needed."""
-
-_DIGEST: Final = 16
 
 
 class Kept(NamedTuple):
@@ -109,15 +108,15 @@ class RowStore:
     def add_dump(self, key: bytes, catalogue: bytes, figures: bytes) -> None:
         """Keep the figures of a dump, and its catalogue."""
         digest = hashlib.sha256(catalogue).digest()
-        self._add("INSERT OR IGNORE INTO catalogues VALUES (?, ?)", digest, _sealed(catalogue))
+        self._add("INSERT OR IGNORE INTO catalogues VALUES (?, ?)", digest, sealed(catalogue))
         self._add(
             "INSERT OR REPLACE INTO dumps (key, catalogue, content) VALUES (?, ?, ?)",
-            *(key, digest, _sealed(figures)),
+            *(key, digest, sealed(figures)),
         )
 
     def add_judged(self, key: bytes, policy: bytes, row: bytes) -> None:
         """Keep what was said of a dump by a policy."""
-        self._add("INSERT OR REPLACE INTO judged VALUES (?, ?, ?)", key, policy, _sealed(row))
+        self._add("INSERT OR REPLACE INTO judged VALUES (?, ?, ?)", key, policy, sealed(row))
 
     def flush(self) -> None:
         """Write what is new, in one transaction."""
@@ -177,7 +176,7 @@ class RowStore:
             first, content = row
             if not isinstance(first, bytes) or not isinstance(content, bytes):
                 raise sqlite3.DatabaseError("what it holds is no bytes")
-            return first, _opened(content)
+            return first, opened(content)
         except FAULTS as error:
             self._end(error)
             return None
@@ -209,14 +208,3 @@ class RowStore:
             for name in ("page_count", "freelist_count", "page_size")
         )
         return (pages - free) * size
-
-
-def _sealed(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()[:_DIGEST] + content
-
-
-def _opened(sealed: bytes) -> bytes:
-    content = sealed[_DIGEST:]
-    if _sealed(content) != sealed:
-        raise sqlite3.DatabaseError("what it holds is damaged")
-    return content
