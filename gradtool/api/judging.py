@@ -18,6 +18,7 @@ from gradtool.core.file_names import step_in
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import Measurement
+from gradtool.core.shapes.rows import Rows
 from gradtool.engine.progress import Progress
 from gradtool.errors import (
     EmptyDumpError,
@@ -79,6 +80,11 @@ class Judging:
         """Path of the dump that is compared with, element by element."""
         return None if self.reference is None else self.reference.path
 
+    @property
+    def ranges(self) -> tuple[Rows, ...]:
+        """The rows of tensors that a rule in force has to know apart from others."""
+        return rows_to_know(self.judge.policy)
+
     def notes(self, *, all_read: bool) -> Iterator[str]:
         """What was said of several dumps at once, and what a configuration says in vain."""
         yield from self.said
@@ -129,7 +135,7 @@ class Judging:
         parts = progress.divided(PARTS) if self.reference is not None else []
         try:
             measurement = self._measured(source, progress)
-            return self._judged(measurement, self._difference(source, parts), path, started)
+            return self.judged(measurement, self._difference(source, parts), path, started)
         except (ResourceError, SeveralCheckpointsError, RanksQuestionError):
             raise
         except GradtoolError as error:
@@ -142,16 +148,17 @@ class Judging:
                 part.finish()
 
     def _measured(self, source: object, progress: Progress) -> Measurement:
-        ranges = rows_to_know(self.judge.policy)
+        ranges = self.ranges
 
         def measure() -> Measurement:
             return measure_as(self.request, source, progress, ranges)
 
         return measure() if ranges else self.remembered(source, measure)
 
-    def _judged(
+    def judged(
         self, measurement: Measurement, difference: Difference | None, path: str, started: float
     ) -> Judged:
+        """The verdict on a dump at a path that was measured, work on it having begun `started`."""
         evidence = Evidence(
             measurement,
             section_chosen=self.request.section is not None,

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Unpack
 
 from gradtool.api.judging import Judged, Judging, judging_by
+from gradtool.api.recorded import recorded, records_among
 from gradtool.api.remembering import Memory, remembering
 from gradtool.arguments import globs, number, require
 from gradtool.core.clipping import TORCH_EPS
@@ -49,8 +50,8 @@ def trend(  # noqa: PLR0913 - one for each option of the command
 
     Args:
         sources: paths and globs: a directory with the steps of a run, or the dumps of single steps,
-            in any order. Each directory with several steps is a run of its own, all else together
-            is one.
+            in any order, or the store of a `gradtool.torch.Recorder`. Each such store and each
+            directory with several steps is a run of its own, all else together is one.
         baseline: what each step is compared with, as for `check`, by whose rules all are judged.
         config: as for `check`, and so are
         select: and as for `check` too
@@ -140,18 +141,21 @@ class _Following:
             raise UsageError(problem, hint=nearest_names(wanted[0], self.names))
 
     def runs(self, sources: Sequence[object]) -> Iterator[Run]:
-        """Each directory of several steps, then all other dumps as one run, with their steps."""
-        places = self._newest(grouped(sources))
+        """Each store of a recorder and each directory of several steps; then all else as one."""
+        records, places = records_among(grouped(sources))
+        for path in records:
+            yield self._run(path, list(map(self._row, recorded(path, self.judging, self.last))))
+        dumps = self._newest(places)
         alone: list[Step] = []
-        progress_of = split_progress(self.judging.request.progress, [None] * len(places))
-        for place, progress in zip(places, progress_of, strict=True):
+        progress_of = split_progress(self.judging.request.progress, [None] * len(dumps))
+        for place, progress in zip(dumps, progress_of, strict=True):
             try:
                 alone.append(self._step(place, progress))
             except SeveralCheckpointsError as error:
                 yield self._run(error.path, list(self._found(error, progress)))
         if alone:
             first = sources[0]
-            name = os.fsdecode(first) if is_path(first) and not sources[1:] else _name(places)
+            name = os.fsdecode(first) if is_path(first) and not sources[1:] else _name(dumps)
             yield self._run(name, alone)
 
     def _newest(self, places: Sequence[object]) -> Sequence[object]:
