@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import operator
 import os
 from collections.abc import Iterable, Iterator
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from gradtool.errors import GradtoolError, InputError, UsageError
+from gradtool.errors import UsageError
 from gradtool.storage.workspace import writing
-from gradtool.torch import dump_gradients, get_total_norm
+from gradtool.torch import Recorder, dump_gradients, get_total_norm
+from gradtool.torch._telling import LOG, Failures, positive
 from gradtool.torch.dump import BETWEEN, named_gradients, place_in_world
 
 OnError: TypeAlias = Literal["warn", "raise"]
 """What becomes of an error: a line in the log, and training goes on; or the error itself."""
-
-LOG: Final = logging.getLogger("gradtool")
-"""Where a run is told of; without a handler of its own it ends on stderr."""
 
 
 class GradientDumps:
@@ -64,8 +61,8 @@ class GradientDumps:
         on_error: OnError = "warn",
     ) -> None:
         self.directory = os.fsdecode(directory)
-        self._every = None if every is None else _positive("every", every)
-        self._left = _positive("most_nonfinite", most_nonfinite) if nonfinite else 0
+        self._every = None if every is None else positive("every", every)
+        self._left = positive("most_nonfinite", most_nonfinite) if nonfinite else 0
         if self._every is None and not nonfinite:
             raise UsageError("`every` and `nonfinite` say that nothing is to be dumped")
         if on_error not in ("warn", "raise"):
@@ -79,7 +76,7 @@ class GradientDumps:
         }
         self._looked_at: int | None = None
         self._is_broken = self._was_broken = False  # that step, and the one looked at before it
-        self._told: str | None = None
+        self._failures = Failures("gradients not dumped")
 
     def __repr__(self) -> str:
         return self.shown_as(type(self).__name__)
@@ -114,12 +111,7 @@ class GradientDumps:
         except Exception as error:
             if self._on_error == "raise":
                 raise
-            problem = (
-                error.problem if isinstance(error, InputError) else str(error)
-            )  # no path in it
-            if problem != self._told:
-                self._told = problem
-                LOG.warning("step %s: gradients not dumped: %s", step, _line(error))
+            self._failures.tell(step, error)
             return None
 
     def _dumped(self, model: Any, step: int, loss_scale: float | None) -> str | None:
@@ -131,7 +123,7 @@ class GradientDumps:
         if norm is None and not self._is_due(step):
             return None
         path = self._write(source, step, loss_scale)
-        self._told = None
+        self._failures.none()
         if norm is not None and not seen:
             scaled = "" if loss_scale is None else f" (multiplied by a loss scale of {loss_scale})"
             LOG.warning("step %d: gradients with norm %s%s: %s", step, norm, scaled, path)
@@ -168,23 +160,22 @@ class GradientDumps:
         return dump_gradients(source, path, step=step, loss_scale=loss_scale)
 
 
+def dumps_of(
+    directory: str | os.PathLike[str] | None, recorder: Recorder | None, **options: Any
+) -> GradientDumps | None:
+    """The dumps of a hook that may have a recorder instead; UsageError where it has neither."""
+    if directory is not None:
+        return GradientDumps(directory, **options)
+    if recorder is None:
+        raise UsageError("give `directory` for dumps, `recorder` for rows, or both")
+    if options["every"] is not None:
+        raise UsageError("`every` is of dumps, and needs `directory`; a recorder has its own")
+    return None
+
+
 def _norm(source: Iterable[Any]) -> float:
     """The norm of all gradients; NaN and infinity as they are, and where float32 has no room."""
     grads = [each.array for each in named_gradients(source) if each.array is not None]
     if not grads:
         raise UsageError("no parameter has a gradient", hint=BETWEEN)
     return float(get_total_norm(grads).item())
-
-
-def _positive(name: str, value: int) -> int:
-    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
-        raise UsageError(f"`{name}` must be a whole number, at least 1, not {value!r}")
-    return operator.index(value)
-
-
-def _line(error: Exception) -> str:
-    """The error in a line; of those that are not gradtool's, what it is too."""
-    if isinstance(error, GradtoolError):
-        return error.line()
-    first = str(error).splitlines()[:1]
-    return ": ".join([type(error).__name__, *first])

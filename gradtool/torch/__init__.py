@@ -50,8 +50,10 @@ from gradtool.torch.clip import (
     get_total_norm,
 )
 from gradtool.torch.dump import dump_gradients
+from gradtool.torch.recorder import Recorder
 
 __all__ = [
+    "Recorder",
     "clip_grad_norm_",
     "clip_grad_value_",
     "clip_grads_with_norm_",
