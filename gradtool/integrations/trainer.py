@@ -14,8 +14,10 @@ except ModuleNotFoundError as error:
 
 from accelerate.state import GradientState
 
-from gradtool.integrations.dumps import LOG, GradientDumps, OnError
+from gradtool.integrations.dumps import OnError, dumps_of
+from gradtool.torch import Recorder
 from gradtool.torch._backward import BackwardWatch
+from gradtool.torch._telling import LOG
 
 
 class TrainerDumpCallback(TrainerCallback):
@@ -28,7 +30,10 @@ class TrainerDumpCallback(TrainerCallback):
     costs are those of `GradientDumps`, which says more of the arguments. A step has the number
     under which the Trainer logs it and saves `checkpoint-N`. With gradient accumulation, its
     gradients are those of all its batches. With fp16 they are still multiplied by the loss scale,
-    which is noted, and by which `gradtool` divides.
+    which is noted, and by which `gradtool` divides. A `gradtool.torch.Recorder` records the same
+    gradients if it is given, with `directory` None instead of dumps:
+
+        Trainer(model, ..., callbacks=[TrainerDumpCallback(recorder=Recorder(model, "run.rows"))])
 
     It has been run with transformers 5.24 on a CPU, in one process and with DDP. FSDP1 and
     DeepSpeed keep gradients elsewhere than in the parameters: nothing is dumped, and the log says
@@ -44,15 +49,18 @@ class TrainerDumpCallback(TrainerCallback):
 
     def __init__(
         self,
-        directory: str | os.PathLike[str],
+        directory: str | os.PathLike[str] | None = None,
         *,
         every: int | None = None,
         nonfinite: bool = True,
         most_nonfinite: int = 10,
         on_error: OnError = "warn",
+        recorder: Recorder | None = None,
     ) -> None:
-        self._dumps = GradientDumps(
+        self._recorder = recorder
+        self._dumps = dumps_of(
             directory,
+            recorder,
             every=every,
             nonfinite=nonfinite,
             most_nonfinite=most_nonfinite,
@@ -64,7 +72,8 @@ class TrainerDumpCallback(TrainerCallback):
         self._seen = self._told = False
 
     def __repr__(self) -> str:
-        return self._dumps.shown_as(type(self).__name__)
+        name = type(self).__name__
+        return f"{name}({self._recorder!r})" if self._dumps is None else self._dumps.shown_as(name)
 
     def on_train_begin(
         self, args: Any, state: Any, control: Any, model: Any = None, **live: Any
@@ -81,17 +90,20 @@ class TrainerDumpCallback(TrainerCallback):
 
     def on_pre_optimizer_step(self, _args: Any, _state: Any, _control: Any, **_live: Any) -> None:
         """Say once if there was nothing to see before."""
-        if self._seen or self._told or not self._dumps.looks_at(self._step):
+        if self._seen or self._told or not self._looks():
             return
         self._told = True
         LOG.warning(
-            "step %d: gradients not dumped: no parameter got one that could be seen before "
+            "step %d: gradients not %s: no parameter got one that could be seen before "
             "clipping, as with FSDP1 and DeepSpeed",
             self._step,
+            "recorded" if self._dumps is None else "dumped",
         )
 
     def on_train_end(self, _args: Any, _state: Any, _control: Any, **_live: Any) -> None:
-        """Leave the model as it was."""
+        """Leave the model as it was, and all rows on disk."""
+        if self._recorder is not None:
+            self._recorder.close()
         if self._watch is not None:
             self._watch.stop()
             self._watch = None
@@ -100,9 +112,19 @@ class TrainerDumpCallback(TrainerCallback):
         if not GradientState().sync_gradients:
             return
         self._seen = True
-        if self._dumps.looks_at(self._step):
-            model, optimizer = self._live
-            self._dumps.before_clipping(model, step=self._step, loss_scale=_scale(optimizer))
+        if not self._looks():
+            return
+        model, optimizer = self._live
+        scale = _scale(optimizer)
+        if self._recorder is not None:
+            self._recorder.before_clipping(step=self._step, loss_scale=scale)
+        if self._dumps is not None:
+            self._dumps.before_clipping(model, step=self._step, loss_scale=scale)
+
+    def _looks(self) -> bool:
+        """Whether there may be anything to do in this step."""
+        users = (self._dumps, self._recorder)
+        return any(one is not None and one.looks_at(self._step) for one in users)
 
 
 def _scale(optimizer: Any) -> float | None:

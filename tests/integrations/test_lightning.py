@@ -24,6 +24,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning_by_two import Module, batches, options
 
 from gradtool.integrations import LightningDumpCallback
+from gradtool.torch import Recorder
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -53,6 +54,21 @@ def test_dumps_are_of_what_was_there_before_clipping(
         if clip:
             assert after == pytest.approx(clip, rel=1e-3)
             assert found[step] > 10 * clip
+
+
+def test_a_recorder_has_what_was_there_before_clipping(tmp_path: Path) -> None:
+    module = lightning_by_two.module_of(lightning.pytorch)()
+    with Recorder(module, tmp_path / "run.rows") as recorder:
+        callback = LightningDumpCallback(recorder=recorder)
+        changes = {"gradient_clip_val": 0.01, "accumulate_grad_batches": 2}
+        lightning.Trainer(**options(tmp_path, callbacks=[callback], **changes)).fit(
+            module, batches()
+        )
+    (run,) = gradtool.trend(tmp_path / "run.rows").runs
+    assert [step.number for step in run.steps] == [*STEPS]
+    for step, before in zip(run.steps, module.before, strict=True):
+        assert step.total is not None
+        assert step.total.norm == pytest.approx(before, rel=1e-12)
 
 
 @pytest.mark.parametrize("fused", [False, True])

@@ -24,7 +24,9 @@ import trained_by_two  # noqa: E402 - it needs what was just looked for
 from trained_by_two import arguments, examples, llama  # noqa: E402
 from witness import Witness, live_norm  # noqa: E402
 
+from gradtool.errors import UsageError  # noqa: E402
 from gradtool.integrations import TrainerDumpCallback  # noqa: E402
+from gradtool.torch import Recorder  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -190,6 +192,27 @@ def test_gradients_that_are_kept_elsewhere_are_told_of(
     Elsewhere(llama(), options, train_dataset=examples(), callbacks=[callback]).train()
     assert caplog.text.count("gradients not dumped") == 1
     assert not (tmp_path / "grads").exists()
+
+
+def test_a_recorder_has_what_was_there_before_clipping(tmp_path: Path) -> None:
+    model = llama()
+    probe = Probe(model)
+    recorder = Recorder(model, tmp_path / "run.rows")
+    callback = TrainerDumpCallback(recorder=recorder)
+    options = arguments(tmp_path, max_grad_norm=0.01, gradient_accumulation_steps=2)
+    transformers.Trainer(
+        model, options, train_dataset=examples(), callbacks=[callback, probe]
+    ).train()
+    (run,) = gradtool.trend(tmp_path / "run.rows").runs
+    found = {step.number: step.total.norm for step in run.steps if step.total is not None}
+    assert [*found] == [*STEPS]
+    for step, norm in found.items():
+        assert math.isclose(norm, probe.before[step or 0], rel_tol=1e-12)
+
+
+def test_it_needs_a_directory_or_a_recorder() -> None:
+    with pytest.raises(UsageError, match="recorder"):
+        TrainerDumpCallback()
 
 
 def test_two_ranks_dump_what_both_have_summed_up(tmp_path: Path) -> None:
