@@ -32,6 +32,7 @@ Examples:
   gradtool trend 'run/step*.safetensors' --last 100
   gradtool trend run/ -g 'layers.*' --tensor '*.embed.weight'
   gradtool trend run/ -f csv:run.csv --max-norm 1.0
+  gradtool trend run.rows
 """
 
 Tensor: TypeAlias = Annotated[
@@ -84,8 +85,9 @@ def trend(
 ) -> None:
     """Follow a run step by step: which step broke first, and in which tensor.
 
-    Each PATH that is a directory with several steps is a run of its own; all others together are
-    one. Exits as `check` does, by whose rules each step is judged.
+    Each PATH that is a directory with several steps, or what a gradtool.torch.Recorder keeps, is a
+    run of its own; all others together are one. Exits as `check` does, by whose rules each step is
+    judged.
     """
     if long and all(sink.format != "csv" for sink in reports.sinks):
         raise UsageError("--long is for -f csv")
