@@ -18,8 +18,10 @@ from gradtool.core.file_names import in_order_of_steps, step_in
 from gradtool.core.judging.rule import Severity
 from gradtool.core.names import NameFilter, group_namer, name_filter, nearest_names, no_name
 from gradtool.core.trends.conclusions import conclusions_of
+from gradtool.core.trends.log import Log
+from gradtool.core.trends.logged import beside_log
 from gradtool.core.trends.steps import Step, parts_of, step_of
-from gradtool.core.trends.trend import Run, Trend
+from gradtool.core.trends.trend import Conclusion, Run, Trend
 from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import SeveralCheckpointsError, UsageError
 from gradtool.places import grouped, is_path, label_of, place_of, place_of_found
@@ -27,6 +29,7 @@ from gradtool.request import MeasureOptions
 from gradtool.rules.config_file import Config
 from gradtool.rules.settings import read_call
 from gradtool.rules.together import judge_together, without_others
+from gradtool.storage.logs.reading import read_log
 
 
 def trend(  # noqa: PLR0913 - one for each option of the command
@@ -43,6 +46,8 @@ def trend(  # noqa: PLR0913 - one for each option of the command
     tensor: str | Iterable[str] = (),
     group_by: str | None = None,
     last: int | None = None,
+    log: str | os.PathLike[str] | None = None,
+    log_key: str | None = None,
     cache: str | os.PathLike[str] | bool = False,
     **options: Unpack[MeasureOptions],
 ) -> Trend:
@@ -64,6 +69,9 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         tensor: a glob or globs of names of tensors that are followed by themselves too.
         group_by: a depth such as "2" or a pattern such as "layers.*": groups that are.
         last: only the newest so many steps of each run.
+        log: a file in which the trainer logged the norm, to be held beside the true one: Trainer's
+            `trainer_state.json`, JSON lines, or CSV under a line of names.
+        log_key: what the norm is called there, where that is not found by its name.
         cache: a file in which rows are kept, so that no dump is measured twice; True for the one in
             the user's cache directory. It is made where it is missing, and what stands in it is
             believed. One that cannot be used is a note.
@@ -74,8 +82,9 @@ def trend(  # noqa: PLR0913 - one for each option of the command
 
     Raises:
         UsageError: an argument or the configuration is wrong; no step holds gradients, and no
-            section was chosen; or, as for `measure`, what ranks hold is a question.
-        InputError: the baseline cannot be read.
+            section was chosen; it is not clear what in the log is the norm; or, as for `measure`,
+            what ranks hold is a question.
+        InputError: the baseline or the log cannot be read.
         ResourceError: as for `measure`. A step that cannot be read is a step with that finding.
     """
     started = time.perf_counter()
@@ -95,13 +104,16 @@ def trend(  # noqa: PLR0913 - one for each option of the command
     by_count = bound is not None and judging.request.norm_type <= 0.0
     require(not by_count, "`max_norm` needs a `norm_type` above 0: no scaling reaches a count")
     wanted = globs("tensor", tensor)
+    require(log is not None or log_key is None, "`log_key` needs a `log`")
+    logged = None if log is None else read_log(os.fsdecode(log), log_key)
     if group_by is not None:
         group_namer(group_by)  # refuses a wrong pattern before anything is read
     is_followed = name_filter(wanted, (), judging.request.bare) if wanted else no_name
     with remembering(cache, judging) as memory:
         judging = replace(judging, remembered=memory.measured)
-        following = _Following(judging, memory, is_followed, group_by, last)
+        following = _Following(judging, memory, is_followed, group_by, last, logged)
         runs = tuple(following.runs(sources))
+    require(logged is None or len(runs) == 1, f"`log` is of one run, and these are {len(runs)}")
     following.require_followed(wanted, runs)
     steps = [step for run in runs for step in run.steps]
     all_read = all(step.verdict.format is not None for step in steps)
@@ -112,7 +124,11 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         norm_type=judging.request.norm_type,
         max_norm=bound,
         eps=added,
-        notes=(*judging.notes(all_read=all_read), *memory.notes),
+        notes=(
+            *judging.notes(all_read=all_read),
+            *(() if logged is None else logged.notes),
+            *memory.notes,
+        ),
         elapsed_s=time.perf_counter() - started,
     )
 
@@ -130,6 +146,7 @@ class _Following:
     is_followed: NameFilter
     group_by: str | None
     last: int | None
+    log: Log | None
     names: dict[str, None] = field(default_factory=dict)
     read: list[str] = field(default_factory=list)
 
@@ -239,7 +256,10 @@ class _Following:
         settled = tuple(
             replace(step, verdict=verdict) for step, verdict in zip(in_order, verdicts, strict=True)
         )
-        return Run(name, settled, conclusions_of(settled), findings)
+        logged: tuple[Conclusion, ...] = ()
+        if self.log is not None:
+            settled, logged = beside_log(settled, self.log)
+        return Run(name, settled, conclusions_of(settled, logged), findings)
 
 
 def _name(places: Sequence[object]) -> str:

@@ -16,14 +16,17 @@ _BUDGET_PER_CHARACTER: Final = 20
 _FREE_BUDGET: Final = 4 << 20
 
 
-def parse(text: str) -> Any:
-    """What `text` says; ValueError for what is no JSON, ambiguous, or far larger than the text."""
+def parse(text: str, *, nonfinite: bool = False) -> Any:
+    """What `text` says; ValueError for what is no JSON, ambiguous, or far larger than the text.
+
+    With `nonfinite`, NaN and Infinity are numbers, as Python's own writer has them.
+    """
     cost = sum(text.count(mark) * cost for mark, cost in _COSTS.items())
     if cost > _BUDGET_PER_CHARACTER * len(text) + _FREE_BUDGET:
         limit = _BUDGET_PER_CHARACTER
         raise ValueError(f"lists and maps that take more than {limit} times the memory of its text")
     try:
-        return _DECODER.decode(text)
+        return (_WITH_NONFINITE if nonfinite else _DECODER).decode(text)
     except RecursionError as error:
         raise ValueError("nests too deeply") from error
 
@@ -56,3 +59,5 @@ def _integer(text: str) -> int:
 _DECODER: Final = json.JSONDecoder(
     object_pairs_hook=_without_duplicates, parse_constant=_refuse_number, parse_int=_integer
 )
+
+_WITH_NONFINITE: Final = json.JSONDecoder(object_pairs_hook=_without_duplicates, parse_int=_integer)

@@ -11,10 +11,11 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from command_line import error_lines, on_terminal, run
 from reports.parsers import markdown_tables, validator
-from trends.runs import write_run
+from trends.runs import true_norm, write_run
 
 STEPS: dict[int, Any] = {
     1: {"layers.0.w": [3.0, 4.0], "layers.1.w": [1.0, 2.0]},
@@ -68,6 +69,46 @@ def test_formats_agree(folder: str) -> None:
         assert float(row["clip_coef"]) == float(step["clip_coef"]) or row["clip_coef"] == "NaN"
     assert len(table) == 4
     assert found["conclusions"][0]["tensor"] == "layers.1.w"
+
+
+def test_a_log_that_sums_over_accumulation_steps_is_told(tmp_path: Path) -> None:
+    """Gradients are means over eight batches, and the trainer logged the norm of their sum."""
+    rng = np.random.default_rng(0)
+    steps = {
+        n: {f"layers.{i}.w": rng.standard_normal(256) * 1e-2 for i in range(4)} for n in (1, 2)
+    }
+    folder = write_run(tmp_path / "run", steps)
+    log = tmp_path / "trainer_state.json"
+    norms = {n: true_norm({k: v * 8.0 for k, v in tensors.items()}) for n, tensors in steps.items()}
+    history = [{"step": n, "grad_norm": norm, "epoch": 0.1} for n, norm in norms.items()]
+    log.write_text(json.dumps({"log_history": [*history, {"step": 2, "eval_loss": math.nan}]}))
+    arguments = ("trend", str(folder), "--log", str(log))
+    table = run(*arguments)
+    assert (table.returncode, table.stderr) == (0, "")
+    words = "8 times the true norm in all 2 steps: 8, the number of accumulation steps or ranks?"
+    assert table.stdout.splitlines()[1] == f"- the logged 'grad_norm' is {words}"
+    found = json.loads(run(*arguments, "-f", "json").stdout)
+    validator("trend-1").validate(found)
+    rows = list(csv.DictReader(io.StringIO(run(*arguments, "-f", "csv").stdout)))
+    for step, row in zip(found["steps"], rows, strict=True):
+        assert step["logged_norm"] == float(row["logged_norm"]) == norms[step["step"]]
+        assert step["log_quotient"] == float(row["log_quotient"])
+        assert math.isclose(step["log_quotient"], 8.0, rel_tol=1e-12)
+
+
+def test_a_log_that_cannot_be_used_ends_it_before_anything_is_read(tmp_path: Path) -> None:
+    log = tmp_path / "log.csv"
+    for text, code, words in (
+        ("step,grad_norm\n1,?\n", 3, "log.csv: line 2: 'grad_norm' is no norm: '?'"),
+        ("step,loss\n1,2\n", 2, "say by --log-key which is the norm of the gradients"),
+    ):
+        log.write_text(text)
+        result = run("trend", str(tmp_path / "none"), "--log", str(log))
+        assert (result.returncode, result.stdout) == (code, "")
+        (line,) = error_lines(result)
+        assert words in line
+    replaced = run("trend", str(tmp_path), "--log", str(log), "-o", str(log))
+    assert replaced.returncode == 2 and "is one of the files to read" in replaced.stderr
 
 
 def test_csv_may_have_a_row_for_each_tensor(folder: str) -> None:

@@ -12,8 +12,9 @@ from gradtool.cli.console import Display
 from gradtool.cli.options import groups
 from gradtool.cli.options.checking import Judging
 from gradtool.cli.options.command import command
-from gradtool.cli.options.help import LOOKING, SHOWING
+from gradtool.cli.options.help import SHOWING
 from gradtool.cli.options.keeping import Cache
+from gradtool.cli.options.trending import Followed
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports
 from gradtool.cli.spelling import findings_with_options, verdict_with_options, with_options
@@ -31,25 +32,11 @@ Examples:
   gradtool trend run/
   gradtool trend 'run/step*.safetensors' --last 100
   gradtool trend run/ -g 'layers.*' --tensor '*.embed.weight'
+  gradtool trend run/ --log out/trainer_state.json
   gradtool trend run/ -f csv:run.csv --max-norm 1.0
   gradtool trend run.rows
 """
 
-Tensor: TypeAlias = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--tensor",
-        metavar="GLOB",
-        help="Follow tensors with such names by themselves too; repeatable.",
-        rich_help_panel=LOOKING,
-    ),
-]
-Last: TypeAlias = Annotated[
-    int | None,
-    typer.Option(
-        "--last", metavar="N", min=1, help="Only the newest N steps.", rich_help_panel=LOOKING
-    ),
-]
 Long: TypeAlias = Annotated[
     bool,
     typer.Option(
@@ -71,8 +58,7 @@ DisplayOptions: TypeAlias = Annotated[
 def trend(
     *,
     paths: groups.Paths,
-    last: Last = None,
-    tensor: Tensor = None,
+    followed: Followed,
     grouping: groups.Grouping,
     clipping: Clipping,
     configured: groups.ConfiguredWithBaseline,
@@ -91,17 +77,20 @@ def trend(
     """
     if long and all(sink.format != "csv" for sink in reports.sinks):
         raise UsageError("--long is for -f csv")
-    reports.refuse_to_replace([*expand_all(paths), *configured.files])
+    if long and not followed["tensor"]:
+        followed["tensor"] = "*"
+    reports.refuse_to_replace(
+        [*expand_all(paths), *configured.files, *filter(None, [followed["log"]])]
+    )
     with display.progress(paths[0]) as progress:
         found = gradtool.trend(
             *paths,
             baseline=configured.baseline,
             config=configured.config,
-            tensor=tensor or ("*" if long else ()),
             group_by=grouping,
-            last=last,
             cache=kept,
             progress=progress,
+            **followed,
             **clipping,
             **judging,
             **measuring,

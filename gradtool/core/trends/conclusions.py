@@ -29,10 +29,12 @@ _SHOWN: Final = 5
 """Numbers of steps that a sentence lists."""
 
 
-def conclusions_of(steps: Sequence[Step]) -> tuple[Conclusion, ...]:
-    """All that there is to conclude of steps in their order."""
+def conclusions_of(
+    steps: Sequence[Step], logged: Sequence[Conclusion] = ()
+) -> tuple[Conclusion, ...]:
+    """All that there is to conclude of steps in their order, besides what a log says of them."""
     return (
-        *(*_first_bad(steps), *_spikes(steps), *_dead(steps), *_shares(steps)),
+        *(*_first_bad(steps), *_spikes(steps), *logged, *_dead(steps), *_shares(steps)),
         *(*_models(steps), *_counts(steps)),
     )
 

@@ -50,6 +50,7 @@ class Step:
         breakage: None where all is finite.
         model: a digest of the names and shapes of its gradients; "" where there are none.
         tensors, groups: those that were asked for, in order.
+        logged_norm: what the trainer logged as its norm; None where it did not, or no log is given.
     """
 
     verdict: Verdict
@@ -57,6 +58,7 @@ class Step:
     model: str = ""
     tensors: tuple[Part, ...] = ()
     groups: tuple[Part, ...] = ()
+    logged_norm: float | None = None
 
     @property
     def number(self) -> int | None:
@@ -82,6 +84,18 @@ class Step:
     def top(self) -> Weight | None:
         """The tensor that weighs most; None where none has a norm."""
         return next(iter(self.verdict.heaviest), None)
+
+    @property
+    def log_quotient(self) -> float | None:
+        """The logged norm by the true one; None where either is not finite, or the latter is 0."""
+        return self.quotient_to(None if self.total is None else self.total.norm)
+
+    def quotient_to(self, norm: float | None) -> float | None:
+        """The logged norm by another, as `log_quotient`."""
+        if self.logged_norm is None or norm is None or not 0.0 < norm < math.inf:
+            return None
+        quotient = self.logged_norm / norm
+        return quotient if math.isfinite(quotient) else None
 
 
 def step_of(

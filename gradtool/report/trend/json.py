@@ -67,6 +67,8 @@ def _step(trend: Trend, run: Run, step: Step) -> dict[str, object]:
         "posinf": None if stats is None else stats.posinf,
         "neginf": None if stats is None else stats.neginf,
         "clip_coef": optional(trend.clip_coef(step)),
+        "logged_norm": optional(step.logged_norm),
+        "log_quotient": step.log_quotient,
         "top": None if top is None else {"name": top.name, "share": top.share},
         "findings": [finding_fields(finding) for finding in verdict.findings],
         "notes": list(verdict.notes),

@@ -12,6 +12,7 @@ from gradtool.report.check.rows import dump_row
 COLUMNS: Final = (
     *("step", "path", "norm", "finite_norm", "native_norm", "max_abs", "nan", "posinf", "neginf"),
     *("clip_coef", "top", "top_share", "tensors", "verdict", "errors", "warnings", "codes", "run"),
+    *("logged_norm", "log_quotient"),
 )
 
 PART_COLUMNS: Final = (
@@ -41,6 +42,8 @@ def _step(trend: Trend, run: Run, step: Step) -> dict[str, Any]:
         "top": None if step.top is None else step.top.name,
         "top_share": None if step.top is None else step.top.share,
         "run": run.name,
+        "logged_norm": step.logged_norm,
+        "log_quotient": step.log_quotient,
     }
     return {column: figures[column] for column in COLUMNS}
 

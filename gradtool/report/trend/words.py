@@ -89,6 +89,8 @@ def _columns(trend: Trend) -> Iterator[_Column]:
     yield _Column("step", label, says=True)
     yield _Column(norm_name(trend.norm_type), _norm, says=True)
     yield _Column("native", _native)
+    yield _Column("logged", lambda step: _figure(step.logged_norm))
+    yield _Column("logged / true", lambda step: _figure(step.log_quotient))
     yield _Column("max |g|", _max_abs, says=True)
     yield _Column("non-finite", _nonfinite)
     if trend.max_norm is not None:
