@@ -97,12 +97,7 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         config=config,
         options=options,
     )
-    bound = None if max_norm is None else number("max_norm", max_norm)
-    added = TORCH_EPS if eps is None else number("eps", eps)
-    require(bound is None or bound >= 0.0, f"`max_norm` must be a number >= 0, not {bound}")
-    require(0.0 <= added < math.inf, f"`eps` must be a finite number >= 0, not {added}")
-    by_count = bound is not None and judging.request.norm_type <= 0.0
-    require(not by_count, "`max_norm` needs a `norm_type` above 0: no scaling reaches a count")
+    bound, added = clipping_to(max_norm, eps, judging.request.norm_type)
     wanted = globs("tensor", tensor)
     require(log is not None or log_key is None, "`log_key` needs a `log`")
     logged = None if log is None else read_log(os.fsdecode(log), log_key)
@@ -111,7 +106,7 @@ def trend(  # noqa: PLR0913 - one for each option of the command
     is_followed = name_filter(wanted, (), judging.request.bare) if wanted else no_name
     with remembering(cache, judging) as memory:
         judging = replace(judging, remembered=memory.measured)
-        following = _Following(judging, memory, is_followed, group_by, last, logged)
+        following = Following(judging, memory, is_followed, group_by, last, logged)
         runs = tuple(following.runs(sources))
     require(logged is None or len(runs) == 1, f"`log` is of one run, and these are {len(runs)}")
     following.require_followed(wanted, runs)
@@ -133,12 +128,25 @@ def trend(  # noqa: PLR0913 - one for each option of the command
     )
 
 
+def clipping_to(
+    max_norm: float | None, eps: float | None, norm_type: float
+) -> tuple[float | None, float]:
+    """What to say clipping to, and what is added to norms; UsageError where that cannot be."""
+    bound = None if max_norm is None else number("max_norm", max_norm)
+    added = TORCH_EPS if eps is None else number("eps", eps)
+    require(bound is None or bound >= 0.0, f"`max_norm` must be a number >= 0, not {bound}")
+    require(0.0 <= added < math.inf, f"`eps` must be a finite number >= 0, not {added}")
+    by_count = bound is not None and norm_type <= 0.0
+    require(not by_count, "`max_norm` needs a `norm_type` above 0: no scaling reaches a count")
+    return bound, added
+
+
 def _is_place(source: Any) -> bool:
     return place_of(source) is not None
 
 
 @dataclass(frozen=True, slots=True)
-class _Following:
+class Following:
     """How steps are made of dumps."""
 
     judging: Judging
@@ -161,19 +169,19 @@ class _Following:
         """Each store of a recorder and each directory of several steps; then all else as one."""
         records, places = records_among(grouped(sources))
         for path in records:
-            yield self._run(path, list(map(self._row, recorded(path, self.judging, self.last))))
+            yield self.run_of(path, list(map(self._row, recorded(path, self.judging, self.last))))
         dumps = self._newest(places)
         alone: list[Step] = []
         progress_of = split_progress(self.judging.request.progress, [None] * len(dumps))
         for place, progress in zip(dumps, progress_of, strict=True):
             try:
-                alone.append(self._step(place, progress))
+                alone.append(self.step(place, progress))
             except SeveralCheckpointsError as error:
-                yield self._run(error.path, list(self._found(error, progress)))
+                yield self.run_of(error.path, list(self._found(error, progress)))
         if alone:
             first = sources[0]
             name = os.fsdecode(first) if is_path(first) and not sources[1:] else _name(dumps)
-            yield self._run(name, alone)
+            yield self.run_of(name, alone)
 
     def _newest(self, places: Sequence[object]) -> Sequence[object]:
         """Of dumps whose paths all tell of another step those that are asked for."""
@@ -188,12 +196,12 @@ class _Following:
         parts = progress.divided(len(found))
         for one, part in zip(found, parts, strict=True):
             try:
-                yield self._step(place_of_found(one), part)
+                yield self.step(place_of_found(one), part)
             except SeveralCheckpointsError as inner:
                 yield from self._found(inner, part)
         progress.finish()
 
-    def _step(self, source: object, progress: Progress) -> Step:
+    def step(self, source: object, progress: Progress) -> Step:
         """One dump; UsageError where the first that can be read holds no gradients."""
         step = self._remembered(source, progress)
         if step.verdict.kinds and not self.read:
@@ -242,7 +250,7 @@ class _Following:
             step, tensors=parts_of(chosen, step.total), groups=parts_of(groups, step.total)
         )
 
-    def _run(self, name: str, steps: Sequence[Step]) -> Run:
+    def run_of(self, name: str, steps: Sequence[Step]) -> Run:
         """A run of these steps, judged together and in their order."""
         in_order = in_order_of_steps(steps, lambda one: one.number, lambda one: one.path)
         if self.last is not None:

@@ -115,6 +115,17 @@ def write_result(text: str, file: str | None = None) -> None:
         _write_file(file, text.encode("utf-8", "backslashreplace"))
 
 
+def stream_line(text: str) -> bool:
+    """Write a line to stdout at once; whether anybody still reads there."""
+    try:
+        sys.stdout.buffer.write(f"{text}\n".encode(sys.stdout.encoding, "backslashreplace"))
+        sys.stdout.flush()
+    except OSError as error:
+        abandon_stdout(error)
+        return False
+    return True
+
+
 def append_result(text: str, file: str) -> None:
     """Append a result to a file to which others may have written."""
     try:

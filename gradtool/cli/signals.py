@@ -7,9 +7,8 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-from gradtool.cli.progress import ByteProgress
 from gradtool.storage.workspace import abandon_all
 
 _ENDS = {
@@ -19,8 +18,15 @@ _ENDS = {
 }
 
 
+class Abortable(Protocol):
+    """Work beside the main one that must not outlive the process: a bar, another process."""
+
+    def abort(self) -> None:
+        """End it, from a signal handler."""
+
+
 @contextmanager
-def ended_by_signals(progress: ByteProgress) -> Iterator[None]:
+def ended_by_signals(progress: Abortable) -> Iterator[None]:
     """A context in which signals that end the process first remove what is unfinished, and the bar.
 
     The handler ends the process itself: an exception raised there could come while a lock is held

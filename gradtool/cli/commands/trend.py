@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
 import gradtool  # lazy: its names load array libraries on first use
 from gradtool.cli.console import Display
+from gradtool.cli.following import follow
 from gradtool.cli.options import groups
 from gradtool.cli.options.checking import Judging
 from gradtool.cli.options.command import command
+from gradtool.cli.options.following import Follow
 from gradtool.cli.options.help import SHOWING
 from gradtool.cli.options.keeping import Cache
 from gradtool.cli.options.trending import Followed
@@ -33,6 +35,7 @@ Examples:
   gradtool trend 'run/step*.safetensors' --last 100
   gradtool trend run/ -g 'layers.*' --tensor '*.embed.weight'
   gradtool trend run/ --log out/trainer_state.json
+  gradtool trend run/ --follow --on-finding 'notify-send gradtool'
   gradtool trend run/ -f csv:run.csv --max-norm 1.0
   gradtool trend run.rows
 """
@@ -59,6 +62,7 @@ def trend(
     *,
     paths: groups.Paths,
     followed: Followed,
+    following: Follow,
     grouping: groups.Grouping,
     clipping: Clipping,
     configured: groups.ConfiguredWithBaseline,
@@ -79,6 +83,11 @@ def trend(
         raise UsageError("--long is for -f csv")
     if long and not followed["tensor"]:
         followed["tensor"] = "*"
+    if following is not None:
+        _require_lines(followed, grouping, reports)
+        arguments = {**clipping, **judging, **measuring, "cache": kept}
+        arguments |= {"baseline": configured.baseline, "config": configured.config}
+        raise typer.Exit(follow(paths, following, display, arguments))
     reports.refuse_to_replace(
         [*expand_all(paths), *configured.files, *filter(None, [followed["log"]])]
     )
@@ -98,6 +107,17 @@ def trend(
     report = TrendReport(_with_options(found), long)
     reports.write(lambda name, style: trend_reporter(name)(report, style), display)
     raise typer.Exit(found.exit_code)
+
+
+def _require_lines(followed: dict[str, Any], grouping: str | None, reports: Reports) -> None:
+    """UsageError for what has no place in a line for each step."""
+    for name, option in {"last": "--last", "tensor": "--tensor", "log": "--log"}.items():
+        if followed[name]:
+            raise UsageError(f"{option} is not for --follow")
+    if grouping is not None:
+        raise UsageError("--group-by is not for --follow")
+    if [(sink.format, sink.file) for sink in reports.sinks] != [("table", None)]:
+        raise UsageError("--follow writes lines for people to stdout: no -f and no -o")
 
 
 def _with_options(found: Trend) -> Trend:

@@ -13,10 +13,21 @@ LOOKING: Final = "What to look at"
 JUDGING: Final = "How to judge"
 CLIPPING: Final = "How to clip"
 WRITING: Final = "What to write"
+FOLLOWING: Final = "How to follow"
 SHOWING: Final = "How to show it"
 COMPUTING: Final = "How to compute"
 
-_ORDER: Final = ("Arguments", LOOKING, JUDGING, CLIPPING, WRITING, SHOWING, COMPUTING, "Options")
+_ORDER: Final = (
+    "Arguments",
+    LOOKING,
+    JUDGING,
+    CLIPPING,
+    WRITING,
+    FOLLOWING,
+    SHOWING,
+    COMPUTING,
+    "Options",
+)
 _DEFAULT_IN_WORDS: Final = re.compile(r"\[default: \((.*)\)(?=[];])")
 """Typer puts defaults that are words in parentheses of their own."""
 

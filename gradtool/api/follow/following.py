@@ -1,0 +1,180 @@
+"""A run followed while it is written: each step is told of once it is finished."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Final, Unpack
+
+from gradtool.api.follow.watching import Watch, Watched
+from gradtool.api.judging import Judging, judging_by
+from gradtool.api.remembering import Memory, remembering
+from gradtool.api.trending import Following, clipping_to
+from gradtool.core.clipping import clip_coef
+from gradtool.core.judging.rule import Severity
+from gradtool.core.judging.verdict import Finding
+from gradtool.core.names import no_name
+from gradtool.core.trends.steps import Step
+from gradtool.engine.progress import whole_progress
+from gradtool.errors import SeveralCheckpointsError
+from gradtool.places import Place, places_among
+from gradtool.request import MeasureOptions
+from gradtool.rules.config_file import Config
+from gradtool.rules.settings import read_call
+from gradtool.storage.rows.identity import identity_of
+
+_PATIENCE_S: Final = 1.0
+"""How long a step that was read waits for others, to be judged together with them."""
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What there is to say of a run: a step that is finished, or what several steps show.
+
+    Attributes:
+        step: None for a finding about several.
+        findings: of that step; or the one about several.
+        is_change: whether the step was told of before, and is another now.
+        fails: whether the policy fails it.
+    """
+
+    step: Step | None
+    findings: tuple[Finding, ...]
+    is_change: bool
+    fails: bool
+
+
+@dataclass(slots=True)
+class Follower:
+    """The steps of a run, in so far as they have been told of."""
+
+    judging: Judging
+    memory: Memory
+    reader: Following
+    watch: Watch
+    max_norm: float | None
+    eps: float
+    _steps: dict[str, Step] = field(default_factory=dict)
+    _names: dict[tuple[str, int], str] = field(default_factory=dict)
+    _told: set[object] = field(default_factory=set)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether any step is there, be it finished or not."""
+        return bool(self._steps) or self.watch.has_any
+
+    def clip_coef(self, step: Step) -> float | None:
+        """What clipping to `max_norm` would multiply a step by; None if that was not asked for."""
+        if self.max_norm is None or step.total is None:
+            return None
+        return clip_coef(step.total.norm, self.max_norm, self.eps)
+
+    def look(self) -> Iterator[News]:
+        """What is new since the last look; the steps in their order.
+
+        Raises as `gradtool.trend`, but for steps that cannot be read, which are news.
+        """
+        read: dict[str, bool] = {}
+        begun = time.monotonic()
+        for one, is_final in self.watch.finished():
+            known = self._steps.get(one.path)
+            step = self._read(one, is_final=is_final)
+            if step is None:
+                continue
+            self._keep(one, step)
+            if known is None or _said(known) != _said(step):
+                read[step.path] = known is not None
+            if time.monotonic() - begun >= _PATIENCE_S:
+                yield from self._news(read)
+                read, begun = {}, time.monotonic()
+        yield from self._news(read)
+        if self.memory.store is not None:
+            self.memory.store.flush()  # the process may end at any time
+
+    def _read(self, one: Watched, *, is_final: bool) -> Step | None:
+        """A step, if it is whole and is still what it was when it was read."""
+        try:
+            step = self.reader.step(self._place(one), whole_progress(None))
+        except SeveralCheckpointsError as error:
+            self.watch.note_shown(one)
+            self.notes.append(f"not followed: {error}")
+            return None
+        if identity_of(one.entry.paths) != one.identity:
+            return None
+        if step.verdict.format is None and not is_final:
+            one.tried = True
+            return None
+        self.watch.note_shown(one)
+        return step
+
+    def _keep(self, one: Watched, step: Step) -> None:
+        """Remember a step; not what was shown of it while it had another name."""
+        key = one.entry.series, one.entry.step
+        before = self._names.get(key)
+        if before is not None and not self.watch.has(before):
+            self._steps.pop(before, None)
+        self._names[key] = one.path
+        self._steps[one.path] = step
+
+    def _place(self, one: Watched) -> Place:
+        """The place of a step; of a set one that says what it lacks beside the step before."""
+        if not one.entry.is_set and not os.path.isdir(one.path):
+            return one.path
+        before = self.watch.before(one)
+        beside = () if before is None else before.entry.paths
+        places = places_among([*beside, *one.entry.paths])
+        return places[-1]
+
+    def _news(self, read: Mapping[str, bool]) -> Iterator[News]:
+        if not read:
+            return
+        run = self.reader.run_of("", list(self._steps.values()))
+        for step in run.steps:
+            if step.path in read:
+                failed = step.verdict.exit_code != 0
+                yield News(step, step.verdict.findings, read[step.path], failed)
+        for finding in run.findings:
+            if (key := (finding.code, finding.message)) not in self._told:
+                self._told.add(key)
+                fails = self.judging.judge.policy.fails(finding.severity)
+                yield News(None, (finding,), False, fails)
+
+
+@contextmanager
+def following(
+    *sources: str,
+    settle_s: float,
+    baseline: str | None = None,
+    config: str | os.PathLike[str] | Config | None = None,
+    select: Sequence[str] | None = None,
+    ignore: Sequence[str] = (),
+    thresholds: Mapping[str, object] | None = None,
+    rtol: float | None = None,
+    fail_on: Severity | None = None,
+    max_norm: float | None = None,
+    eps: float | None = None,
+    cache: str | bool = False,
+    **options: Unpack[MeasureOptions],
+) -> Iterator[Follower]:
+    """A run to be looked at again and again; the arguments are those of `gradtool.trend`."""
+    judging = judging_by(
+        read_call(select=select, ignore=ignore, thresholds=thresholds, rtol=rtol, fail_on=fail_on),
+        baseline=baseline,
+        config=config,
+        options=options,
+    )
+    bound, added = clipping_to(max_norm, eps, judging.request.norm_type)
+    with remembering(cache, judging) as memory:
+        reader = Following(judging, memory, no_name, None, None, None)
+        watch = Watch(sources, settle_s)
+        yield Follower(judging, memory, reader, watch, bound, added, notes=memory.notes)
+
+
+def _said(step: Step) -> object:
+    """What is said of a step, to tell whether a change is one worth a line."""
+    total, verdict = step.total, step.verdict
+    return repr((total, step.top, verdict.findings, verdict.format is None))
