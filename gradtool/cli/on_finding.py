@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from gradtool.cli.console import say
+from gradtool.cli.signals import deferred_signals
 from gradtool.errors import UsageError
 
 
@@ -47,10 +48,11 @@ class OnFinding:
     def _run(self, document: bytes) -> str:
         try:
             # What it writes is not ours: stdout has a line for each step. A session of its own can
-            # be ended with all that was started in it.
-            self._process = subprocess.Popen(  # noqa: S603 - the user's own words
-                self._command, stdin=subprocess.PIPE, stdout=2, start_new_session=True
-            )
+            # be ended with all that was started in it, once it is known.
+            with deferred_signals():
+                self._process = subprocess.Popen(  # noqa: S603 - the user's own words
+                    self._command, stdin=subprocess.PIPE, stdout=2, start_new_session=True
+                )
         except (OSError, ValueError) as error:
             return f"cannot be run: {(isinstance(error, OSError) and error.strerror) or error}"
         try:

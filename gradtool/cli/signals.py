@@ -51,3 +51,24 @@ def ended_by_signals(progress: Abortable) -> Iterator[None]:
     finally:
         for number in heeded:
             signal.signal(number, handlers[number])
+
+
+@contextmanager
+def deferred_signals() -> Iterator[None]:
+    """A context at whose end signals take effect that came inside it: it has to be short."""
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:  # noqa: ARG001
+        came.append(number)
+
+    handlers = {number: signal.getsignal(number) for number in _ENDS}
+    heeded = [number for number in _ENDS if handlers[number] is not signal.SIG_IGN]
+    for number in heeded:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number in heeded:
+            signal.signal(number, handlers[number])
+        for each in came:
+            os.kill(os.getpid(), each)

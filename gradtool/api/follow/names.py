@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradtool.core.file_names import is_unfinished, series_of
 from gradtool.formats.files import SUFFIXES
 from gradtool.formats.layouts.arrangement import Unit, arranged, counts_ranks
-from gradtool.storage.listing import expanded, is_glob
+from gradtool.storage.listing import expanded
 
 _DEEPEST = 3
 """Folders in which steps may lie below a directory that is followed."""
+
+_SURE = 3
+"""Looks at which a directory was the same, after which it is not listed again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,22 +44,33 @@ class Names:
     """The entries below the sources; what a directory holds is looked at again if that changes."""
 
     sources: Sequence[str]
+    _all: Mapping[str, Entry] = field(default_factory=dict)
+    _parts: list[tuple[Entry, ...]] = field(default_factory=list)
     _folders: dict[str, _Folder] = field(default_factory=dict)
+    _matches: dict[str, tuple[list[str], tuple[Entry, ...]]] = field(default_factory=dict)
 
-    def entries(self) -> Iterator[Entry]:
-        """All that are there now."""
-        for source in self.sources:
-            if is_glob(source) and not os.path.lexists(source):
-                yield from _entries("", [path for path in expanded(source) if path != source])
-            elif os.path.isdir(source):
-                yield from self._in_folder(source, _DEEPEST)
-            elif os.path.lexists(source):
-                yield from _entries("", [source])
+    def entries(self) -> Mapping[str, Entry]:
+        """All that are there now, by their names; the same object as long as they are the same."""
+        parts = [part for source in self.sources for part in self._below(source)]
+        if list(map(id, parts)) != list(map(id, self._parts)):
+            self._all = {entry.name: entry for part in parts for entry in part}
+            self._parts = parts
+        return self._all
 
-    def _in_folder(self, path: str, levels: int) -> Iterator[Entry]:
+    def _below(self, source: str) -> Iterator[tuple[Entry, ...]]:
+        if os.path.isdir(source):
+            yield from self._in_folder(source, _DEEPEST)
+            return
+        paths = [path for path in expanded(source) if os.path.lexists(path)]
+        known = self._matches.get(source)
+        if known is None or known[0] != paths:
+            known = self._matches[source] = (paths, tuple(_entries("", paths)))
+        yield known[1]
+
+    def _in_folder(self, path: str, levels: int) -> Iterator[tuple[Entry, ...]]:
         folder = self._folders.setdefault(path, _Folder(path))
         folder.look()
-        yield from folder.entries
+        yield folder.entries
         for inside in folder.folders if levels > 1 else ():
             yield from self._in_folder(inside, levels - 1)
 
@@ -69,9 +83,13 @@ class _Folder:
     entries: tuple[Entry, ...] = ()
     folders: tuple[str, ...] = ()
     _names: frozenset[str] = frozenset()
+    _key: tuple[int, ...] = ()
+    _looks: int = 0
 
     def look(self) -> None:
         """See what is there, if it is not what was there before."""
+        if self._is_same():
+            return
         try:
             names = frozenset(os.listdir(self.path))
         except OSError:  # gone, or not to be read: so there is nothing
@@ -82,11 +100,24 @@ class _Folder:
         shown = sorted(name for name in names if not name.startswith("."))
         are_folders = {name for name in shown if self._is_folder(name)}
         steps = {name for name in are_folders if Unit(name).counts_steps or name.isdecimal()}
-        files = [name for name in shown if name.lower().endswith(SUFFIXES) and name not in steps]
-        files = [name for name in files if name not in are_folders]
+        others = [name for name in shown if name not in are_folders]
+        files = [name for name in others if name.lower().endswith(SUFFIXES)]
         self.entries = tuple(_entries(os.path.join(self.path, ""), [*files, *sorted(steps)]))
-        others = sorted(are_folders - steps)
-        self.folders = tuple(os.path.join(self.path, name) for name in others)
+        self.folders = tuple(os.path.join(self.path, name) for name in sorted(are_folders - steps))
+
+    def _is_same(self) -> bool:
+        """Whether the system has said for several looks that no name came or went.
+
+        Within one tick of its clock it could say so of a directory that changed.
+        """
+        try:
+            status = os.stat(self.path)
+        except OSError:
+            return False
+        key = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
+        self._looks = self._looks + 1 if key == self._key else 0
+        self._key = key
+        return self._looks >= _SURE
 
     def _is_folder(self, name: str) -> bool:
         path = os.path.join(self.path, name)

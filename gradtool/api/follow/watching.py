@@ -23,8 +23,8 @@ _INDEXES: Final = (".index.json", ".metadata", "_checkpoint_metadata", "manifest
 _OLD_NS: Final = 60_000_000_000
 """What had not changed for so long when following began is settled, whatever clocks say."""
 
-_AGAIN: Final = 100
-"""Steps that were shown, of which one look sees whether they changed: all in turn."""
+_AGAIN: Final = 200
+"""Files of steps that were shown of which one look sees whether they changed: all in turn."""
 
 
 @dataclass(slots=True)
@@ -74,7 +74,9 @@ class Watch:
     settle_s: float
     clock: Callable[[], float] = time.monotonic
     _names: Names = field(init=False)
+    _entries: Mapping[str, Entry] = field(default_factory=dict)
     _watched: dict[str, Watched] = field(default_factory=dict)
+    _open: dict[str, Watched] = field(default_factory=dict)
     _again: list[str] = field(default_factory=list)
     _newest: dict[str, int] = field(default_factory=dict)
     _before: dict[str, Watched] = field(default_factory=dict)
@@ -86,14 +88,13 @@ class Watch:
     def finished(self) -> Iterator[tuple[Watched, bool]]:
         """The steps that may be read now, and whether each is to be shown whatever is in it."""
         now = self.clock()
-        entries = {entry.name: entry for entry in self._names.entries()}
-        for gone in self._watched.keys() - entries.keys():
-            del self._watched[gone]
-        for name in list(self._to_look_at(entries)):
-            self._look(entries[name], now)
-        self._is_first = False
-        pending = (one for one in self._watched.values() if one.identity != one.shown)
-        for one in sorted(pending, key=lambda one: (one.entry.step, one.path)):
+        self._look_at_names()
+        for name in list(self._open):
+            self._look(name, now)
+        if self._is_first:
+            self._trust_old(now)
+        self._look_again(now)
+        for one in sorted(self._open.values(), key=lambda one: (one.entry.step, one.path)):
             if one.identity is None:
                 continue
             if now - one.since >= self.settle_s and self._has_all_files(one):
@@ -118,31 +119,54 @@ class Watch:
     def note_shown(self, one: Watched) -> None:
         """Take in that a step is shown, as it is now."""
         one.shown = one.identity
+        self._open.pop(one.path, None)
         last = self._before.setdefault(one.entry.series, one)
         if last.entry.step <= one.entry.step:
             self._before[one.entry.series] = one
 
-    def _to_look_at(self, entries: Mapping[str, Entry]) -> Iterator[str]:
-        """Those that are not shown yet, and some of the others in turn."""
-        if not self._again:
-            self._again = list(entries)[::-1]
-        turn = {self._again.pop() for _ in range(min(_AGAIN, len(self._again)))}
-        for name in entries:
-            known = self._watched.get(name)
-            if known is None or known.shown != known.identity or name in turn:
-                yield name
+    def _look_at_names(self) -> None:
+        """Take in which steps came and went."""
+        entries = self._names.entries()
+        if entries is self._entries:
+            return
+        self._entries = entries
+        for gone in self._watched.keys() - entries.keys():
+            del self._watched[gone]
+            self._open.pop(gone, None)
+        for name in entries.keys() - self._watched.keys():
+            entry = entries[name]
+            self._watched[name] = self._open[name] = Watched(entry)
+            self._newest[entry.series] = max(entry.step, self._newest.get(entry.series, -1))
 
-    def _look(self, entry: Entry, now: float) -> None:
-        one = self._watched.setdefault(entry.name, Watched(entry))
-        one.entry = entry
-        self._newest[entry.series] = max(entry.step, self._newest.get(entry.series, -1))
-        identity = identity_of(entry.paths)
-        if identity == one.identity:
+    def _look_again(self, now: float) -> None:
+        """See whether steps that were shown are the same, a few at each look."""
+        seen = 0
+        self._again = self._again or list(self._watched)
+        while self._again and seen < _AGAIN:
+            name = self._again.pop()
+            if name in self._watched and name not in self._open:
+                self._look(name, now)
+                seen += 1 + self._watched[name].files
+
+    def _look(self, name: str, now: float) -> None:
+        one = self._watched[name]
+        one.entry = self._entries[name]
+        identity = identity_of(one.entry.paths)
+        if identity == one.identity and identity is not None:
             one.looks += 1
             return
         one.identity, one.since, one.looks, one.tried = identity, now, 1, False
-        if self._is_first and identity is not None and _is_old(identity):
-            one.since, one.looks = now - self.settle_s, 2
+        if identity == one.shown:
+            self._open.pop(name, None)
+        else:
+            self._open[name] = one
+
+    def _trust_old(self, now: float) -> None:
+        """Take steps that have long been as they are for settled."""
+        self._is_first = False
+        for one in self._open.values():
+            if one.identity is not None and _is_old(one.identity):
+                one.since, one.looks = now - self.settle_s, 2
 
     def _has_all_files(self, one: Watched) -> bool:
         """Whether a set has as many files as the step before, or is not the last one any more."""
