@@ -203,6 +203,21 @@ def reference(name: str, grads: Grads) -> Grads:
     return scaled(0.0)(grads) if name == "two dead runs" else grads
 
 
+def one_gpu_and_ddp() -> tuple[Grads, Grads]:
+    """Gradients of one GPU and of DDP over two, of which the last layer really differs."""
+    generator = torch.Generator().manual_seed(0)
+    one = {
+        f"encoder.layer.{layer}.{name}.weight": torch.randn(16, 16, generator=generator) * 1e-3
+        for layer in range(4)
+        for name in "qkvo"
+    }
+    ddp = {f"module.{name}": tensor * 0.5 for name, tensor in one.items()}
+    for name in ddp:
+        if ".3." in name:
+            ddp[name] += torch.randn(16, 16, generator=generator) * 2e-4
+    return one, ddp
+
+
 def save_safetensors(grads: Mapping[str, Tensor], stem: Path) -> str:
     """One safetensors file."""
     path = str(stem.with_suffix(".safetensors"))

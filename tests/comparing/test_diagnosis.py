@@ -28,6 +28,7 @@ from comparing.planted import (
     changed,
     flipped,
     gradients,
+    one_gpu_and_ddp,
     reference,
     scaled,
 )
@@ -262,17 +263,7 @@ def test_every_rule_is_planted() -> None:
 
 
 def test_what_is_left_beside_a_factor_is_told_as_well() -> None:
-    """Gradients of one GPU and of DDP over two, of which the last layer really differs."""
-    generator = torch.Generator().manual_seed(0)
-    one = {
-        f"encoder.layer.{layer}.{name}.weight": torch.randn(16, 16, generator=generator) * 1e-3
-        for layer in range(4)
-        for name in "qkvo"
-    }
-    ddp = {f"module.{name}": tensor * 0.5 for name, tensor in one.items()}
-    for name in ddp:
-        if ".3." in name:
-            ddp[name] += torch.randn(16, 16, generator=generator) * 2e-4
+    one, ddp = one_gpu_and_ddp()
     found = gradtool.diff(one, ddp)
     assert told(found) == ["factor", "only-here"]
     factor, here = found.diagnosis

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 import gradtool
+from comparing.planted import one_gpu_and_ddp
 from gradtool import Difference, UsageError
 
 W = torch.tensor([[3.0, 4.0, -1.0], [0.0, 1.0, 2.0]])
@@ -32,16 +33,7 @@ def test_columns_that_are_swapped_have_the_same_norms_and_differ() -> None:
 
 
 def test_one_gpu_against_ddp() -> None:
-    generator = torch.Generator().manual_seed(0)
-    one = {
-        f"encoder.layer.{layer}.{name}.weight": torch.randn(16, 16, generator=generator) * 1e-3
-        for layer in range(4)
-        for name in "qkvo"
-    }
-    ddp = {f"module.{name}": tensor * 0.5 for name, tensor in one.items()}
-    for name in ddp:
-        if ".3." in name:
-            ddp[name] += torch.randn(16, 16, generator=generator) * 2e-4
+    one, ddp = one_gpu_and_ddp()
     found = gradtool.diff(one, ddp)
     assert not found and len(found.tensors) == 16
     assert found.notes == ("16 names agree after 'module.' is taken off those of B",)

@@ -19,50 +19,22 @@ from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
-from ruamel.yaml import YAML
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from environment import PLAIN
+from ruamel.yaml import YAML
 
+from docs.pages import BLOCK, example, run
 from gradtool.core.judging.rule import FAMILIES
 from gradtool.rules import RULES
 from gradtool.rules.config_file import load_config
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "ci.md"
-BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
-SECONDS = 120.0
-
-
-def blocks(kind: str) -> list[str]:
-    return [
-        text for found, text in BLOCK.findall(PAGE.read_text(encoding="utf-8")) if found == kind
-    ]
-
-
-def file_of(kind: str, name: str) -> str:
-    """The example whose first line, a comment, ends in its name."""
-    (found,) = [text for text in blocks(kind) if text.split("\n", 1)[0].endswith(name)]
-    return found
 
 
 def yaml(text: str) -> Any:
     return YAML(typ="safe", pure=True).load(text)
-
-
-def run(
-    command: list[str], directory: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=directory,
-        env={**PLAIN, "COLUMNS": "100", "NO_COLOR": "1", **environment},
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-        timeout=SECONDS,
-    )
 
 
 def gradtool(arguments: str, directory: Path) -> subprocess.CompletedProcess[str]:
@@ -70,7 +42,7 @@ def gradtool(arguments: str, directory: Path) -> subprocess.CompletedProcess[str
 
 
 def train(directory: Path) -> None:
-    (directory / "train.py").write_text(file_of("python", "train.py"))
+    (directory / "train.py").write_text(example(PAGE, "python", "train.py"))
     made = run([sys.executable, "train.py"], directory)
     assert made.returncode == 0, made.stderr
 
@@ -130,7 +102,7 @@ def test_the_families_are_those_of_the_rules() -> None:
 
 def test_the_configuration_is_one(tmp_path: Path) -> None:
     path = tmp_path / "pyproject.toml"
-    path.write_text(file_of("toml", "pyproject.toml"))
+    path.write_text(example(PAGE, "toml", "pyproject.toml"))
     settings = load_config(str(path)).settings
     assert settings.ignore == ("GT301",)
     assert settings.thresholds == {"GT203": {"max_norm": 50}}
@@ -142,7 +114,7 @@ def test_the_configuration_is_one(tmp_path: Path) -> None:
 
 
 def test_the_test_for_pytest_passes_and_can_fail(tmp_path: Path) -> None:
-    text = file_of("python", "test_gradients.py")
+    text = example(PAGE, "python", "test_gradients.py")
     file = tmp_path / "test_gradients.py"
     command = [sys.executable, *shlex.split(text.split("\n", 1)[0].removeprefix("# python "))]
     file.write_text(text)
@@ -172,9 +144,14 @@ def check_jsonschema(schema: str, text: str, directory: Path) -> bool:
             "using: composite",
             "using: shell",
         ),
-        ("vendor.github-workflows", file_of("yaml", "gradients.yml"), "on: [push]", "on: [pull]"),
-        ("vendor.github-workflows", file_of("yaml", "same.yml"), "on: [push]", "on: [pull]"),
-        ("vendor.gitlab-ci", file_of("yaml", ".gitlab-ci.yml"), "when: always", "when: ever"),
+        (
+            "vendor.github-workflows",
+            example(PAGE, "yaml", "gradients.yml"),
+            "on: [push]",
+            "on: [pull]",
+        ),
+        ("vendor.github-workflows", example(PAGE, "yaml", "same.yml"), "on: [push]", "on: [pull]"),
+        ("vendor.gitlab-ci", example(PAGE, "yaml", ".gitlab-ci.yml"), "when: always", "when: ever"),
     ],
 )
 def test_yaml_is_what_its_schema_asks_for(
@@ -200,7 +177,7 @@ def test_the_workflow_gives_the_action_inputs_that_it_has(workflow: str) -> None
 
 
 def workflow_inputs(workflow: str = "gradients.yml") -> dict[str, str]:
-    (job,) = yaml(file_of("yaml", workflow))["jobs"].values()
+    (job,) = yaml(example(PAGE, "yaml", workflow))["jobs"].values()
     (step,) = [one for one in job["steps"] if "gradtool" in one.get("uses", "")]
     return dict(step["with"])
 
@@ -278,7 +255,7 @@ def test_an_action_without_paths_is_an_error(tmp_path: Path) -> None:
 
 def test_the_job_for_gitlab_writes_its_report(tmp_path: Path) -> None:
     train(tmp_path)
-    job = yaml(file_of("yaml", ".gitlab-ci.yml"))["gradients"]
+    job = yaml(example(PAGE, "yaml", ".gitlab-ci.yml"))["gradients"]
     install, script = job["script"]
     assert install.startswith("pip install ")  # from the network: not here
     path = f"{program(tmp_path / 'bin')}:{os.environ['PATH']}"
@@ -295,7 +272,7 @@ def hook_config(directory: Path) -> None:
     from the network. Everything else it does here for real: it chooses files and runs the entry.
     """
     (hook,) = yaml((ROOT / ".pre-commit-hooks.yaml").read_text())
-    (source,) = yaml(file_of("yaml", ".pre-commit-config.yaml"))["repos"]
+    (source,) = yaml(example(PAGE, "yaml", ".pre-commit-config.yaml"))["repos"]
     (chosen,) = source["hooks"]
     assert chosen["id"] == hook["id"]
     local = {"repo": "local", "hooks": [{**hook, **chosen, "language": "system"}]}
@@ -354,7 +331,7 @@ def test_manifest_and_configuration_are_what_pre_commit_reads(tmp_path: Path) ->
     )
     assert manifest.returncode == 0, manifest.stdout
     config = tmp_path / "config.yaml"
-    config.write_text(file_of("yaml", ".pre-commit-config.yaml"))
+    config.write_text(example(PAGE, "yaml", ".pre-commit-config.yaml"))
     command = [sys.executable, "-m", "pre_commit", "validate-config", str(config)]
     assert run(command, tmp_path).returncode == 0
     config.write_text(config.read_text().replace("rev:", "version:"))

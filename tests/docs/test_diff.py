@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 import shlex
-import subprocess
 import sys
 import tempfile
 import tomllib
@@ -24,41 +23,16 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from environment import PLAIN
 
 import gradtool
+from docs.pages import BLOCK, example, run
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "diff.md"
-BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 SESSION = re.compile(r"(```console\n\$ gradtool ([^\n]*)\n)(.*?)(```)", re.DOTALL)
-SECONDS = 120.0
-
-
-def example(kind: str, name: str) -> str:
-    """The example of a kind whose first line, a comment, ends in its name."""
-    (found,) = [
-        text
-        for language, text in BLOCK.findall(PAGE.read_text(encoding="utf-8"))
-        if language == kind and text.split("\n", 1)[0].endswith(name)
-    ]
-    return found
-
-
-def run(
-    command: list[str], directory: Path, **environment: str
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command,
-        cwd=directory,
-        env={**PLAIN, "COLUMNS": "100", "NO_COLOR": "1", **environment},
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-        timeout=SECONDS,
-    )
 
 
 def prepare(directory: Path) -> None:
     for name in ("train.py", "compare.py"):
-        (directory / name).write_text(example("python", name))
+        (directory / name).write_text(example(PAGE, "python", name))
     made = run([sys.executable, "train.py"], directory)
     assert made.returncode == 0, made.stderr
 
@@ -84,7 +58,7 @@ def test_commands_print_what_the_page_shows(tmp_path: Path) -> None:
 
 
 def test_the_configuration_is_toml_and_python_reads_it_alike(tmp_path: Path) -> None:
-    text = example("toml", "pyproject.toml")
+    text = example(PAGE, "toml", "pyproject.toml")
     tables = tomllib.loads(text)["tool"]["gradtool"]["diff"]["tolerance"]
     prepare(tmp_path)
     (tmp_path / "pyproject.toml").write_text(text)
@@ -145,13 +119,13 @@ def test_git_shows_which_tensors_changed(tmp_path: Path) -> None:
         return done.stdout
 
     git("init", "-q")
-    (clone / ".gitattributes").write_text(example("gitattributes", ".gitattributes"))
+    (clone / ".gitattributes").write_text(example(PAGE, "gitattributes", ".gitattributes"))
     (clone / "one.npz").rename(clone / "grads.npz")
     git("add", ".gitattributes", "grads.npz")
     git("commit", "-qm", "the first run")
     (clone / "two.npz").rename(clone / "grads.npz")
     assert "Binary files" in git("diff")
-    (_, *commands) = example("sh", "git config").splitlines()
+    (_, *commands) = example(PAGE, "sh", "git config").splitlines()
     for command in commands:
         git(*shlex.split(command)[1:])
     changed = [line for line in git("diff").splitlines() if line.startswith(("-|", "+|"))]
