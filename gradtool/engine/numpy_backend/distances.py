@@ -32,8 +32,11 @@ from gradtool.engine.numpy_backend.products import PairSums
 from gradtool.engine.numpy_backend.transforms import narrowed
 from gradtool.engine.operands import Operand, Walk, have_one_code, narrower
 
-CACHED_NUMEL: Final = 16 * ROW
-"""Numbers that are worked on at a time: a few arrays of so many stay in a core's cache."""
+CACHED_NUMEL: Final = 32 * ROW
+"""Numbers that are worked on at a time: a few arrays of so many stay in a core's cache.
+
+With fewer, threads wait for each other: each call of NumPy ends with taking Python's lock again.
+"""
 
 
 def distance(a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distance:
@@ -242,7 +245,7 @@ class _Comparing:
             size = self._peak(d)
         if size and size * (1 + halved) >= self.most:
             self.most = size * (1 + halved)
-            self.largest.append(self._largest(chunk, self._moduli(d), size, halved=halved))
+            self.largest.append(self._largest(chunk, d, size, halved=halved))
         crossing, apart = steps_apart(codes[0], codes[1])
         if not self.has_bits:
             crossing = np.signbit(a) != np.signbit(b)
@@ -266,11 +269,13 @@ class _Comparing:
             return np.hypot(values[::2], values[1::2])
         return np.abs(values, out=BUFFERS.sizes.array(np.float64, len(values)))
 
-    def _largest(self, chunk: _Chunk, sizes: Float64, size: float, *, halved: bool) -> Largest:
+    def _largest(self, chunk: _Chunk, d: Float64, size: float, *, halved: bool) -> Largest:
         """The largest of the distances, which is `size`."""
-        candidates = np.flatnonzero(sizes == size)
-        if self.walk.is_ascending:
-            candidates = candidates[:1]
+        if self.walk.is_ascending and self.parts == 1:
+            ends = (int(d.argmax()), int(d.argmin()))
+            candidates = np.array([min(end for end in ends if abs(d[end]) == size)])
+        else:
+            candidates = np.flatnonzero(self._moduli(d) == size)
         positions = self.walk.positions(chunk.step(candidates))
         first = int(positions.argmin())
         (a,), (b,) = (

@@ -158,6 +158,9 @@ def _short(factor: float) -> float:
 
 def _dot(one: Float64, other: Float64) -> float:
     """The dot product, over short rows that are added exactly."""
-    whole = len(one) - len(one) % ROW
-    rows = np.vecdot(one[:whole].reshape(-1, ROW), other[:whole].reshape(-1, ROW))
-    return math.fsum([*rows.tolist(), float(np.vecdot(one[whole:], other[whole:]))])
+    rest = len(one) % ROW
+    whole = len(one) - rest
+    rows = np.vecdot(one[:whole].reshape(-1, ROW), other[:whole].reshape(-1, ROW)).tolist()
+    if rest:
+        rows.append(float(np.vecdot(one[whole:], other[whole:])))
+    return math.fsum(rows)
