@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Final
 
 from gradtool.core.comparing.difference import Difference
-from gradtool.core.comparing.words import details, other_details, sentence
+from gradtool.core.comparing.words import details, not_compared, other_details, sentence
 from gradtool.core.figures import some
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
 from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
@@ -30,6 +30,8 @@ def _sentences(difference: Difference) -> Iterator[str]:
     for side, names in (("A", difference.only_in_a), ("B", difference.only_in_b)):
         if names:
             yield f"only in {side}: {some(names)}"
+    if difference.not_compared:
+        yield f"those {not_compared(difference)}"
     others = [one for one in difference.others if not one.identical]
     if others:
         name = shortened(repr(others[0].name), LONGEST_NAME)

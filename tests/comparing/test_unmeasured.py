@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import gradtool
+from tests.command_line import run
 
 W = torch.tensor([3.0, 4.0, -1.0])
 EYE = torch.eye(4)
@@ -73,11 +74,41 @@ def test_a_sparse_tensor_against_a_dense_one_is_told_as_that(tmp_path: Path) -> 
 
 
 @pytest.mark.filterwarnings("ignore:torch.quantize")
-def test_what_cannot_be_compared_is_named(tmp_path: Path) -> None:
+def test_what_cannot_be_compared_is_not_told_to_be_the_same(tmp_path: Path) -> None:
     paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
     for path, scale in zip(paths, (0.1, 0.2), strict=True):
         values = torch.quantize_per_tensor(torch.ones(4), scale, 0, torch.qint8)
         torch.save({"w": W, "q": values}, path)
     found = gradtool.diff(*paths)
-    assert found.notes == ("not compared, and may differ: 'q' (torch.qint8: quantized)",)
+    assert not found.same
+    assert not found.identical
+    assert [item.name for item in found.not_compared] == ["q"]
+    assert found.to_dict()["not_compared"] == ["q"]
+    assert gradtool.diff(*paths, exclude="q").identical
+    shown = run("check", str(paths[0]), "--against", str(paths[1]), "--select", "GT411")
+    assert shown.returncode == 1
+    assert "'q' (torch.qint8: quantized)" in shown.stdout
+    for style in ("table", "markdown", "github", "junit", "html"):
+        shown = run("diff", *map(str, paths), "-f", style)
+        assert shown.returncode == 1
+        assert "1 tensor not compared" in shown.stdout
+        assert "quantized" in shown.stdout
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize")
+def test_of_copies_of_a_file_all_is_the_same(tmp_path: Path) -> None:
+    path, copy = tmp_path / "a.pt", tmp_path / "b.pt"
+    torch.save({"w": W, "q": torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)}, path)
+    copy.write_bytes(path.read_bytes())
+    found = gradtool.diff(path, copy)
+    assert found.identical
+    assert not found.not_compared
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize")
+def test_a_side_without_a_file_is_not_told_to_be_the_same(tmp_path: Path) -> None:
+    paths = [tmp_path / "a.pt", tmp_path / "b.pt"]
+    for path in paths:
+        values = torch.quantize_per_tensor(torch.ones(4), 0.1, 0, torch.qint8)
+        torch.save({"w": W, "q": values}, path)
     assert not gradtool.diff(paths[0], {"w": W})

@@ -14,6 +14,7 @@ from gradtool.api.diff.tolerances import idle_notes
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
+from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.pairing import (
     Key,
     NameMap,
@@ -25,7 +26,7 @@ from gradtool.core.comparing.pairing import (
 )
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.comparing.tolerances import Tolerances
-from gradtool.core.comparing.unmeasured import unmeasured
+from gradtool.core.comparing.unmeasured import Unmeasured, unmeasured, whole_files
 from gradtool.core.names import BareNames, name_filter, nearest_names, no_name, ordered
 from gradtool.core.tensors import Skipped
 from gradtool.engine.memory import reporting_shortage
@@ -128,7 +129,7 @@ def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) 
         tensors = _compared(both, pairing.pairs, terms, runners[0], bounds)
         rest_of_both = unmeasured(first, second, request.bare.prefixes, terms.maps)
         with reporting_shortage():
-            others = others_compared(rest_of_both.pairs, runners[1])
+            others, not_compared = _others(both, rest_of_both, runners[1])
     return Difference(
         a=_dump_side(first, request),
         b=_dump_side(second, request),
@@ -150,7 +151,19 @@ def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) 
         elapsed_s=time.perf_counter() - started,
         tolerances=allowed.patterns,
         config=allowed.config,
+        not_compared=not_compared,
     )
+
+
+def _others(
+    sides: tuple[Checkpoint, Checkpoint], unmeasured: Unmeasured, runner: Runner
+) -> tuple[tuple[OtherDifference, ...], tuple[Skipped, ...]]:
+    """What is no gradient, compared, and what nothing compares: unless whole files are equal."""
+    pairs, unread = unmeasured.pairs, tuple(item for item, _ in unmeasured.unread)
+    files = whole_files(sides) if unread else []
+    found = others_compared([*pairs, *files], runner)
+    are_copies = bool(files) and all(one.identical for one in found[len(pairs) :])
+    return found[: len(pairs)], () if are_copies else unread
 
 
 def _alone(

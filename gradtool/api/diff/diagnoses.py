@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.difference import Conclusion, TensorDifference
+from gradtool.core.comparing.conclusion import Conclusion
+from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.judging.quotient import Known
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.reading.pairs.second_look import SecondReading

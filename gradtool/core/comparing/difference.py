@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradtool.core.comparing.conclusion import DEAD_SIDES, Conclusion
 from gradtool.core.comparing.distance import Distance, Number
 from gradtool.core.comparing.others import OtherDifference
 from gradtool.core.comparing.tolerance import Tolerance
@@ -13,25 +14,6 @@ from gradtool.core.shapes.strides import unravel
 from gradtool.core.stats import TensorStats
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.display import Displayed, short_repr
-
-DEAD_SIDES = "GT501"
-"""The code of the finding that no element of two dumps is finite and not zero."""
-
-
-@dataclass(frozen=True, slots=True)
-class Conclusion:
-    """What the figures say together.
-
-    Attributes:
-        code, name: of the rule that says so; see `gradtool explain`.
-        text: one sentence.
-        tensors: names of the tensors that it is about, as the first dump has them.
-    """
-
-    code: str
-    name: str
-    text: str
-    tensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,6 +208,8 @@ class Difference(Displayed):
         tensors: all pairs, in the order of `a`.
         others: all pairs of integers, bools and scales that both dumps hold.
         only_in_a, only_in_b: names that do not pair.
+        not_compared: what both dumps hold under one name and nothing here reads, quantized say:
+            it may differ, and the dumps are not told to be the same.
         in_model_order: whether that order is the model's, as `a` lists it.
         tolerance: what was allowed, unless by name.
         diagnosis: what the figures say together.
@@ -250,6 +234,7 @@ class Difference(Displayed):
     elapsed_s: float
     tolerances: tuple[PatternTolerance, ...] = ()
     config: str | None = None
+    not_compared: tuple[Skipped, ...] = ()
 
     def __bool__(self) -> bool:
         return self.same
@@ -286,9 +271,9 @@ class Difference(Displayed):
 
     @property
     def _rest_agrees(self) -> bool:
-        """Whether all pair, and what is no gradient has the same bits."""
-        alone = self.only_in_a or self.only_in_b
-        return not alone and all(one.identical for one in self.others)
+        """Whether all pair and are compared, and what is no gradient has the same bits."""
+        unknown = self.only_in_a or self.only_in_b or self.not_compared
+        return not unknown and all(one.identical for one in self.others)
 
     @property
     def first_difference(self) -> str | None:

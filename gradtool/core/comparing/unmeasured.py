@@ -7,8 +7,10 @@ from typing import Final, NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.pairing import NameMap, paired
+from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import first_of
-from gradtool.core.tensors import ABSENT, SCALAR, TEXT, Skipped
+from gradtool.core.locations import Extent, Location
+from gradtool.core.tensors import ABSENT, SCALAR, TEXT, Skipped, TensorSpec
 
 _NOT_COMPARED: Final = (ABSENT, SCALAR, TEXT)
 """Reasons for which there is no tensor."""
@@ -35,10 +37,7 @@ class Unmeasured(NamedTuple):
     measured: set[str]
 
     def notes(self) -> Iterator[str]:
-        """A sentence on those that are not compared."""
-        if self.unread:
-            found = [f"{one.name!r:.80} ({one.dtype}: {one.reason})" for one, _ in self.unread]
-            yield f"not compared, and may differ: {first_of(found)}"
+        """A sentence on those whose elements lie at other places."""
         for here, there, alone in (("A", "B", self.only_in_a), ("B", "A", self.only_in_b)):
             stems = dict.fromkeys(_stem(item.name) for item in alone)
             sparse = [f"{stem!r:.80}" for stem in stems if stem in self.measured]
@@ -67,6 +66,21 @@ def unmeasured(
         [pair for pair, stored in zip(pairs, is_stored, strict=True) if not stored],
         set.union(*measured),
     )
+
+
+def whole_files(sides: tuple[Checkpoint, Checkpoint]) -> list[tuple[Skipped, Skipped]]:
+    """The files of two dumps in turn, as tensors of bytes; none unless there are as many.
+
+    Where all are copies, so is what nothing in them reads.
+    """
+    first, second = ([_bytes_of(file) for file in one.files] for one in sides)
+    return [*zip(first, second, strict=True)] if len(first) == len(second) else []
+
+
+def _bytes_of(file: Location) -> Skipped:
+    extents = (Extent(file, 0, file.size),)
+    spec = TensorSpec(file.path, DTYPES["U8"], (file.size,), extents)
+    return Skipped(file.path, "U8", "", stored=spec)
 
 
 def _stem(name: str) -> str | None:

@@ -13,6 +13,7 @@ from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.figures import (
     counted,
     dimensions,
+    first_of,
     index_text,
     nonfinite_counts,
     short,
@@ -27,7 +28,6 @@ def sentence(difference: Difference) -> str:
     """What differs, first of all."""
     pairs = difference.tensors
     apart = [tensor for tensor in pairs if not tensor.same]
-    only = len(difference.only_in_a) + len(difference.only_in_b)
     if difference.same:
         if difference.identical:
             return f"identical: {_count(pairs)}, bit by bit"
@@ -46,7 +46,9 @@ def sentence(difference: Difference) -> str:
     if others:
         verb = "differs" if len(others) == 1 else "differ"
         parts.append(f"{len(others):,} of {counted(len(difference.others), 'other tensor')} {verb}")
-    if not apart and not only and not others:
+    if difference.not_compared:
+        parts.append(f"{counted(len(difference.not_compared), 'tensor')} not compared")
+    if not parts:
         return f"identical and dead: {_count(pairs)}"
     if not pairs:
         parts.insert(0, "no names in common")
@@ -54,6 +56,12 @@ def sentence(difference: Difference) -> str:
         agree = "the only pair agrees" if len(pairs) == 1 else f"all {len(pairs):,} pairs agree"
         parts.insert(0, agree)
     return ", ".join(parts)
+
+
+def not_compared(difference: Difference) -> str:
+    """What both dumps hold and nothing compares, with the reasons."""
+    found = [f"{item.name!r:.80} ({item.dtype}: {item.reason})" for item in difference.not_compared]
+    return f"may differ: {first_of(found)}"
 
 
 def _count(pairs: Sequence[TensorDifference]) -> str:

@@ -33,10 +33,7 @@ from gradtool.engine.numpy_backend.transforms import narrowed
 from gradtool.engine.operands import Operand, Walk, have_one_code, narrower
 
 CACHED_NUMEL: Final = 32 * ROW
-"""Numbers that are worked on at a time: a few arrays of so many stay in a core's cache.
-
-With fewer, threads wait for each other: each call of NumPy ends with taking Python's lock again.
-"""
+"""Numbers worked on at a time: so few that caches hold them, so many that Python's lock is free."""
 
 
 def distance(a: Operand, b: Operand, walk: Walk, tolerance: Tolerance) -> Distance:
@@ -272,8 +269,7 @@ class _Comparing:
     def _largest(self, chunk: _Chunk, d: Float64, size: float, *, halved: bool) -> Largest:
         """The largest of the distances, which is `size`."""
         if self.walk.is_ascending and self.parts == 1:
-            ends = (int(d.argmax()), int(d.argmin()))
-            candidates = np.array([min(end for end in ends if abs(d[end]) == size)])
+            candidates = np.array([min(n for n in (d.argmax(), d.argmin()) if abs(d[n]) == size)])
         else:
             candidates = np.flatnonzero(self._moduli(d) == size)
         positions = self.walk.positions(chunk.step(candidates))

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 _TITLE: Final = "gradtool diff"
 
+_NAMES: Final = ("only in A", "only in B", "not compared")
+"""Labels of what has no figures."""
+
 
 def render(difference: Difference, style: Style) -> str:  # noqa: ARG001
     """What differs as errors, the worst tensors first, what may be why, and a conclusion."""
@@ -44,7 +47,7 @@ def _lines(difference: Difference) -> Iterator[str]:
 def _errors(difference: Difference, said: list[tuple[str, str]]) -> Iterator[tuple[str, ...]]:
     """What differs, the most important first, each in parts of which a long one may be cut."""
     yield f"{sentence(difference)}, compared with ", difference.a.path
-    yield from ((f"{label}: ", text) for label, text in said if label.startswith("only"))
+    yield from ((f"{label}: ", text) for label, text in said if label in _NAMES)
     for tensor in worst_first(difference):
         yield tensor.name, f": {details(tensor)}"
     yield from ((f"{label}: ", text) for label, text in said if label == "other")

@@ -60,6 +60,7 @@ def _fields(difference: Difference) -> dict[str, object]:
         "others": map(_other, difference.others),
         "only_in_a": list(difference.only_in_a),
         "only_in_b": list(difference.only_in_b),
+        "not_compared": [item.name for item in difference.not_compared],
         "notes": list(difference.notes),
         "backend": difference.backend,
         "elapsed_s": round(difference.elapsed_s, 6),

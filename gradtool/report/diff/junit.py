@@ -60,6 +60,9 @@ def _whole(difference: Difference) -> ET.Element:
         why = f"only in {side}"
         missing = Failure("only", why, (why,))
         cases += [case_of(_WHOLE, visible(name), missing) for name in names]
+    for item in difference.not_compared:
+        unknown = Failure("not compared", item.reason, (item.reason,))
+        cases.append(case_of(_WHOLE, visible(item.name), unknown))
     for other in difference.others:
         apart = None
         if not other.identical:

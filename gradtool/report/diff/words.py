@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from gradtool.core.comparing.roll_up import PairSummary, alike
-from gradtool.core.comparing.words import details, other_details
+from gradtool.core.comparing.words import details, not_compared, other_details
 from gradtool.core.figures import (
     byte_size,
     counted,
@@ -113,6 +113,8 @@ def remarks(difference: Difference, *, with_reading: bool) -> Iterator[tuple[str
     for other in difference.others:
         if not other.identical:
             yield "other", f"{brief(other.name, LONGEST_NAME)}: {other_details(other)}"
+    if difference.not_compared:
+        yield "not compared", brief(not_compared(difference))
     said = notes(difference) if with_reading else _own_notes(difference)
     yield from (("note", brief(note)) for note in said)
 

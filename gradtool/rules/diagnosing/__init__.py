@@ -7,7 +7,8 @@ from dataclasses import replace
 from operator import attrgetter
 from typing import Final
 
-from gradtool.core.comparing.difference import Conclusion, TensorDifference
+from gradtool.core.comparing.conclusion import Conclusion
+from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.second_look import SecondLook
 from gradtool.core.judging.quotient import Known
 from gradtool.core.judging.rule import Explained

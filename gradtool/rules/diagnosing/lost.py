@@ -5,7 +5,7 @@ from __future__ import annotations
 import cmath
 from collections.abc import Iterator, Sequence
 
-from gradtool.core.comparing.difference import DEAD_SIDES
+from gradtool.core.comparing.conclusion import DEAD_SIDES
 from gradtool.core.comparing.distance import Number
 from gradtool.core.figures import counted, index_text
 from gradtool.core.shapes.strides import unravel
