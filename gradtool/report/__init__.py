@@ -54,6 +54,7 @@ TREND_REPORTERS: Final = {
     "json": "gradtool.report.trend.json",
     "csv": "gradtool.report.trend.csv",
     "markdown": "gradtool.report.trend.markdown",
+    "html": "gradtool.report.trend.html",
 }
 """The same for `trend --format`."""
 

@@ -30,6 +30,11 @@ th { font-weight: normal; } thead th { font-weight: bold; }
 .n { text-align: right; white-space: nowrap; }
 .alarming { color: var(--red); } .notable { color: var(--yellow); } .minor { opacity: 0.75; }
 svg { display: block; } rect { fill: currentColor; }
+.picture { height: auto; max-width: 100%; }
+.picture text { fill: currentColor; font-size: 12px; } .end { text-anchor: end; }
+.norm { fill: none; stroke: currentColor; stroke-linecap: round; } .axis { stroke: var(--line); }
+.mark { fill: none; stroke: currentColor; stroke-width: 2; } .full { fill: currentColor; }
+.key { list-style: none; padding: 0; } .key svg { display: inline; vertical-align: middle; }
 """
 
 _HASH: Final = base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
@@ -41,6 +46,9 @@ _POLICY: Final = (
 _BAR: Final = 120
 """Columns of the longest bar, in CSS pixels."""
 
+MOST_ROWS: Final = 2_000
+"""Rows of a table: more than anybody reads, and few enough for a browser."""
+
 
 def page(title: str, parts: Iterable[str]) -> str:
     """A page with a heading, which is its title too, and parts that are HTML."""
@@ -50,7 +58,7 @@ def page(title: str, parts: Iterable[str]) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n<main>\n"
     )
-    body = "\n".join((f"<h1>{escape(title)}</h1>", *parts))
+    body = "\n".join((f"<h1>{escape(title)}</h1>", *filter(None, parts)))
     return f"{head}{body}\n</main>\n</body>\n</html>\n"
 
 
@@ -59,13 +67,24 @@ def paragraph(text: str) -> str:
     return f"<p>{escape(text)}</p>"
 
 
+def heading(text: str) -> str:
+    """The heading of a part."""
+    return f"<h2>{escape(text)}</h2>"
+
+
+def listing(items: Iterable[str]) -> str:
+    """A list of sentences; "" for none."""
+    points = [f"<li>{escape(item)}</li>" for item in items]
+    return "\n".join(("<ul>", *points, "</ul>")) if points else ""
+
+
 def labelled(pairs: Iterable[tuple[str, str]]) -> str:
-    """A list of labels and values."""
-    items = (f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in pairs)
-    return "\n".join(("<dl>", *items, "</dl>"))
+    """A list of labels and values; "" for none."""
+    items = [f"<dt>{escape(label)}</dt><dd>{escape(value)}</dd>" for label, value in pairs]
+    return "\n".join(("<dl>", *items, "</dl>")) if items else ""
 
 
-def table(heading: str, grid: Grid, bars: Iterable[float] | None = None) -> str:
+def table(title: str, grid: Grid, bars: Iterable[float] | None = None) -> str:
     """A heading and a table; with `bars`, a bar for each row, each from 0 to 1 long."""
     lengths = [None] * len(grid.rows) if bars is None else [*bars]
     rows = (
@@ -78,10 +97,10 @@ def table(heading: str, grid: Grid, bars: Iterable[float] | None = None) -> str:
     ]
     if bars is not None:
         heads.append("<td></td>")
-    label = escape(heading)
+    label = escape(title)
     return "\n".join(
         (
-            f"<h2>{label}</h2>",
+            heading(title),
             f'<div class="scroll" role="region" tabindex="0" aria-label="{label}">',
             f"<table>\n<thead><tr>{''.join(heads)}</tr></thead>\n<tbody>",
             *rows,

@@ -358,6 +358,7 @@ class Trends(Command):
     left_out: ClassVar = {
         "table": {"culprit", "baseline"},
         "markdown": {"culprit", "baseline"},
+        "html": {"culprit", "baseline"},
         "csv": {
             *("message", "text", "note", "remark", "file", "tensor"),
             *("baseline", "culprit", "part", "group"),
@@ -369,6 +370,7 @@ class Trends(Command):
         "csv": "rows/",
         "table": "steps/0/[0-9]+/(norm|max_abs)$",
         "markdown": "steps/0/[0-9]+/(norm|max_abs)$",
+        "html": "steps/0/[0-9]+/(norm|max_abs)$",
     }
 
     def render(self, name: str, made: TrendReport, style: Style) -> str:

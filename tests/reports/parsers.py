@@ -127,11 +127,12 @@ class Page(HTMLParser):
         styles: the style sheets.
     """
 
-    _VOID = frozenset({"meta", "rect", "br"})
+    _VOID = frozenset({"meta", "br"})
     _HARMLESS = frozenset(
         {
             *("html", "head", "meta", "title", "style", "body", "main", "h1", "h2", "p", "dl"),
             *("dt", "dd", "div", "table", "thead", "tbody", "tr", "th", "td", "svg", "rect"),
+            *("ul", "li", "text", "path"),
         }
     )
 
@@ -147,6 +148,10 @@ class Page(HTMLParser):
         self.feed(text)
         self.close()
         assert self._open == []
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        self.handle_endtag(tag)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._end_of_text()

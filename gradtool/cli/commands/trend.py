@@ -36,7 +36,7 @@ Examples:
   gradtool trend run/ -g 'layers.*' --tensor '*.embed.weight'
   gradtool trend run/ --log out/trainer_state.json
   gradtool trend run/ --follow --on-finding 'notify-send gradtool'
-  gradtool trend run/ -f csv:run.csv --max-norm 1.0
+  gradtool trend run/ -f csv:run.csv -f html:run.html --max-norm 1.0
   gradtool trend run.rows
 """
 

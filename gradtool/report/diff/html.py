@@ -17,9 +17,6 @@ from gradtool.report.model import Style
 if TYPE_CHECKING:
     from gradtool.core.comparing.difference import Difference
 
-MOST_ROWS: Final = 2_000
-"""Rows of a table: more than anybody reads, and few enough for a browser."""
-
 _DECADES: Final = 8.0
 """Decades below 1 that a bar shows: float32 rounds by less than the last of them."""
 
@@ -37,7 +34,7 @@ def _parts(difference: Difference, style: Style) -> Iterator[str]:
     if sum(section.apart for section in sections) > FEW:
         yield from _layers(difference)
     if len(sections) > 1:
-        yield page.table("Sections", summary_grid("section", sections[:MOST_ROWS]))
+        yield page.table("Sections", summary_grid("section", sections[: page.MOST_ROWS]))
     yield from _tensors(difference, style)
 
 
@@ -58,10 +55,10 @@ def _said(
 def _layers(difference: Difference) -> Iterator[str]:
     layers = by_layer(difference.tensors)
     heading = "Which layers differ, and how much: bars are decades of rel L2, from 1e-8 to 1"
-    shown = layers[:MOST_ROWS]
+    shown = layers[: page.MOST_ROWS]
     bars = (_length(layer.rel_l2) if layer.apart else 0.0 for layer in shown)
     yield page.table(heading, summary_grid("layer", shown), bars)
-    yield from _left_out(len(layers) - MOST_ROWS, "more layer")
+    yield from _left_out(len(layers) - page.MOST_ROWS, "more layer")
 
 
 def _tensors(difference: Difference, style: Style) -> Iterator[str]:
@@ -69,8 +66,8 @@ def _tensors(difference: Difference, style: Style) -> Iterator[str]:
     if not listed:
         return
     heading = "Tensors" if style.show_all else "Tensors that differ, the worst first"
-    yield page.table(heading, pair_grid(listed[:MOST_ROWS]))
-    yield from _left_out(len(listed) - MOST_ROWS, "more tensor")
+    yield page.table(heading, pair_grid(listed[: page.MOST_ROWS]))
+    yield from _left_out(len(listed) - page.MOST_ROWS, "more tensor")
 
 
 def _left_out(count: int, what: str) -> Iterator[str]:

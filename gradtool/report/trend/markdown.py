@@ -6,22 +6,20 @@ from collections.abc import Iterator
 
 from gradtool.core.figures import counted
 from gradtool.core.trends.trend import Run, Trend
-from gradtool.report.check.words import sentence as finding_sentence
 from gradtool.report.escaping import brief
 from gradtool.report.inspect.markdown import escaped, listed, table
 from gradtool.report.model import DEFAULT_ROWS, Style, TrendReport
 from gradtool.report.trend.words import (
-    alike,
     conclusions,
+    findings,
     followed,
     parts_grid,
     remarks,
     sentence,
     shown,
     steps_grid,
-    title,
+    verb,
 )
-from gradtool.shortening import LONGEST_LINE
 
 
 def render(report: TrendReport, style: Style) -> str:
@@ -42,7 +40,7 @@ def _run(trend: Trend, run: Run, style: Style) -> Iterator[str]:
         yield from table(steps_grid(trend, steps))
         if left_out := len(run.steps) - len(steps):
             yield ""
-            yield f"{counted(left_out, 'more step')} {_verb(left_out)} not listed."
+            yield f"{counted(left_out, 'more step')} {verb(left_out)} not listed."
     for header in ("group", "tensor"):
         parts = followed(run, header)
         rows = parts if style.show_all else parts[:DEFAULT_ROWS]
@@ -51,30 +49,8 @@ def _run(trend: Trend, run: Run, style: Style) -> Iterator[str]:
             yield from table(parts_grid(run, header, rows))
             if left_out := len(parts) - len(rows):
                 yield ""
-                yield f"{counted(left_out, f'more {header}')} {_verb(left_out)} not listed."
+                yield f"{counted(left_out, f'more {header}')} {verb(left_out)} not listed."
     yield ""
-    yield from map(listed, _findings(run, style))
+    yield from map(listed, findings(run, style))
     if not style.quiet:
         yield from (listed(f"{label}: {value}") for label, value in remarks(run))
-
-
-def _findings(run: Run, style: Style) -> Iterator[str]:
-    """What was found about steps together and about each, one line for each rule."""
-    pairs = [(f"all steps together: {one.severity}", one, None) for one in run.findings]
-    found = alike(run, style)
-    shown_steps = found if style.show_all else found[:DEFAULT_ROWS]
-    for head, finding, verdict in (
-        *pairs,
-        *(
-            (f"{title(steps)}: {one.severity}", one, steps[0].verdict)
-            for steps in shown_steps
-            for one in steps[0].verdict.findings
-        ),
-    ):
-        yield f"{head} {finding.code} {finding_sentence(finding, verdict, LONGEST_LINE)}"
-    if left_out := sum(map(len, found[len(shown_steps) :])):
-        yield f"{counted(left_out, 'more step')} with findings {_verb(left_out)} not listed"
-
-
-def _verb(count: int) -> str:
-    return "is" if count == 1 else "are"

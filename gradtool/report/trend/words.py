@@ -8,12 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Final, NamedTuple
 
 from gradtool.core.figures import counted, first_of, norm_name, significant, tally
+from gradtool.core.judging.verdict import Finding, Verdict
 from gradtool.core.trends.steps import Part, Step
 from gradtool.core.trends.trend import Run, Trend
+from gradtool.report.check.words import sentence as finding_sentence
 from gradtool.report.escaping import brief
 from gradtool.report.grid import CELL_DIGITS, Grid, Mood, Row
 from gradtool.report.model import DEFAULT_ROWS, Style
-from gradtool.shortening import LONGEST_NAME
+from gradtool.shortening import LONGEST_LINE, LONGEST_NAME
 
 NONE: Final = "-"
 _BLOCKS: Final = tuple(map(chr, range(0x2581, 0x2589)))
@@ -48,16 +50,21 @@ def conclusions(run: Run, style: Style) -> Iterator[str]:
 
 
 def shown(run: Run, style: Style) -> Sequence[Step]:
-    """The steps to list: of many the first that failed and the newest, in their order."""
+    """The steps to list for people, as `chosen` has them."""
     if style.quiet:
         return ()
-    if style.show_all or len(run.steps) <= DEFAULT_ROWS:
+    return run.steps if style.show_all else chosen(run, DEFAULT_ROWS)
+
+
+def chosen(run: Run, most: int) -> Sequence[Step]:
+    """At most so many steps: of more the first that failed and the newest, in their order."""
+    if len(run.steps) <= most:
         return run.steps
     failed = [n for n, step in enumerate(run.steps) if step.verdict.failed]
-    chosen = {*failed[: DEFAULT_ROWS // 2]}
-    newest = (n for n in range(len(run.steps) - 1, -1, -1) if n not in chosen)
-    chosen |= {n for n, _ in zip(newest, range(DEFAULT_ROWS - len(chosen)), strict=False)}
-    return [run.steps[n] for n in sorted(chosen)]
+    found = {*failed[: most // 2]}
+    newest = (n for n in range(len(run.steps) - 1, -1, -1) if n not in found)
+    found |= {n for n, _ in zip(newest, range(most - len(found)), strict=False)}
+    return [run.steps[n] for n in sorted(found)]
 
 
 def steps_grid(trend: Trend, steps: Sequence[Step]) -> Grid:
@@ -161,6 +168,29 @@ def alike(run: Run, style: Style) -> list[list[Step]]:
         )
         groups.setdefault(said, []).append(step)
     return list(groups.values())
+
+
+def findings(run: Run, style: Style) -> Iterator[str]:
+    """What was found about steps together and about each, a sentence for each rule."""
+    for one in run.findings:
+        yield _finding("all steps together", one, None)
+    found = alike(run, style)
+    listed = found if style.show_all else found[:DEFAULT_ROWS]
+    for steps in listed:
+        for one in steps[0].verdict.findings:
+            yield _finding(title(steps), one, steps[0].verdict)
+    if left_out := sum(map(len, found[len(listed) :])):
+        yield f"{counted(left_out, 'more step')} with findings {verb(left_out)} not listed"
+
+
+def _finding(where: str, finding: Finding, verdict: Verdict | None) -> str:
+    said = finding_sentence(finding, verdict, LONGEST_LINE)
+    return f"{where}: {finding.severity} {finding.code} {said}"
+
+
+def verb(count: int) -> str:
+    """Of a sentence about so many."""
+    return "is" if count == 1 else "are"
 
 
 def title(steps: Sequence[Step]) -> str:

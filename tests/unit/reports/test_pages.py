@@ -12,8 +12,8 @@ from reports.parsers import Page
 
 import gradtool
 from gradtool.report import diff_reporter
-from gradtool.report.diff.html import MOST_ROWS
 from gradtool.report.model import Style
+from gradtool.report.page import MOST_ROWS
 
 EVIL = "</td></table><script src='http://x'>alert(1)</script><img onerror=a>&amp;\x1b"
 
