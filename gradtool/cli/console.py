@@ -115,10 +115,10 @@ def write_result(text: str, file: str | None = None) -> None:
         _write_file(file, text.encode("utf-8", "backslashreplace"))
 
 
-def stream_line(text: str) -> bool:
-    """Write a line to stdout at once; whether anybody still reads there."""
+def stream(text: str) -> bool:
+    """Write lines to stdout at once; whether anybody still reads there."""
     try:
-        sys.stdout.buffer.write(f"{text}\n".encode(sys.stdout.encoding, "backslashreplace"))
+        sys.stdout.buffer.write(text.encode(sys.stdout.encoding, "backslashreplace"))
         sys.stdout.flush()
     except OSError as error:
         abandon_stdout(error)

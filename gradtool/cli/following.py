@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from gradtool.cli.console import Display, say, stream_line
+from gradtool.cli.console import Display, say, stream
 from gradtool.cli.on_finding import OnFinding
 from gradtool.cli.signals import ended_by_signals
-from gradtool.cli.spelling import findings_with_options, verdict_with_options, with_options
+from gradtool.cli.spelling import findings_with_options, trend_with_options, with_options
 
 if TYPE_CHECKING:
     from gradtool.api.follow.following import Follower, News
@@ -37,9 +37,15 @@ class Following:
 
 
 def follow(
-    paths: Sequence[str], how: Following, display: Display, arguments: dict[str, Any]
+    paths: Sequence[str],
+    how: Following,
+    form: str,
+    display: Display,
+    arguments: dict[str, Any],
 ) -> int:
     """Tell of each step of a run until a signal ends it; the exit code where something else does.
+
+    `form` is the format of the lines, one of `report.trend.streamed.STREAMS`.
 
     That is 1, or 3 for a step that cannot be read, at the first that fails with `fail_fast`; or
     what all steps told of so far amount to, when nobody reads on.
@@ -47,7 +53,7 @@ def follow(
     from gradtool.api.follow.following import following  # noqa: PLC0415 - not for --help
 
     on_finding = OnFinding(how.command, how.timeout_s)
-    teller = _Teller(display, on_finding, shows_paths=len(paths) > 1)
+    teller = _Teller(form, display, on_finding, shows_paths=len(paths) > 1)
     with (
         ended_by_signals(on_finding),
         following(*paths, settle_s=how.settle_s, **arguments) as follower,
@@ -74,9 +80,11 @@ def follow(
 class _Teller:
     """Says what is new, and has the command run for each finding, once."""
 
+    form: str
     display: Display
     on_finding: OnFinding
     shows_paths: bool
+    _has_begun: bool = False
     _told: set[object] = field(default_factory=set)
 
     def tell(self, follower: Follower, news: News) -> bool:
@@ -85,7 +93,7 @@ class _Teller:
 
         is_read = True
         if news.findings or not self.display.quiet:
-            is_read = stream_line(self._line(follower, news))
+            is_read = stream(self._lines(follower, news))
         for finding in findings_with_options(news.findings):
             path = None if news.step is None else news.step.path
             about = finding.message if news.step is None else None
@@ -95,21 +103,16 @@ class _Teller:
                 self.on_finding(finding_json(finding, news.step))
         return is_read
 
-    def _line(self, follower: Follower, news: News) -> str:
-        from gradtool.report.trend.line import finding_line, step_line  # noqa: PLC0415
+    def _lines(self, follower: Follower, news: News) -> str:
+        """What is new, after what stands before all lines if it is the first."""
+        from gradtool.report.trend import streamed  # noqa: PLC0415 - loads rich
 
-        style = self.display.style()
-        step = news.step
-        if step is None:
-            return finding_line(findings_with_options(news.findings)[0], style)
-        return step_line(
-            replace(step, verdict=verdict_with_options(step.verdict)),
-            style,
-            norm_type=follower.judging.request.norm_type,
-            coef=follower.clip_coef(step),
-            is_change=news.is_change,
-            path=self.shows_paths,
-        )
+        trend = trend_with_options(follower.trend_of(news))
+        head, lines = streamed.STREAMS[self.form]
+        said = lines(streamed.News(trend, news.is_change, self.shows_paths), self.display.style())
+        parts = ["" if self._has_begun else head(trend), *said]
+        self._has_begun = True
+        return "".join(parts)
 
 
 def _exit_code(news: News) -> int:

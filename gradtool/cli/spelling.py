@@ -11,8 +11,10 @@ from collections.abc import Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:  # the types of `check`, which other commands need not load
+if TYPE_CHECKING:  # the types of `check` and `trend`, which other commands need not load
     from gradtool.core.judging.verdict import Finding, Verdict
+    from gradtool.core.trends.steps import Step
+    from gradtool.core.trends.trend import Trend
 
 THRESHOLDS: Final = {
     "GT006.min_tensors": "min_tensors",
@@ -49,6 +51,24 @@ def verdict_with_options(verdict: Verdict) -> Verdict:
         notes=tuple(map(with_options, verdict.notes)),
         essential_notes=tuple(map(with_options, verdict.essential_notes)),
     )
+
+
+def trend_with_options(found: Trend) -> Trend:
+    """A trend, its texts in the command line's words."""
+
+    def step(one: Step) -> Step:
+        return replace(one, verdict=verdict_with_options(one.verdict))
+
+    runs = (
+        replace(
+            run,
+            steps=tuple(map(step, run.steps)),
+            conclusions=tuple(replace(one, text=with_options(one.text)) for one in run.conclusions),
+            findings=findings_with_options(run.findings),
+        )
+        for run in found.runs
+    )
+    return replace(found, runs=tuple(runs), notes=tuple(map(with_options, found.notes)))
 
 
 def _option(argument: re.Match[str]) -> str:

@@ -9,13 +9,14 @@ import shlex
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from command_line import ENVIRONMENT, GRADTOOL, error_lines, run
+from reports.parsers import markdown_tables, strict_json, validator
 
 from trends.runs import write_run, write_step
 
@@ -73,6 +74,55 @@ def test_a_run_may_begin_later(tmp_path: Path) -> None:
         assert waiting == f"gradtool: no steps yet: waiting for the first in {folder}\n"
         write_run(folder, {1: OK})
         assert line(process).startswith("step 1 ")
+
+
+STREAK = {1: OK, 2: NAN, 3: NAN, 4: OK}
+"""Of which steps 2 and 3 together are a finding, if one step may be skipped."""
+
+
+@contextmanager
+def followed_streak(tmp_path: Path, *args: str) -> Iterator[Callable[[], str]]:
+    """A run that is followed while the steps of STREAK are written: its next line."""
+    folder = write_run(tmp_path / "run", {1: STREAK[1], 2: STREAK[2], 3: STREAK[3]})
+    options = ("--max-consecutive-nonfinite", "1", "--max-norm", "1", *args)
+    with following(str(folder), *options) as process:
+        yield lambda: line(process)
+        write_run(folder, {4: STREAK[4]})
+        line(process)
+        process.send_signal(signal.SIGINT)
+        code, out, err = ended(process)
+    assert (code, out, err) == (INTERRUPTED, "", "gradtool: interrupted\n")
+
+
+def reported(tmp_path: Path, *args: str) -> str:
+    """What `trend` reports of the steps that were there."""
+    options = ("--no-cache", "--max-consecutive-nonfinite", "1", "--max-norm", "1")
+    return run("trend", str(tmp_path / "run"), *options, "--last", "3", *args).stdout
+
+
+def test_lines_of_json_are_those_of_the_report(tmp_path: Path) -> None:
+    with followed_streak(tmp_path, "-f", "json") as next_line:
+        said = [strict_json(next_line()) for _ in range(4)]
+        whole = strict_json(reported(tmp_path, "-f", "json"))
+    assert said == [*whole["steps"], *whole["findings"]]
+    validator("trend-1").validate({**whole, "steps": said[:3], "findings": said[3:]})
+
+
+def test_lines_of_csv_are_those_of_the_report(tmp_path: Path) -> None:
+    with followed_streak(tmp_path, "-f", "csv") as next_line:
+        said = "".join(f"{next_line()}\n" for _ in range(4))
+        assert said == reported(tmp_path, "-f", "csv").replace("\r\n", "\n")
+
+
+def test_lines_of_markdown_are_a_table(tmp_path: Path) -> None:
+    with followed_streak(tmp_path, "-f", "markdown") as next_line:
+        (table,) = markdown_tables("".join(f"{next_line()}\n" for _ in range(6)))
+    head, *rows = table
+    assert head[:2] == ["step", "L2 norm"] and "clip_coef" in head
+    assert [row[0] for row in rows] == ["1", "2", "3", "all steps together"]
+    at = head.index("findings")
+    assert [row[at][:5] for row in rows] == ["-", "GT101", "GT101", "GT103"]
+    assert "2 steps in a row" in rows[3][at]
 
 
 @pytest.mark.parametrize(("broken", "code"), [(NAN, 1), (None, 3)])
@@ -201,8 +251,14 @@ def test_a_command_ends_with_gradtool(tmp_path: Path) -> None:
         (["--follow", "--log", "x"], "--log is not for --follow"),
         (["--follow", "--tensor", "x"], "--tensor is not for --follow"),
         (["--follow", "-g", "2"], "--group-by is not for --follow"),
-        (["--follow", "-f", "json"], "--follow writes lines for people to stdout: no -f and no -o"),
-        (["--follow", "-o", "x"], "--follow writes lines for people to stdout: no -f and no -o"),
+        (
+            ["--follow", "-f", "html"],
+            "--follow writes lines to stdout: no -o, and -f one of table,",
+        ),
+        (["--follow", "-f", "json:x"], "--follow writes lines to stdout: no -o"),
+        (["--follow", "-f", "json", "-f", "csv:x"], "--follow writes lines to stdout: no -o"),
+        (["--follow", "-o", "x"], "--follow writes lines to stdout: no -o"),
+        (["--follow", "-f", "csv", "--long"], "--long is not for --follow"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(

@@ -13,11 +13,11 @@ from gradtool.api.follow.watching import Watch, Watched
 from gradtool.api.judging import Judging, judging_by
 from gradtool.api.remembering import Memory, remembering
 from gradtool.api.trending import Following, clipping_to
-from gradtool.core.clipping import clip_coef
 from gradtool.core.judging.rule import Severity
 from gradtool.core.judging.verdict import Finding
 from gradtool.core.names import no_name
 from gradtool.core.trends.steps import Step
+from gradtool.core.trends.trend import Run, Trend
 from gradtool.engine.progress import whole_progress
 from gradtool.errors import SeveralCheckpointsError
 from gradtool.places import Place, places_among
@@ -51,6 +51,7 @@ class News:
 class Follower:
     """The steps of a run, in so far as they have been told of."""
 
+    name: str
     judging: Judging
     memory: Memory
     reader: Following
@@ -67,11 +68,18 @@ class Follower:
         """Whether any step is there, be it finished or not."""
         return bool(self._steps) or self.watch.has_any
 
-    def clip_coef(self, step: Step) -> float | None:
-        """What clipping to `max_norm` would multiply a step by; None if that was not asked for."""
-        if self.max_norm is None or step.total is None:
-            return None
-        return clip_coef(step.total.norm, self.max_norm, self.eps)
+    def trend_of(self, news: News) -> Trend:
+        """What is new as a trend: of that step alone, or with nothing but what is found."""
+        steps = () if news.step is None else (news.step,)
+        run = Run(self.name, steps, findings=() if news.step else news.findings)
+        return Trend(
+            runs=(run,),
+            policy=self.judging.judge.policy,
+            baseline=self.judging.baseline_path,
+            norm_type=self.judging.request.norm_type,
+            max_norm=self.max_norm,
+            eps=self.eps,
+        )
 
     def look(self) -> Iterator[News]:
         """What is new since the last look; the steps in their order.
@@ -132,7 +140,7 @@ class Follower:
     def _news(self, read: Mapping[str, bool]) -> Iterator[News]:
         if not read:
             return
-        run = self.reader.run_of("", list(self._steps.values()))
+        run = self.reader.run_of(self.name, list(self._steps.values()))
         for step in run.steps:
             if step.path in read:
                 failed = step.verdict.exit_code != 0
@@ -171,7 +179,8 @@ def following(
     with remembering(cache, judging) as memory:
         reader = Following(judging, memory, no_name, None, None, None)
         watch = Watch(sources, settle_s)
-        yield Follower(judging, memory, reader, watch, bound, added, notes=memory.notes)
+        name = f"{sources[0]} and {len(sources) - 1:,} more" if sources[1:] else sources[0]
+        yield Follower(name, judging, memory, reader, watch, bound, added, notes=memory.notes)
 
 
 def _said(step: Step) -> object:

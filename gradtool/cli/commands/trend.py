@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import Annotated, Any, TypeAlias
 
 import typer
 
@@ -19,14 +18,10 @@ from gradtool.cli.options.keeping import Cache
 from gradtool.cli.options.trending import Followed
 from gradtool.cli.paths import expand_all
 from gradtool.cli.reports import Reports
-from gradtool.cli.spelling import findings_with_options, verdict_with_options, with_options
+from gradtool.cli.spelling import trend_with_options
 from gradtool.errors import UsageError
 from gradtool.report import TREND_REPORTERS, trend_reporter
 from gradtool.report.model import TrendReport
-
-if TYPE_CHECKING:
-    from gradtool.core.trends.steps import Step
-    from gradtool.core.trends.trend import Trend
 
 EPILOG = """\
 \b
@@ -36,6 +31,7 @@ Examples:
   gradtool trend run/ -g 'layers.*' --tensor '*.embed.weight'
   gradtool trend run/ --log out/trainer_state.json
   gradtool trend run/ --follow --on-finding 'notify-send gradtool'
+  gradtool trend run/ --follow -f json
   gradtool trend run/ -f csv:run.csv -f html:run.html --max-norm 1.0
   gradtool trend run.rows
 """
@@ -78,16 +74,21 @@ def trend(
     Each PATH that is a directory with several steps, or what a gradtool.torch.Recorder keeps, is a
     run of its own; all others together are one. Exits as `check` does, by whose rules each step is
     judged.
+
+    With --follow, -f says what the lines are: JSON objects, say, one for each step, with the keys
+    of `steps` in the report, and for what several steps show together those of `findings`.
     """
     if long and all(sink.format != "csv" for sink in reports.sinks):
         raise UsageError("--long is for -f csv")
+    if long and following is not None:
+        raise UsageError("--long is not for --follow")
     if long and not followed["tensor"]:
         followed["tensor"] = "*"
     if following is not None:
-        _require_lines(followed, grouping, reports)
+        form = _form_of_lines(followed, grouping, reports)
         arguments = {**clipping, **judging, **measuring, "cache": kept}
         arguments |= {"baseline": configured.baseline, "config": configured.config}
-        raise typer.Exit(follow(paths, following, display, arguments))
+        raise typer.Exit(follow(paths, following, form, display, arguments))
     reports.refuse_to_replace(
         [*expand_all(paths), *configured.files, *filter(None, [followed["log"]])]
     )
@@ -104,35 +105,22 @@ def trend(
             **judging,
             **measuring,
         )
-    report = TrendReport(_with_options(found), long)
+    report = TrendReport(trend_with_options(found), long)
     reports.write(lambda name, style: trend_reporter(name)(report, style), display)
     raise typer.Exit(found.exit_code)
 
 
-def _require_lines(followed: dict[str, Any], grouping: str | None, reports: Reports) -> None:
-    """UsageError for what has no place in a line for each step."""
+def _form_of_lines(followed: dict[str, Any], grouping: str | None, reports: Reports) -> str:
+    """The format of a line for each step; UsageError for what has no place in one."""
+    from gradtool.report.trend.streamed import STREAMS  # noqa: PLC0415 - not for --help
+
     for name, option in {"last": "--last", "tensor": "--tensor", "log": "--log"}.items():
         if followed[name]:
             raise UsageError(f"{option} is not for --follow")
     if grouping is not None:
         raise UsageError("--group-by is not for --follow")
-    if [(sink.format, sink.file) for sink in reports.sinks] != [("table", None)]:
-        raise UsageError("--follow writes lines for people to stdout: no -f and no -o")
-
-
-def _with_options(found: Trend) -> Trend:
-    """The trend, its texts naming options instead of the library's arguments."""
-
-    def step(one: Step) -> Step:
-        return replace(one, verdict=verdict_with_options(one.verdict))
-
-    runs = (
-        replace(
-            run,
-            steps=tuple(map(step, run.steps)),
-            conclusions=tuple(replace(one, text=with_options(one.text)) for one in run.conclusions),
-            findings=findings_with_options(run.findings),
-        )
-        for run in found.runs
-    )
-    return replace(found, runs=tuple(runs), notes=tuple(map(with_options, found.notes)))
+    form, file = reports.sinks[0].format, reports.sinks[0].file
+    if reports.sinks[1:] or file is not None or form not in STREAMS:
+        one_of = ", ".join(STREAMS)
+        raise UsageError(f"--follow writes lines to stdout: no -o, and -f one of {one_of}")
+    return form

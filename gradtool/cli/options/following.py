@@ -21,7 +21,9 @@ _ROWS: Final = (
         "follow",
         bool,
         typer.Option(
-            False, "--follow", help="Go on looking, and show each step once it is finished."
+            False,
+            "--follow",
+            help="Go on looking, and show each step once it is finished, as a line.",
         ),
     ),
     Row(

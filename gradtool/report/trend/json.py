@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Final
 
@@ -36,15 +37,23 @@ def _fields(trend: Trend) -> dict[str, object]:
         "conclusions": (
             {"run": run.name, **asdict(one)} for run in trend.runs for one in run.conclusions
         ),
-        "steps": (_step(trend, run, step) for run in trend.runs for step in run.steps),
-        "findings": (
-            {"run": run.name, **finding_fields(finding)}
-            for run in trend.runs
-            for finding in run.findings
-        ),
+        "steps": steps_fields(trend),
+        "findings": findings_fields(trend),
         "notes": list(trend.notes),
         "elapsed_s": round(trend.elapsed_s, 6),
     }
+
+
+def steps_fields(trend: Trend) -> Iterator[dict[str, object]]:
+    """The elements of `steps`."""
+    return (_step(trend, run, step) for run in trend.runs for step in run.steps)
+
+
+def findings_fields(trend: Trend) -> Iterator[dict[str, object]]:
+    """The elements of `findings`."""
+    for run in trend.runs:
+        for finding in run.findings:
+            yield {"run": run.name, **finding_fields(finding)}
 
 
 def _step(trend: Trend, run: Run, step: Step) -> dict[str, object]:

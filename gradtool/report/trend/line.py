@@ -5,6 +5,7 @@ from __future__ import annotations
 from gradtool.core.figures import norm_name, significant
 from gradtool.core.judging.verdict import Finding
 from gradtool.core.trends.steps import Step
+from gradtool.core.trends.trend import Trend
 from gradtool.report.check.json import finding_fields
 from gradtool.report.check.words import sentence
 from gradtool.report.escaping import brief
@@ -17,12 +18,10 @@ from gradtool.shortening import LONGEST_LINE, LONGEST_NAME, shortened
 _FIGURE_WIDTH = 10
 
 
-def step_line(
-    step: Step, style: Style, *, norm_type: float, coef: float | None, is_change: bool, path: bool
-) -> str:
+def step_line(trend: Trend, step: Step, style: Style, *, is_change: bool, path: bool) -> str:
     """A step: its norm, its largest element, and what was found or which tensor weighs most.
 
-    `coef` is what clipping would multiply by; `path` has its path told too.
+    `is_change` says that it was told of before; `path` has its path told too.
     """
     head = brief(step.label, LONGEST_NAME) if step.number is not None else brief(step.path)
     if path and step.number is not None:
@@ -32,9 +31,9 @@ def step_line(
     total = step.total
     parts = [head]
     if total is not None:
-        parts.append(f"{norm_name(norm_type)} {_figure(total.norm)}")
+        parts.append(f"{norm_name(trend.norm_type)} {_figure(total.norm)}")
         parts.append(f"max |g| {_figure(total.stats.max_abs)}")
-    if coef is not None:
+    if (coef := trend.clip_coef(step)) is not None:
         parts.append(f"clip_coef {_figure(coef)}")
     line = "  ".join([*parts, _state(step)])
     mood = MOODS["alarming" if step.verdict.failed else "plain"]

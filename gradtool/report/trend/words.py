@@ -72,7 +72,15 @@ def steps_grid(trend: Trend, steps: Sequence[Step]) -> Grid:
 
     Columns that say nothing of any step are left out: a native norm that is the norm, say.
     """
-    columns = [column for column in _columns(trend) if column.says or _says(column, steps)]
+    return _grid([one for one in _columns(trend) if one.says or _says(one, steps)], steps)
+
+
+def whole_grid(trend: Trend, steps: Sequence[Step]) -> Grid:
+    """The same with all columns but those of a log, whatever they say of these steps."""
+    return _grid([one for one in _columns(trend) if not one.header.startswith("logged")], steps)
+
+
+def _grid(columns: Sequence[_Column], steps: Sequence[Step]) -> Grid:
     rows = (Row(tuple(column.cell(step) for column in columns), _mood(step)) for step in steps)
     are_numbers = all(step.number is not None for step in steps)
     return Grid(
