@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Unpack
+from dataclasses import dataclass, replace
+from typing import Final, Unpack
 
 from gradtool.api.configured import config_of, request_of, rows_to_know
 from gradtool.api.measuring import measure_as
+from gradtool.api.remembering import Memory, remembering
 from gradtool.arguments import require
 from gradtool.core.figures import short
 from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.rule import family
+from gradtool.core.measurement import Measurement
 from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import (
     EmptyDumpError,
@@ -35,6 +38,8 @@ from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings
 from gradtool.storage.workspace import exists_error, write_file
 
+_LOG: Final = logging.getLogger("gradtool")
+
 
 def save_baseline(
     sources: str | os.PathLike[str] | Sequence[str | os.PathLike[str]],
@@ -42,6 +47,7 @@ def save_baseline(
     *,
     force: bool = False,
     config: str | os.PathLike[str] | Config | None = None,
+    cache: str | os.PathLike[str] | bool = False,
     **options: Unpack[MeasureOptions],
 ) -> Baseline:
     """Write what healthy dumps of one model were like to `out`, for `check` to compare with.
@@ -54,6 +60,8 @@ def save_baseline(
         out: the file to write, whole or not at all.
         force: replace one that is there.
         config: as for `check`: it says by what to judge and which tensors to include.
+        cache: as for `trend`: where rows of what was measured are kept. One that cannot be used is
+            a warning in the log.
         options: as for `measure`.
 
     Raises:
@@ -65,7 +73,7 @@ def save_baseline(
         InputError: a dump cannot be read or holds no gradient, or `out` cannot be written.
     """
     found = config_of(config)
-    return _save(sources, out, found, request_of(options, found.settings), force=force)
+    return _save(sources, out, found, request_of(options, found.settings), cache, force=force)
 
 
 def update_baseline(
@@ -73,6 +81,7 @@ def update_baseline(
     path: str | os.PathLike[str],
     *,
     config: str | os.PathLike[str] | Config | None = None,
+    cache: str | os.PathLike[str] | bool = False,
     **options: Unpack[MeasureOptions],
 ) -> tuple[Baseline, Baseline]:
     """Replace a baseline by one of other dumps, by norms of the same order; the old and the new.
@@ -83,7 +92,7 @@ def update_baseline(
     found = config_of(config)
     request = request_of({"norm_type": old.norm_type, **options}, found.settings)
     refuse_other_norm(old, request.norm_type)
-    return old, _save(sources, path, found, request, force=True)
+    return old, _save(sources, path, found, request, cache, force=True)
 
 
 def refuse_other_norm(known: Baseline, norm_type: float) -> None:
@@ -100,6 +109,7 @@ def _save(
     out: str | os.PathLike[str],
     found: Config,
     request: MeasureRequest,
+    cache: str | os.PathLike[str] | bool,
     *,
     force: bool,
 ) -> Baseline:
@@ -120,11 +130,15 @@ def _save(
     )
     places = places_among(paths)
     all_parts = split_progress(request.progress, [None] * len(places))
-    dumps = [
-        dump
-        for place, progress in zip(places, all_parts, strict=True)
-        for dump in _healthy_dumps(place, request, policy, progress)
-    ]
+    with remembering(cache, request) as memory:
+        healthy = _Healthy(request, policy, memory)
+        dumps = [
+            dump
+            for place, progress in zip(places, all_parts, strict=True)
+            for dump in healthy.dumps(place, progress)
+        ]
+    for note in memory.notes:
+        _LOG.warning("%s", note)
     _spare(path, [file for dump in dumps for file in dump.measurement.files])
     baseline = baseline_of(path, dumps)
     write_file(path, write_baseline(baseline).encode())
@@ -151,24 +165,45 @@ def _spare(path: str, files: Sequence[str]) -> None:
         raise UsageError(f"{path} is one of the dumps that the baseline is made of")
 
 
-def _healthy_dumps(
-    place: Place, request: MeasureRequest, policy: Policy, progress: Progress
-) -> Iterator[Evidence]:
-    """What lies at a place: a dump fit to be compared with, or the steps of a run."""
-    try:
-        yield _healthy(place, request, policy, progress)
-    except SeveralCheckpointsError as error:
-        parts = progress.divided(len(error.found))
-        for found, part in zip(error.found, parts, strict=True):
-            yield from _healthy_dumps(place_of_found(found), request, policy, part)
-        progress.finish()
+@dataclass(frozen=True, slots=True)
+class _Healthy:
+    """How dumps are measured and judged, to be compared with."""
+
+    request: MeasureRequest
+    policy: Policy
+    memory: Memory
+
+    def dumps(self, place: Place, progress: Progress) -> Iterator[Evidence]:
+        """What lies at a place: a dump fit to be compared with, or the steps of a run."""
+        try:
+            yield self._one(place, progress)
+        except SeveralCheckpointsError as error:
+            parts = progress.divided(len(error.found))
+            for found, part in zip(error.found, parts, strict=True):
+                yield from self.dumps(place_of_found(found), part)
+        finally:
+            progress.finish()
+
+    def _one(self, place: Place, progress: Progress) -> Evidence:
+        """A dump fit to be compared with."""
+        measurement = agreed(self._measured(place, progress))
+        chosen = self.request.section is not None
+        evidence = Evidence(measurement, section_chosen=chosen, bare=self.request.bare)
+        _require_healthy(evidence, self.policy)
+        return evidence
+
+    def _measured(self, place: Place, progress: Progress) -> Measurement:
+        ranges = rows_to_know(self.policy)
+
+        def measure() -> Measurement:
+            return measure_as(self.request, place, progress, ranges)
+
+        return measure() if ranges else self.memory.measured(place, measure)
 
 
-def _healthy(place: Place, request: MeasureRequest, policy: Policy, progress: Progress) -> Evidence:
-    """A dump fit to be compared with."""
-    measurement = agreed(measure_as(request, place, progress, rows_to_know(policy)))
-    path = measurement.path
-    evidence = Evidence(measurement, section_chosen=request.section is not None, bare=request.bare)
+def _require_healthy(evidence: Evidence, policy: Policy) -> None:
+    """Raise the error that says why no baseline is made of a dump that is not well."""
+    path = evidence.measurement.path
     if not evidence.gradients:
         raise EmptyDumpError(path, "holds no gradients", hint="choose with `section`")
     hint = f"`gradtool check {path}` says more"
@@ -183,4 +218,3 @@ def _healthy(place: Place, request: MeasureRequest, policy: Policy, progress: Pr
             about = f"{finding.tensor!r} " if finding.tensor else ""
             problem = f"{path}: {finding.code} {finding.name}: {about}{finding.message}"
             raise RefusedError(f"{problem}: no baseline is made of it", hint=hint)
-    return evidence

@@ -80,7 +80,7 @@ def check(
     request, policy = judging.request, judging.judge.policy
     dumps = grouped(sources)
     all_parts = split_progress(request.progress, [None] * len(dumps))
-    with remembering(cache, judging) as memory:
+    with remembering(cache, request) as memory:
         remembering_all = replace(judging, remembered=memory.measured)
         verdicts = [
             judged.verdict

@@ -16,6 +16,7 @@ from gradtool.api.measuring import measure_as
 from gradtool.core.comparing.difference import Difference
 from gradtool.core.file_names import step_in
 from gradtool.core.judging.baseline import Baseline
+from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import Measurement
 from gradtool.core.shapes.rows import Rows
@@ -84,6 +85,15 @@ class Judging:
     def ranges(self) -> tuple[Rows, ...]:
         """The rows of tensors that a rule in force has to know apart from others."""
         return rows_to_know(self.judge.policy)
+
+    @property
+    def of_dumps_alone(self) -> Policy | None:
+        """The policy, if what it says of a dump depends on nothing else.
+
+        None with a baseline or exceptions: what they are in vain is known only once all is judged.
+        """
+        policy = self.judge.policy
+        return None if self.baseline is not None or policy.overrides else policy
 
     def notes(self, *, all_read: bool) -> Iterator[str]:
         """What was said of several dumps at once, and what a configuration says in vain."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
 
 from gradtool._version import __version__
-from gradtool.api.judging import Judging
+from gradtool.core.judging.policy import Policy
 from gradtool.core.measurement import Measurement
 from gradtool.core.stats import ARITHMETIC
 from gradtool.core.trends.steps import Step
@@ -154,21 +154,24 @@ class Recalled:
 
 
 @contextmanager
-def remembering(cache: str | os.PathLike[str] | bool, judging: Judging) -> Iterator[Memory]:
+def remembering(
+    cache: str | os.PathLike[str] | bool, request: MeasureRequest, policy: Policy | None = None
+) -> Iterator[Memory]:
     """The memory of a call: in the file `cache`, of the user if it is True, none if it is False.
 
+    What a `policy` says of dumps is remembered too, which must depend on nothing but the dump.
     A store that cannot be used is a note, and so is one that fails meanwhile.
     """
-    options, policy = _options(judging.request), _policy(judging)
+    options, said = _options(request), None if policy is None else _digest(policy)
     if cache is False:
-        yield Memory(None, options, policy)
+        yield Memory(None, options, said)
         return
     try:
         store = _opened(cache)
     except NoStoreError as error:
-        yield Memory(None, options, policy, [f"no rows are kept: {error}"])
+        yield Memory(None, options, said, [f"no rows are kept: {error}"])
         return
-    memory = Memory(store, options, policy)
+    memory = Memory(store, options, said)
     try:
         yield memory
         store.flush()
@@ -215,14 +218,8 @@ def _options(request: MeasureRequest) -> str:
     )
 
 
-def _policy(judging: Judging) -> bytes | None:
-    """A digest of the rules in force.
-
-    None with a baseline or exceptions: what they are in vain is known only once all is judged.
-    """
-    policy = judging.judge.policy
-    if judging.baseline is not None or policy.overrides:
-        return None
+def _digest(policy: Policy) -> bytes:
+    """A digest of the rules in force."""
     rules = [
         (code, active.severity, sorted(active.thresholds.items()))
         for code, active in sorted(policy.rules.items())

@@ -104,7 +104,7 @@ def trend(  # noqa: PLR0913 - one for each option of the command
     if group_by is not None:
         group_namer(group_by)  # refuses a wrong pattern before anything is read
     is_followed = name_filter(wanted, (), judging.request.bare) if wanted else no_name
-    with remembering(cache, judging) as memory:
+    with remembering(cache, judging.request, judging.of_dumps_alone) as memory:
         judging = replace(judging, remembered=memory.measured)
         following = Following(judging, memory, is_followed, group_by, last, logged)
         runs = tuple(following.runs(sources))

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -459,6 +460,50 @@ def test_check_uses_a_store_only_if_one_is_given(
     assert set(opened) <= {"step_1.safetensors"}
     gradtool.check(*run.iterdir())
     assert len(set(opened)) == 6
+
+
+@pytest.mark.parametrize("options", [{}, {"norm_type": 1.0}, {"include": "a"}])
+def test_a_baseline_is_the_same_of_rows_that_were_kept_and_reads_nothing_again(
+    tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    steps = {n: {"a": [3.0, float(n)], "b": [[0.0, 2.0, n]]} for n in range(1, 5)}
+    run = write_run(tmp_path / "run", steps)
+    out = tmp_path / "grads.baseline.json"
+    dumps = sorted(run.iterdir())
+    gradtool.save_baseline(dumps, out, **options)
+    wanted = out.read_bytes()
+    gradtool.trend(run, cache=store, **options)
+    opened = measured_files(monkeypatch)
+    gradtool.save_baseline(dumps, out, force=True, cache=store, **options)
+    old, new = gradtool.update_baseline(dumps, out, cache=store, **options)
+    assert out.read_bytes() == wanted and old == new
+    assert set(opened) <= {"step_1.safetensors"}  # of which names are looked at
+    gradtool.save_baseline(dumps, out, force=True, **options)
+    assert len(set(opened)) == 4
+
+
+def test_a_baseline_keeps_rows_for_others_and_refuses_what_rows_say_is_not_well(
+    run: Path, tmp_path: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "grads.baseline.json"
+    healthy = write_run(tmp_path / "healthy", {1: {"w": [1.0]}, 2: {"w": [2.0]}})
+    gradtool.save_baseline(healthy, out, cache=store)
+    gradtool.trend(run, cache=store)
+    opened = measured_files(monkeypatch)
+    gradtool.trend(*healthy.iterdir(), cache=store)
+    assert set(opened) <= {"step_1.safetensors"}
+    with pytest.raises(gradtool.NonFiniteError):
+        gradtool.save_baseline(run / "step_2.safetensors", tmp_path / "none", cache=store)
+    assert set(opened) <= {"step_1.safetensors"} and not (tmp_path / "none").exists()
+
+
+def test_a_store_that_cannot_be_used_is_a_warning_for_baselines(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    step = write_step(tmp_path / "step_1.safetensors", {"w": [1.0]})
+    gradtool.save_baseline(step, tmp_path / "out", cache=tmp_path / "nowhere" / "rows")
+    (record,) = caplog.records
+    assert "no rows are kept" in record.getMessage() and (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("most", [0, 2])

@@ -176,7 +176,7 @@ def following(
         options=options,
     )
     bound, added = clipping_to(max_norm, eps, judging.request.norm_type)
-    with remembering(cache, judging) as memory:
+    with remembering(cache, judging.request, judging.of_dumps_alone) as memory:
         reader = Following(judging, memory, no_name, None, None, None)
         watch = Watch(sources, settle_s)
         name = f"{sources[0]} and {len(sources) - 1:,} more" if sources[1:] else sources[0]

@@ -10,6 +10,7 @@ import gradtool  # lazy: its names load array libraries on first use
 from gradtool.cli.console import Display, write_result
 from gradtool.cli.options import groups
 from gradtool.cli.options.command import command
+from gradtool.cli.options.keeping import CacheIfGiven
 from gradtool.core.figures import counted
 from gradtool.core.judging.baseline import Baseline
 from gradtool.errors import UsageError
@@ -44,6 +45,7 @@ def save(
     writing: Writing,
     configured: groups.Configured,
     measuring: groups.Measuring,
+    kept: CacheIfGiven,
     display: groups.ProgressOptions,
 ) -> None:
     """Note what healthy dumps of one model are like: norms, shapes, dtypes.
@@ -57,6 +59,7 @@ def save(
         baseline = gradtool.save_baseline(
             paths,
             config=configured.config,
+            cache=kept,
             progress=progress,
             **writing,
             **measuring,
@@ -70,6 +73,7 @@ def update(
     paths: groups.Paths,
     configured: groups.ConfiguredWithBaseline,
     measuring: groups.MeasuringWithoutNormType,
+    kept: CacheIfGiven,
     display: DisplayOptions,
 ) -> None:
     """Replace a baseline by one of other dumps, and say what changed.
@@ -85,6 +89,7 @@ def update(
             paths,
             configured.baseline,
             config=configured.config,
+            cache=kept,
             progress=progress,
             **measuring,
         )
