@@ -70,8 +70,10 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         group_by: a depth such as "2" or a pattern such as "layers.*": groups that are.
         last: only the newest so many steps of each run.
         log: a file in which the trainer logged the norm, to be held beside the true one: Trainer's
-            `trainer_state.json`, JSON lines, or CSV under a line of names.
-        log_key: what the norm is called there, where that is not found by its name.
+            `trainer_state.json`, JSON lines, CSV under a line of names, or the text of torchtune's
+            DiskLogger.
+        log_key: what the norm is called there, where that is not found by its name: in JSON
+            `train/grad_norm` for one in an object `train`.
         cache: a file in which rows are kept, so that no dump is measured twice; True for the one in
             the user's cache directory. It is made where it is missing, and what stands in it is
             believed. One that cannot be used is a note.

@@ -58,7 +58,23 @@ def as_csv(path: Path, rows: Iterable[tuple[int, float]]) -> None:
             writer.writerow([0, 5.0, "", step])
 
 
-FORMS = [as_state, as_list, as_json_lines, as_csv]
+def as_nested_lines(path: Path, rows: Iterable[tuple[int, float]]) -> None:
+    lines = (
+        {"eval": {"step": 7}, "train": {"opt": {"grad_norm": norm}, "loss": 1.0}, "step": n}
+        for n, norm in rows
+    )
+    path.write_text("".join(f"{json.dumps(line)}\n" for line in lines))
+
+
+def as_torchtune(path: Path, rows: Iterable[tuple[int, float]]) -> None:
+    """As DiskLogger does, which has methods for one entry and for several."""
+    with path.open("w") as file:
+        for step, norm in rows:
+            file.write(f"Step {step} | loss:1.25 grad_norm:{norm} lr:1e-05 \n")
+            file.write(f"Step {step} | tokens:{step}\n")
+
+
+FORMS = [as_state, as_list, as_json_lines, as_csv, as_nested_lines, as_torchtune]
 
 
 def logged(path: Path, norms: dict[int, float], write: Any = as_state) -> Path:
@@ -224,7 +240,11 @@ def test_of_a_step_that_is_logged_twice_the_last_counts(run: Path, tmp_path: Pat
 
 
 def test_a_line_that_is_still_being_written_is_left_out(run: Path, tmp_path: Path) -> None:
-    for write, cut in ((as_json_lines, '{"train/global_step": 11, "tr'), (as_csv, "0,")):
+    for write, cut in (
+        (as_json_lines, '{"train/global_step": 11, "tr'),
+        (as_csv, "0,"),
+        (as_torchtune, "Step 11 | grad_norm:1.2"),
+    ):
         log = logged(tmp_path / "log", TRUE, write)
         log.write_text(log.read_text() + cut)
         trend = gradtool.trend(run, log=log)
@@ -243,7 +263,20 @@ def test_a_line_that_is_still_being_written_is_left_out(run: Path, tmp_path: Pat
             '{"step": 1, "grad_norm": 1}\n{"step": 2, "grad_norm": -1}\n',
             "line 2: 'grad_norm' is no",
         ),
-        ('{"step": 1, "grad_norm": {"a": 1}}\n', "line 1: 'grad_norm' is no norm: {'a': 1}"),
+        ('{"step": 1, "grad_norm": [1]}\n', "line 1: 'grad_norm' is no norm: [1]"),
+        ('{"a": {"grad_norm": {}, "step": 1}, "a/step": 2}\n', "line 1 has two entries 'a/step'"),
+        (f'{{"{"a" * 1001}": {{"grad_norm": 1}}}}\n', "line 1 has a name of over 1,000 char"),
+        (f'{{"{"a" * 999}": {{"bc": 1}}}}\n', "line 1 has a name of over 1,000 char"),
+        ('{"a":' * 600 + "1" + "}" * 600 + "\n", "line 1 has a name of over 1,000 char"),
+        (
+            '{"log_history": [{"step": 1, "a": {"grad_norm": "?"}}]}',
+            "entry 1: 'a/grad_norm' is no norm: '?'",
+        ),
+        ("Step 1 | grad_norm:?\n", "line 1: 'grad_norm' is no norm: '?'"),
+        ("Step 1 | grad_norm:1\nStep x | a:1\n", "line 2 does not begin as the first, with 'Step"),
+        ("Step 1 | grad_norm:1 epoch\n", "line 1: 'epoch' is no name with a value"),
+        ("Step 1 | a:1 grad_norm:1 a:2\n", "line 1 has two entries 'a'"),
+        (f"Step 1 | a:1\nStep {'9' * 30} | a:1\n", "line 2 does not begin as the first"),
         ('{"step": 1, "grad_norm": true}\n', "line 1: 'grad_norm' is no norm: True"),
         ('{"step": "x", "grad_norm": 1}\n', "line 1: 'step' is no step: 'x'"),
         ('{"step": 1.5, "grad_norm": 1}\n', "line 1: 'step' is no step: 1.5"),
@@ -349,6 +382,39 @@ def test_the_norm_is_found_by_its_name_or_asked_for(run: Path, tmp_path: Path) -
         gradtool.trend(run, log=log({"grad_norm": 2.0}))
     with pytest.raises(UsageError, match="`log_key` needs a `log`"):
         gradtool.trend(run, log_key="x")
+
+
+def test_the_step_of_a_norm_is_the_one_beside_it_else_the_outermost(tmp_path: Path) -> None:
+    for entry in (
+        {"eval": {"step": 3}, "train": {"step": 5, "grad_norm": 2.0}},
+        {"eval": {"step": 3}, "train": {"grad_norm": 2.0}, "step": 5},
+        {"a": {"b": {"c": {"grad_norm": 2.0}, "step": 4}, "global_step": 5}},
+    ):
+        log = tmp_path / "log"
+        log.write_text(json.dumps(entry) + "\n")
+        assert read_log(str(log)).norms == {5: 2.0}
+
+
+def test_norms_of_several_objects_are_asked_for_by_their_whole_names(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text('{"step": 5, "a": {"grad_norm": 1.0}, "b": {"grad_norm": 2.0, "own": 3.0}}\n')
+    with pytest.raises(UsageError, match="'a/grad_norm', 'b/grad_norm' may each be the norm"):
+        read_log(str(log))
+    assert read_log(str(log), "b/grad_norm").norms == {5: 2.0}
+    assert read_log(str(log), "b/own").norms == {5: 3.0}
+
+
+def test_a_line_whose_names_are_much_larger_than_it_takes_no_memory(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    inner = ", ".join(f'"{n}": 1' for n in range(40_000))
+    log.write_text(f'{{"{"a" * 400_000}": {{{inner}}}, "grad_norm": 1, "step": 1}}\n')
+    tracemalloc.start()
+    try:
+        with pytest.raises(CorruptFileError, match="has a name of over"):
+            read_log(str(log))
+        assert tracemalloc.get_traced_memory()[1] < 64e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_log_is_of_one_run(run: Path, tmp_path: Path) -> None:

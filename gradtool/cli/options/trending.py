@@ -33,7 +33,7 @@ _LOG: Final = Row(
         "--log",
         metavar="FILE",
         help="Hold the norm that the trainer logged beside the true one: in trainer_state.json, "
-        "JSON lines or CSV.",
+        "JSON lines, CSV or the text of torchtune's DiskLogger.",
     ),
 )
 _LOG_KEY: Final = Row(

@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Final
 
+from gradtool.storage.logs.nested import BETWEEN
+
 _NORMS: Final = (
     "grad_norm",
     "grad_norm_step",
@@ -38,15 +40,24 @@ def norm_rank(key: str) -> int | None:
     return _rank(key, _NORMS)
 
 
-def step_key(keys: Iterable[str]) -> str | None:
-    """The key of the step among these; None where none is."""
-    ranked = [(rank, key) for key in keys if (rank := _rank(key, _STEPS)) is not None]
-    return min(ranked)[1] if ranked else None
+def step_key(keys: Iterable[str], norm: str) -> str | None:
+    """The key of the step that a norm is of, among these; None where none is.
+
+    Of several that say it equally, the one that was logged where the norm was, else the one that is
+    logged nowhere in particular.
+    """
+    place = norm.rpartition(BETWEEN)[0]
+    ranked = [
+        (rank, key.rpartition(BETWEEN)[0] != place, key.count(BETWEEN), key)
+        for key in keys
+        if (rank := _rank(key, _STEPS)) is not None
+    ]
+    return min(ranked)[-1] if ranked else None
 
 
 def _rank(key: str, names: tuple[str, ...]) -> int | None:
     # `train/grad_norm`: what stands before the slash says where it was logged.
-    name = _BETWEEN.sub("_", key.rpartition("/")[2].strip().lower())
+    name = _BETWEEN.sub("_", key.rpartition(BETWEEN)[2].strip().lower())
     return names.index(name) if name in names else None
 
 

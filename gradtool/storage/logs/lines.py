@@ -1,12 +1,14 @@
-"""The lines of a log, whichever of three forms it has; each is checked to be what it seems.
+"""The lines of a log, whichever of four forms it has; each is checked to be what it seems.
 
 A JSON document is Trainer's `trainer_state.json`, or a list of objects; JSON lines have an object
-each; all else is CSV under a line of names.
+each; torchtune's DiskLogger writes `Step 1 | loss:2.5 grad_norm:0.5`; all else is CSV under a line
+of names.
 """
 
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
 from typing import IO, Any, Final, NamedTuple, TypeAlias
@@ -14,6 +16,7 @@ from typing import IO, Any, Final, NamedTuple, TypeAlias
 from gradtool.core import json_text
 from gradtool.core.figures import counted
 from gradtool.errors import CorruptFileError, FileAccessError
+from gradtool.storage.logs.nested import entries_of
 
 LARGEST: Final = 1 << 28
 """Bytes of a log: ten million short lines."""
@@ -25,6 +28,7 @@ LONGEST_LINE: Final = 1 << 20
 _MOST_LINES: Final = 64
 _BOM: Final = b"\xef\xbb\xbf"
 _HISTORY: Final = "log_history"
+_STEP: Final = re.compile(r"Step ([0-9]{1,18}) \|(?=\s)")
 
 Fields: TypeAlias = Mapping[str, Any]
 
@@ -46,7 +50,7 @@ def lines_of(path: str) -> Iterator[Line | Cut]:
     """The lines of a log in their order.
 
     Raises FileAccessError for a file that cannot be read, and CorruptFileError, naming the line,
-    for one that is none of the three forms, or larger than any log.
+    for one that is none of the four forms, or larger than any log.
     """
     try:
         with open(path, "rb") as file:
@@ -71,6 +75,8 @@ def _lines(path: str, file: IO[bytes]) -> Iterator[Line | Cut]:
         yield from _json_lines(path, first, texts, start)
     elif head.startswith(("{", "[")):
         yield from _document(path, [*blank, first], texts)
+    elif _STEP.match(first):
+        yield from _step_lines(path, first, texts, start)
     else:
         yield from _csv(path, first, texts, start)
 
@@ -118,7 +124,39 @@ def _json_lines(path: str, first: str, texts: Iterator[str], start: int) -> Iter
             raise CorruptFileError(path, f"{where} is no JSON: {_said(error)}") from error
         if not isinstance(found, dict):
             raise CorruptFileError(path, f"{where} is no JSON object")
-        yield Line(where, found)
+        yield _line(path, where, found)
+
+
+def _line(path: str, where: str, found: Fields) -> Line:
+    try:
+        return Line(where, entries_of(found))
+    except ValueError as error:
+        raise CorruptFileError(path, f"{where} {error}") from error
+
+
+def _step_lines(path: str, first: str, texts: Iterator[str], start: int) -> Iterator[Line | Cut]:
+    """Those of torchtune's DiskLogger."""
+    for number, text in enumerate(chain([first], texts), start):
+        where = f"line {number:,}"
+        if not text.endswith("\n"):  # it writes the end of a line with the line
+            yield Cut(where)
+        elif text.strip():
+            yield Line(where, _fields_of_step(path, where, text))
+
+
+def _fields_of_step(path: str, where: str, text: str) -> Fields:
+    head = _STEP.match(text)
+    if head is None:
+        raise CorruptFileError(path, f"{where} does not begin as the first, with 'Step 1 | '")
+    fields: dict[str, Any] = {"Step": head[1]}
+    for word in text[head.end() :].split():
+        name, colon, value = word.rpartition(":")
+        if not colon or not name:
+            raise CorruptFileError(path, f"{where}: {word!r:.80} is no name with a value")
+        if name in fields:
+            raise CorruptFileError(path, f"{where} has two entries {name!r:.80}")
+        fields[name] = value
+    return fields
 
 
 def _document(path: str, before: list[str], texts: Iterator[str]) -> Iterator[Line]:
@@ -142,7 +180,7 @@ def _document(path: str, before: list[str], texts: Iterator[str]) -> Iterator[Li
     for number, entry in enumerate(entries, 1):
         if not isinstance(entry, dict):
             raise CorruptFileError(path, f"{name} {number:,} is no JSON object")
-        yield Line(f"{name} {number:,}", entry)
+        yield _line(path, f"{name} {number:,}", entry)
 
 
 def _csv(path: str, first: str, texts: Iterator[str], start: int) -> Iterator[Line | Cut]:

@@ -89,7 +89,7 @@ class _Found:
                 self.path, f"{line.where}: {key!r:.80} is no norm: {value!r:.80}"
             )
         series = self.series.setdefault(key, _Series())
-        name = step_key(line.fields)
+        name = step_key(line.fields, key)
         told = None if name is None else line.fields[name]
         if told in (None, ""):
             series.stepless += 1
