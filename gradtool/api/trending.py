@@ -24,11 +24,13 @@ from gradtool.core.trends.steps import Step, parts_of, step_of
 from gradtool.core.trends.trend import Conclusion, Run, Trend
 from gradtool.engine.progress import Progress, split_progress
 from gradtool.errors import SeveralCheckpointsError, UsageError
+from gradtool.formats import open_checkpoint
 from gradtool.places import grouped, is_path, label_of, place_of, place_of_found
 from gradtool.request import MeasureOptions
 from gradtool.rules.config_file import Config
 from gradtool.rules.settings import read_call
 from gradtool.rules.together import judge_together, without_others
+from gradtool.storage.listing import expanded
 from gradtool.storage.logs.reading import read_log
 
 
@@ -86,7 +88,7 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         UsageError: an argument or the configuration is wrong; no step holds gradients, and no
             section was chosen; it is not clear what in the log is the norm; or, as for `measure`,
             what ranks hold is a question.
-        InputError: the baseline or the log cannot be read.
+        InputError: the baseline or the log cannot be read, or no source exists.
         ResourceError: as for `measure`. A step that cannot be read is a step with that finding.
     """
     started = time.perf_counter()
@@ -110,9 +112,11 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         judging = replace(judging, remembered=memory.measured)
         following = Following(judging, memory, is_followed, group_by, last, logged)
         runs = tuple(following.runs(sources))
+    steps = [step for run in runs for step in run.steps]
+    if all(step.verdict.format is None for step in steps):
+        _require_any(sources)
     require(logged is None or len(runs) == 1, f"`log` is of one run, and these are {len(runs)}")
     following.require_followed(wanted, runs)
-    steps = [step for run in runs for step in run.steps]
     all_read = all(step.verdict.format is not None for step in steps)
     return Trend(
         runs=runs,
@@ -145,6 +149,14 @@ def clipping_to(
 
 def _is_place(source: Any) -> bool:
     return place_of(source) is not None
+
+
+def _require_any(sources: Iterable[object]) -> None:
+    """Raise what `measure` does for the first of paths of which none exists."""
+    each = ([one] if is_path(one) else one for one in sources)
+    paths = [os.fsdecode(path) for one in each for path in one]  # type: ignore[attr-defined]
+    if not any(os.path.exists(found) for path in paths for found in expanded(path)):
+        open_checkpoint(paths[0])
 
 
 @dataclass(frozen=True, slots=True)

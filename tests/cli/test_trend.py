@@ -169,6 +169,23 @@ def test_usage_errors_exit_2_with_one_clear_line(args: list[str], folder: str) -
     assert len(error_lines(result)) == 1
 
 
+@pytest.mark.parametrize("paths", [["no"], ["no/*.pt"], ["no", "none"], ["no.index.json"]])
+def test_where_nothing_is_it_says_so_as_inspect_does(tmp_path: Path, paths: list[str]) -> None:
+    result = run("trend", *paths, cwd=tmp_path)
+    inspected = run("inspect", paths[0], cwd=tmp_path)
+    assert (result.returncode, result.stdout) == (3, "")
+    assert (inspected.returncode, inspected.stderr) == (3, result.stderr)
+    assert len(error_lines(result)) == 1
+
+
+def test_a_path_that_does_not_exist_beside_a_run_is_told_with_it(tmp_path: Path) -> None:
+    folder = str(write_run(tmp_path / "run", {1: STEPS[1], 2: STEPS[2]}))
+    result = run("trend", folder, str(tmp_path / "no"))
+    assert result.returncode == 3
+    assert "no is the first bad one: it was not judged, no such file or directory" in result.stdout
+    assert f"{folder}: 2 steps, 1 to 2: ok" in result.stdout
+
+
 def test_texts_name_options(tmp_path: Path) -> None:
     folder = write_run(tmp_path / "run", {1: {"model.w": [1.0], "optimizer.exp_avg.w": [1.0]}})
     result = run("trend", str(folder / "step_1.safetensors"))
