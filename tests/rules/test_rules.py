@@ -401,6 +401,10 @@ CASES: dict[str, Case] = {
     "GT212": Case(
         run_of([2] * 25 + [5], [2] * 25 + [3]), [Found("GT212", "warning", "w", 2.5, 2.0)]
     ),
+    "GT213": Case(
+        run_of([2] * 12 + [8] * 6, [2] * 12 + [5] * 6),
+        [*[Found("GT210", "error", "w", 4.0, 3.0)] * 5, Found("GT213", "warning", None, 4.0, None)],
+    ),
     "GT301": Case(
         beside(ONES, "a", np.array([30.0]), np.array([3.0])),
         [Found("GT301", "warning", "a", 900 / 908, 0.95)],

@@ -256,3 +256,82 @@ def test_rows_that_were_kept_say_the_same(tmp_path: Path) -> None:
     plain = told(gradtool.trend(run))
     for _ in range(2):
         assert told(gradtool.trend(run, cache=store)) == plain
+
+
+def levels(outcome: Any) -> dict[int | None, Any]:
+    return told(outcome, "GT213")
+
+
+@pytest.mark.parametrize("steps", [2, 5, 9])
+@pytest.mark.parametrize("factor", [3.0, 3.1, 10.0, 900.0])
+def test_a_level_that_stays_is_told_once_and_its_first_steps_are_errors(
+    tmp_path: Path, factor: float, steps: int
+) -> None:
+    run = run_of(tmp_path, [1.0] * 110 + [factor] * 60)
+    trend = gradtool.trend(run, thresholds={"GT213.steps": steps})
+    first = 111
+    assert list(told(trend)) == list(range(first, first + steps))
+    assert list(told(trend, "GT212")) == []
+    (step, found), *none = levels(trend).items()
+    assert none == [] and step == first + steps
+    assert found.severity == "warning" and math.isclose(found.value, factor)
+    said = [one for one in trend.conclusions if one.code in ("spike", "raised-level")]
+    assert [(one.code, one.step, one.tensor) for one in said] == [("raised-level", first, "w")]
+    assert (
+        said[0].text
+        == f"since step 111 the norm is about {factor:g} times what it was, 1.0000; 100 % 'w'"
+    )
+    assert [one.step for one in gradtool.check(run).verdicts if one.failed] == [*range(111, 116)]
+
+
+def test_a_level_around_3_times_with_noise_is_told_once_too(tmp_path: Path) -> None:
+    """Of which half of the norms are below 3 times, and no finding of GT210 by themselves."""
+    noise = [1.0, 1.1, 0.9, 1.05, 0.95, 1.02, 0.98]
+    norms = [noise[n % 7] * (3.05 if n >= 110 else 1.0) for n in range(160)]
+    trend = gradtool.trend(run_of(tmp_path, norms))
+    assert list(levels(trend)) and len(levels(trend)) == 1
+    assert 1 <= len(told(trend)) <= 5 and min(told(trend)) in (111, 112, 113)
+    said = [one for one in trend.conclusions if one.code in ("spike", "raised-level")]
+    assert [(one.code, one.step) for one in said] == [("raised-level", min(told(trend)))]
+    (level,) = levels(trend).values()
+    assert "since step 111 the norm is about 3.1 times" in level.message
+
+
+@pytest.mark.parametrize("after", range(1, 40, 3))
+def test_a_spike_on_a_new_level_is_an_error_as_it_was(tmp_path: Path, after: int) -> None:
+    norms = [1.0] * 110 + [4.0] * after
+    found = told(gradtool.trend(run_of(tmp_path / "a", [*norms, 12.0, 4.0])))
+    assert 111 + after in found
+    assert list(told(gradtool.check(run_of(tmp_path / "b", [*norms, 12.0])))) == [
+        *range(111, min(116, 111 + after)),
+        111 + after,
+    ]
+
+
+def test_spikes_that_come_again_and_levels_that_end_are_no_level(tmp_path: Path) -> None:
+    often = [1.0] * 110 + [8.0, 8.0, 1.0] * 10
+    trend = gradtool.trend(run_of(tmp_path / "often", often))
+    assert levels(trend) == {}
+    assert list(told(trend)) == [n for n, norm in enumerate(often, 1) if norm == 8.0]
+    ended = [1.0] * 110 + [4.0] * 10 + [1.0] * 10 + [4.0]
+    trend = gradtool.trend(run_of(tmp_path / "ended", ended))
+    assert list(levels(trend)) == [116]
+    assert list(told(trend)) == [*range(111, 116), 131]
+
+
+def test_what_is_said_of_a_step_does_not_depend_on_later_ones(tmp_path: Path) -> None:
+    """As for one who follows the run, from the step on that has a window before it."""
+    norms = [1.0, 1.1] * 55 + [4.0, 4.2, 3.9, 4.1] * 5 + [14.0, 4.0, 1.0, 9.0]
+    whole = gradtool.trend(run_of(tmp_path / "run", norms))
+    for count in range(105, len(norms) + 1):
+        part = gradtool.trend(run_of(tmp_path / f"{count}", norms[:count]))
+        for code in ("GT210", "GT213"):
+            known = {step: one.message for step, one in told(whole, code).items()}
+            newest = told(part, code).get(count)
+            assert (newest.message if newest else None) == known.get(count)
+
+
+def test_without_the_rule_each_step_of_a_level_is_found_as_before(tmp_path: Path) -> None:
+    run = run_of(tmp_path, [1.0] * 110 + [4.0] * 60)
+    trend = gradtool.trend(run, ignore="GT213")
+    assert list(told(trend)) == list(range(111, 161)) and levels(trend) == {}

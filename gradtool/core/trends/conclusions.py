@@ -22,6 +22,12 @@ _DEAD: Final = frozenset({"GT207", "GT208", "GT209"})
 _SPIKE: Final = "GT210"
 """The rule that finds steps whose norm is far above those around them."""
 
+_RAISED: Final = "GT212"
+"""The rule that finds smaller ones."""
+
+_LEVEL: Final = "GT213"
+"""The rule that says since when the norm is higher than it was."""
+
 _LONGEST: Final = 120
 """Characters of a name in a sentence."""
 
@@ -76,17 +82,19 @@ def _what_broke(step: Step) -> tuple[str, str | None]:
 
 
 def _spikes(steps: Sequence[Step]) -> Iterator[Conclusion]:
-    """Each step whose norm is far above those around it; those that follow each other are one."""
-    numbered = [(position, _spike_in(step)) for position, step in enumerate(steps)]
-    found = [(position, spike) for position, spike in numbered if spike is not None]
-    for _, group in groupby(enumerate(found), lambda item: item[1][0] - item[0]):
-        spikes = [spike for _, spike in group]
-        position, worst = max(spikes, key=lambda spike: spike[1].value or 0.0)
-        step, first, last = steps[position], steps[spikes[0][0]], steps[spikes[-1][0]]
+    """Each step whose norm is far above those around it; those that follow each other are one.
+
+    Where a level follows that stays, they are its first steps, and that is said instead.
+    """
+    for group in _in_a_row(steps):
+        step, worst = max(group, key=lambda pair: pair[1].value or 0.0)
+        (first, _), (last, found) = group[0], group[-1]
         where = f"in {_label(first)}"
-        if spikes[1:]:
+        if group[1:]:
             where = f"from {_label(first)} to {_label(last)}, largest in {_label(step)}"
-        text = f"spike {where}: {times(worst.value or 0.0)} the norm around it"
+        code, text = "spike", f"spike {where}: {times(worst.value or 0.0)} the norm around it"
+        if found.code == _LEVEL:
+            code, text = "raised-level", found.message
         tensors = makers(step.verdict.heaviest)
         shares = [
             _quoted(one.name) if one.share is None else f"{percent(one.share)} {_quoted(one.name)}"
@@ -94,11 +102,29 @@ def _spikes(steps: Sequence[Step]) -> Iterator[Conclusion]:
         ]
         text += f"; {', '.join(shares)}" if shares else ""
         name = tensors[0].name if tensors else None
-        yield Conclusion("spike", text, first.number, first.path, name, tensors)
+        yield Conclusion(code, text, first.number, first.path, name, tensors)
 
 
-def _spike_in(step: Step) -> Finding | None:
-    return next((one for one in step.verdict.findings if one.code == _SPIKE), None)
+def _in_a_row(steps: Sequence[Step]) -> Iterator[list[tuple[Step, Finding]]]:
+    """The spikes that follow each other; and the steps up to a level's that all stand out."""
+    group: list[tuple[Step, Finding]] = []
+    for step in (*steps, None):
+        found = None if step is None else _outstanding(step)
+        if step is not None and found is not None:
+            group.append((step, found))
+        if found is not None and found.code == _LEVEL:
+            yield group
+            group = []
+        elif found is None:
+            for is_spike, row in groupby(group, lambda pair: pair[1].code == _SPIKE):
+                if is_spike:
+                    yield list(row)
+            group = []
+
+
+def _outstanding(step: Step) -> Finding | None:
+    findings = step.verdict.findings
+    return next((one for one in findings if one.code in (_SPIKE, _RAISED, _LEVEL)), None)
 
 
 def _dead(steps: Sequence[Step]) -> Iterator[Conclusion]:
