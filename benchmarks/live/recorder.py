@@ -69,7 +69,7 @@ def compare(steps: int, folder: str) -> None:
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4)
     tokens = torch.randint(0, WORDS, (SEQUENCES, TOKENS))
     path = os.path.join(folder, "run.rows")
-    recorder = Recorder(model, path, dump_on="")
+    recorder = Recorder(model, path, dump_on="nonfinite|spike")
     nbytes = sum(parameter.nbytes for parameter in model.parameters())
 
     def forth_and_back() -> None:

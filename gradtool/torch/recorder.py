@@ -16,9 +16,13 @@ from typing import TYPE_CHECKING, Final, Self, TypeAlias
 import torch
 from torch import Tensor
 
+from gradtool.core.figures import significant
+from gradtool.core.judging.newest import NewestNorms
+from gradtool.core.judging.quotient import times
 from gradtool.core.measurement import Measurement
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.request import MeasureRequest
+from gradtool.rules.spikes import SPIKE
 from gradtool.storage.rows.header import RECORDED_SUFFIX
 from gradtool.storage.rows.measurements import catalogue_bytes, figures_bytes
 from gradtool.storage.rows.place import NoStoreError
@@ -46,7 +50,33 @@ def _nonfinite(measurement: Measurement) -> str:
     return "" if is_finite else f"norm {native if math.isfinite(total.norm) else total.norm}"
 
 
-TRIGGERS: Final[Mapping[str, Callable[[], Trigger]]] = {"nonfinite": lambda: _nonfinite}
+class _Spikes:
+    """A norm far above those of the steps before it, as the rule GT210 has it by default."""
+
+    def __init__(self) -> None:
+        self._before = NewestNorms(**SPIKE.defaults())  # type: ignore[arg-type]
+        self._step: int | None = None
+        self._norm = 0.0
+
+    def __call__(self, measurement: Measurement) -> str:
+        if (
+            measurement.step != self._step
+        ):  # else the same step again, of which the last call counts
+            self._before.take(self._norm)
+        self._step, self._norm = measurement.step, 0.0
+        if measurement.total is None:
+            return ""
+        self._norm = measurement.total.norm
+        spike = self._before.spike(self._norm)
+        if spike is None:
+            return ""
+        return f"norm {significant(self._norm, 5)}, {times(spike.times)} the median before it"
+
+
+TRIGGERS: Final[Mapping[str, Callable[[], Trigger]]] = {
+    "nonfinite": lambda: _nonfinite,
+    "spike": _Spikes,
+}
 """What `dump_on` may name; each recorder makes its own, which may remember the steps before."""
 
 
@@ -81,8 +111,9 @@ class Recorder:
         model: a module, or a list of pairs of name and parameter.
         path: of the store, ending in `.rows`; made where it is missing, its directory too.
         every: record the steps whose number it divides.
-        dump_on: what has the full gradients dumped, the first of steps in a row: "nonfinite", or ""
-            for nothing; several with `|` between. Only steps that are recorded are looked at.
+        dump_on: what has the full gradients dumped, the first of steps in a row: "nonfinite";
+            "spike", a norm that the rule GT210 finds among those since this recorder was made;
+            "nonfinite|spike" for both, "" for nothing. Only recorded steps are looked at.
         dumps: the directory for them, by default that of the store with `-dumps` after its name.
         most_dumps: how many are kept of those that this recorder wrote; the oldest goes first.
         threads: workers that compute, as for `gradtool.measure`.

@@ -71,6 +71,23 @@ def test_a_recorder_has_what_was_there_before_clipping(tmp_path: Path) -> None:
         assert step.total.norm == pytest.approx(before, rel=1e-12)
 
 
+def test_a_recorder_dumps_a_spike_as_it_was_before_clipping(tmp_path: Path) -> None:
+    class Scaled(Module):
+        """The loss of the last step is 50 times what it should be."""
+
+        def loss(self, inputs: Any) -> Any:
+            return super().loss(inputs) * (50.0 if self.global_step == STEPS[-1] - 1 else 1.0)
+
+    module = Scaled()
+    recorder = Recorder(module, tmp_path / "run.rows", dump_on="nonfinite|spike")
+    callback = LightningDumpCallback(recorder=recorder)
+    changes = {"gradient_clip_val": 0.01, "callbacks": [callback]}
+    lightning.Trainer(**options(tmp_path, **changes)).fit(module, batches())
+    found = dumped(tmp_path / "run-dumps")
+    assert list(found) == [STEPS[-1]]
+    assert math.isclose(found[STEPS[-1]], module.before[-1], rel_tol=1e-12)
+
+
 @pytest.mark.parametrize("fused", [False, True])
 def test_a_loss_scale_is_noted_where_gradients_are_still_multiplied(
     tmp_path: Path, fused: bool

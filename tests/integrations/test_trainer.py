@@ -210,6 +210,25 @@ def test_a_recorder_has_what_was_there_before_clipping(tmp_path: Path) -> None:
         assert math.isclose(norm, probe.before[step or 0], rel_tol=1e-12)
 
 
+def test_a_recorder_dumps_a_spike_as_it_was_before_clipping(tmp_path: Path) -> None:
+    class Scaled(transformers.Trainer):  # type: ignore[misc, name-defined]
+        """The loss of the last step is 50 times what it should be."""
+
+        def compute_loss(self, *given: Any, **options: Any) -> Any:
+            loss = super().compute_loss(*given, **options)
+            return loss * 50.0 if self.state.global_step == STEPS[-1] - 1 else loss
+
+    model = llama()
+    probe = Probe(model)
+    recorder = Recorder(model, tmp_path / "run.rows", dump_on="nonfinite|spike")
+    callbacks = [TrainerDumpCallback(recorder=recorder), probe]
+    options = arguments(tmp_path, max_grad_norm=0.01, gradient_accumulation_steps=2)
+    Scaled(model, options, train_dataset=examples(), callbacks=callbacks).train()
+    found = dumped(tmp_path / "run-dumps")
+    assert list(found) == [STEPS[-1]]
+    assert math.isclose(found[STEPS[-1]], probe.before[STEPS[-1]], rel_tol=1e-12)
+
+
 def test_it_needs_a_directory_or_a_recorder() -> None:
     with pytest.raises(UsageError, match="recorder"):
         TrainerDumpCallback()

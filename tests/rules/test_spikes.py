@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from trends.runs import write_run, write_step
 
 import gradtool
+from gradtool.core.judging.newest import NewestNorms
 from gradtool.core.judging.spikes import above_median, above_running_mean
 
 OF_RUN = (14.98, 9.78, 7.64, 92.10, 29.0, 5.21, 7.83, 7.79, 11140.0)
@@ -134,6 +135,36 @@ def test_the_running_median_is_that_of_the_window(norms: list[float], window: in
         around = norms[: window + 1] if early else norms[one.position - window : one.position]
         assert math.isclose(one.usual, median(around), rel_tol=1e-12)
         assert one.among == len(around)
+
+
+@settings(max_examples=60)
+@given(
+    norms=st.lists(
+        st.floats(0.9, 1.1)
+        | st.sampled_from([0.2, 1.0, 1.0, 2.9, 3.3, 5.0, 40.0, 0.0, math.nan, math.inf]),
+        min_size=20,
+        max_size=90,
+    ),
+    window=st.integers(2, 15),
+    min_steps=st.integers(3, 12),
+)
+def test_the_newest_norm_is_judged_as_the_last_of_all(
+    norms: list[float], window: int, min_steps: int
+) -> None:
+    newest = NewestNorms(window=window, min_steps=min_steps, **LIMITS)
+    known: list[float] = []
+    for norm in norms:
+        expected: list[Any] = []
+        if 0.0 < norm < math.inf:
+            known.append(norm)
+            if len(known) >= min_steps:
+                found = above_median(known, window=window, **LIMITS)
+                expected = [one for one in found if one.position == len(known) - 1]
+        spike = newest.spike(norm)
+        assert ([] if spike is None else [(spike.usual, spike.z)]) == [
+            (one.usual, one.z) for one in expected
+        ]
+        newest.take(norm)
 
 
 def test_zclip_by_hand() -> None:

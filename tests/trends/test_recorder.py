@@ -186,6 +186,51 @@ def test_of_broken_steps_in_a_row_the_first_is_dumped_and_the_last_are_kept(
     ]
 
 
+def test_a_batch_that_is_scaled_is_a_spike_and_dumped_as_it_was(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(8, 16), nn.Tanh(), nn.Linear(16, 1))
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.01)
+    seen: dict[int, dict[str, torch.Tensor]] = {}
+    with Recorder(net, tmp_path / "run.rows", dump_on="nonfinite|spike", most_dumps=2) as recorder:
+        for step in range(1, 121):
+            inputs = torch.randn(32, 8)
+            targets = inputs.sum(dim=1, keepdim=True)
+            if step in {40, 70, 71, 100}:  # the second of two in a row is not dumped
+                targets = 10.0 * targets
+            optimizer.zero_grad()
+            (net(inputs) - targets).square().mean().backward()
+            path = recorder.before_clipping(step=step)
+            if path is not None:
+                grads = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+                seen[step] = grads
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+    assert [*seen] == [40, 70, 100]
+    kept = sorted((tmp_path / "run-dumps").iterdir())
+    assert [path.name for path in kept] == [f"grads_step{n:06d}.safetensors" for n in (70, 100)]
+    for path, step in zip(kept, (70, 100), strict=True):
+        assert gradtool.diff(path, [*seen[step].items()]).identical
+    first = caplog.records[0].message
+    assert first.startswith("step 40: gradients with norm ") and " times the median " in first
+    found = gradtool.trend(tmp_path / "run.rows")
+    told = {one.step for run in found.runs for one in run.conclusions if one.code == "spike"}
+    assert told == {40, 70, 100}
+
+
+def test_a_step_that_is_recorded_again_is_one_of_those_before_the_next(tmp_path: Path) -> None:
+    grads = pairs(w=[1.0])
+    dumped = []
+    with Recorder(grads, tmp_path / "run.rows", dump_on="spike", most_dumps=9) as recorder:
+        for step, norms in enumerate([[9.0, 1.0], [9.0, 1.0], [9.0, 1.0], [9.0, 1.0], [3.0]], 1):
+            for norm in norms:
+                grads[0][1].grad = torch.tensor([norm]).double()
+                path = recorder.before_clipping(step=step)
+                dumped += [] if path is None else [(step, norm)]
+    assert dumped == [(5, 3.0)]
+
+
 def test_a_norm_that_the_gradients_dtype_cannot_hold_is_dumped(tmp_path: Path) -> None:
     grads = pairs(w=torch.tensor([6e4, 6e4], dtype=torch.float16))
     with Recorder(grads, tmp_path / "run.rows") as recorder:
@@ -421,7 +466,7 @@ def test_a_damaged_store_is_no_healthy_run(tmp_path: Path, damage: str) -> None:
     [
         ({"every": 0}, "every"),
         ({"most_dumps": 0}, "most_dumps"),
-        ({"dump_on": "nonfinite|always"}, "always"),
+        ({"dump_on": "nonfinite|always"}, "'spike', not 'always'"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, options: dict[str, Any], word: str) -> None:

@@ -64,14 +64,19 @@ def above_median(
         is_early = position < window
         around = start if is_early else before
         usual = _median(around)
-        is_large = norm >= factor * usual * (1.0 - _ROUNDING)
+        is_large = stands_out(norm, around, factor)
         if is_large and is_early:
-            is_large = position > 0 and norm >= factor * _median(before) * (1.0 - _ROUNDING)
+            is_large = position > 0 and stands_out(norm, before, factor)
         if not is_large:
             continue
         z = _log_of(norm, usual) / max(_spread(around, usual, factor), min_spread)
         if z >= max_z:
             yield Spike(position, usual, norm / usual, z, len(around))
+
+
+def stands_out(norm: float, ordered: Sequence[float], factor: float) -> bool:
+    """Whether a norm is `factor` times the median of some in the order of their sizes."""
+    return norm >= factor * _median(ordered) * (1.0 - _ROUNDING)
 
 
 def _median(ordered: Sequence[float]) -> float:
