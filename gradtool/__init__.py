@@ -4,7 +4,8 @@
     >>> measurement = gradtool.measure("run/grads.safetensors")
     >>> measurement.total.norm
 
-Names are resolved on first use, so that `gradtool --help` loads no array library.
+Names are resolved on first use, so that `gradtool --help` loads no array library. So are
+`gradtool.numpy`, `gradtool.torch` and `gradtool.integrations`, of which the last two need torch.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ from gradtool import display
 from gradtool._version import __version__
 
 if TYPE_CHECKING:
+    from gradtool import integrations as integrations
+    from gradtool import numpy as numpy
+    from gradtool import torch as torch
     from gradtool.api.baselines import save_baseline as save_baseline
     from gradtool.api.baselines import update_baseline as update_baseline
     from gradtool.api.checking import check as check
@@ -107,6 +111,9 @@ _HOMES = {
     "gradtool.testing": ("assert_healthy", "assert_same"),
 }
 
+_MODULES = {"integrations": "torch", "numpy": "numpy", "torch": "torch"}
+"""For live gradients, and what each needs; not in `__all__`, as a star would import torch."""
+
 __all__ = [  # noqa: PLE0604 - drawn from the one table of names
     *(name for names in _HOMES.values() for name in names),
     "__version__",
@@ -121,6 +128,8 @@ display.load_showing = _load_showing
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     for module, names in _HOMES.items():
         if name in names:
             return getattr(import_module(module), name)
@@ -128,4 +137,7 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    from importlib.util import find_spec  # noqa: PLC0415 - loads what only this needs
+
+    there = (name for name, library in _MODULES.items() if find_spec(library) is not None)
+    return sorted([*__all__, *there])

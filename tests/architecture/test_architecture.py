@@ -167,6 +167,39 @@ def test_help_needs_no_array_library() -> None:
     assert "numpy" not in _loaded("import gradtool, gradtool.cli.app")
 
 
+def test_modules_for_live_gradients_are_names_of_the_package_loaded_when_used() -> None:
+    names = {"numpy", "torch", "integrations"}
+    assert names <= {*dir(gradtool)}
+    assert not names & {*gradtool.__all__}
+    assert not {"torch", "numpy"} & _loaded("import gradtool; dir(gradtool)")
+    assert "torch" not in _loaded("from gradtool import *")
+    assert "torch" in _loaded("import gradtool; gradtool.torch.Recorder")
+    assert "torch" not in _loaded("import gradtool; gradtool.numpy.clip_grad_norm")
+    assert "torch" in _loaded("import gradtool; gradtool.integrations.GradientDumps")
+
+
+WITHOUT_TORCH = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+sys.meta_path.insert(0, Missing())
+import gradtool
+gradtool.{}
+"""
+
+
+@pytest.mark.parametrize("name", ["torch.Recorder", "integrations.GradientDumps"])
+def test_where_torch_is_missing_the_error_says_what_installs_it(name: str) -> None:
+    command = [sys.executable, "-c", WITHOUT_TORCH.format(name)]
+    run = subprocess.run(command, capture_output=True, check=False, text=True)
+    said = (
+        "ModuleNotFoundError: gradtool.torch needs torch, which gradtool's extra `torch` installs"
+    )
+    assert run.stderr.splitlines()[-1] == said
+
+
 RUN = """
 import runpy, sys
 sys.argv[0] = "gradtool"
