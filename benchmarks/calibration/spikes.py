@@ -1,12 +1,14 @@
 """How often a step is called a spike that is none, and how many spikes are found.
 
-    python -m benchmarks.calibration.spikes [--runs 60] [--seeds 1 2 3] [--steps 500]
+    python -m benchmarks.calibration.spikes [--dir DIR] [--runs 60] [--seeds 1 2 3] [--steps 2000]
 
-takes norms of synthetic runs of 2,000 steps, then those of healthy training runs of three
-architectures (`architectures.py`). It counts the steps that the rules GT210 and GT212 find in them,
-and those that ZClip would clip by default; then how many are found of norms which are made to be so
-many times the median of the hundred before, each by itself and as the last of its run. Last come
-short runs, in which one step, but the first, is 3.3 times as large.
+takes norms of synthetic runs of 2,000 steps, then those of healthy training runs (`norms.py`),
+which are trained once and kept in DIR. It counts the steps that the rules GT210 and GT212 find in
+them, and those that ZClip would clip; then how many are found of norms which are made to be so many
+times the median of those before, each by itself and as the last of its run. That is the median of
+the rule's own window, of 100 for ZClip: for GT210 three times another one are not three times.
+Then come synthetic runs of one noise each, and short ones in which a step, not the first, is 3.3
+times as large.
 """
 
 from __future__ import annotations
@@ -14,38 +16,56 @@ from __future__ import annotations
 import argparse
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from statistics import median
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 import torch
-from torch import nn
 
-from benchmarks.calibration.architectures import TRIALS, train
+from benchmarks.calibration.norms import RUNS, norms_of
 from benchmarks.harness.tables import table
 from gradtool.core.judging.spikes import above_median, above_running_mean
 from gradtool.rules.spikes import RAISED, SPIKE
 
 STEPS: Final = 2000
 WINDOW: Final = 100
+"""Norms before the first that is made a spike, and those of whose median it is a multiple."""
+
 FACTORS: Final = (2.0, 3.0, 4.0, 5.0)
-PLANTED: Final = 10
-"""Spikes for each run and factor."""
+PLANTED: Final = 600
+"""Spikes for each factor, in all runs of a kind together."""
+
+SIGMAS: Final = (0.05, 0.1, 0.15, 0.2, 0.25, 0.3)
+MEMORIES: Final = (0.0, 0.5, 0.9)
+RUNS_OF_ONE_NOISE: Final = 12
 
 SHORT: Final = (4, 5, 8, 12, 20)
 SHORT_RUNS: Final = 2000
 
-HEALTHY: Final = ("gpt2-healthy", "cnn-healthy", "lora-healthy")
-
 Norms: TypeAlias = Sequence[float]
-Finder: TypeAlias = Callable[[Norms], set[int]]
 
 
-def synthetic(seed: int) -> list[float]:
-    """Norms that fall at first and drift then, under noise of 5 to 20 percent, some of it slow."""
+class Finder(NamedTuple):
+    """A rule: what it is called, the positions that it finds, and how long its window is."""
+
+    name: str
+    find: Callable[[Norms], set[int]]
+    window: int = WINDOW
+
+
+def synthetic(seed: int, sigma: float | None = None, memory: float | None = None) -> list[float]:
+    """Norms that fall at first and drift then, under noise, some of it slow.
+
+    They are (level + start exp(-step / fall)) exp(drift step / 2000 + sigma noise), with a level of
+    0.5 to 2, a start of 5 to 20, a fall of 20 to 200 steps and a drift of -0.5 to 0.5; the noise is
+    normal with deviation 1, and each `memory` times the one before and something new. Unless given,
+    sigma is 0.05 to 0.2 and the memory 0, 0.5 or 0.9, by the seed.
+    """
     draw = random.Random(seed)
-    sigma, memory = 0.05 + 0.15 * (seed % 10) / 9, (0.0, 0.5, 0.9)[seed % 3]
+    sigma = 0.05 + 0.15 * (seed % 10) / 9 if sigma is None else sigma
+    memory = MEMORIES[seed % 3] if memory is None else memory
     start, level = draw.uniform(5.0, 20.0), draw.uniform(0.5, 2.0)
     fall, drift = draw.uniform(20.0, 200.0), draw.uniform(-0.5, 0.5)
     noise, norms = 0.0, []
@@ -56,51 +76,52 @@ def synthetic(seed: int) -> list[float]:
     return norms
 
 
-def trained(name: str, seed: int, steps: int) -> list[float]:
-    """The norm of each step of a training run."""
-    norms: list[float] = []
-
-    def note(model: nn.Module, _step: int) -> None:
-        grads = [p.grad.double().flatten() for p in model.parameters() if p.grad is not None]
-        norms.append(float(torch.cat(grads).norm()))
-
-    train(TRIALS[name], seed, note, range(1, steps + 1))
-    return norms
-
-
-def _grave(max_z: float, norms: Norms) -> set[int]:
-    limits = {**SPIKE.defaults(), "max_z": max_z}
+def _by_median(window: int, max_z: float) -> Finder:
+    limits = {**SPIKE.defaults(), "window": window, "max_z": max_z}
     del limits["min_steps"]
-    return {one.position for one in above_median(norms, **limits)}  # type: ignore[arg-type]
+
+    def find(norms: Norms) -> set[int]:
+        return {one.position for one in above_median(norms, **limits)}  # type: ignore[arg-type]
+
+    return Finder(f"median of {window}, z {max_z:g}", find, window)
 
 
-def _by_mean(max_z: float, factor: float, norms: Norms) -> set[int]:
-    found = above_running_mean(norms, max_z=max_z, factor=factor, left_out=frozenset())
-    return {one.position for one in found}
+def _by_mean(max_z: float, factor: float = 0.0) -> Finder:
+    def find(norms: Norms) -> set[int]:
+        found = above_running_mean(norms, max_z=max_z, factor=factor, left_out=frozenset())
+        return {one.position for one in found}
+
+    return Finder(f"ZClip, z {max_z:g}{f', from x{factor:g} on' if factor else ''}", find)
 
 
-def finders() -> Mapping[str, Finder]:
-    """The rules that are compared, by what they are called."""
-    grave, raised = SPIKE.defaults(), RAISED.defaults()
-    z, factor = float(str(raised["max_z"])), float(str(raised["factor"]))
-    return {
-        f"GT210: median, z {grave['max_z']}": partial(_grave, float(str(grave["max_z"]))),
-        "median, z 3.5": partial(_grave, 3.5),
-        "ZClip's default, z 2.5": partial(_by_mean, 2.5, 0.0),
-        f"ZClip, z {z}": partial(_by_mean, z, 0.0),
-        f"GT212: ZClip, z {z}, from {factor} times on": partial(_by_mean, z, factor),
-    }
+def _default(name: str) -> float:
+    rule, _, parameter = name.partition(".")
+    return float(str({"GT210": SPIKE, "GT212": RAISED}[rule].defaults()[parameter]))
 
 
-def found_at_once(find: Finder, runs: Sequence[Norms], factor: float) -> float:
+GRAVE: Final = _by_median(int(_default("GT210.window")), _default("GT210.max_z"))
+ZCLIP: Final = _by_mean(2.5)
+"""With the threshold that its authors propose."""
+
+FINDERS: Final = (
+    GRAVE._replace(name=f"GT210: {GRAVE.name}"),
+    _by_median(50, 5.0),
+    _by_median(100, 4.0),
+    _by_mean(_default("GT212.max_z"), _default("GT212.factor"))._replace(name="GT212"),
+    _by_mean(4.0),
+    ZCLIP,
+)
+
+
+def found_at_once(rule: Finder, runs: Sequence[Norms], factor: float) -> float:
     """The share of spikes of that factor which are found when they are the newest step."""
     hits = count = 0
     for seed, norms in enumerate(runs):
         draw = random.Random(seed)
-        for _ in range(PLANTED):
+        for _ in range(-(-PLANTED // len(runs))):
             at = draw.randrange(WINDOW, len(norms))
-            spike = factor * median(norms[at - WINDOW : at])
-            hits += at in find([*norms[:at], spike])
+            spike = factor * median(norms[at - rule.window : at])
+            hits += at in rule.find([*norms[:at], spike])
             count += 1
     return hits / count
 
@@ -109,14 +130,33 @@ def report(title: str, runs: Sequence[Norms]) -> None:
     """Print the table of some healthy runs."""
     steps = sum(map(len, runs))
     rows = []
-    for name, find in finders().items():
-        false = [len(find(norms)) for norms in runs]
-        found = (f"{100.0 * found_at_once(find, runs, factor):.1f} %" for factor in FACTORS)
-        rows.append([name, str(sum(false)), f"{1000.0 * sum(false) / steps:.2f}", *found])
+    for rule in FINDERS:
+        false = [len(rule.find(norms)) for norms in runs]
+        found = (f"{100.0 * found_at_once(rule, runs, factor):.1f} %" for factor in FACTORS)
+        rows.append([rule.name, str(sum(false)), f"{1000.0 * sum(false) / steps:.2f}", *found])
     print(f"\n{title}: {len(runs)} runs, {steps:,} steps")
     print(
         table(["rule", "found in healthy", "in 1,000", *(f"x{f:g} found" for f in FACTORS)], rows)
     )
+
+
+def report_noises() -> None:
+    """Print what noise of one deviation and memory does to GT210 and to ZClip's default."""
+    rows = []
+    for memory in MEMORIES:
+        for sigma in SIGMAS:
+            runs = [synthetic(seed, sigma, memory) for seed in range(RUNS_OF_ONE_NOISE)]
+            false = [
+                1000.0 * sum(len(rule.find(norms)) for norms in runs) / (STEPS * len(runs))
+                for rule in (GRAVE, ZCLIP)
+            ]
+            found = 100.0 * found_at_once(GRAVE, runs, 3.0)
+            away = f"{math.log(3.0) / sigma:.1f}"
+            figures = [f"{false[0]:.2f}", f"{found:.1f} %", f"{false[1]:.1f}"]
+            rows.append([f"{sigma:g}", f"{memory:g}", away, *figures])
+    heads = ["sigma", "memory", "x3 in sigma", "GT210 in 1,000", "x3 found", "ZClip in 1,000"]
+    print(f"\nsynthetic runs of one noise, {RUNS_OF_ONE_NOISE} of each")
+    print(table(heads, rows))
 
 
 def report_short() -> None:
@@ -128,10 +168,10 @@ def report_short() -> None:
             false = found = 0
             for _ in range(SHORT_RUNS):
                 norms = [math.exp(draw.gauss(0.0, sigma)) for _ in range(steps)]
-                false += bool(_grave(5.0, norms))
+                false += bool(GRAVE.find(norms))
                 at = draw.randrange(1, steps)
                 norms[at] = 3.3
-                found += at in _grave(5.0, norms)
+                found += at in GRAVE.find(norms)
             row += [f"{100 * false / SHORT_RUNS:.1f} %", f"{100 * found / SHORT_RUNS:.0f} %"]
         rows.append(row)
     heads = (head for steps in SHORT for head in (f"{steps} steps: healthy", "x3.3"))
@@ -142,15 +182,19 @@ def report_short() -> None:
 def main() -> None:
     """Read the options, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
+    kept = Path(tempfile.gettempdir()) / "gradtool-norms"
+    parser.add_argument("--dir", type=Path, default=kept, help="where norms are kept (%(default)s)")
     parser.add_argument("--runs", type=int, default=60, help="synthetic ones (60)")
     parser.add_argument("--seeds", type=int, nargs="*", default=[1, 2, 3], help="(1 2 3)")
-    parser.add_argument("--steps", type=int, default=500, help="of a training run (500)")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of a training run (2000)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     report("synthetic", [synthetic(seed) for seed in range(options.runs)])
+    for name in RUNS if options.seeds else ():
+        runs = [norms_of(options.dir, name, seed, options.steps) for seed in options.seeds]
+        report(name, runs)
+    report_noises()
     report_short()
-    for name in HEALTHY if options.seeds else ():
-        report(name, [trained(name, seed, options.steps) for seed in options.seeds])
 
 
 if __name__ == "__main__":

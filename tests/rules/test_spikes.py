@@ -83,6 +83,21 @@ def test_figures_of_a_short_run_known_by_hand() -> None:
     assert math.isclose(fourth.times, 92.10 / 9.78) and math.isclose(ninth.times, 11140 / 9.78)
 
 
+def test_a_level_that_moved_within_the_window_is_no_noise() -> None:
+    norms = [1.0, 1.1] * 25 + [2.0, 2.2] * 25
+    (one,) = above_median([*norms, 5.0], window=100, **LIMITS)
+    assert (one.position, one.usual, one.among) == (100, pytest.approx(1.55), 100)
+    # Of either half, whose medians are 1.05 and 2.1, one norm in two is as far below as the other
+    # above: by ln(1.05) and by ln(1.1 / 1.05), of 100 deviations 50 each.
+    deviation = 1.4826 * (math.log(1.05) + math.log(1.1 / 1.05)) / 2.0
+    assert math.isclose(one.z, math.log(5.0 / 1.55) / deviation, rel_tol=1e-12)
+    # Of fewer than 50 there is one median: they are ln(1.55), ln(1.55 / 1.1) ... away from 1.55.
+    deviation = 1.4826 * (math.log(1.55 / 1.1) + math.log(2.2 / 1.55)) / 2.0
+    few = [*norms[30:50], *norms[50:70], 5.0]
+    assert grave(few, window=40, max_z=math.log(5.0 / 1.55) / deviation - 1e-9) == [40]
+    assert grave(few, window=40, max_z=math.log(5.0 / 1.55) / deviation + 1e-9) == []
+
+
 def test_the_first_step_and_those_that_fall_after_it_are_no_spikes() -> None:
     assert grave([50.0, 40.0, 30.0, 20.0, *[1.0] * 200]) == []
     assert grave([1.0, 1.0, 1.0, 20.0, *[1.0] * 200]) == [3]
@@ -145,7 +160,7 @@ def test_the_running_median_is_that_of_the_window(norms: list[float], window: in
         min_size=20,
         max_size=90,
     ),
-    window=st.integers(2, 15),
+    window=st.integers(2, 15) | st.just(60),
     min_steps=st.integers(3, 12),
 )
 def test_the_newest_norm_is_judged_as_the_last_of_all(

@@ -14,6 +14,9 @@ MAD_OF_NORMAL: Final = 1.4826
 _ROUNDING: Final = 1e-12
 """How far off, relatively, norms are: one that is 3 times another in truth is so here."""
 
+_HALVED_FROM: Final = 50
+"""Norms of which each half has a median of its own; of fewer a half would say too little."""
+
 _FORGETTING: Final = 0.97
 _CLIPPED_FROM: Final = 2.5
 _COLLECTED: Final = 25
@@ -52,7 +55,8 @@ def above_median(
     from the norms before them as well: at the beginning of training norms fall, and the first is
     none. Unusual is a logarithm `max_z` or more standard deviations from the median's. The
     deviation is 1.4826 times the median absolute one, of the norms that are below `factor` times
-    the median, and at least `min_spread`.
+    the median, and at least `min_spread`. Of 50 norms or more it is that of the earlier half from
+    its own median and of the later half from its own: a drift is no noise.
     """
     start = sorted(norms[: window + 1])
     before: list[float] = []  # the last norms before this one, in the order of their sizes
@@ -69,7 +73,8 @@ def above_median(
             is_large = position > 0 and stands_out(norm, before, factor)
         if not is_large:
             continue
-        z = _log_of(norm, usual) / max(_spread(around, usual, factor), min_spread)
+        in_order = norms[: window + 1] if is_early else norms[position - window : position]
+        z = _log_of(norm, usual) / max(_spread(in_order, usual, factor), min_spread)
         if z >= max_z:
             yield Spike(position, usual, norm / usual, z, len(around))
 
@@ -93,10 +98,15 @@ def _log_of(norm: float, usual: float) -> float:
 
 
 def _spread(norms: Sequence[float], usual: float, factor: float) -> float:
-    """A standard deviation of logarithms which norms that stand out do not move."""
+    """A standard deviation of logarithms which neither norms that stand out move, nor a drift."""
     limit = factor * usual * (1.0 - _ROUNDING)
-    others = [norm for norm in norms if norm <= usual or norm < limit]
-    return MAD_OF_NORMAL * _median(sorted(abs(_log_of(norm, usual)) for norm in others))
+    halved = len(norms) // 2 if len(norms) >= _HALVED_FROM else 0
+    deviations: list[float] = []
+    for part in (norms[:halved], norms[halved:]):
+        own = _median(sorted(part)) if halved else usual
+        others = (norm for norm in part if norm <= usual or norm < limit)
+        deviations += (abs(_log_of(norm, own)) for norm in others)
+    return MAD_OF_NORMAL * _median(sorted(deviations))
 
 
 def above_running_mean(
