@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 import subprocess
+from decimal import Decimal
 from pathlib import Path
 
 from environment import PLAIN
 
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
+DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?|-?\d+e[+-]\d+")
 SECONDS = 120.0
+
+NOISE = Decimal("5e-3")
+"""How much of a figure float16 may account for."""
 
 
 def example(page: Path, kind: str, name: str) -> str:
@@ -34,3 +39,17 @@ def run(
         encoding="utf-8",
         timeout=SECONDS,
     )
+
+
+def assert_shown(printed: str, shown: str) -> None:
+    """The same text, but for the width of columns and for how decimals are rounded.
+
+    Sums of float32 and float16 in another order are what another machine may differ by, and then
+    by one in the last place shown, however few there are.
+    """
+    skeleton = [re.sub(r"\s+", " ", DECIMAL.sub("#", text)) for text in (printed, shown)]
+    assert skeleton[0] == skeleton[1], printed
+    for ours, theirs in zip(DECIMAL.findall(printed), DECIMAL.findall(shown), strict=True):
+        last_place = Decimal(theirs).as_tuple().exponent
+        slack = Decimal(10) ** last_place + abs(Decimal(theirs)) * NOISE
+        assert abs(Decimal(ours) - Decimal(theirs)) <= slack, printed

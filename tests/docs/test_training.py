@@ -16,7 +16,6 @@ import signal
 import subprocess
 import sys
 import tempfile
-from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -27,16 +26,14 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from environment import PLAIN
 
+from docs.pages import assert_shown
+
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "training.md"
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.DOTALL)
 LIST = re.compile(r"(no\s+others:\n\n)(.*?)(?=\n\n)", re.DOTALL)
-DECIMAL = re.compile(r"-?\d+\.\d+(?:e[+-]\d+)?|-?\d+e[+-]\d+")
 SECONDS = 120.0
 FRAMEWORKS = {"accelerate", "lightning", "transformers"}
-
-NOISE = Decimal("5e-3")
-"""How much of a figure float16 may account for."""
 
 
 class Example(NamedTuple):
@@ -124,20 +121,6 @@ def outputs_of(example: Example, directory: Path) -> list[str]:
     """What each command prints, one after the other in one directory."""
     (directory / example.file).write_text(example.script)
     return [output_of(command, directory) for command, _ in example.sessions]
-
-
-def assert_shown(printed: str, shown: str) -> None:
-    """The same text, but for the width of columns and for how decimals are rounded.
-
-    Sums of float32 and float16 in another order are what another machine may differ by, and then
-    by one in the last place shown, however few there are.
-    """
-    skeleton = [re.sub(r"\s+", " ", DECIMAL.sub("#", text)) for text in (printed, shown)]
-    assert skeleton[0] == skeleton[1], printed
-    for ours, theirs in zip(DECIMAL.findall(printed), DECIMAL.findall(shown), strict=True):
-        last_place = Decimal(theirs).as_tuple().exponent
-        slack = Decimal(10) ** last_place + abs(Decimal(theirs)) * NOISE
-        assert abs(Decimal(ours) - Decimal(theirs)) <= slack, printed
 
 
 def differences(text: str) -> list[str]:
