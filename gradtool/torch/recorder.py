@@ -22,7 +22,7 @@ from gradtool.core.judging.quotient import times
 from gradtool.core.measurement import Measurement
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.request import MeasureRequest
-from gradtool.rules.spikes import SPIKE
+from gradtool.rules.spikes import LEVEL, SPIKE
 from gradtool.storage.rows.header import RECORDED_SUFFIX
 from gradtool.storage.rows.measurements import catalogue_bytes, figures_bytes
 from gradtool.storage.rows.place import NoStoreError
@@ -54,7 +54,8 @@ class _Spikes:
     """A norm far above those of the steps before it, as the rule GT210 has it by default."""
 
     def __init__(self) -> None:
-        self._before = NewestNorms(**SPIKE.defaults())  # type: ignore[arg-type]
+        limits = {**SPIKE.defaults(), "level_steps": LEVEL.defaults()["steps"]}
+        self._before = NewestNorms(**limits)  # type: ignore[arg-type]
         self._step: int | None = None
         self._norm = 0.0
 

@@ -219,6 +219,20 @@ def test_a_batch_that_is_scaled_is_a_spike_and_dumped_as_it_was(
     assert told == {40, 70, 100}
 
 
+def test_a_level_that_stays_is_dumped_where_it_begins(tmp_path: Path) -> None:
+    grads = pairs(w=[1.0])
+    norms = [1.0, 1.1] * 10 + [4.0, 4.4] * 4 + [2.0, *[4.0, 4.4] * 4, 13.0]
+    dumped = []
+    with Recorder(grads, tmp_path / "run.rows", dump_on="spike", most_dumps=9) as recorder:
+        for step, norm in enumerate(norms, 1):
+            grads[0][1].grad = torch.tensor([norm]).double()
+            if recorder.before_clipping(step=step) is not None:
+                dumped.append((step, norm))
+    assert dumped == [(21, 4.0), (38, 13.0)]
+    told = gradtool.trend(tmp_path / "run.rows").conclusions
+    assert [one.step for one in told if one.code in ("raised-level", "spike")][:1] == [21]
+
+
 def test_a_step_that_is_recorded_again_is_one_of_those_before_the_next(tmp_path: Path) -> None:
     grads = pairs(w=[1.0])
     dumped = []
