@@ -7,23 +7,17 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from gradtool.api.diff.diagnoses import why
 from gradtool.api.diff.tolerances import idle_notes
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
+from gradtool.core.comparing.hints import help_for
+from gradtool.core.comparing.name_maps import Entry, NameMap, pieces
 from gradtool.core.comparing.others import OtherDifference
-from gradtool.core.comparing.pairing import (
-    Key,
-    NameMap,
-    Pairing,
-    help_for,
-    of_other_kinds,
-    paired,
-    tied,
-)
+from gradtool.core.comparing.pairing import Pairing, of_other_kinds, paired, tied
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.comparing.tolerances import Tolerances
 from gradtool.core.comparing.unmeasured import Unmeasured, unmeasured, whole_files
@@ -31,7 +25,8 @@ from gradtool.core.names import BareNames, name_filter, nearest_names, no_name, 
 from gradtool.core.tensors import Skipped
 from gradtool.engine.memory import reporting_shortage
 from gradtool.engine.progress import Progress
-from gradtool.engine.reading.differences import differences, others_compared, spooled
+from gradtool.engine.reading.differences import Specs, differences, others_compared, spooled
+from gradtool.engine.reading.pairs.slicing import cut_up
 from gradtool.engine.reading.pairs.transposition import transposed
 from gradtool.engine.reading.scaling import times_scales
 from gradtool.engine.reading.unpacking import unpacked
@@ -121,12 +116,13 @@ def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) 
     request, allowed = terms.request, terms.allowed
     first, second = both = one.checkpoint, other.checkpoint
     with working(request) as executor:
-        pairing = _paired(first, second, terms)
-        bounds, idle = allowed.of([first.tensors[n].name for n, _ in pairing.pairs], request.bare)
+        cut, pairing, names = _paired(both, terms)
+        bounds, idle = allowed.of(names, request.bare)
         *parts, whole, rest = progress
         _compare_copies(both, request, executor, parts)
         runners = [request.runner(first, executor, part) for part in (whole, rest)]
-        tensors = _compared(both, pairing.pairs, terms, runners[0], bounds)
+        specs = [(cut[0].tensors[n], cut[1].tensors[m]) for n, m in pairing.pairs]
+        tensors = _compared(both, _turned(specs, names, terms), terms, runners[0], bounds)
         rest_of_both = unmeasured(first, second, request.bare.prefixes, terms.maps)
         with reporting_shortage():
             others, not_compared = _others(both, rest_of_both, runners[1])
@@ -135,14 +131,14 @@ def compare(one: Side, other: Side, terms: Terms, progress: Sequence[Progress]) 
         b=_dump_side(second, request),
         tensors=tensors,
         others=others,
-        only_in_a=_alone(first, pairing.only_in_a, rest_of_both.only_in_a),
-        only_in_b=_alone(second, pairing.only_in_b, rest_of_both.only_in_b),
+        only_in_a=_alone(cut[0], pairing.only_in_a, rest_of_both.only_in_a),
+        only_in_b=_alone(cut[1], pairing.only_in_b, rest_of_both.only_in_b),
         in_model_order=first.in_model_order,
         tolerance=allowed.default,
         diagnosis=why(tensors, both, request),
         notes=(
             *pairing.notes,
-            *tied(both, pairing),
+            *tied(cut, pairing),
             *rest_of_both.notes(),
             *idle_notes(idle),
             *spooled(tensors),
@@ -174,17 +170,30 @@ def _alone(
     return (*names, *(item.name for item in unmeasured))
 
 
-def _paired(first: Checkpoint, second: Checkpoint, terms: Terms) -> Pairing:
-    a, b = map(_keys, (first, second))
-    pairing = paired(a, b, terms.request.bare.prefixes, terms.maps)
+class _Paired(NamedTuple):
+    """Two catalogues, cut into the rows that maps tell apart, and what pairs of them.
+
+    `names` has, for each pair, the name of the whole tensor of the first that it is of.
+    """
+
+    sides: tuple[Checkpoint, Checkpoint]
+    pairing: Pairing
+    names: list[str]
+
+
+def _paired(sides: tuple[Checkpoint, Checkpoint], terms: Terms) -> _Paired:
+    first, second = sides
+    bare = terms.request.bare
+    a, b = ([Entry((one.section, one.name), one.shape) for one in side.tensors] for side in sides)
+    parts, others = pieces(a, b, terms.maps, bare)
+    pairing = paired(parts, others, bare.prefixes)
     if terms.must_pair and not pairing.pairs:
         problem = f"{first.path} and {second.path}: no names in common"
         raise UsageError(problem, hint=help_for(a, b))
-    return pairing._replace(notes=[*pairing.notes, *of_other_kinds(first, second, pairing)])
-
-
-def _keys(checkpoint: Checkpoint) -> list[Key]:
-    return [(spec.section, spec.name) for spec in checkpoint.tensors]
+    cut = cut_up(first, parts), cut_up(second, others)
+    notes = [*pairing.notes, *of_other_kinds(*cut, pairing)]
+    names = [a[parts[n].number].key[1] for n, _ in pairing.pairs]
+    return _Paired(cut, pairing._replace(notes=notes), names)
 
 
 def _refuse_idle(globs: Sequence[str], names: Sequence[str], bare: BareNames) -> None:
@@ -195,18 +204,23 @@ def _refuse_idle(globs: Sequence[str], names: Sequence[str], bare: BareNames) ->
             raise UsageError(f"`transpose` {glob!r} fits no tensor that pairs", hint=hint)
 
 
+def _turned(specs: Sequence[Specs], names: Sequence[str], terms: Terms) -> list[Specs]:
+    """The pairs, of which those of names that say so have the second transposed."""
+    bare, globs = terms.request.bare, terms.transpose
+    is_transposed = name_filter(globs, (), bare) if globs else no_name
+    _refuse_idle(globs, names, bare)
+    turned = map(is_transposed, names)
+    return [(a, transposed(b) if one else b) for (a, b), one in zip(specs, turned, strict=True)]
+
+
 def _compared(
     sides: tuple[Checkpoint, Checkpoint],
-    pairs: Sequence[tuple[int, int]],
+    specs: Sequence[Specs],
     terms: Terms,
     runner: Runner,
     tolerances: Sequence[Tolerance],
 ) -> tuple[TensorDifference, ...]:
-    request, globs = terms.request, terms.transpose
-    is_transposed = name_filter(globs, (), request.bare) if globs else no_name
-    found = [(sides[0].tensors[n], sides[1].tensors[m]) for n, m in pairs]
-    _refuse_idle(globs, [a.name for a, _ in found], request.bare)
-    specs = [(a, transposed(b) if is_transposed(a.name) else b) for a, b in found]
+    request = terms.request
     with reporting_shortage():
         tensors = differences(
             specs,

@@ -6,57 +6,15 @@ are mapped, wrappers among the prefixes, unless two of one side would become one
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.figures import counted, first_of, some
-from gradtool.core.names import BareNames, nearest
+from gradtool.core.comparing.name_maps import Key, Piece
+from gradtool.core.figures import counted, first_of
+from gradtool.core.names import BareNames
 from gradtool.core.tensors import TensorSpec
-from gradtool.errors import UsageError
-
-Key = tuple[str, str]
-"""A tensor's section and its name."""
-
-_MOST_HINTS: Final = 200
-"""Names that are looked at for prefixes that would help."""
-
-
-@dataclass(frozen=True, slots=True)
-class NameMap:
-    """What names of the one dump are called in the other; each `*` stands for any text."""
-
-    old: str
-    new: str
-
-    @classmethod
-    def read(cls, text: object) -> NameMap:
-        """The map that OLD=NEW says; UsageError for what is none."""
-        old, equals, new = text.partition("=") if isinstance(text, str) else ("", "", "")
-        if not (old and equals and new):
-            raise UsageError(f"`name_map` {text!r} must be OLD=NEW, as 'model.*=*'")
-        if new.count("*") > old.count("*"):
-            raise UsageError(f"`name_map` {text!r}: NEW has more * than OLD")
-        return cls(old, new)
-
-    def function(self) -> Callable[[str], str | None]:
-        """From a name to what it is called; None for one that OLD does not fit."""
-        pattern = re.compile("(.*)".join(map(re.escape, self.old.split("*"))), re.DOTALL)
-        literals = self.new.split("*")
-
-        def mapped(name: str) -> str | None:
-            found = pattern.fullmatch(name)
-            if found is None:
-                return None
-            inserted = [*found.groups()[: len(literals) - 1], ""]
-            return "".join(a + b for a, b in zip(literals, inserted, strict=True))
-
-        return mapped
-
-    def __str__(self) -> str:
-        return f"{self.old}={self.new}"
 
 
 class Pairing(NamedTuple):
@@ -68,23 +26,16 @@ class Pairing(NamedTuple):
     notes: list[str]
 
 
-def paired(
-    a: Sequence[Key], b: Sequence[Key], prefixes: Sequence[str] = (), maps: Sequence[NameMap] = ()
-) -> Pairing:
-    """The pairs among the tensors of two dumps, in the order of the first.
-
-    A map whose OLD fits no name of the first dump is applied to those of the second. Raises
-    UsageError for a map that fits none, and for tensors of one dump that get one name by maps.
-    """
-    notes: list[str] = []
-    first, second = _mapped(a, b, maps)
+def paired(a: Sequence[Piece], b: Sequence[Piece], prefixes: Sequence[str] = ()) -> Pairing:
+    """The pairs among the tensors of two dumps, in the order of the first."""
+    first, second = ([piece.mapped for piece in side] for side in (a, b))
     bare = BareNames(tuple(prefixes))
     found: dict[int, int] = {}
     for form in (_as_they_are, _Bare(bare), _without_section, _Bare(bare, in_section=False)):
         _match(first, second, form, found)
         if len(found) == min(len(a), len(b)):
             break
-    notes += _taken_off(a, b, found, bare)
+    notes = _taken_off([piece.key for piece in a], [piece.key for piece in b], found, bare)
     taken = set(found.values())
     return Pairing(
         pairs=sorted(found.items()),
@@ -130,41 +81,6 @@ def _only_ones(forms: Iterable[tuple[Key, int]]) -> dict[Key, int]:
         if places.setdefault(key, number) != number:
             repeated.add(key)
     return {key: number for key, number in places.items() if key not in repeated}
-
-
-def _mapped(
-    a: Sequence[Key], b: Sequence[Key], maps: Sequence[NameMap]
-) -> tuple[list[Key], list[Key]]:
-    first, second = list(a), list(b)
-    for one in maps:
-        mapped = one.function()
-        for side in (first, second):
-            found = {
-                n: name for n, (_, old) in enumerate(side) if (name := mapped(old)) is not None
-            }
-            if found:
-                break
-        else:
-            names = [name for _, name in (*a, *b)]
-            likest = nearest(one.old, names)
-            hint = f"the nearest names are {some(likest)}" if likest else None
-            raise UsageError(f"`name_map` '{one}' fits no name of either dump", hint=hint)
-        for number, name in found.items():
-            side[number] = (side[number][0], name)
-    for given, side in ((a, first), (b, second)):
-        _refuse_repeated(given, side)
-    return first, second
-
-
-def _refuse_repeated(given: Sequence[Key], mapped: Sequence[Key]) -> None:
-    if list(given) == list(mapped):
-        return
-    seen: dict[Key, int] = {}
-    for number, key in enumerate(mapped):
-        other = seen.setdefault(key, number)
-        if other != number:
-            both = some([given[other][1], given[number][1]])
-            raise UsageError(f"`name_map` makes one name, {key[1]!r:.80}, of {both}")
 
 
 def _taken_off(
@@ -233,30 +149,3 @@ def tied(sides: tuple[Checkpoint, Checkpoint], pairing: Pairing) -> Iterator[str
 
 def _place(spec: TensorSpec) -> object:
     return spec.extents, spec.shape, spec.strides, spec.dtype.name
-
-
-def help_for(a: Sequence[Key], b: Sequence[Key]) -> str:
-    """What would make names of two dumps pair of which none does."""
-    ends: dict[str, str] = {}
-    for _, name in b[:_MOST_HINTS]:
-        for tail, head in _cuts(name):
-            ends.setdefault(tail, head)
-    best: tuple[int, str, str] | None = None
-    for _, name in a[:_MOST_HINTS]:
-        for tail, head in _cuts(name):
-            if tail in ends and (best is None or len(tail) > best[0]):
-                best = (len(tail), head, ends[tail])
-                break
-    if best is None:
-        return f"A has {some([n for _, n in a])}; B has {some([n for _, n in b])}; give `name_map`"
-    _, one, other = best
-    if one and other:
-        return f"try `name_map` '{one}*={other}*'"
-    return f"try `strip_prefix` '{one or other}'"
-
-
-def _cuts(name: str) -> list[tuple[str, str]]:
-    """(tail, head) of a name for each dot, the longest tail first."""
-    parts = name.split(".")
-    heads = [".".join(parts[:n]) + "." if n else "" for n in range(len(parts))]
-    return [(name[len(head) :], head) for head in heads]

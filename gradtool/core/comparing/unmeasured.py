@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.pairing import NameMap, paired
+from gradtool.core.comparing.name_maps import Entry, NameMap, pieces
+from gradtool.core.comparing.pairing import paired
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import first_of
 from gradtool.core.locations import Extent, Location
+from gradtool.core.names import BareNames
 from gradtool.core.tensors import ABSENT, SCALAR, TEXT, Skipped, TensorSpec
 
 _NOT_COMPARED: Final = (ABSENT, SCALAR, TEXT)
@@ -50,12 +52,18 @@ class Unmeasured(NamedTuple):
 def unmeasured(
     a: Checkpoint, b: Checkpoint, prefixes: Sequence[str], maps: Sequence[NameMap]
 ) -> Unmeasured:
-    """The tensors of two dumps that are no gradients, paired as gradients are."""
+    """The tensors of two dumps that are no gradients, paired as gradients are, whole ones."""
     sides = [[item for item in one.skipped if item.reason not in _NOT_COMPARED] for one in (a, b)]
-    keys = [[(item.section, item.name) for item in side] for side in sides]
-    names = [name for side in keys for _, name in side]
-    fitting = [one for one in maps if any(one.function()(name) is not None for name in names)]
-    found = paired(keys[0], keys[1], prefixes, fitting)
+    entries = [[Entry((item.section, item.name)) for item in side] for side in sides]
+    names = [entry.key[1] for side in entries for entry in side]
+    fitting = [
+        one
+        for one in maps
+        if not (one.old_rows or one.has_new_rows)
+        and any(one.function()(name) is not None for name in names)
+    ]
+    first, second = pieces(entries[0], entries[1], fitting, BareNames(tuple(prefixes)))
+    found = paired(first, second, prefixes)
     pairs = [(sides[0][n], sides[1][m]) for n, m in found.pairs]
     is_stored = [one.stored is not None and other.stored is not None for one, other in pairs]
     measured = [{spec.name for spec in one.tensors} for one in (a, b)]

@@ -45,6 +45,11 @@ def split_name(name: str) -> SplitName:
     return SplitName(name[: match.start()], int(match[0]), match[0], name[match.end() :])
 
 
+def any_layer(name: str) -> str:
+    """The name with `*` for the number of its layer, if it has one; wrappers stay."""
+    return _LAYER.sub("*", name, count=1)
+
+
 _MOST_RANGES: Final = 6
 
 

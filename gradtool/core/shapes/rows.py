@@ -7,7 +7,7 @@ import re
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
 from gradtool.core.stats import TensorStats
 
@@ -16,6 +16,20 @@ _RANGE: Final = re.compile(r"(.+)\[(-?\d{1,18})?:(-?\d{1,18})?\]", re.DOTALL | r
 
 Cuts: TypeAlias = "tuple[int, ...] | range"
 """Rows at which bands begin, ascending, and the number of rows; a range where each row is one."""
+
+
+class Cut(NamedTuple):
+    """Rows of a tensor of known shape, from `start` to before `stop`.
+
+    `is_one` says that it is one row by itself, a tensor without the first axis, as NumPy has it.
+    """
+
+    start: int
+    stop: int
+    is_one: bool = False
+
+    def __str__(self) -> str:
+        return f"[{self.start}]" if self.is_one else f"[{self.start}:{self.stop}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +41,7 @@ class Rows:
         glob: over the names of the tensors.
         start, stop: as in Python's slices, counted from the end where negative.
         is_indexed: whether an index was given; else all rows are meant, of what has none too.
+        is_one: whether that is one number, `[i]`.
     """
 
     text: str
@@ -34,13 +49,15 @@ class Rows:
     start: int | None = None
     stop: int | None = None
     is_indexed: bool = False
+    is_one: bool = False
 
     @classmethod
     def read(cls, text: str) -> Rows:
         """A final `[i]` or `[i:j]` is an index, and no part of the glob."""
         if match := _INDEX.fullmatch(text):
             row = int(match[2])
-            return cls(text, match[1], row, row + 1 if row != -1 else None, is_indexed=True)
+            stop = row + 1 if row != -1 else None
+            return cls(text, match[1], row, stop, is_indexed=True, is_one=True)
         if match := _RANGE.fullmatch(text):
             start, stop = (None if part is None else int(part) for part in match.groups()[1:])
             return cls(text, match[1], start, stop, is_indexed=True)
@@ -54,6 +71,11 @@ class Rows:
             return None
         found = range(size)[self.start : self.stop]
         return found or None
+
+    def cut(self, shape: Sequence[int]) -> Cut | None:
+        """The same as `of`, where an index was given."""
+        found = self.of(shape) if self.is_indexed else None
+        return None if found is None else Cut(found.start, found.stop, self.is_one)
 
 
 @dataclass(frozen=True, slots=True)
