@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from gradtool.core.locations import Extent
 from gradtool.core.shapes.boxes import Box
+from gradtool.core.shapes.rows import Cut
 from gradtool.core.shapes.strides import is_contiguous, span
 from gradtool.core.tensors import Chunk, TensorSpec
 
@@ -22,6 +23,11 @@ STORAGE = 5000
 """Elements of the storage that views are of."""
 
 SHAPES = st.lists(st.integers(0, 5), max_size=3).map(tuple)
+
+
+SHAPES_WITH_ROWS = st.lists(st.integers(0, 5), max_size=2).flatmap(
+    lambda sizes: st.integers(1, 7).map(lambda rows: (rows, *sizes))
+)
 
 
 @st.composite
@@ -45,6 +51,21 @@ def boxes_of(draw: st.DrawFn, shape: tuple[int, ...]) -> list[Box]:
             sizes[axis] = size
             boxes.append(Box(tuple(offsets), tuple(sizes)))
     return draw(st.permutations(boxes))
+
+
+@st.composite
+def rows_among(draw: st.DrawFn, size: int) -> Cut:
+    """Some of so many rows, or one by itself."""
+    start = draw(st.integers(0, size - 1))
+    if draw(st.booleans()):
+        return Cut(start, start + 1, is_one=True)
+    return Cut(start, draw(st.integers(start + 1, size)))
+
+
+def cut_out(array: NDArray[Any], cut: Cut) -> NDArray[Any]:
+    """What NumPy makes of it."""
+    rows: NDArray[Any] = array[cut.start] if cut.is_one else array[cut.start : cut.stop]
+    return rows.copy()
 
 
 def part_of(array: NDArray[Any], box: Box) -> NDArray[Any]:

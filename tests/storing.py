@@ -86,3 +86,12 @@ def in_chunks(codes: Codes, dtype: str, boxes: list[Box], way: Way, directory: P
         part = codes[tuple(map(slice, box.offsets, box.ends))]
         chunks.append(Chunk(box, written(np.ascontiguousarray(part), dtype, way, directory)))
     return TensorSpec("t", DTYPES[dtype], codes.shape[:-1], chunks=tuple(chunks))
+
+
+def stored_as(
+    codes: Codes, dtype: str, boxes: list[Box] | None, way: Way, directory: Path
+) -> TensorSpec:
+    """The elements stored in that way, cut into boxes if there are any."""
+    if boxes is None:
+        return written(codes, dtype, way, directory)
+    return in_chunks(codes, dtype, boxes, way, directory)

@@ -98,6 +98,29 @@ def test_what_differs_is_found_in_the_piece_where_it_is(
     assert sum(not one.identical for one in found.others) == 2
 
 
+@pytest.mark.parametrize("name", PLACEMENTS)
+def test_rows_of_pieces_are_those_of_the_whole(name: str, pieces: Path, tmp_path: Path) -> None:
+    """Rows that begin and end within what ranks hold, of floats and of bfloat16."""
+    rows = {".f": slice(100, 900), ".h": slice(7, 20)}
+    cut = {f"{name}{end}.cut": wholes()[f"{name}{end}"][some].clone() for end, some in rows.items()}
+    changed = cut[f"{name}.f.cut"]
+    changed[600, 1030] += 1.0
+    changed[700, 3] += 1.0
+    file = tmp_path / "cut.safetensors"
+    save_file(cut, file)
+    onto = [f"{name}.f.cut={name}.f[100:900]", f"{name}.h.cut={name}.h[7:20]"]
+    found = gradtool.diff(file, pieces, name_map=onto)
+    assert [(one.name, one.b.name, one.differing) for one in found.tensors] == [
+        (f"{name}.f.cut", f"{name}.f[100:900]", 2),
+        (f"{name}.h.cut", f"{name}.h[7:20]", 0),
+    ]
+    assert found.tensors[0].first_differing == (600, 1030)
+    assert {f"{name}.f[0:100]", f"{name}.f[900:1021]", f"{name}.h[20:33]"} <= {*found.only_in_b}
+    off = [f"{name}.f[100:900]={name}.f.cut", f"{name}.h[7:20]={name}.h.cut"]
+    back = gradtool.diff(pieces, file, name_map=off)
+    assert [one.differing for one in back.tensors] == [2, 0]
+
+
 def test_fortran_order_deflated_against_views_of_torch(tmp_path: Path) -> None:
     rng = np.random.default_rng(8)
     array = rng.standard_normal((300, 40, 70)).astype(np.float32)

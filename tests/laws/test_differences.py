@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from backends import BACKENDS
 from comparing.exact import Exact, exact
-from cuttings import SHAPES, boxes_of
+from cuttings import SHAPES, SHAPES_WITH_ROWS, boxes_of, cut_out, rows_among
 from dumps import NUMPY_TYPES, WINDOW
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from storing import Codes, Way, in_chunks, ways, written
+from storing import Codes, Way, in_chunks, stored_as, ways, written
 
 from gradtool.core.comparing.difference import TensorDifference
 from gradtool.core.comparing.distance import NO_ELEMENTS, Distance
@@ -30,6 +30,7 @@ from gradtool.engine.reading.measure import reduce_tasks
 from gradtool.engine.reading.pairs.distances import Distances
 from gradtool.engine.reading.pairs.plan import pair_tasks
 from gradtool.engine.reading.pairs.regions import Pair
+from gradtool.engine.reading.pairs.slicing import rows_of
 from gradtool.engine.reading.reductions import Statistics
 from gradtool.engine.schedule import Runner
 from gradtool.storage.reader import open_source
@@ -166,6 +167,39 @@ def test_figures_are_what_exact_arithmetic_says(
     assert_exact(figures(first, second, block_nbytes, backend), exact(codes, others, dtypes))
     back = exact(others, codes, (dtypes[1], dtypes[0]))
     assert_exact(figures(second, first, block_nbytes, backend), back)
+
+
+@settings(max_examples=100)
+@given(
+    shape=SHAPES_WITH_ROWS,
+    data=st.data(),
+    dtypes=PAIRS,
+    how=st.sampled_from(["flipped", "rounded", "scaled", "unrelated"]),
+    way=ways(),
+    is_cut=st.booleans(),
+    block_nbytes=st.sampled_from([1, 40, 300, PAIR_NBYTES]),
+    seed=st.integers(0, 999),
+)
+def test_figures_of_rows_are_what_exact_arithmetic_says(
+    shape: tuple[int, ...],
+    data: st.DataObject,
+    dtypes: tuple[str, str],
+    how: str,
+    way: Way,
+    is_cut: bool,
+    block_nbytes: int,
+    seed: int,
+    scratch: Path,
+) -> None:
+    rng = np.random.default_rng(seed)
+    codes = elements(shape, dtypes[0], "numbers", rng)
+    cut = data.draw(rows_among(shape[0]))
+    boxes = data.draw(boxes_of(shape)) if is_cut else None
+    inner = cut_out(codes, cut)
+    others = related(inner, dtypes, how, rng)
+    rows = rows_of(stored_as(codes, dtypes[0], boxes, way, scratch), cut)
+    whole = written(others, dtypes[1], way, scratch)
+    assert_exact(figures(rows, whole, block_nbytes, NUMPY), exact(inner, others, dtypes))
 
 
 @settings(max_examples=100)

@@ -99,11 +99,9 @@ def _without_first_axis(spec: TensorSpec) -> TensorSpec:
     """A tensor of one row as that row."""
     strides = None if spec.strides is None else spec.strides[1:]
     chunks = tuple(
-        Chunk(
-            Box(chunk.box.offsets[1:], chunk.box.sizes[1:]),
-            _without_first_axis(chunk.stored),
-        )
-        for chunk in spec.chunks
+        Chunk(Box(box.offsets[1:], box.sizes[1:]), _without_first_axis(stored))
+        for box, stored in ((chunk.box, chunk.stored) for chunk in spec.chunks)
+        if box.numel  # one without rows would have elements then
     )
     return replace(spec, shape=spec.shape[1:], strides=strides, chunks=chunks)
 
