@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +82,99 @@ def test_no_names_in_common_exit_2_with_what_would_help(tmp_path: Path) -> None:
     (line,) = error_lines(result)
     assert "no names in common" in line and "--map 'model.*=net.*'" in line
     assert run("diff", a, b, "--map", "model.*=net.*").returncode == 0
+
+
+FUSED = {
+    "k and v": (
+        "m.{}.attn.",
+        {"q_proj": 8, "k_proj": 8, "v_proj": 8},
+        {"wkv": "k_proj v_proj"},
+    ),
+    "qkv": (
+        "m.{}.attn.",
+        {"q_proj": 8, "k_proj": 2, "v_proj": 2},
+        {"Wqkv": "q_proj k_proj v_proj"},
+    ),
+    "no name says so": ("m.{}.attn.", {"wq": 8, "wk": 8, "wv": 8}, {"c_attn": "wq wk wv"}),
+    "words": (
+        "m.{}.att.",
+        {"key": 4, "query": 4, "value": 4},
+        {"query_key_value": "query key value"},
+    ),
+    "gate and up": ("m.{}.mlp.", {"gate_proj": 6, "up_proj": 6}, {"gate_up": "gate_proj up_proj"}),
+    "numbers": ("m.{}.ffn.", {"w1": 6, "w2": 6, "w3": 6}, {"w13": "w1 w3"}),
+    "two kinds": (
+        "m.{}.",
+        {"q": 8, "k": 2, "v": 2, "gate": 6, "up": 6},
+        {"qkv": "q k v", "gate_up": "gate up"},
+    ),
+    "no layers": ("", {"q": 8, "k": 2, "v": 2}, {"in_proj": "q k v"}),
+}
+
+
+@pytest.mark.parametrize("is_second", [True, False])
+@pytest.mark.parametrize("scheme", FUSED)
+def test_what_is_said_of_rows_works_when_it_is_pasted(
+    scheme: str, is_second: bool, tmp_path: Path
+) -> None:
+    stem, rows, fused = FUSED[scheme]
+    random = np.random.default_rng(0)
+    apart, together = {}, {}
+    for layer in range(12 if "{}" in stem else 1):
+        parts = {name: random.normal(size=(n, 3)).astype("f4") for name, n in rows.items()}
+        apart |= {f"{stem.format(layer)}{name}.weight": part for name, part in parts.items()}
+        for name, of in fused.items():
+            whole = np.concatenate([parts[one] for one in of.split()])
+            together[f"net.{stem.format(layer)}{name}.w"] = whole
+    paths = [
+        saved(tmp_path / f"{name}.safetensors", **tensors)
+        for name, tensors in (("apart", apart), ("together", together))
+    ]
+    paths = paths if is_second else paths[::-1]
+    (line,) = error_lines(run("diff", *paths))
+    hint = line.partition("; try ")[2]
+    assert hint.startswith("--map '"), line
+    found = told(*paths, *shlex.split(hint), code=0 if len(rows) == _parts(fused) else 1)
+    assert all(one["identical"] for one in found["tensors"])
+    layers = len(together) // len(fused)
+    assert len(found["tensors"]) == layers * _parts(fused)
+    assert len(found["only_in_a"]) + len(found["only_in_b"]) == len(apart) - len(found["tensors"])
+
+
+def _parts(fused: dict[str, str]) -> int:
+    return sum(len(of.split()) for of in fused.values())
+
+
+@pytest.mark.parametrize(
+    ("apart", "together"),
+    [
+        ({"h.a.w": 4, "h.b.w": 4}, {"g.c.w": 8}),  # which is first?
+        ({"h.q.w": 4, "h.k.w": 4, "h.v.w": 4}, {"g.x.w": 8}),  # which two?
+        ({"h.q.w": 4, "h.k.w": 4, "h.v.w": 4}, {"g.qkv.w": 13}),
+        ({"h.q'; x 'k.w": 4, "h.q'; x 'v.w": 4}, {"g.kv.w": 8}),
+        ({"h.0.q.w": 4, "h.0.k.w": 4, "h.1.q.w": 4, "h.1.k.w": 4}, {"g.0.qk.w": 8, "g.1.qk.w": 6}),
+    ],
+)
+def test_rows_are_not_guessed(
+    apart: dict[str, int], together: dict[str, int], tmp_path: Path
+) -> None:
+    """Neither where names leave the order open, nor where not all layers are alike."""
+    sides = [
+        saved(tmp_path / name, **{key: np.ones((n, 3), "f4") for key, n in side.items()})
+        for name, side in (("a.safetensors", apart), ("b.safetensors", together))
+    ]
+    result = run("diff", *sides)
+    (line,) = error_lines(result)
+    assert result.returncode == 2 and "no names in common" in line
+    assert "[0:" not in line
+
+
+def test_no_hint_is_a_command_that_a_name_of_a_file_has_written(tmp_path: Path) -> None:
+    a = saved(tmp_path / "a.safetensors", **{"it's'; touch x; '.w": W})
+    b = saved(tmp_path / "b.safetensors", **{"$(touch x).w": W})
+    for pair in ((a, b), (b, a)):
+        (line,) = error_lines(run("diff", *pair))
+        assert "no names in common; A has " in line and line.endswith("; give --map")
 
 
 @pytest.mark.parametrize("broken", [0, 1])
