@@ -31,10 +31,11 @@ SESSION = re.compile(r"(```console\n\$ gradtool ([^\n]*)\n)(.*?)(```)", re.DOTAL
 
 
 def prepare(directory: Path) -> None:
-    for name in ("train.py", "compare.py"):
+    for name in ("train.py", "fuse.py", "compare.py"):
         (directory / name).write_text(example(PAGE, "python", name))
-    made = run([sys.executable, "train.py"], directory)
-    assert made.returncode == 0, made.stderr
+    for name in ("train.py", "fuse.py"):
+        made = run([sys.executable, name], directory)
+        assert made.returncode == 0, made.stderr
 
 
 def outputs(page: str, directory: Path) -> Iterator[str]:

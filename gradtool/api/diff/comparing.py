@@ -70,7 +70,8 @@ def diff(  # noqa: PLR0913 - one for each option of the command
         config: a `gradtool.toml`, or a `pyproject.toml` with `[tool.gradtool.diff]`, for what is
             not given here; by default none is looked for.
         name_map: OLD=NEW, or such texts, or a dict: what tensors of `a` are called in `b`; `*`
-            stands for any text.
+            stands for any text. Either may end in rows of the tensors that it names, as Python's
+            slices: `*.k.weight=*.kv.weight[0:8]`; `w[3]` is one row, without the first axis.
         transpose: a glob or globs of names, as `a` has them, of which `b` has the last two axes
             the other way round.
         include: as for `measure`, of both, and so are

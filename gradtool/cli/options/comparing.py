@@ -66,7 +66,8 @@ _NAMES: Final = (
             None,
             "--map",
             metavar="OLD=NEW",
-            help="What names of A are in B, with * for any text: 'model.*=*'. Repeatable.",
+            help="What names of A are in B, with * for any text: 'model.*=*'. Either may end in "
+            "rows: '*.k.weight=*.kv.weight[0:8]'. Repeatable.",
         ),
     ),
     Row(

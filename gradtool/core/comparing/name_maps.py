@@ -8,15 +8,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
+from gradtool.core.comparing.keys import Key, forms
 from gradtool.core.figures import some
 from gradtool.core.names import BareNames, nearest
 from gradtool.core.shapes.rows import Cut, Rows
 from gradtool.errors import UsageError
 
-Key = tuple[str, str]
-"""A tensor's section and its name."""
-
-_MOST_TEXT: Final = 1 << 26
+_MOST_TEXT: Final = 1 << 25
 """Characters of all the names that rows get: of many rows and a long name these are very many."""
 
 
@@ -234,21 +232,15 @@ class _Side:
 
     def _at(self, key: Key) -> int | None:
         """The tensor that is meant by a section and a name, as `pairing.paired` has it."""
-        bare = self._bare
-        forms: tuple[Callable[[Key], Key], ...] = (
-            lambda key: key,
-            lambda key: (key[0], bare(key[1])),
-            lambda key: ("", key[1]),
-            lambda key: ("", bare(key[1])),
-        )
         if not self._found:
-            for form in forms:
+            for form in forms(self._bare):
                 places: dict[Key, int | None] = {}
                 for number, (entry, name) in enumerate(zip(self.entries, self.names, strict=True)):
                     here = form((entry.key[0], name))
                     places[here] = None if here in places else number
                 self._found.append(places)
-        meant = (places.get(form(key)) for form, places in zip(forms, self._found, strict=True))
+        both = zip(forms(self._bare), self._found, strict=True)
+        meant = (places.get(form(key)) for form, places in both)
         return next((number for number in meant if number is not None), None)
 
 

@@ -7,11 +7,11 @@ are mapped, wrappers among the prefixes, unless two of one side would become one
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.name_maps import Key, Piece
+from gradtool.core.comparing.keys import Key, forms
+from gradtool.core.comparing.name_maps import Piece
 from gradtool.core.figures import counted, first_of
 from gradtool.core.names import BareNames
 from gradtool.core.tensors import TensorSpec
@@ -31,7 +31,7 @@ def paired(a: Sequence[Piece], b: Sequence[Piece], prefixes: Sequence[str] = ())
     first, second = ([piece.mapped for piece in side] for side in (a, b))
     bare = BareNames(tuple(prefixes))
     found: dict[int, int] = {}
-    for form in (_as_they_are, _Bare(bare), _without_section, _Bare(bare, in_section=False)):
+    for form in forms(bare):
         _match(first, second, form, found)
         if len(found) == min(len(a), len(b)):
             break
@@ -43,25 +43,6 @@ def paired(a: Sequence[Piece], b: Sequence[Piece], prefixes: Sequence[str] = ())
         only_in_b=[n for n in range(len(b)) if n not in taken],
         notes=notes,
     )
-
-
-def _as_they_are(key: Key) -> Key:
-    return key
-
-
-def _without_section(key: Key) -> Key:
-    return "", key[1]
-
-
-@dataclass(frozen=True, slots=True)
-class _Bare:
-    """A key without prefixes."""
-
-    bare: BareNames
-    in_section: bool = True
-
-    def __call__(self, key: Key) -> Key:
-        return key[0] if self.in_section else "", self.bare(key[1])
 
 
 def _match(
