@@ -13,7 +13,7 @@ from gradtool.api.diff.tolerances import tolerances_of
 from gradtool.arguments import globs
 from gradtool.core.checkpoint import RanksMode
 from gradtool.core.comparing.difference import Difference
-from gradtool.core.comparing.name_maps import NameMap
+from gradtool.core.comparing.names.maps import NameMap
 from gradtool.engine.progress import Observer, split_progress
 from gradtool.request import MeasureRequest
 from gradtool.rules.config_file import Config

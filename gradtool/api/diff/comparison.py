@@ -14,10 +14,10 @@ from gradtool.api.diff.tolerances import idle_notes
 from gradtool.arrays.catalogue import catalogue
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.comparing.difference import Difference, DumpSide, TensorDifference
-from gradtool.core.comparing.hints import help_for
-from gradtool.core.comparing.name_maps import Entry, NameMap, pieces
+from gradtool.core.comparing.names.hints import help_for
+from gradtool.core.comparing.names.maps import Entry, NameMap, pieces
+from gradtool.core.comparing.names.pairing import Pairing, of_other_kinds, paired, tied
 from gradtool.core.comparing.others import OtherDifference
-from gradtool.core.comparing.pairing import Pairing, of_other_kinds, paired, tied
 from gradtool.core.comparing.tolerance import Tolerance
 from gradtool.core.comparing.tolerances import Tolerances
 from gradtool.core.comparing.unmeasured import Unmeasured, unmeasured, whole_files

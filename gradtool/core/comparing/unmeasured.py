@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from typing import Final, NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.name_maps import Entry, NameMap, pieces
-from gradtool.core.comparing.pairing import paired
+from gradtool.core.comparing.names.maps import Entry, NameMap, pieces
+from gradtool.core.comparing.names.pairing import paired
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import first_of
 from gradtool.core.locations import Extent, Location

@@ -10,7 +10,7 @@ from typing import Final
 import numpy as np
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.name_maps import Piece
+from gradtool.core.comparing.names.maps import Piece
 from gradtool.core.locations import Extent, Stream
 from gradtool.core.shapes.boxes import Box
 from gradtool.core.shapes.rows import Cut

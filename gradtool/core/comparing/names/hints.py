@@ -11,8 +11,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise, permutations, takewhile
 from typing import Final, NamedTuple
 
-from gradtool.core.comparing.name_maps import Entry, NameMap, pieces
-from gradtool.core.comparing.pairing import paired
+from gradtool.core.comparing.names.maps import Entry, NameMap, pieces
+from gradtool.core.comparing.names.pairing import paired
 from gradtool.core.figures import some
 from gradtool.core.names import BareNames
 from gradtool.core.order.layers import any_layer, split_name

@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 from gradtool.core.checkpoint import Checkpoint
-from gradtool.core.comparing.keys import Key, forms
-from gradtool.core.comparing.name_maps import Piece
+from gradtool.core.comparing.names.keys import Key, forms
+from gradtool.core.comparing.names.maps import Piece
 from gradtool.core.figures import counted, first_of
 from gradtool.core.names import BareNames
 from gradtool.core.tensors import TensorSpec

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final, NamedTuple
 
-from gradtool.core.comparing.keys import Key, forms
+from gradtool.core.comparing.names.keys import Key, forms
 from gradtool.core.figures import some
 from gradtool.core.names import BareNames, nearest
 from gradtool.core.shapes.rows import Cut, Rows
