@@ -1,0 +1,1 @@
+"""DeepSpeed: ZeRO's checkpoints, in which each rank has flat pieces of parameters, and others."""
