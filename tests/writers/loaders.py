@@ -20,6 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from writers.oracles import flattened
 from writers.rank_loaders import dump_ranks, torch_ranks
+from writers.zero_loaders import universal, zero
 
 Tensors = dict[str, Tensor]
 
@@ -116,5 +117,7 @@ LOADERS: Final[dict[str, Callable[[str], Tensors]]] = {
     "npz": _npz,
     "torch_ranks": torch_ranks,
     "dump_ranks": dump_ranks,
+    "zero": zero,
+    "universal": universal,
 }
 """By the names that oracles use."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any, Final
@@ -116,9 +116,13 @@ class Oracle:
         loader: str,
         tensors: Mapping[str, Tensor],
         section_of: SectionOf,
+        again: Collection[str] = (),
         **more: object,
     ) -> None:
-        """A checkpoint at `path`, and the whole tensors that it is to hold."""
+        """A checkpoint at `path`, and the whole tensors that it is to hold.
+
+        What has the elements of another `again` counts in no section.
+        """
         floats = {name: each for name, each in tensors.items() if each.dtype in DTYPES}
         rows = {
             name: {
@@ -130,7 +134,11 @@ class Oracle:
             for name, each in floats.items()
         }
         sections = {
-            section: norm(each for name, each in floats.items() if section_of(name) == section)
+            section: norm(
+                each
+                for name, each in floats.items()
+                if section_of(name) == section and name not in again
+            )
             for section in sorted({section_of(name) for name in floats} - {"other"})
         }
         self.checkpoints.append(

@@ -33,6 +33,7 @@ MODULES: Final = (
     "lightnings",
     "ranks",
     "torch_files",
+    "zero",
 )
 """Those of this package that write; each has a table WRITERS."""
 

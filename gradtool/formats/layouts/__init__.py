@@ -16,7 +16,7 @@ from gradtool.formats.about import About
 from gradtool.formats.layouts import directory
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.dcp import hf_dcp, torch_dcp
-from gradtool.formats.layouts.deepspeed import zero
+from gradtool.formats.layouts.deepspeed import universal, zero
 from gradtool.storage.listing import Listing
 
 
@@ -68,6 +68,12 @@ LAYOUTS: Final = (
         hf_dcp.recognises,
         hf_dcp.open_hf_dcp,
         About("torch's HuggingFaceStorageWriter", hf_dcp.MARKERS),
+    ),
+    Layout(
+        "deepspeed_universal",
+        universal.recognises,
+        universal.open_universal,
+        About("DeepSpeed's universal checkpoints", universal.MARKERS),
     ),
     Layout(
         "deepspeed",

@@ -12,8 +12,7 @@ from typing import Final
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import counted, first_of, listed_apart
-from gradtool.core.sections import KINDS, OPTIMIZER, OTHER, sections_of
-from gradtool.core.tensors import SectionKind, TensorSpec
+from gradtool.core.tensors import TensorSpec
 from gradtool.errors import CorruptFileError, FoundCheckpoint, SeveralCheckpointsError
 from gradtool.formats.layouts._chunked import skipped_once
 from gradtool.formats.layouts._joined import filtered, joined
@@ -23,6 +22,7 @@ from gradtool.formats.layouts.deepspeed.flat import Group, group_of, refuse_shar
 from gradtool.formats.layouts.deepspeed.kept import kept_by_ranks
 from gradtool.formats.layouts.deepspeed.mappings import note_on_mappings
 from gradtool.formats.layouts.deepspeed.module import module_of, order_of
+from gradtool.formats.layouts.deepspeed.named import kinds_of, optimizer_name, section_of_kind
 from gradtool.formats.layouts.deepspeed.names import ZeroFiles, is_model, is_zero, zero_files
 from gradtool.formats.layouts.deepspeed.states import (
     ModelState,
@@ -142,7 +142,7 @@ def _whole(
         tensors=tensors,
         replicas=(*module.replicas, *kept.replicas),
         skipped=skipped_once(listing.path, [*labels[: len(models)], *labels], members),
-        section_kinds=_kinds(spec.section for spec in tensors),
+        section_kinds=kinds_of(spec.section for spec in tensors),
         step=models[0].step,
         loss_scale=1.0,
         in_model_order=of_models[0].in_model_order,
@@ -175,16 +175,9 @@ def _in_order(
     listed = list(found)
     kinds = list(dict.fromkeys(what for what, *_ in listed))
     listed.sort(key=lambda one: (kinds.index(one[0]), order.get(one[1], len(order))))
-    names = {f"{OPTIMIZER}.state.{name}.{what}": OPTIMIZER for what, name, _ in listed}
-    section_of = sections_of(dict(names))
+    sections = {what: section_of_kind(what) for what in kinds}
     for what, parameter, spec in listed:
-        name = f"{OPTIMIZER}.state.{parameter}.{what}"
-        yield spec.under(name, section_of(name))
-
-
-def _kinds(sections: Iterable[str]) -> dict[str, SectionKind]:
-    found = {section: KINDS.get(section.partition(".")[0]) for section in sections}
-    return {name: kind for name, kind in found.items() if kind is not None and name != OTHER}
+        yield spec.under(optimizer_name(parameter, what), sections[what])
 
 
 def _notes(files: ZeroFiles, model: ModelState, states: Sequence[OptimState]) -> Iterator[str]:
