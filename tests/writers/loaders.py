@@ -20,7 +20,7 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 
 from writers.oracles import flattened
 from writers.rank_loaders import dump_ranks, torch_ranks
-from writers.zero_loaders import universal, zero
+from writers.zero.loaders import universal, zero
 
 Tensors = dict[str, Tensor]
 

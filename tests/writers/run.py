@@ -33,7 +33,7 @@ MODULES: Final = (
     "lightnings",
     "ranks",
     "torch_files",
-    "zero",
+    "zero.write",
 )
 """Those of this package that write; each has a table WRITERS."""
 

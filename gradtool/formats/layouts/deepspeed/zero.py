@@ -131,11 +131,11 @@ def _whole(
     module = module_of(listing.path, models, is_stage_3=states[0].is_stage_3)
     catalogues = [state.state.catalogue for state in states]
     kept = kept_by_ranks(labels, catalogues, [state.flat_names for state in states])
-    essential = () if states[0].is_stage_3 else tuple(note_on_mappings(states, groups))
     of_models = [model.state.catalogue for model in models]
     members = [*of_models, *catalogues]
     whole = joined(listing.path, FORMAT, members, notes=_notes(files, models[0], states))
-    optimizer = _in_order(_optimizer(listing, states, groups), models[0])
+    optimizer = tuple(_in_order(_optimizer(listing, states, groups), models[0]))
+    essential = () if states[0].is_stage_3 else tuple(note_on_mappings(states, groups))
     tensors = (*module.tensors, *optimizer, *kept.tensors)
     return replace(
         whole,
@@ -181,8 +181,8 @@ def _in_order(
 
 
 def _notes(files: ZeroFiles, model: ModelState, states: Sequence[OptimState]) -> Iterator[str]:
-    stage = "ZeRO stage 3" if states[0].is_stage_3 else "ZeRO stage 1 or 2"
-    yield f"{stage} of {counted(len(states), 'rank')}: parameters put together of flat partitions"
+    stage = "stage 3" if states[0].is_stage_3 else "stage 1 or 2"
+    yield f"ZeRO {stage}, {counted(len(states), 'rank')}"
     if model.tied:
         pairs = [f"{one} is {other}" for one, other in model.tied.items()]
         yield f"the optimizer keeps tied weights once: {first_of(pairs)}"

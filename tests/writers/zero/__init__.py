@@ -1,0 +1,1 @@
+"""DeepSpeed: checkpoints of ZeRO, written by itself, and read back with torch alone."""
