@@ -38,7 +38,7 @@ OPTIMIZER_KEYS: Final = frozenset({"state", "param_groups"})
 KEYS: Final[Mapping[str, str]] = {
     **dict.fromkeys(("grad", "grads", "gradients", "main_grad", "main_grads"), GRADS),
     **dict.fromkeys(("model", "model_state", "model_state_dict", "state_dict"), MODEL),
-    **dict.fromkeys(("module", "network", "params", "weights"), MODEL),
+    **dict.fromkeys(("module", "network", "params", "weights", "frozen_param_fragments"), MODEL),
     **dict.fromkeys(("ema", "ema_model", "ema_state_dict", "model_ema"), EMA),
     **dict.fromkeys(("optim", "optim_state", "opt_state"), OPTIMIZER),
     **dict.fromkeys(("optimizer", "optimizer_state", "optimizer_state_dict"), OPTIMIZER),

@@ -70,13 +70,13 @@ LAYOUTS: Final = (
         About("torch's HuggingFaceStorageWriter", hf_dcp.MARKERS),
     ),
     Layout(
-        "deepspeed_universal",
+        "ds_universal",
         universal.recognises,
         universal.open_universal,
         About("DeepSpeed's universal checkpoints", universal.MARKERS),
     ),
     Layout(
-        "deepspeed",
+        zero.FORMAT,
         zero.recognises,
         zero.open_zero,
         About("DeepSpeed's ZeRO, stages 1 to 3", zero.MARKERS),

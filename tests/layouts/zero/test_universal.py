@@ -34,7 +34,7 @@ def write(folder: Path, *, stage: int = 1) -> dict[str, Tensor]:
 def test_every_parameter_has_its_name_shape_and_section(tmp_path: Path, stage: int) -> None:
     whole = write(tmp_path / "one", stage=stage)
     found = gradtool.measure(tmp_path / "one")
-    assert (found.format, found.step) == ("deepspeed_universal", 4)
+    assert (found.format, found.step) == ("ds_universal", 4)
     tensors = {one.name: one for one in found.tensors if one.spec.section.startswith("optimizer")}
     assert tensors.keys() == whole.keys()
     for name, tensor in whole.items():

@@ -5,6 +5,7 @@ Source: `save_checkpoint` of deepspeed/runtime/engine.py.
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from gradtool.errors import CorruptFileError
@@ -14,22 +15,25 @@ from gradtool.storage.listing import Listing, is_plain
 
 LATEST: Final = "latest"
 _BESIDE: Final = ("zero_to_fp32.py", "zero_to_torch.py", "latest_universal")
+_STEP: Final = re.compile(r"global_step\d", re.ASCII)
 _MOST_NBYTES: Final = 4096
 _NO_WEIGHTS: Final = ("rng_state", "random_states", "scheduler", "training_args", "scaler")
 
 
 def is_run(listing: Listing) -> bool:
-    """Whether a directory is one of a run of DeepSpeed: as it leaves them, a `latest` in them."""
-    if LATEST not in listing.names:
-        return False
-    return any(name in _BESIDE or name.startswith("global_step") for name in listing.names)
+    """Whether a directory is one of a run of DeepSpeed, by what it leaves there."""
+    names = listing.names
+    is_named = LATEST in names and any(name in _BESIDE for name in names)
+    return is_named or any(map(_STEP.match, names))
 
 
-def folder_of_latest(listing: Listing) -> str:
-    """The folder that `latest` names.
+def folder_of_latest(listing: Listing) -> str | None:
+    """The folder that `latest` names; None where there is no `latest`.
 
     Raises CorruptFileError where it names none.
     """
+    if LATEST not in listing.names:
+        return None
     with listing.open(LATEST) as source:
         size = min(source.file.size, _MOST_NBYTES)
         text = source.read(0, size).decode("utf-8", "replace").strip()

@@ -28,7 +28,6 @@ _OF_PARTS: Final = re.compile(
 )
 """What experts and the stages of a pipeline have besides."""
 
-MARKERS: Final = ("*_optim_states.pt", "*_model_states.pt")
 _CONVERT: Final = "convert it with DeepSpeed's ds_to_universal.py, which gradtool reads"
 
 

@@ -30,12 +30,13 @@ from gradtool.formats.layouts.deepspeed.states import (
     read_model,
     read_state,
 )
+from gradtool.formats.layouts.deepspeed.zero import open_zero
 from gradtool.storage.listing import Listing
 
-FORMAT: Final = "deepspeed_universal"
-MARKERS: Final = ("zero/*/fp32.pt", "*_model_states.pt")
+FORMAT: Final = "ds_universal"
 
 _ZERO: Final = "zero"
+MARKERS: Final = (_ZERO,)
 _COMMON: Final = "optimizer_state.pt"
 _SUFFIX: Final = ".pt"
 _WEIGHTS: Final = "fp32"
@@ -61,19 +62,20 @@ class _Parameters:
 
 
 def recognises(listing: Listing) -> bool:
-    """Whether a directory has a module's files of DeepSpeed's beside a folder `zero`."""
-    has_model = any(map(is_model, listing.names))
-    return has_model and _ZERO in listing.names and listing.is_directory(_ZERO)
+    """Whether a directory has an entry `zero`, which other programs may have too."""
+    return _ZERO in listing.names
 
 
 def open_universal(listing: Listing, asked: Asked) -> Checkpoint:
     """The catalogue of a checkpoint, each parameter under its name and with its whole shape.
 
-    Raises:
+    Without the files of a module beside a folder `zero` it is another checkpoint. Raises:
         MissingShardError: a parameter has no file, or not one for all that others have.
         CorruptFileError: a file holds more than a tensor, or contradicts others.
         UnsupportedFormatError: a module cut by tensor or pipeline parallelism.
     """
+    if not any(map(is_model, listing.names)) or not listing.is_directory(_ZERO):
+        return open_zero(listing, asked)
     files = zero_files(listing)
     names = [files.model] if files.model else [name for _, name in sorted(files.models.items())]
     models = [read_model(read_state(listing, name)) for name in names]

@@ -35,7 +35,12 @@ from gradtool.formats.layouts.directory import open_directory
 from gradtool.storage.listing import Listing
 
 FORMAT: Final = "deepspeed"
-MARKERS: Final = ("*_optim_states.pt", "*_model_states.pt", "latest")
+MARKERS: Final = (
+    "zero_pp_rank_#_mp_rank_##_optim_states.pt",
+    "bf16_zero_pp_rank_#_mp_rank_##_optim_states.pt",
+    "mp_rank_##_model_states.pt",
+    "global_step#",
+)
 
 
 def recognises(listing: Listing) -> bool:
@@ -70,7 +75,7 @@ def open_zero(listing: Listing, asked: Asked) -> Checkpoint:
 
 def _of_run(listing: Listing, asked: Asked) -> Checkpoint:
     folder = latest.folder_of_latest(listing)
-    if not latest.is_only_one(listing, folder):
+    if folder is None or not latest.is_only_one(listing, folder):
         return open_directory(listing, asked)
     found = asked.open_folder(listing.folder(folder), asked.below())
     others = [name for name in listing.names if name not in (folder, latest.LATEST)]
