@@ -13,6 +13,7 @@ from typing import Final
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.tensors import Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.storage.elements.summed import SummedValues
 
 MOST_VIEWS: Final = 16
 FREE_ELEMENTS: Final = 1 << 26
@@ -47,10 +48,18 @@ class Overlaps:
 
 def find_overlaps(checkpoint: Checkpoint) -> Overlaps:
     """The overlaps of a catalogue's tensors, of their replicas and of skipped ones."""
-    located = (item for item in checkpoint.skipped if item.extents)
+    located = [*(item for item in checkpoint.skipped if item.extents), *summed_up(checkpoint)]
     tensors: list[TensorSpec | Skipped] = [*checkpoint.stored_anywhere, *located]
     sets = [{tensors[index].name for index in group} for group in overlapping(tensors)]
     return Overlaps(tuple(map(frozenset, _united(sets))))
+
+
+def summed_up(checkpoint: Checkpoint) -> Iterator[Skipped]:
+    """What is stored of sparse tensors that are measured by sums of it, under their names."""
+    for spec in checkpoint.stored_anywhere:
+        if isinstance(spec.stream, SummedValues):
+            values = spec.stream.entries.values
+            yield Skipped(spec.name, values.dtype.name, "summed up", extents=values.extents)
 
 
 def _united(sets: Iterable[set[str]]) -> list[set[str]]:
@@ -87,25 +96,31 @@ def find_sharing(specs: Sequence[TensorSpec], overlaps: Overlaps) -> Sharing:
         CorruptFileError: two tensors read the same bytes as different dtypes.
         UnsupportedFormatError: so many views of so few elements that walking them could take days.
     """
-    alias_of: dict[int, int] = {}
-    alias_in_section: dict[int, int] = {}
-    same_as: dict[int, int] = {}
-    groups = []
+    found = Sharing({}, {}, {}, [])
+    groups = found.groups
+    # Sums of the same values by the same indices are the same, whatever they are called.
+    _note_aliases(
+        found, specs, [i for i, spec in enumerate(specs) if isinstance(spec.stream, SummedValues)]
+    )
     for linked in overlaps.among(specs):
-        _note_repeats(alias_of, linked, [specs[i].elements for i in linked])
-        _note_repeats(
-            alias_in_section, linked, [(specs[i].section, specs[i].elements) for i in linked]
-        )
-        _note_repeats(same_as, linked, [_all_but_name(specs[i]) for i in linked])
-        different = [index for index in linked if index not in same_as]
+        _note_aliases(found, specs, linked)
+        different = [index for index in linked if index not in found.same_as]
         if len(different) > 1:
             refuse_two_types([specs[index] for index in different])
             groups.append(different)
     grouped = {index for group in groups for index in group}
-    lone = (i for i, spec in enumerate(specs) if i not in grouped and i not in same_as)
+    lone = (i for i in range(len(specs)) if i not in grouped and i not in found.same_as)
     groups.extend([index] for index in lone if not specs[index].is_gapless)
     _refuse_endless_walks(specs, groups)
-    return Sharing(alias_of, alias_in_section, same_as, groups)
+    return found
+
+
+def _note_aliases(found: Sharing, specs: Sequence[TensorSpec], linked: Sequence[int]) -> None:
+    """Note which of the tensors at these positions are the same as ones before."""
+    _note_repeats(found.alias_of, linked, [specs[i].elements for i in linked])
+    in_section = [(specs[i].section, specs[i].elements) for i in linked]
+    _note_repeats(found.alias_in_section, linked, in_section)
+    _note_repeats(found.same_as, linked, [_all_but_name(specs[i]) for i in linked])
 
 
 def _refuse_endless_walks(specs: Sequence[TensorSpec], groups: Sequence[Sequence[int]]) -> None:
@@ -166,7 +181,7 @@ def _note_repeats(firsts: dict[int, int], indices: Iterable[int], keys: Iterable
 def _all_but_name(spec: TensorSpec) -> object:
     return (
         *(spec.section, spec.dtype.name, spec.big_endian, spec.is_negated),
-        *(spec.extents, spec.shape, spec.strides, spec.scale),
+        *(spec.extents, spec.shape, spec.strides, spec.scale, spec.stream),
     )
 
 

@@ -12,8 +12,8 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.clip.plan import ClipPlan, transform_conflict
 from gradtool.core.clipping import Transform
 from gradtool.core.locations import Location
-from gradtool.core.tensors import SerializationId, StoredChecksum
-from gradtool.engine.overlaps.sharing import Overlaps
+from gradtool.core.tensors import SerializationId, StoredChecksum, TensorSpec
+from gradtool.engine.overlaps.sharing import Overlaps, summed_up
 from gradtool.engine.reading.tasks import verify
 from gradtool.engine.schedule import Runner
 from gradtool.engine.writing.patch import ChecksumPart, run_patch
@@ -27,6 +27,7 @@ from gradtool.engine.writing.repack import repack
 from gradtool.errors import UnsupportedFormatError
 from gradtool.storage.archives.crc import combine_crc32, serialization_digits
 from gradtool.storage.archives.inflate import Inflated
+from gradtool.storage.elements.summed import SummedValues
 from gradtool.storage.sink import Sink
 
 
@@ -69,12 +70,7 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> 
         if spec.stream is None or spec.name not in plan.changed:
             continue
         if not isinstance(spec.stream, Inflated):
-            raise UnsupportedFormatError(
-                checkpoint.path,
-                "is stored as text inside the pickle, where gradtool reads and does not write",
-                tensor=spec.name,
-                hint="save it with torch's default pickle protocol",
-            )
+            raise _unwritable(checkpoint.path, spec)
         repacked.add(spec.stream.file)
     _refuse_skipped(checkpoint, plan.transforms, overlaps)
     checksums: dict[Location, list[StoredChecksum]] = {}
@@ -93,11 +89,22 @@ def plan_rewrite(checkpoint: Checkpoint, plan: ClipPlan, overlaps: Overlaps) -> 
     )
 
 
+def _unwritable(path: str, spec: TensorSpec) -> UnsupportedFormatError:
+    if isinstance(spec.stream, SummedValues):
+        problem = "is sparse and not coalesced, which gradtool measures and does not write"
+        hint = "save its coalesce(), or leave it out with `exclude`"
+    else:
+        problem = "is stored as text inside the pickle, where gradtool reads and does not write"
+        hint = "save it with torch's default pickle protocol"
+    return UnsupportedFormatError(path, problem, tensor=spec.name, hint=hint)
+
+
 def _refuse_skipped(
     checkpoint: Checkpoint, transforms: Mapping[str, Transform], overlaps: Overlaps
 ) -> None:
     """Raise UsageError if a skipped tensor shares bytes with one that changes."""
     skipped = [item for item in checkpoint.skipped if item.extents]
+    skipped += (item for item in summed_up(checkpoint) if item.name not in transforms)
     changed = [spec for spec in checkpoint.stored_anywhere if skipped and spec.name in transforms]
     for linked in overlaps.among([*skipped, *changed]):
         if linked[0] < len(skipped) <= linked[-1]:

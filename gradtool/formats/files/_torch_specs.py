@@ -8,38 +8,36 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
-from gradtool.core.locations import Extent, Inline
+from gradtool.core.figures import counted
+from gradtool.core.locations import Extent
 from gradtool.core.shapes.strides import (
-    contiguous_strides,
     is_contiguous,
     overlaps_itself,
     repetitions,
     span,
 )
-from gradtool.core.tensors import META, SCALAR, TEXT, Skipped, TensorSpec, has_bits
+from gradtool.core.tensors import META, SCALAR, Skipped, TensorSpec, has_bits
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.formats.files._array_specs import array_entry, integers
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,
-    ArrayType,
-    Bytes,
+    CoordinatesRef,
     MetaRef,
     Storage,
     TensorRef,
-    TextBytes,
     Unmeasured,
 )
-from gradtool.formats.pickles.walk import NamedLeaf
+from gradtool.formats.pickles.walk import NamedLeaf, Walk
 
 _MAX_DIMENSIONS: Final = 64
 _MAX_REPEATED_NUMEL: Final = 1 << 20
-_LIMIT: Final = 1 << 63
-_TEXT_KINDS: Final = frozenset("USMm")  # NumPy's letters for text, bytes, dates and spans
+_UNCOALESCED: Final = "uncoalesced sparse tensor: save its coalesce()"
 
 
 @dataclass(slots=True)
@@ -52,6 +50,8 @@ class SpecBuilder:
         record_of: the bytes of the storage with a key; None if there is no such record.
         section_of: the section of each tensor by name.
         big_endian: byte order of the storages that have a type; torch leaves the others alone.
+        coalesced, summed: how many sparse tensors of coordinates are listed by the stored values,
+            and how many by sums of them.
     """
 
     path: str
@@ -61,6 +61,8 @@ class SpecBuilder:
     big_endian: bool
     tensors: list[TensorSpec] = field(default_factory=list)
     skipped: list[Skipped] = field(default_factory=list)
+    coalesced: int = 0
+    summed: int = 0
     _names: set[str] = field(default_factory=set)
     _storages: dict[str, tuple[str, object, str, Extent]] = field(default_factory=dict)
 
@@ -71,10 +73,7 @@ class SpecBuilder:
             CorruptFileError: its bytes are not there, or its numbers are none.
             UnsupportedFormatError: its type is unknown, its name or storage is used twice.
         """
-        if found.name in self._names:
-            problem = "two tensors come by this name: their keys differ in dots or in type only"
-            raise UnsupportedFormatError(self.path, problem, tensor=found.name)
-        self._names.add(found.name)
+        self._refuse_again(found)
         match found.leaf:
             case TensorRef() as tensor:
                 self._add_tensor(found, tensor)
@@ -82,7 +81,9 @@ class SpecBuilder:
                 whole = TensorRef(storage, 0, (storage.numel,), (1,))
                 self._add_tensor(found, whole)
             case ArrayRef() as array:
-                self._add_array(found, array)
+                self._add(array_entry(found, array, self.pickle, self.section_of(found.name)))
+            case CoordinatesRef() as coordinates:
+                self._add_coordinates(found, coordinates)
             case ArrayScalar(dtype=dtype):
                 element = numpy_type(dtype.description)
                 name = element.name if element else dtype.description
@@ -94,29 +95,80 @@ class SpecBuilder:
                 # Under the foreign name: a gradient that was lost is no integer.
                 self._skip(found, dtype_name, META)
 
+    def notes(self, walked: Walk) -> tuple[str, ...]:
+        """Notes on what is measured in place of whole tensors, of which some are in `walked`."""
+        stored, summed = walked.sparse + self.coalesced, self.summed
+        notes = []
+        if stored:
+            sparse = counted(stored, "sparse tensor is", "sparse tensors are")
+            notes.append(f"{sparse} measured by the stored values")
+        if summed:
+            sparse = counted(summed, "sparse tensor is", "sparse tensors are")
+            notes.append(f"{sparse} not coalesced, and measured by the sums of the values")
+        return tuple(notes)
+
+    def _refuse_again(self, found: NamedLeaf) -> None:
+        if found.name in self._names:
+            problem = "two tensors come by this name: their keys differ in dots or in type only"
+            raise UnsupportedFormatError(self.path, problem, tensor=found.name)
+        self._names.add(found.name)
+
+    def _add(self, entry: TensorSpec | Skipped) -> None:
+        if isinstance(entry, TensorSpec):
+            self.tensors.append(entry)
+        else:
+            self.skipped.append(entry)
+
     def _add_tensor(self, found: NamedLeaf, tensor: TensorRef) -> None:
+        element, spec = self._described(found, tensor)
+        if spec is None or element.dtype is None:
+            is_compared = spec is not None and has_bits(spec.dtype) and not self.big_endian
+            self._skip(found, element.name, element.reason, stored=spec if is_compared else None)
+        else:
+            self.tensors.append(spec)
+
+    def _described(
+        self, found: NamedLeaf, tensor: TensorRef
+    ) -> tuple[ElementType, TensorSpec | None]:
+        """The type of a tensor's elements, and the tensor if gradtool has a name for that."""
         element, shape, strides, extent = self._place(found, tensor)
         in_order = is_contiguous(shape, strides)
         dtype = element.dtype or DTYPES.get(element.name)
-        spec = None
-        is_compared = dtype is not None and has_bits(dtype) and not self.big_endian
-        if dtype is not None and (element.dtype is not None or is_compared):
-            spec = TensorSpec(
-                name=found.name,
-                dtype=dtype,
-                shape=shape,
-                extents=(extent,) if extent.nbytes else (),
-                strides=None if in_order else strides,
-                big_endian=self._is_swapped(found, tensor, element),
-                is_negated=tensor.negated,
-                section=self.section_of(found.name),
-            )
-        if spec is None or element.dtype is None:
-            self._skip(found, element.name, element.reason, stored=spec)
-            return
-        if not in_order:
+        if dtype is None:
+            return element, None
+        if not in_order and element.dtype is not None:
             self._refuse_repeats(found, shape, strides, extent.nbytes)
-        self.tensors.append(spec)
+        return element, TensorSpec(
+            name=found.name,
+            dtype=dtype,
+            shape=shape,
+            extents=(extent,) if extent.nbytes else (),
+            strides=None if in_order else strides,
+            big_endian=element.dtype is not None and self._is_swapped(found, tensor, element),
+            is_negated=tensor.negated,
+            section=self.section_of(found.name),
+        )
+
+    def _add_coordinates(self, found: NamedLeaf, sparse: CoordinatesRef) -> None:
+        """List a sparse tensor by its values, summed up where several have one index."""
+        element, values = self._described(found, sparse.values)
+        if values is None or element.dtype is None:
+            self._skip(found, element.name, _UNCOALESCED, values.extents if values else ())
+            return
+        of_indices = found._replace(name=f"{found.name}.indices")
+        self._refuse_again(of_indices)
+        _, indices = self._described(of_indices, sparse.indices)
+        if type(sparse.sizes) is not tuple or indices is None:
+            problem = "a sparse tensor without a shape"
+            raise CorruptFileError(self.path, problem, tensor=found.name)
+        shape = self._integers(found, sparse.sizes, "shape")
+        from gradtool.storage.elements.coordinates import listed  # noqa: PLC0415 - loads NumPy
+
+        entry = listed(self.path, values, replace(indices, section=values.section), shape)
+        self.tensors.append(entry.values)
+        self.skipped.append(entry.indices)
+        self.coalesced += not entry.is_summed
+        self.summed += entry.is_summed
 
     def _place(
         self, found: NamedLeaf, tensor: TensorRef
@@ -187,11 +239,7 @@ class SpecBuilder:
         return record
 
     def _integers(self, found: NamedLeaf, claims: tuple[object, ...], what: str) -> tuple[int, ...]:
-        numbers = [claim for claim in claims if type(claim) is int and 0 <= claim < _LIMIT]
-        if len(numbers) != len(claims):
-            problem = f"{what}: a number is negative, beyond 2^63 or no integer"
-            raise CorruptFileError(self.path, problem, tensor=found.name)
-        return tuple(numbers)
+        return integers(claims, what, self.path, found.name)
 
     def _refuse_repeats(
         self, found: NamedLeaf, shape: Sequence[int], strides: Sequence[int], nbytes: int
@@ -202,72 +250,6 @@ class SpecBuilder:
         if repetitions(shape, strides) > 1 or overlaps_itself(shape, strides):
             problem = f"repeats {nbytes} bytes of its storage to make {numel} elements"
             raise UnsupportedFormatError(self.path, problem, tensor=found.name)
-
-    def _add_array(self, found: NamedLeaf, array: ArrayRef) -> None:
-        match array.state:
-            case (int(), tuple() as shape, ArrayType() as dtype, fortran, data) if (
-                len(shape) <= _MAX_DIMENSIONS
-            ):
-                pass
-            case _:
-                problem = "a NumPy array without a shape, a type or data"
-                raise CorruptFileError(self.path, problem, tensor=found.name)
-        sizes = self._integers(found, shape, "shape")
-        element = numpy_type(dtype.description)
-        if element is None or element.dtype is None:
-            name, reason = (element.name, element.reason) if element else (dtype.description, "")
-            is_text = dtype.description[:1] in _TEXT_KINDS
-            self._skip(
-                found, name, TEXT if is_text else reason or "NumPy type that holds no gradients"
-            )
-            return
-        place = self._array_data(found, data, math.prod(sizes) * element.itemsize)
-        strides = contiguous_strides(sizes[::-1])[::-1] if fortran else contiguous_strides(sizes)
-        self.tensors.append(
-            TensorSpec(
-                name=found.name,
-                dtype=element.dtype,
-                shape=sizes,
-                extents=(place,) if isinstance(place, Extent) and place.nbytes else (),
-                strides=None if is_contiguous(sizes, strides) else strides,
-                stream=place if isinstance(place, Inline) else None,
-                big_endian=self._is_big_endian(found, dtype),
-                section=self.section_of(found.name),
-            )
-        )
-
-    def _is_big_endian(self, found: NamedLeaf, dtype: ArrayType) -> bool:
-        """The byte order that a type's state says: (version, order, subarray, names, fields, …)."""
-        match dtype.state:
-            case None:
-                return False
-            case (3 | 4, "<" | "|" | "=", None, None, None, _, _, _, *_):
-                return False
-            case (3 | 4, ">", None, None, None, _, _, _, *_) if dtype.copied:
-                return True
-        problem = f"NumPy type {dtype.description!r:.80} with a state that is not its own"
-        raise UnsupportedFormatError(self.path, problem, tensor=found.name)
-
-    def _array_data(self, found: NamedLeaf, data: object, needs: int) -> Extent | Inline:
-        """Where an array's bytes are: in the pickle as they are, or only as encoded text."""
-        if isinstance(data, Bytes):
-            place: Extent | Inline = Extent(
-                self.pickle.file, self.pickle.offset + data.start, data.nbytes
-            )
-        elif isinstance(data, TextBytes):
-            try:
-                decoded = data.text.encode(data.encoding)
-            except UnicodeEncodeError as error:
-                problem = "a NumPy array whose text is no bytes"
-                raise CorruptFileError(self.path, problem, tensor=found.name) from error
-            place = Inline(decoded)
-        else:
-            problem = "a NumPy array without bytes"
-            raise CorruptFileError(self.path, problem, tensor=found.name)
-        if place.nbytes != needs:
-            problem = f"a NumPy array that promises {needs} bytes and holds {place.nbytes}"
-            raise CorruptFileError(self.path, problem, tensor=found.name)
-        return place if needs else Extent(self.pickle.file, self.pickle.offset, 0)
 
     def _skip(
         self,

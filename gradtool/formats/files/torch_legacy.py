@@ -70,7 +70,7 @@ def open_torch_legacy(source: Source) -> Checkpoint:
         section_kinds=walked.sections.kinds,
         placed=placed_parts(walked.distributed),
         part_notes=walked.part_notes(),
-        notes=walked.notes(),
+        notes=builder.notes(walked),
         in_model_order=may_be_the_model_s(builder.tensors),
     ).with_scales_apart()
 

@@ -129,7 +129,7 @@ def catalogue_of(tree: Tree) -> Checkpoint:
         part_notes=walked.part_notes(),
         checksums=checksums(archive, "data.pkl", "data/"),
         serialization_ids=_serialization_ids(archive),
-        notes=(*walked.notes(), *unnamed(archive.others(storages))),
+        notes=(*builder.notes(walked), *unnamed(archive.others(storages))),
         in_model_order=may_be_the_model_s(builder.tensors),
     ).with_scales_apart()
 

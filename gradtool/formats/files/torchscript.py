@@ -72,7 +72,7 @@ def open_torchscript(source: Source, entries: Sequence[Entry]) -> Checkpoint:
         skipped=(*held.skipped, *used.skipped),
         checksums=torch_zip.checksums(archive, "data", _CONSTANTS),
         notes=(
-            *walked.notes(),
+            *held.notes(walked),
             *_note(used),
             *torch_zip.unnamed(entry for entry in others if id(entry) not in free),
         ),

@@ -8,6 +8,7 @@ from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayType,
     Attributed,
+    CoordinatesRef,
     Key,
     MalformedPickleError,
     MetaRef,
@@ -39,7 +40,7 @@ TENSOR_PROPERTIES: Final = frozenset(
 """What `torch.Tensor` of torch 2.13 computes; to set some of it, such as `data`, sets elements."""
 
 _SCALARS: Final = frozenset({float, bool, type(None)})  # with few values of one hash
-_TENSORS: Final = (TensorRef, SparseRef, Unmeasured, MetaRef)
+_TENSORS: Final = (TensorRef, CoordinatesRef, SparseRef, Unmeasured, MetaRef)
 _WITH_STATE: Final = (*_TENSORS, Opaque, Attributed, ArrayType, ArrayRef)
 
 

@@ -17,6 +17,7 @@ from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,
     ArrayType,
+    CoordinatesRef,
     Handler,
     MalformedPickleError,
     MetaRef,
@@ -31,6 +32,7 @@ from gradtool.formats.pickles.stand_ins import (
 )
 
 _SIGN_BITS: Final = frozenset({"conj", "neg"})
+_WITH_ATTRIBUTES: Final = (TensorRef, CoordinatesRef, SparseRef, Unmeasured)
 
 
 def _tensor(
@@ -61,7 +63,7 @@ def _refuse_hooks(hooks: object) -> None:
 def _refuse_attributes(*parts: object) -> None:
     """Refuse to make a tensor of parts with attributes, which the tensor would lose."""
     for part in parts:
-        if isinstance(part, TensorRef | SparseRef | Unmeasured) and part.state is not None:
+        if isinstance(part, _WITH_ATTRIBUTES) and part.state is not None:
             raise UnsupportedPickleError("a tensor out of one whose attributes it would lose")
 
 
@@ -94,7 +96,7 @@ def _meta_tensor(dtype: object, shape: object, strides: object, *_: object) -> M
     return MetaRef(_name(dtype, "dtype"))
 
 
-def _sparse_tensor(layout: object, data: object) -> SparseRef | Unmeasured:
+def _sparse_tensor(layout: object, data: object) -> CoordinatesRef | SparseRef:
     if not isinstance(layout, Opaque) or type(data) is not tuple or len(data) not in (3, 4):
         raise MalformedPickleError("a sparse tensor without layout or values")
     _refuse_attributes(*data)
@@ -105,10 +107,12 @@ def _sparse_tensor(layout: object, data: object) -> SparseRef | Unmeasured:
         compressed, plain = _indices(data[0]), _indices(data[1])
         return SparseRef(data[2], {"compressed_indices": compressed, "plain_indices": plain})
     indices, values = _indices(data[0]), data[1]
-    is_coalesced = len(data) == 4 and data[3] is True
-    if is_coalesced or not isinstance(values, TensorRef):
+    if not isinstance(values, TensorRef):
         return SparseRef(values, {"indices": indices})
-    return Unmeasured(values, (indices,), "uncoalesced sparse tensor: save its coalesce()")
+    if not isinstance(indices, TensorRef):
+        raise UnsupportedPickleError(f"a sparse tensor whose indices are {describe(indices)}")
+    # Whether it says that it is coalesced does not count: its indices tell.
+    return CoordinatesRef(values, indices, data[2])
 
 
 def _indices(data: object) -> object:

@@ -16,6 +16,7 @@ from gradtool.formats.pickles.machine import ElementHolder
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayType,
+    CoordinatesRef,
     MetaRef,
     SparseRef,
     Storage,
@@ -67,7 +68,7 @@ def _element_type(value: ElementHolder) -> str:
             element = numpy_type(name)
         case Unmeasured(values=values):
             return _element_type(values)
-        case MetaRef() | SparseRef():
+        case MetaRef() | CoordinatesRef() | SparseRef():
             return META  # no elements but those of the tensors in it
         case _:
             return "unknown type"

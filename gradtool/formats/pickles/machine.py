@@ -15,6 +15,7 @@ from gradtool.core.element_types import storage_type
 from gradtool.core.figures import byte_size
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
+    CoordinatesRef,
     MalformedPickleError,
     MetaRef,
     SparseRef,
@@ -38,7 +39,7 @@ ENTRY_COST: Final = 64
 _BUDGET_PER_BYTE: Final = 20
 _FREE_BUDGET: Final = 24 << 20
 
-ElementHolder = TensorRef | SparseRef | Unmeasured | MetaRef | ArrayRef | Storage
+ElementHolder = TensorRef | CoordinatesRef | SparseRef | Unmeasured | MetaRef | ArrayRef | Storage
 """A stand-in for an object that holds elements, or describes some, as a meta tensor does."""
 _ELEMENT_HOLDERS: Final = get_args(ElementHolder)  # a third of the time of isinstance with a union
 

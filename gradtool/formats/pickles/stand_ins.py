@@ -163,8 +163,21 @@ class TensorRef(StandIn):
 
 
 @dataclass(slots=True, eq=False, repr=False)
+class CoordinatesRef(StandIn):
+    """A sparse tensor of coordinates (COO): entries that may name one place several times.
+
+    `sizes` is the shape, as pickled.
+    """
+
+    values: TensorRef
+    indices: TensorRef
+    sizes: object
+    state: object = None
+
+
+@dataclass(slots=True, eq=False, repr=False)
 class SparseRef(StandIn):
-    """A sparse tensor: its values, which are stored densely, and the indices of their places."""
+    """Another sparse tensor: its values, stored densely, and the indices of their places."""
 
     values: object
     indices: dict[str, object]
@@ -234,6 +247,7 @@ _WORDS: Final[dict[type, str]] = {
     Key: "a key",
     Storage: "a storage",
     TensorRef: "a tensor",
+    CoordinatesRef: "a sparse tensor",
     SparseRef: "a sparse tensor",
     Unmeasured: "a tensor",
     MetaRef: "a meta tensor",

@@ -20,6 +20,7 @@ from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,
     Attributed,
+    CoordinatesRef,
     Key,
     MetaRef,
     Name,
@@ -44,7 +45,7 @@ _MAX_KEY_CHARS: Final = 256
 
 _MODULE_TABLES: Final = frozenset({"_parameters", "_buffers", "_modules"})
 
-Leaf = TensorRef | Unmeasured | MetaRef | ArrayRef | ArrayScalar | Storage
+Leaf = TensorRef | CoordinatesRef | Unmeasured | MetaRef | ArrayRef | ArrayScalar | Storage
 _BRANCHES: Final = (dict, list, tuple, Opaque, SparseRef)
 _WITH_ELEMENTS: Final = (*get_args(Leaf), SparseRef)
 _WALKED: Final = (*_BRANCHES, *get_args(Leaf))
@@ -72,7 +73,7 @@ class Walk:
         reached: the identities (`id`) of those, and of their parts.
         sections: of the leaves, by name, once all are found.
         distributed: the DTensors and ShardedTensors, by the name of the part in the file.
-        sparse: how many sparse tensors were found that name each index once.
+        sparse: how many sparse tensors of other layouts than coordinates were found.
     """
 
     path: str
@@ -124,6 +125,8 @@ class Walk:
             self.leaves.append(NamedLeaf(name or self._stem(), self._top, value))
         if isinstance(value, Unmeasured):
             self.reached.update(map(id, (value.values, *value.parts)))
+        if isinstance(value, CoordinatesRef):
+            self.reached.update(map(id, (value.values, value.indices)))
 
     def _children(self, value: object, name: str) -> Iterator[tuple[str, object]]:
         """The parts of `value`, called `name`, that may hold tensors, each with what it adds."""
@@ -138,7 +141,12 @@ class Walk:
                 self.sparse += 1
                 yield from self._entries({"": values, **indices})
                 yield from self._attributes(state)
-            case TensorRef(state=state) | MetaRef(state=state) | Unmeasured(state=state):
+            case (
+                TensorRef(state=state)
+                | CoordinatesRef(state=state)
+                | MetaRef(state=state)
+                | Unmeasured(state=state)
+            ):
                 yield from self._attributes(state)
             case ArrayRef():
                 yield from self._numbered(_objects(value) or ())
@@ -189,13 +197,6 @@ class Walk:
         for position, item in enumerate(items):
             if item and isinstance(item, _WALKED) and not _is_plain(item):
                 yield str(position), item
-
-    def notes(self) -> tuple[str, ...]:
-        """Notes on what is measured in place of whole tensors."""
-        if not self.sparse:
-            return ()
-        sparse = counted(self.sparse, "sparse tensor is", "sparse tensors are")
-        return (f"{sparse} measured by the stored values",)
 
     def part_notes(self) -> tuple[str, ...]:
         """The same of what one rank holds."""

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.locations import Extent, Location, Source
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.shapes.strides import contiguous_strides, distinct_axes, is_contiguous, span
+from gradtool.core.shapes.strides import contiguous_strides
 from gradtool.core.tensors import TensorSpec
 from gradtool.engine.backend import Bytes
 from gradtool.engine.buffers import BUFFERS
+from gradtool.storage.elements.strided import WORDS, fill
 from gradtool.storage.spool import spooled
-
-MOST_SPAN: Final = 4 << 20
-"""Bytes that are read at once to pick elements from."""
-
-READ_NBYTES: Final = 16 << 10
-"""Bytes that are read over in the time that another read takes to begin."""
-
-_WORDS: Final = {1: "u1", 2: "u2", 4: "u4", 8: "u8", 16: "c16"}
-"""NumPy's types that elements of a size are copied as."""
 
 
 class Sources:
@@ -81,8 +72,9 @@ def read_range(sources: Sources, spec: TensorSpec, first: int, out: Bytes) -> No
 def read_box(sources: Sources, spec: TensorSpec, box: Box, out: Bytes) -> None:
     """Fill `out` with the elements of a box of the shape of `spec`, in C order."""
     strides = contiguous_strides(spec.shape) if spec.strides is None else spec.strides
-    words = out.view(_WORDS[spec.dtype.itemsize]).reshape(box.sizes)
-    _fill(sources, spec.extents, first_element(spec, box), strides, words)
+    words = out.view(WORDS[spec.dtype.itemsize]).reshape(box.sizes)
+    read_into = partial(sources.read_into, spec.extents)
+    fill(read_into, first_element(spec, box), strides, words, _near)
     normalize(out, spec)
 
 
@@ -106,40 +98,8 @@ def normalize(raw: Bytes, spec: TensorSpec) -> None:
         words ^= words.dtype.type(1 << part.bits - 1)
 
 
-def _fill(
-    sources: Sources,
-    extents: Sequence[Extent],
-    first: int,
-    strides: Sequence[int],
-    out: NDArray[Any],
-) -> None:
-    """Fill `out` with the elements of its shape from the `first` on, which are `strides` apart."""
-    itemsize, sizes = out.itemsize, out.shape
-    if out.flags.c_contiguous and is_contiguous(sizes, strides):
-        sources.read_into(extents, first * itemsize, out.reshape(-1).view(np.uint8).data)
-        return
-    axes, reach = distinct_axes(sizes, strides), span(sizes, strides)
-    if not axes or _is_near(axes, reach, itemsize):
-        near = BUFFERS.span.array(np.uint8, reach * itemsize)
-        sources.read_into(extents, first * itemsize, near.data)
-        steps = tuple(stride * itemsize for stride in strides)
-        out[...] = np.ndarray(sizes, out.dtype, near.data, strides=steps)
-        return
-    stride, size = axes[0]
-    axis = list(zip(strides, sizes, strict=True)).index(axes[0])
-    inner = reach - (size - 1) * stride
-    together = 1
-    if reach * itemsize > MOST_SPAN and (stride - inner) * itemsize <= READ_NBYTES:
-        together = max((MOST_SPAN // itemsize - inner) // stride + 1, 1)
-    for start in range(0, size, together):
-        part = out[(slice(None),) * axis + (slice(start, start + together),)]
-        _fill(sources, extents, first + start * stride, strides, part)
-
-
-def _is_near(axes: Sequence[tuple[int, int]], reach: int, itemsize: int) -> bool:
-    """Whether one read over all that lies between elements is cheaper than several reads."""
-    wasted = reach - math.prod(size for _, size in axes)
-    return reach * itemsize <= MOST_SPAN and wasted * itemsize <= axes[0][1] * READ_NBYTES
+def _near(nbytes: int) -> Bytes:
+    return BUFFERS.span.array(np.uint8, nbytes)
 
 
 def without_streams(spec: TensorSpec, files: ExitStack) -> TensorSpec:
