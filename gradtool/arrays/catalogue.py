@@ -11,11 +11,12 @@ from gradtool.arrays.parameters import NamedArray, gradient, named_arrays, refus
 from gradtool.arrays.tree import LONE_NAME, Tree, all_leaves
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.element_types import listed_name
-from gradtool.core.figures import counted
+from gradtool.core.figures import counted, sparse_notes
 from gradtool.core.order.listed import may_be_the_model_s
 from gradtool.core.sections import OPTIMIZER, OPTIMIZER_KEYS, Sections, sections_of
 from gradtool.core.tensors import ABSENT, Skipped, TensorSpec
 from gradtool.errors import UsageError
+from gradtool.storage.elements.coordinates import listed
 from gradtool.storage.memory import MEMORY_PATH
 
 
@@ -54,29 +55,31 @@ def catalogue_of(named: Sequence[NamedArray], section_of: Sections) -> MemoryCat
     tensors: list[TensorSpec] = []
     skipped: list[Skipped] = []
     owners: list[object] = []
-    shards = sparse = 0
+    shards = stored = summed = 0
     for name, array, dtype in named:
         section = section_of(name)
         if array is None:
             skipped.append(Skipped(name, listed_name(dtype), ABSENT, section))
             continue
         elements = _elements(name, array)
-        owners.append(elements.owner)
-        entry = elements.entry(name, section)
-        (tensors if isinstance(entry, TensorSpec) else skipped).append(entry)  # type: ignore[arg-type]
+        parts = [(f"{name}.{part}", _elements(name, one)) for part, one in elements.indices.items()]
+        owners += (one.owner for one in (elements, *(part for _, part in parts)))
         shards += elements.is_shard
-        sparse += bool(elements.indices)
-        for part, tensor in elements.indices.items():
-            indices = _elements(f"{name}.{part}", tensor)
-            owners.append(indices.owner)
-            skipped.append(indices.entry(f"{name}.{part}", section))  # type: ignore[arg-type]
+        entry = elements.entry(name, section)
+        of_parts = [one.entry(part, section) for part, one in parts]
+        if elements.whole is not None and isinstance(entry, TensorSpec):
+            entry, of_parts, is_summed = _coordinates(entry, of_parts, elements.whole)
+            summed += is_summed
+            stored += not is_summed
+        else:
+            stored += bool(parts)
+        for one in (entry, *of_parts):
+            (tensors if isinstance(one, TensorSpec) else skipped).append(one)  # type: ignore[arg-type]
     notes = []
     if shards:
         subject = counted(shards, "DTensor is", "DTensors are")
         notes.append(f"{subject} measured by the part that this rank holds")
-    if sparse:
-        subject = counted(sparse, "sparse tensor is", "sparse tensors are")
-        notes.append(f"{subject} measured by the stored values")
+    notes += sparse_notes(stored, summed)
     checkpoint = Checkpoint(
         path=MEMORY_PATH,
         format=MEMORY_PATH,
@@ -88,6 +91,17 @@ def catalogue_of(named: Sequence[NamedArray], section_of: Sections) -> MemoryCat
         in_model_order=True,
     )
     return MemoryCatalogue(checkpoint, owners)
+
+
+def _coordinates(
+    values: TensorSpec, of_parts: Sequence[TensorSpec | Skipped], whole: tuple[int, ...]
+) -> tuple[TensorSpec, list[TensorSpec | Skipped], bool]:
+    """The entries of a sparse tensor of that shape, and whether they are of sums."""
+    (indices,) = of_parts
+    if not isinstance(indices, Skipped) or indices.stored is None:  # torch has I64 there, in order
+        return values, [indices], False
+    found = listed(MEMORY_PATH, values, indices.stored, whole)
+    return found.values, [found.indices], found.is_summed
 
 
 def _elements(name: str, array: object) -> Elements:

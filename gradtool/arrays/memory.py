@@ -46,6 +46,7 @@ class Elements:
         big_endian: whether the highest byte of an element comes first.
         is_shard: whether the array is a DTensor.
         indices: of a sparse tensor, its index tensors by their names.
+        whole: of a sparse tensor of coordinates, its own shape.
     """
 
     owner: object
@@ -56,6 +57,7 @@ class Elements:
     big_endian: bool = False
     is_shard: bool = False
     indices: Mapping[str, Any] = field(default_factory=dict)
+    whole: tuple[int, ...] | None = None
 
     def entry(self, name: str, section: str) -> TensorSpec | Skipped:
         """The array as a tensor of a catalogue.
@@ -198,6 +200,7 @@ def _elements_of_tensor(tensor: Any) -> Elements:
     local = tensor.detach()
     if is_shard:
         local = local.to_local()
+    whole = tuple(local.shape) if str(local.layout) == "torch.sparse_coo" else None
     local, indices = _values_and_indices(local)
     local = local if local.is_meta else local.resolve_neg().cpu()
     if not local.is_meta and not holds_its_elements(local):
@@ -211,6 +214,7 @@ def _elements_of_tensor(tensor: Any) -> Elements:
         sys.byteorder == "big",
         is_shard,
         indices,
+        whole,
     )
 
 
@@ -218,8 +222,7 @@ def _values_and_indices(tensor: Any) -> tuple[Any, dict[str, Any]]:
     """A tensor's stored values, and its index tensors by name if it is sparse."""
     layout = str(tensor.layout)
     if layout == "torch.sparse_coo":
-        tensor = tensor.coalesce()
-        return tensor.values(), {"indices": tensor.indices().contiguous()}
+        return tensor._values(), {"indices": tensor._indices().contiguous()}
     if not layout.startswith("torch.sparse_"):
         return tensor, {}
     if layout in ("torch.sparse_csr", "torch.sparse_bsr"):

@@ -44,6 +44,16 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or one + 's'}"
 
 
+def sparse_notes(stored: int, summed: int) -> Iterator[str]:
+    """Sentences on sparse tensors that are measured by stored values, and on those by sums."""
+    for count, how in (
+        (stored, "measured by the stored values"),
+        (summed, "not coalesced, and measured by the sums of the values"),
+    ):
+        if count:
+            yield f"{counted(count, 'sparse tensor is', 'sparse tensors are')} {how}"
+
+
 def first_of(items: Sequence[str], most: int = 3) -> str:
     """`a, b, c and 4 more`: the first of many items, as they are."""
     shown = ", ".join(items[:most])

@@ -325,10 +325,10 @@ def test_what_torch_swaps_twice_is_refused(case: str, tmp_path: Path) -> None:
     assert verdict(path) == 3
 
 
-@pytest.mark.filterwarnings("ignore:Sparse")
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_what_is_not_measured_beside_gradients_is_not_healthy(tmp_path: Path) -> None:
     path = tmp_path / "x.pt"
-    beside = torch.sparse_coo_tensor([[0, 0]], torch.tensor([NAN, NAN]), (3,))
+    beside = torch.nested.nested_tensor([torch.tensor([NAN, NAN])])
     torch.save({"grads": {"a": torch.ones(2)}, "model": {"w": torch.ones(2)}, "x": beside}, path)
     assert verdict(path) == 1
 

@@ -13,7 +13,7 @@ from typing import Final
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.element_types import ElementType, numpy_type, storage_type, torch_type
-from gradtool.core.figures import counted
+from gradtool.core.figures import sparse_notes
 from gradtool.core.locations import Extent
 from gradtool.core.shapes.strides import (
     is_contiguous,
@@ -37,7 +37,6 @@ from gradtool.formats.pickles.walk import NamedLeaf, Walk
 
 _MAX_DIMENSIONS: Final = 64
 _MAX_REPEATED_NUMEL: Final = 1 << 20
-_UNCOALESCED: Final = "uncoalesced sparse tensor: save its coalesce()"
 
 
 @dataclass(slots=True)
@@ -97,15 +96,7 @@ class SpecBuilder:
 
     def notes(self, walked: Walk) -> tuple[str, ...]:
         """Notes on what is measured in place of whole tensors, of which some are in `walked`."""
-        stored, summed = walked.sparse + self.coalesced, self.summed
-        notes = []
-        if stored:
-            sparse = counted(stored, "sparse tensor is", "sparse tensors are")
-            notes.append(f"{sparse} measured by the stored values")
-        if summed:
-            sparse = counted(summed, "sparse tensor is", "sparse tensors are")
-            notes.append(f"{sparse} not coalesced, and measured by the sums of the values")
-        return tuple(notes)
+        return tuple(sparse_notes(walked.sparse + self.coalesced, self.summed))
 
     def _refuse_again(self, found: NamedLeaf) -> None:
         if found.name in self._names:
@@ -152,11 +143,12 @@ class SpecBuilder:
     def _add_coordinates(self, found: NamedLeaf, sparse: CoordinatesRef) -> None:
         """List a sparse tensor by its values, summed up where several have one index."""
         element, values = self._described(found, sparse.values)
-        if values is None or element.dtype is None:
-            self._skip(found, element.name, _UNCOALESCED, values.extents if values else ())
-            return
         of_indices = found._replace(name=f"{found.name}.indices")
         self._refuse_again(of_indices)
+        if values is None or element.dtype is None:  # of integers nothing is added up
+            self._add_tensor(found, sparse.values)
+            self._add_tensor(of_indices, sparse.indices)
+            return
         _, indices = self._described(of_indices, sparse.indices)
         if type(sparse.sizes) is not tuple or indices is None:
             problem = "a sparse tensor without a shape"

@@ -55,7 +55,8 @@ def _checked(path: str, values: TensorSpec, indices: TensorSpec, shape: tuple[in
         raise lie(f"of shape {list(shape)} with values of {list(values.shape[1:])}")
     if math.prod(shape[:axes]) >= MOST_PLACES:
         raise lie(f"of shape {list(shape)}, which has 2^63 places or more")
-    return Entries(indices, values, shape[:axes])
+    of_indices, of_values = (replace(spec, name="", section="") for spec in (indices, values))
+    return Entries(indices.name, of_indices, of_values, shape[:axes])
 
 
 def _of_sums(values: TensorSpec, summed: SummedValues) -> TensorSpec:

@@ -6,7 +6,7 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final, Self
 
 import ml_dtypes
@@ -49,12 +49,16 @@ _REALS: Final[dict[str, DTypeLike]] = {
 class Entries:
     """Entries of a sparse tensor: for each an index, and the values at that.
 
+    Two are equal if they are of the same bytes, whatever tensors are called.
+
     Attributes:
+        name: of the index tensor, for errors.
         indices: integers of shape (sparse axes, entries), with extents if there are entries.
         values: floats or complex numbers of shape (entries, ...), with extents if there are any.
         sizes: of the sparse axes; less than MOST_PLACES places.
     """
 
+    name: str = field(compare=False)
     indices: TensorSpec
     values: TensorSpec
     sizes: tuple[int, ...]
@@ -140,7 +144,7 @@ class OpenEntries:
             f"whose size is {self.entries.sizes[axis]}"
         )
         byte = extent.offset + at * spec.dtype.itemsize
-        return CorruptFileError(extent.file.path, problem, tensor=spec.name, byte=byte)
+        return CorruptFileError(extent.file.path, problem, tensor=self.entries.name, byte=byte)
 
     def rows(self, numbers: Int64, first: int, stop: int) -> Float64:
         """Elements `first` to `stop` of the values of some entries, in float64.

@@ -506,13 +506,17 @@ def test_a_sparse_gradient_is_measured_by_its_coalesced_values(tmp_path: Path) -
     checkpoint = saved(tmp_path, {"g": grad, "c": grad.coalesce()})
     assert_same(by_name(checkpoint)["c"], grad.coalesce().values())
     assert reasons(checkpoint) == {
-        "g": ("F32", "uncoalesced sparse tensor: save its coalesce()"),
+        "g.indices": ("I64", "integer"),
         "c.indices": ("I64", "integer"),
     }
-    assert checkpoint.notes == ("1 sparse tensor is measured by the stored values",)
+    assert checkpoint.notes == (
+        "1 sparse tensor is measured by the stored values",
+        "1 sparse tensor is not coalesced, and measured by the sums of the values",
+    )
     total = gradtool.measure(checkpoint.path).total
     assert total is not None
-    assert total.lower_bound
+    assert not total.lower_bound
+    assert math.isclose(total.norm, math.sqrt(20 + 20), rel_tol=1e-15)
 
 
 @pytest.mark.filterwarnings("ignore:Sparse CSR tensor support:UserWarning")

@@ -42,6 +42,7 @@ from gradtool.formats.pickles.stand_ins import (
     ArrayType,
     Attributed,
     Bytes,
+    CoordinatesRef,
     Key,
     MetaRef,
     Name,
@@ -405,6 +406,7 @@ def test_huge_integers_of_one_hash_cost_what_others_cost() -> None:
         load(data)
 
 
+TENSOR = TensorRef(Storage("torch.FloatStorage", "0", 1), 0, (), ())
 STAND_INS: list[object] = [
     Key(1),
     Bytes(0, 0),
@@ -413,8 +415,9 @@ STAND_INS: list[object] = [
     Attributed(),
     Storage("", "", 0),
     TensorRef(Storage("", "", 0), 0, (), ()),
+    CoordinatesRef(TENSOR, TENSOR, ()),
     SparseRef(None, {}),
-    Unmeasured(TensorRef(Storage("torch.FloatStorage", "0", 1), 0, (), ()), (), ""),
+    Unmeasured(TENSOR, (), ""),
     MetaRef("torch.float32"),
     ArrayType("f8"),
     ArrayRef(),

@@ -107,9 +107,10 @@ def _parameters() -> Any:
 
 def _sparse() -> Any:
     coo = torch.sparse_coo_tensor([[0, 2], [1, 0]], numbers(2), (3, 3))
+    twice = torch.sparse_coo_tensor([[2, 0, 2, 2], [1, 0, 1, 1]], numbers(8).view(4, 2), (3, 3, 2))
     return {
-        "coalesced": coo.coalesce(), "coo": coo, "csr": coo.to_dense().to_sparse_csr(),
-        "csc": coo.to_dense().to_sparse_csc(),
+        "coalesced": coo.coalesce(), "coo": coo, "twice": twice,
+        "csr": coo.to_dense().to_sparse_csr(), "csc": coo.to_dense().to_sparse_csc(),
     }  # fmt: skip
 
 

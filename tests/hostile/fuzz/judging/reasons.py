@@ -63,6 +63,12 @@ STRICTER: Final = (
         "2^64; numbers before the object's may be spelled in many ways.",
     ),
     Reason(
+        "sparse tensors whose parts do not fit",
+        r"torch.*: \w+: (entry \d+ of a sparse tensor has index|"
+        r"a sparse tensor (whose|of (\d+ indices|shape)|without))",
+        "torch looks at them only if it is told to: what it adds up lies outside of the tensor.",
+    ),
+    Reason(
         "names that meet",
         r"two tensors come by this name",
         "A report could not tell them apart.",

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from fuzz.judging.figures import Figures, figures_of
+from fuzz.judging.sums import summed_up, widened
 
 TORCH_NAMES: Final = {
     torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
@@ -168,8 +169,13 @@ class Walk:
         value = value.detach()
         if value.layout is torch.sparse_coo:
             values, indices = value._values(), {"indices": value._indices()}
-            if not value.is_coalesced():
-                yield from self._content(values, path, odd)
+            summed = summed_up(values, indices["indices"])
+            if summed is not None and TORCH_NAMES.get(values.dtype) in FLOATING:
+                name, dtype = self._name(path), TORCH_NAMES[values.dtype]
+                shape = (summed.places, *values.shape[1:])
+                yield Seen(name, dtype, shape, figures_of(summed.values), odd)
+                shape = (len(indices["indices"]), summed.places)
+                yield Seen(self._name((*path, "indices")), "index", shape, None, odd)
                 return
         else:
             by_row = value.layout in (torch.sparse_csr, torch.sparse_bsr)
@@ -236,5 +242,4 @@ def _figures(tensor: torch.Tensor) -> Figures:
 def _exact(tensor: torch.Tensor) -> np.ndarray:
     if tensor.is_neg():
         return -_exact(torch._neg_view(tensor))  # fp8 has no minus of torch's
-    wide = torch.complex128 if tensor.is_complex() else torch.float64
-    return tensor.to(wide).resolve_conj().numpy()
+    return widened(tensor)
