@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from gradtool.core.dtypes import DTYPES
 from gradtool.core.shapes.boxes import Box
-from gradtool.core.tensors import Chunk, Skipped, TensorSpec, has_bits
+from gradtool.core.tensors import Chunk, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError
 from gradtool.storage.elements.entries import MOST_PLACES, Entries
 from gradtool.storage.elements.summed import SummedIndices, SummedValues, summed_values
@@ -36,9 +36,9 @@ def listed(path: str, values: TensorSpec, indices: TensorSpec, shape: tuple[int,
     entries = _checked(path, values, indices, shape)
     summed = summed_values(entries) if values.numel and indices.numel else None
     if summed is None:
-        stored = indices if has_bits(indices.dtype) and not indices.big_endian else None
-        skipped = Skipped(indices.name, indices.dtype.name, "integer", indices.section)
-        return Listed(values, replace(skipped, stored=stored), is_summed=False)
+        stored = None if indices.big_endian else indices
+        skipped = Skipped(indices.name, "I64", "integer", indices.section, stored=stored)
+        return Listed(values, skipped, is_summed=False)
     return Listed(_of_sums(values, summed), _of_indices(indices, summed), is_summed=True)
 
 
@@ -48,6 +48,8 @@ def _checked(path: str, values: TensorSpec, indices: TensorSpec, shape: tuple[in
 
     if len(indices.shape) != 2 or not values.shape:
         raise lie("whose indices are no matrix, or whose values have no axis")
+    if indices.dtype.name != "I64":  # which torch copies, before 1.6 before it has read them
+        raise lie(f"whose indices are {indices.dtype.name} and not I64")
     axes, count = indices.shape
     if count != values.shape[0]:
         raise lie(f"of {count} indices and {values.shape[0]} values")

@@ -53,7 +53,7 @@ class Entries:
 
     Attributes:
         name: of the index tensor, for errors.
-        indices: integers of shape (sparse axes, entries), with extents if there are entries.
+        indices: I64 of shape (sparse axes, entries), with extents if there are entries.
         values: floats or complex numbers of shape (entries, ...), with extents if there are any.
         sizes: of the sparse axes; less than MOST_PLACES places.
     """
@@ -125,17 +125,16 @@ class OpenEntries:
                 if outside.any():
                     raise self._out_of_bounds(axis, first + int(outside.argmax()), found[outside])
                 keys *= size
-                keys += found.astype(np.int64)
+                keys += found
             yield first, keys
 
-    def _indices(self, axis: int, first: int, count: int) -> NDArray[Any]:
+    def _indices(self, axis: int, first: int, count: int) -> Int64:
         """The index of `count` entries along a sparse axis, as stored."""
-        spec = self.entries.indices
-        words = self._read(spec, (axis, first), (1, count)).reshape(-1)
-        kind = "u" if spec.dtype.name.startswith("U") else "i"
-        return words.view(f"{kind}{spec.dtype.itemsize}")
+        return (
+            self._read(self.entries.indices, (axis, first), (1, count)).reshape(-1).view(np.int64)
+        )
 
-    def _out_of_bounds(self, axis: int, entry: int, outside: NDArray[Any]) -> CorruptFileError:
+    def _out_of_bounds(self, axis: int, entry: int, outside: Int64) -> CorruptFileError:
         spec = self.entries.indices
         (extent,) = spec.extents
         at = axis * _strides(spec)[0] + entry * _strides(spec)[1]

@@ -20,7 +20,7 @@ class Sums(NamedTuple):
 def summed_up(values: torch.Tensor, indices: torch.Tensor) -> Sums | None:
     """The sums; None where the indices are in order, each there once."""
     named = [tuple(column) for column in indices.T.tolist()]
-    if all(before < after for before, after in itertools.pairwise(named)):
+    if not values.numel() or all(before < after for before, after in itertools.pairwise(named)):
         return None
     rows: dict[tuple[int, ...], list[np.ndarray]] = {index: [] for index in sorted(named)}
     flat = np.ascontiguousarray(widened(values)).reshape(len(named), -1)

@@ -169,9 +169,10 @@ class Walk:
         value = value.detach()
         if value.layout is torch.sparse_coo:
             values, indices = value._values(), {"indices": value._indices()}
-            summed = summed_up(values, indices["indices"])
-            if summed is not None and TORCH_NAMES.get(values.dtype) in FLOATING:
-                name, dtype = self._name(path), TORCH_NAMES[values.dtype]
+            dtype = TORCH_NAMES.get(values.dtype, "")
+            summed = summed_up(values, indices["indices"]) if dtype in FLOATING else None
+            if summed is not None:
+                name = self._name(path)
                 shape = (summed.places, *values.shape[1:])
                 yield Seen(name, dtype, shape, figures_of(summed.values), odd)
                 shape = (len(indices["indices"]), summed.places)
