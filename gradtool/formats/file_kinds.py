@@ -176,6 +176,12 @@ def is_bare(checkpoint: Checkpoint, stem: str) -> bool:
     return checkpoint.names == (stem,)
 
 
+def is_called_like_tensors(path: str) -> bool:
+    """Whether a file's name says that gradients, weights or moments are in it."""
+    told = told_by(os.path.splitext(os.path.basename(path))[0])
+    return told is not None and told.section != OTHER
+
+
 def with_kinds_of_name(checkpoint: Checkpoint) -> Checkpoint:
     """A file's catalogue with what its name says of it, where its own keys say nothing.
 

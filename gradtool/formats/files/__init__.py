@@ -22,8 +22,16 @@ from gradtool.errors import (
     UnsupportedFormatError,
 )
 from gradtool.formats.about import About
-from gradtool.formats.file_kinds import with_kinds_of_name
-from gradtool.formats.files import npy, npz, safetensors, torch_legacy, torch_zip, torchscript
+from gradtool.formats.file_kinds import is_called_like_tensors, with_kinds_of_name
+from gradtool.formats.files import (
+    npy,
+    npz,
+    pickle,
+    safetensors,
+    torch_legacy,
+    torch_zip,
+    torchscript,
+)
 from gradtool.formats.files._foreign import foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
@@ -53,6 +61,8 @@ class FileFormat:
     """A format of single files: its name, how to tell it, how to read its catalogue.
 
     Files with its `suffixes`, in any case, hold tensors; others count where their content says so.
+    `is_anything` says that most of its files hold none: in a directory those count that are called
+    like gradients, weights or moments.
     """
 
     name: str
@@ -60,6 +70,7 @@ class FileFormat:
     recognises: Callable[[Candidate], bool]
     open: Callable[[Candidate], Checkpoint]
     about: About
+    is_anything: bool = False
 
 
 FILES: Final = (
@@ -106,9 +117,17 @@ FILES: Final = (
         lambda file: npz.open_npz(file.source, file.entries, file.raw_dtype),
         About("numpy.savez: several arrays", ("arrays in a zip archive",)),
     ),
+    FileFormat(
+        "pickle",
+        (".pkl", ".pickle"),
+        lambda file: pickle.recognises(file.head),
+        lambda file: pickle.open_pickle(file.source),
+        About("pickle.dump: NumPy arrays", ("a pickle of protocol 2 to 5",)),
+        is_anything=True,
+    ),
 )
 
-SUFFIXES: Final = tuple(suffix for row in FILES for suffix in row.suffixes)
+SUFFIXES: Final = tuple(suffix for row in FILES if not row.is_anything for suffix in row.suffixes)
 
 
 class LeftAloneError(Exception):
@@ -162,6 +181,8 @@ def open_file(
                 raise
             raise LeftAloneError from error
         if file_format is not None:
+            if file_format.is_anything and not must_be_known and not is_called_like_tensors(path):
+                raise LeftAloneError
             checkpoint = file_format.open(candidate)
             source.check_unchanged()
             return with_kinds_of_name(checkpoint)

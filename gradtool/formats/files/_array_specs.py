@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 from typing import Final
 
+from gradtool.core.dtypes import DTYPES
 from gradtool.core.element_types import numpy_type
 from gradtool.core.locations import Extent, Inline
 from gradtool.core.shapes.strides import contiguous_strides, is_contiguous
-from gradtool.core.tensors import TEXT, Skipped, TensorSpec
+from gradtool.core.tensors import TEXT, Skipped, TensorSpec, has_bits
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
 from gradtool.formats.pickles.stand_ins import ArrayRef, ArrayType, Bytes, TextBytes
 from gradtool.formats.pickles.walk import NamedLeaf
@@ -38,16 +39,17 @@ def array_entry(
             raise CorruptFileError(path, problem, tensor=found.name)
     sizes = integers(shape, "shape", path, found.name)
     element = numpy_type(dtype.description)
-    if element is None or element.dtype is None:
+    known = None if element is None else element.dtype or DTYPES.get(element.name)
+    if element is None or known is None or not (element.dtype or has_bits(known)):
         name, reason = (element.name, element.reason) if element else (dtype.description, "")
         is_text = dtype.description[:1] in _TEXT_KINDS
         reason = TEXT if is_text else reason or "NumPy type that holds no gradients"
         return Skipped(found.name, name, reason, section)
     place = _data(found, data, pickle, math.prod(sizes) * element.itemsize)
     strides = contiguous_strides(sizes[::-1])[::-1] if fortran else contiguous_strides(sizes)
-    return TensorSpec(
+    spec = TensorSpec(
         name=found.name,
-        dtype=element.dtype,
+        dtype=known,
         shape=sizes,
         extents=(place,) if isinstance(place, Extent) and place.nbytes else (),
         strides=None if is_contiguous(sizes, strides) else strides,
@@ -55,6 +57,9 @@ def array_entry(
         big_endian=_is_big_endian(found, dtype, path),
         section=section,
     )
+    if element.dtype is None:
+        return Skipped(found.name, element.name, element.reason, section, stored=spec)
+    return spec
 
 
 def integers(claims: tuple[object, ...], what: str, path: str, name: str) -> tuple[int, ...]:

@@ -16,10 +16,6 @@ _MARKS: Final = (
     (0, b"SQLite format 3\0", "is a SQLite file: `gradtool trend` reads a Recorder's, NAME.rows"),
     (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),
     (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it first"),
-    *(
-        (0, bytes((0x80, protocol)), "is a bare pickle, which could run code when loaded")
-        for protocol in range(2, 6)
-    ),
 )
 
 

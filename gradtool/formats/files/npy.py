@@ -1,7 +1,7 @@
 """NumPy's `.npy`: one array behind a header that is a Python literal.
 
 Layout: `numpy.lib.format`, versions 1.0, 2.0 and 3.0. An array of Python objects is a pickle
-and is refused unread.
+behind the header; as a member of an archive it is refused unread.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from gradtool.core.locations import Extent, Source, Stream
 from gradtool.core.shapes.strides import contiguous_strides, is_contiguous
 from gradtool.core.tensors import Skipped, TensorSpec, has_bits, skip_reason
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
+from gradtool.formats.files.pickle import open_pickle
 
 MAGIC: Final = b"\x93NUMPY"
 _MAX_DIMENSIONS: Final = 64
@@ -104,10 +105,15 @@ def recognises(head: bytes) -> bool:
 
 def open_npy(source: Source, raw_dtype: DType | None) -> Checkpoint:
     """The catalogue of a single array, which is called as its file is, without `.npy`."""
-    size = source.file.size
-    header = read_header(
-        lambda nbytes: source.read(0, min(nbytes, size)), size, raw_dtype, Where(source.path)
-    )
+    size, where = source.file.size, Where(source.path)
+
+    def read(nbytes: int) -> bytes:
+        return source.read(0, min(nbytes, size))
+
+    fields, data_start = _fields_of(read, where)
+    if fields["descr"] == "|O":
+        return open_pickle(source, data_start, "npy")
+    header = _header_of(fields, data_start, size, raw_dtype, where)
     name = os.path.basename(source.path).removesuffix(".npy")
     extent = Extent(source.file, header.data_start, size - header.data_start)
     found = catalogued(name, header, extents=(extent,) if extent.nbytes else ())
@@ -158,6 +164,12 @@ def read_header(
         CorruptFileError: no valid header, or more or less data than it promises.
         UnsupportedFormatError: elements that are no numbers, or that could be of several types.
     """
+    fields, data_start = _fields_of(read, where)
+    return _header_of(fields, data_start, nbytes, raw_dtype, where)
+
+
+def _fields_of(read: Callable[[int], bytes], where: Where) -> tuple[dict[str, Any], int]:
+    """What a header says, unchecked, and where the data begin; raises as `read_header`."""
     head = read(_USUAL_HEADER_NBYTES)
     if not recognises(head):
         raise where.corrupt("is no NumPy array: it does not start as one")
@@ -176,9 +188,15 @@ def read_header(
     if data_start > len(head):
         raise where.corrupt(f"its header claims {literal_nbytes} bytes: truncated")
     try:
-        fields = _parse_literal(head[8 + length.size : data_start], encoding)
+        return _parse_literal(head[8 + length.size : data_start], encoding), data_start
     except ValueError as error:
         raise where.corrupt(str(error)) from error
+
+
+def _header_of(
+    fields: dict[str, Any], data_start: int, nbytes: int, raw_dtype: DType | None, where: Where
+) -> Header:
+    """The header that says this, of an array of `nbytes` bytes; raises as `read_header`."""
     dtype, big_endian = _element_type(fields["descr"], raw_dtype, where)
     shape = _checked_shape(fields["shape"], where)
     fortran_order = fields["fortran_order"]

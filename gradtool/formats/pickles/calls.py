@@ -33,7 +33,14 @@ def _refuse(*_: object) -> NoReturn:
     raise UnsupportedPickleError("a tensor or storage made of what stands in the pickle")
 
 
+def _refuse_nested(*_: object) -> NoReturn:
+    raise UnsupportedPickleError(
+        "a tensor of torch in a pickle that torch.save did not write: save it with torch.save"
+    )
+
+
 _REFUSED: Final = Handler(_refuse, 0, 1 << 30, is_class=True)
+_NESTED: Final = Handler(_refuse_nested, 1, 1)
 
 
 def global_of(module: object, qualname: object) -> Name:
@@ -50,7 +57,7 @@ def global_of(module: object, qualname: object) -> Name:
     name = f"{_RENAMED_MODULES.get(module, module)}.{qualname}"
     if not name.isascii():  # surrogates, which no output takes
         name = name.encode("utf-8", "backslashreplace").decode()
-    handler = HANDLERS.get(name)
+    handler = _NESTED if name == "torch.storage._load_from_bytes" else HANDLERS.get(name)
     if handler is None and _MAKES_ELEMENTS.fullmatch(name):
         handler = _REFUSED
     return Name(name, handler)

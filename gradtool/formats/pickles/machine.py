@@ -85,7 +85,9 @@ class Machine:
     """The state of the interpreter for one pickle.
 
     Attributes:
-        data: the pickle.
+        data: the pickle, but for bytes objects that were left out.
+        holes: how many bytes those have, by the position in `data` at which they belong.
+        skipped: how many bytes were left out before the current position.
         stack: the values above the last MARK.
         marks: the stacks below that MARK and the earlier ones.
         memo: the values that the pickle refers back to.
@@ -98,14 +100,18 @@ class Machine:
         "_spellings",
         "_storages",
         "data",
+        "holes",
         "made",
         "marks",
         "memo",
+        "skipped",
         "stack",
     )
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, holes: Mapping[int, int] = MappingProxyType({})) -> None:
         self.data = data
+        self.holes = holes
+        self.skipped = 0
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
         self.memo = Memo()

@@ -48,7 +48,8 @@ def proto(vm: Machine, position: int) -> int:
 
 def frame(vm: Machine, position: int) -> int:
     """FRAME: check how far to read ahead, which is a hint without other effect."""
-    vm.end_of(position + 8, u64(vm.data, position)[0])
+    nbytes = u64(vm.data, position)[0]
+    vm.end_of(position + 8, max(nbytes - sum(vm.holes.values()), 0))
     return position + 8
 
 

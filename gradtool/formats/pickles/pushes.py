@@ -78,9 +78,14 @@ def push_bytes(length: ReadLength, width: int) -> Operation:
 
     def operate(vm: Machine, position: int) -> int:
         position += width
-        end = vm.end_of(position, length(vm.data, position - width)[0])
+        nbytes = length(vm.data, position - width)[0]
         vm.spend(OBJECT_COST)
-        vm.stack.append(Bytes(position, end - position))
+        if position in vm.holes:
+            vm.stack.append(Bytes(position + vm.skipped, nbytes))
+            vm.skipped += nbytes
+            return position
+        end = vm.end_of(position, nbytes)
+        vm.stack.append(Bytes(position + vm.skipped, nbytes))
         return end
 
     return operate

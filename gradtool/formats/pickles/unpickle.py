@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Final, NamedTuple, NoReturn
 
 from gradtool.errors import CorruptFileError, UnsupportedFormatError
@@ -34,7 +35,7 @@ class Unpickled(NamedTuple):
         root: the pickled object, in plain containers, scalars and stand-ins.
         made: everything with elements that the pickle makes, in the root or not.
         storages: the storages that the pickle names, by key.
-        nbytes: the size of the pickle.
+        nbytes: the size of the pickle, without what was left out of it.
     """
 
     root: object
@@ -43,8 +44,15 @@ class Unpickled(NamedTuple):
     nbytes: int
 
 
-def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int = 0) -> Unpickled:
-    """Interpret the pickle `data`.
+def unpickle(
+    data: bytes,
+    path: str,
+    *,
+    record: str | None = None,
+    offset: int = 0,
+    holes: Mapping[int, int] = MappingProxyType({}),
+) -> Unpickled:
+    """Interpret the pickle `data`, from which bytes objects may be left out; see `cutting.Cut`.
 
     `path`, `record` and `offset` (of the pickle's first byte in the file) are for errors.
 
@@ -52,7 +60,7 @@ def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int =
         CorruptFileError: truncated, contradicting itself or the pickle language.
         UnsupportedFormatError: an opcode, protocol or key that no checkpoint needs.
     """
-    machine = Machine(data)
+    machine = Machine(data, holes)
     position = 0
     try:
         if data[:1] != b"\x80":
@@ -60,15 +68,18 @@ def unpickle(data: bytes, path: str, *, record: str | None = None, offset: int =
         while position >= 0:
             position = _DISPATCH[data[position]](machine, position + 1)
     except MalformedPickleError as error:
-        problem, byte = f"pickle opcode {_opcode_name(data, position)}: {error}", offset + position
+        problem = f"pickle opcode {_opcode_name(data, position)}: {error}"
+        byte = offset + position + machine.skipped
         raise CorruptFileError(path, problem, tensor=record, byte=byte) from error
     except UnsupportedPickleError as error:
-        problem, byte = f"pickle opcode {_opcode_name(data, position)}: {error}", offset + position
+        problem = f"pickle opcode {_opcode_name(data, position)}: {error}"
+        byte = offset + position + machine.skipped
         raise UnsupportedFormatError(path, problem, tensor=record, byte=byte) from error
     except (IndexError, struct.error, UnicodeDecodeError) as error:
         is_cut = position >= len(data)
         why = "missing: the pickle is truncated" if is_cut else _WHY_FAILED[type(error)]
-        problem, byte = f"pickle opcode {_opcode_name(data, position)}: {why}", offset + position
+        problem = f"pickle opcode {_opcode_name(data, position)}: {why}"
+        byte = offset + position + machine.skipped
         raise CorruptFileError(path, problem, tensor=record, byte=byte) from error
     return Unpickled(machine.stack[0], machine.made, machine.storages, len(data))
 
