@@ -133,7 +133,7 @@ def _file(name: str) -> str | None:
 
 def _with_parts(paths: Iterable[str]) -> Iterator[str]:
     """All of `paths`, and the tensor files in each directory and beside each index among them."""
-    from gradtool.formats.files import SUFFIXES  # noqa: PLC0415 - loads NumPy, which --help must not
+    from gradtool.formats.files import is_tensor_file  # noqa: PLC0415 - loads much, as --help must not
 
     for path in paths:
         yield path
@@ -141,5 +141,5 @@ def _with_parts(paths: Iterable[str]) -> Iterator[str]:
         if os.path.isdir(path) or path.endswith(".json"):
             with suppress(OSError):  # reading it will say so
                 for name in os.listdir(folder):
-                    if name.lower().endswith((*SUFFIXES, ".index.json")):
+                    if is_tensor_file(name) or name.lower().endswith(".index.json"):
                         yield os.path.join(folder, name)

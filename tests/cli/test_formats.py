@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import os
+import pickle
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -82,6 +83,8 @@ def checkpoints(spare: Path) -> Iterator[Path]:
         yield from (path for path in (folder, *sorted(folder.rglob("*"))) if _is_dump(path))
     np.save(spare / "grads.npy", np.float32([3, 4]))
     yield spare / "grads.npy"
+    (spare / "grads.pkl").write_bytes(pickle.dumps({"w": np.float32([3, 4])}))
+    yield spare / "grads.pkl"
 
 
 def _is_dump(path: Path) -> bool:

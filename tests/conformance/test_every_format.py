@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -101,7 +102,52 @@ class TestNpy(FormatSuite):
         return {"dump": np.load(path)}
 
 
+class TestPickle(FormatSuite):
+    format, suffix = "pickle", ".pkl"
+    protocol: ClassVar[int] = pickle.DEFAULT_PROTOCOL
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        path.write_bytes(pickle.dumps(arrays, self.protocol))
+
+    def write_nested(self, path: Path, arrays: Arrays) -> None:
+        self.write(path, nested(arrays))
+
+    def load(self, path: Path) -> Arrays:
+        return pickle.loads(path.read_bytes())  # noqa: S301 - of our own
+
+
+class TestOldestPickleThatIsClipped(TestPickle):
+    protocol = 3
+
+
+class TestNewestPickle(TestPickle):
+    protocol = pickle.HIGHEST_PROTOCOL
+
+
+class TestNpyOfOneObject(FormatSuite):
+    format, suffix = "npy", ".npy"
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        np.save(path, arrays, allow_pickle=True)
+
+    def write_nested(self, path: Path, arrays: Arrays) -> None:
+        self.write(path, nested(arrays))
+
+    def load(self, path: Path) -> Arrays:
+        return np.load(path, allow_pickle=True).item()
+
+
+def nested(arrays: Arrays) -> dict[str, Any]:
+    tree: dict[str, dict[str, Any]] = {}
+    for name, array in arrays.items():
+        part, _, rest = name.partition(".")
+        tree.setdefault(part, {})[rest] = array
+    return {part: rest.get("", rest) for part, rest in tree.items()}
+
+
 def test_every_format_is_held_to_the_suite() -> None:
-    suites = TestSafetensors, TestTorch, TestTorchLegacy, TestTorchScript, TestNpz, TestNpy
+    suites = (
+        TestSafetensors, TestTorch, TestTorchLegacy, TestTorchScript, TestNpz, TestNpy, TestPickle,
+    )  # fmt: skip
     held = {suite.format for suite in suites}
     assert held == {row.name for row in FILES}

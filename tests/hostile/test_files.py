@@ -54,7 +54,8 @@ def test_a_file_without_permission_is_named(anyones: Path) -> None:
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"\x1f\x8b\x08", "gzip"),
         (b"<!doctype html><html>", "web page"),
-        (b"\x80\x04\x95", "bare pickle"),
+        (b"\x80\x04\x95", "cut off by the end of the pickle"),
+        (b"\x78\x9c\0", "compressed with zlib"),
         (b"hello", "in no format that gradtool knows"),
     ],
 )

@@ -17,7 +17,13 @@ from hypothesis import strategies as st
 import gradtool
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.dtypes import DTYPES
-from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
+from gradtool.errors import (
+    CorruptFileError,
+    EmptyDumpError,
+    GradtoolError,
+    InputError,
+    UnsupportedFormatError,
+)
 from gradtool.formats.files.npy import open_npy
 from gradtool.formats.files.npz import open_npz
 from gradtool.storage.archives.zip import read_directory
@@ -103,7 +109,6 @@ CORRUPT = {
 }
 OBJECTS = "holds Python objects (a pickle): never loaded"
 UNSUPPORTED = {
-    "objects": (npy(header("'|O'")), OBJECTS),
     "objects of 8 bytes": (npy(header("'O8'")), OBJECTS),
     "objects in a field": (npy(header("[('a', '<f4'), ('b', [('c', '|O')])]")), OBJECTS),
     "fields": (npy(header("[('a', '<f4')]")), "NumPy type [('a', '<f4')] is none"),
@@ -173,9 +178,15 @@ def test_in_an_archive_the_error_names_file_and_member(tmp_path, name, compressi
     assert reason in str(error)
 
 
-def test_objects_that_numpy_saved_are_refused(tmp_path):
+def test_objects_that_hold_no_array_are_an_empty_dump(tmp_path):
     np.save(tmp_path / "objects.npy", np.array([{}, None]), allow_pickle=True)
-    assert OBJECTS in str(refusal(tmp_path / "objects.npy"))
+    with pytest.raises(EmptyDumpError, match="no tensor at all"):
+        gradtool.measure(tmp_path / "objects.npy")
+
+
+def test_objects_without_a_pickle_are_refused(tmp_path):
+    (tmp_path / "objects.npy").write_bytes(npy(header("'|O'")))
+    assert "does not begin with a pickle protocol" in str(refusal(tmp_path / "objects.npy"))
 
 
 @pytest.mark.parametrize("raw_dtype", [None, "F32", "F8_E4M3", "F4"])

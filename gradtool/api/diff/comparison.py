@@ -29,7 +29,7 @@ from gradtool.engine.reading.differences import Specs, differences, others_compa
 from gradtool.engine.reading.pairs.slicing import cut_up
 from gradtool.engine.reading.pairs.transposition import transposed
 from gradtool.engine.reading.scaling import times_scales
-from gradtool.engine.reading.unpacking import unpacked
+from gradtool.engine.reading.unpacking import as_stored, unpacked
 from gradtool.engine.schedule import Runner
 from gradtool.errors import InputError, UsageError
 from gradtool.places import place_of
@@ -84,9 +84,15 @@ def opened_side(source: Any, side: str, request: MeasureRequest) -> Side:
     place = place_of(source)
     with _naming(side), reporting_shortage():
         if place is not None:
-            return Side(times_scales(unpacked(opened_in_part(place, request))), [])
+            return Side(_computed(unpacked(opened_in_part(place, request))), [])
         checkpoint, owners = catalogue(source)
-        return Side(times_scales(chosen(checkpoint, request)), owners)
+        return Side(_computed(chosen(checkpoint, request)), owners)
+
+
+def _computed(checkpoint: Checkpoint) -> Checkpoint:
+    """The catalogue of what is compared: elements times scales, and sums, in float64."""
+    computed = times_scales(checkpoint)
+    return replace(computed, tensors=tuple(map(as_stored, computed.tensors)))
 
 
 def opened_sides(a: Any, b: Any, request: MeasureRequest) -> tuple[Side, Side]:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from gradtool.core.file_names import is_unfinished, series_of
-from gradtool.formats.files import SUFFIXES
+from gradtool.formats.files import is_tensor_file
 from gradtool.formats.layouts.arrangement import Unit, arranged, counts_ranks
 from gradtool.storage.listing import expanded
 
@@ -101,7 +101,7 @@ class _Folder:
         are_folders = {name for name in shown if self._is_folder(name)}
         steps = {name for name in are_folders if Unit(name).counts_steps or name.isdecimal()}
         others = [name for name in shown if name not in are_folders]
-        files = [name for name in others if name.lower().endswith(SUFFIXES)]
+        files = [name for name in others if is_tensor_file(name)]
         self.entries = tuple(_entries(os.path.join(self.path, ""), [*files, *sorted(steps)]))
         self.folders = tuple(os.path.join(self.path, name) for name in sorted(are_folders - steps))
 

@@ -26,6 +26,7 @@ from gradtool.engine.reading.pairs.gather import (
     without_streams,
 )
 from gradtool.engine.reading.pairs.regions import Side, meetings, sides_of
+from gradtool.engine.reading.unpacking import as_stored
 
 BLOCK_NBYTES: Final = 1 << 20
 
@@ -79,7 +80,7 @@ def digest_tasks(
     """All tasks that digest `specs`: those of each file in its order, and those over streams."""
     starts: dict[str, list[tuple[int, int]]] = {}
     streams = []
-    for number, spec in enumerate(map(_as_stored, specs)):
+    for number, spec in enumerate(map(as_stored, specs)):
         sides = sides_of(spec)
         if any(side.spec.stream is not None for side in sides):
             span = Span(number, spec, 0, spec.numel)
@@ -88,16 +89,10 @@ def digest_tasks(
             extent = sides[0].spec.extents[0]
             starts.setdefault(extent.file.path, []).append((extent.offset, number))
     by_file = {
-        path: _tasks_of([(number, _as_stored(specs[number])) for _, number in sorted(found)])
+        path: _tasks_of([(number, as_stored(specs[number])) for _, number in sorted(found)])
         for path, found in starts.items()
     }
     return by_file, streams
-
-
-def _as_stored(spec: TensorSpec) -> TensorSpec:
-    """The tensor as the only part that is stored of it: sums are of a wider type than it."""
-    is_one = len(spec.chunks) == 1 and spec.chunks[0].stored.shape == spec.shape
-    return spec.chunks[0].stored if is_one else spec
 
 
 def _tasks_of(specs: Iterable[tuple[int, TensorSpec]]) -> Iterator[DigestTask]:

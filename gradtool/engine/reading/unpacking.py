@@ -74,3 +74,9 @@ def opened(spec: TensorSpec) -> TensorSpec:
         found = unpacked_spec(spec, source)
         source.check_unchanged()
     return found
+
+
+def as_stored(spec: TensorSpec) -> TensorSpec:
+    """The tensor in the type of the only part that there is of it: sums have a wider one."""
+    parts = spec.parts
+    return parts[0] if len(parts) == 1 and parts[0].dtype != spec.dtype else spec

@@ -95,7 +95,7 @@ def _unwritable(path: str, spec: TensorSpec) -> UnsupportedFormatError:
         hint = "save its coalesce(), or leave it out with `exclude`"
     else:
         problem = "is stored as text inside the pickle, where gradtool reads and does not write"
-        hint = "save it with torch's default pickle protocol"
+        hint = "save it as a tensor, or with pickle protocol 3 or later"
     return UnsupportedFormatError(path, problem, tensor=spec.name, hint=hint)
 
 

@@ -130,6 +130,13 @@ FILES: Final = (
 SUFFIXES: Final = tuple(suffix for row in FILES if not row.is_anything for suffix in row.suffixes)
 
 
+def is_tensor_file(name: str) -> bool:
+    """Whether a file is called as files with tensors are."""
+    of_anything = tuple(suffix for row in FILES if row.is_anything for suffix in row.suffixes)
+    is_one = name.lower().endswith(of_anything) and is_called_like_tensors(name)
+    return is_one or name.lower().endswith(SUFFIXES)
+
+
 class LeftAloneError(Exception):
     """A file that need not be known may not be read, or is of a format of others."""
 

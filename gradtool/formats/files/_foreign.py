@@ -16,6 +16,14 @@ _MARKS: Final = (
     (0, b"SQLite format 3\0", "is a SQLite file: `gradtool trend` reads a Recorder's, NAME.rows"),
     (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),
     (0, b"\x28\xb5\x2f\xfd", "is compressed with zstd: unpack it first"),
+    *(
+        (
+            0,
+            bytes((0x78, level)),
+            "is compressed with zlib, as joblib does it: load it, and save its arrays to a .npz",
+        )
+        for level in (0x01, 0x9C, 0xDA)
+    ),
 )
 
 

@@ -18,7 +18,7 @@ from gradtool.core.file_names import is_unfinished
 from gradtool.core.names import NameFilter
 from gradtool.errors import UnknownFormatError
 from gradtool.formats.file_kinds import told_by
-from gradtool.formats.files import SUFFIXES, LeftAloneError
+from gradtool.formats.files import LeftAloneError, is_tensor_file
 from gradtool.formats.layouts.asked import Asked
 from gradtool.formats.layouts.names.further import told_apart
 from gradtool.formats.layouts.sharded_index import is_index_name, open_index
@@ -96,7 +96,7 @@ def contents_of(listing: Listing, asked: Asked) -> Contents:
             files.append(name)
     kept, contents.repeated = told_apart(listing, files, claimed)
     for name in kept:
-        if name.lower().endswith(SUFFIXES):
+        if is_tensor_file(name):
             contents.files.append(name)
         elif listing.is_file(name):
             contents.others.append(name)

@@ -16,7 +16,7 @@ from gradtool.errors import (
     SameTensorsError,
     SeveralCheckpointsError,
 )
-from gradtool.formats.files import SUFFIXES, format_of
+from gradtool.formats.files import format_of, is_tensor_file
 from gradtool.formats.layouts._contents import open_entry
 from gradtool.formats.layouts._steps import lacking_tensors, missing_beside
 from gradtool.formats.layouts.arrangement import Unit, glob_of, runs_among
@@ -95,7 +95,7 @@ def may_hold_tensors(listing: Listing, folder: str, asked: Asked) -> bool:
         if looked_at > MOST_NAMES:
             return True
         for name in names:
-            if name.lower().endswith((*SUFFIXES, *_MARKERS)):
+            if is_tensor_file(name) or name.lower().endswith(_MARKERS):
                 return True
             if place.is_directory(name) and not place.is_link(name):
                 waiting.append((place.folder(name), levels - 1))

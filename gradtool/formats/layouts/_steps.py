@@ -7,7 +7,7 @@ from collections.abc import Container, Iterator, Sequence
 from contextlib import suppress
 
 from gradtool.errors import CorruptFileError, FileAccessError
-from gradtool.formats.files import SUFFIXES
+from gradtool.formats.files import is_tensor_file
 from gradtool.formats.layouts.arrangement import (
     Unit,
     arranged,
@@ -79,6 +79,6 @@ def _ranks_in(listing: Listing, folder: str) -> Iterator[str]:
     with suppress(FileAccessError):  # which opening it will raise again
         names = inside.names
     for name in names:
-        holds = name.lower().endswith(SUFFIXES) or inside.is_directory(name)
+        holds = is_tensor_file(name) or inside.is_directory(name)
         if holds and counts_ranks(name) and not name.startswith("."):
             yield name

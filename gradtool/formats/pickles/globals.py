@@ -1,9 +1,9 @@
 """The globals that may be called, and the handlers of their calls: pure functions over stand-ins.
 
 An allow-list. Calling any other name makes an `Opaque`; nothing here imports or calls what comes
-from the file. Signatures are those of torch/_utils.py, torch/_tensor.py, torch/jit/_pickle.py and
-numpy/_core (numpy/core before 2.0); an argument that is dropped has no elements, or `Machine.made`
-holds them.
+from the file. Signatures are those of torch/_utils.py, torch/_tensor.py, torch/jit/_pickle.py,
+numpy/_core (numpy/core before 2.0) and jax/_src/array.py; an argument that is dropped has no
+elements, or `Machine.made` holds them.
 """
 
 from __future__ import annotations
@@ -213,6 +213,14 @@ def _array_of_buffer(data: object, dtype: object, shape: object, order: object) 
     return ArrayRef((1, shape, dtype, order == "F", data))
 
 
+def _jax_array(function: object, _args: object, state: object, _aval: object) -> ArrayRef:
+    """An array of JAX, which is pickled as one of NumPy's."""
+    handler = function.handler if type(function) is Name else None
+    if handler is None or handler.function is not _new_array:
+        raise MalformedPickleError(f"an array of JAX made by {describe(function)}")
+    return ArrayRef(state)
+
+
 def _array_scalar(dtype: object, _data: object = None) -> ArrayScalar:
     if not isinstance(dtype, ArrayType):
         raise MalformedPickleError(f"a NumPy number of type {describe(dtype)}")
@@ -268,4 +276,5 @@ _NUMPY: Final = {
         )
     },
 }
-HANDLERS: Final[dict[str, Handler]] = {**_TORCH, **_TORCHSCRIPT, **_NUMPY, **CONTAINERS}
+_JAX: Final = {"jax._src.array._reconstruct_array": Handler(_jax_array, 4, 4)}
+HANDLERS: Final[dict[str, Handler]] = {**_TORCH, **_TORCHSCRIPT, **_NUMPY, **_JAX, **CONTAINERS}

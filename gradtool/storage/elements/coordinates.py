@@ -34,7 +34,7 @@ def listed(path: str, values: TensorSpec, indices: TensorSpec, shape: tuple[int,
     Raises CorruptFileError where its parts do not fit each other, or an index is out of bounds.
     """
     entries = _checked(path, values, indices, shape)
-    summed = summed_values(entries) if values.numel and indices.numel else None
+    summed = summed_values(entries) if values.numel else None
     if summed is None:
         stored = None if indices.big_endian else indices
         skipped = Skipped(indices.name, "I64", "integer", indices.section, stored=stored)

@@ -9,7 +9,7 @@ import numpy as np
 
 from gradtool.storage.elements.entries import Int64, OpenEntries
 
-MOST_ENTRIES: Final = 1 << 20
+MOST_ENTRIES: Final = 1 << 19
 """Entries of several places that are sorted in memory together."""
 
 _BINS: Final = 1 << 12

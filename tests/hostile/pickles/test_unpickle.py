@@ -498,7 +498,7 @@ def test_a_root_that_holds_itself_is_named_once(tmp_path: Path) -> None:
 
 
 FOREIGN_HEADS = [
-    (bytes.fromhex("80028a0a4cfc9c66f9204aa870"), "bare pickle"),
+    (bytes.fromhex("80028a0a4cfc9c66f9204aa870"), None),
     (b"GGUF\3", "GGUF"),
     (b"gguf\3", None),
     (b"<!doctype html>", "web page"),

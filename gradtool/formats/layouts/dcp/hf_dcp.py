@@ -20,7 +20,7 @@ from gradtool.core.checkpoint import Checkpoint
 from gradtool.core.figures import first_of
 from gradtool.core.sections import sections_of_flat_names
 from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
-from gradtool.formats.files import SUFFIXES
+from gradtool.formats.files import is_tensor_file
 from gradtool.formats.layouts._chunked import Part, gathered, parts_of, skipped_once
 from gradtool.formats.layouts._joined import filtered, joined
 from gradtool.formats.layouts.asked import Asked
@@ -147,7 +147,7 @@ def _others(listing: Listing) -> list[str]:
     """The directories beside the shards; UnsupportedFormatError for other tensor files."""
     others = [name for name in listing.names if not _NAME.fullmatch(name) and name[0] != "."]
     for name in others:
-        if name.lower().endswith(SUFFIXES):
+        if is_tensor_file(name):
             problem = f"holds {name!r} beside the shards of a checkpoint: two at once"
             raise UnsupportedFormatError(listing.path, problem, hint="read them one by one")
     return [f"{name}/" for name in others if listing.is_directory(name)]

@@ -21,7 +21,7 @@ from gradtool.core.locations import Location
 from gradtool.core.sections import sections_of
 from gradtool.core.tensors import Chunk, Skipped, TensorSpec
 from gradtool.errors import CorruptFileError, MissingShardError, UnsupportedFormatError
-from gradtool.formats.files import SUFFIXES
+from gradtool.formats.files import is_tensor_file
 from gradtool.formats.layouts._chunked import Part, gathered, require_cover
 from gradtool.formats.layouts._joined import filtered
 from gradtool.formats.layouts.asked import Asked
@@ -50,7 +50,7 @@ def recognises(listing: Listing) -> bool:
     """
     if any(name.endswith(_SUFFIX) for name in listing.names):
         return True
-    others = any(name.lower().endswith(SUFFIXES) for name in listing.names)
+    others = any(is_tensor_file(name) for name in listing.names)
     return METADATA in listing.names and not others and listing.is_file(METADATA)
 
 
