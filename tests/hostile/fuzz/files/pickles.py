@@ -108,7 +108,7 @@ def is_call(node: Node, *dotted: str) -> bool:
 
 
 def parse(data: bytes) -> Node:
-    """The graph of a pickle of protocol 2."""
+    """The graph of a pickle of protocol 2, or of protocol 3, which has bytes besides."""
     parser = _Parser()
     for opcode, arg, _ in pickletools.genops(data):
         parser.take(opcode.name, arg)
@@ -233,6 +233,8 @@ class _Emitter:
             return self._integer(value)
         if isinstance(value, float):
             return b"G" + struct.pack(">d", value)
+        if isinstance(value, bytes):
+            return b"B" + struct.pack("<I", len(value)) + value
         text = str(value).encode("utf-8", "surrogatepass")
         if len(text) < 256 and self._chance(0.1):
             return b"U" + bytes((len(text),)) + text

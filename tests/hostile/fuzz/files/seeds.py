@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import pickle
 import warnings
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ import safetensors.torch
 import torch
 
 from fuzz.files.legacy_files import LegacyFile
+from fuzz.files.pickle_files import PickleFile
 
 TORCH_TYPES: Final = (
     torch.float32, torch.float16, torch.bfloat16, torch.float64, torch.complex64, torch.complex32,
@@ -192,6 +194,26 @@ def _array(code: str) -> np.ndarray:
     return (np.arange(6) * 0.5 + 1.5).astype(kind).reshape(2, 3)
 
 
+def _pickle_seeds() -> Iterator[Seed]:
+    several = {"w": _array("<f4"), "b": _array(">f8"), "n": np.arange(3), "z": _array("<c8")}
+    objects = np.array([_array("<f4"), None, "x"], object)
+    made: dict[str, Any] = {
+        "several": several,
+        "nested": {
+            "grads": {"w": _array("<f2"), "l": [_array("<f8"), (_array("<f4"),)]},
+            "lr": 0.1,
+        },
+        "fortran": {"f": np.asfortranarray(_array("f4")), "e": np.zeros((0, 3), "f4")},
+        "lone": _array("<f4"),
+        "objects": {"o": objects, "s": np.float32(2.5), "t": np.array(["ab"])},
+        "brain": {"b": _array("bf16"), "w": _array("<f4")},
+    }
+    for name, value in made.items():
+        for protocol in (2, 3):
+            content = pickle.dumps(value, protocol)
+            yield Seed("pickle", f"pickle/{name} {protocol}", PickleFile.parse(content).build())
+
+
 def _npy_seeds() -> Iterator[Seed]:
     arrays = {f"{order}{code}": _array(f"{order}{code}") for code in _NUMPY_CODES for order in "<>"}
     arrays |= {
@@ -255,6 +277,7 @@ def seeds() -> dict[str, Seed]:
         every = [
             *_torch_seeds(),
             *_legacy_seeds(),
+            *_pickle_seeds(),
             *_npy_seeds(),
             *_npz_seeds(),
             *_safetensors_seeds(),

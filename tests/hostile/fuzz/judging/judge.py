@@ -15,6 +15,7 @@ from fuzz.judging.loaders import (
     load_torch,
     load_torch_mapped,
 )
+from fuzz.judging.pickles import load_pickle
 from fuzz.judging.values import Seen
 from gradtool.core.measurement import Measurement, TensorMeasurement
 from gradtool.core.tensors import Skipped, hides_magnitude
@@ -27,12 +28,14 @@ LOADERS: Final[dict[str, Callable[[str], Loaded]]] = {
     "numpy": load_numpy,
     "torch": load_torch,
     "torch mmap": load_torch_mapped,
+    "pickle": load_pickle,
 }
 _FORMATS: Final = {
     "safetensors": ("safetensors",),
     "numpy": ("npy", "npz"),
     "torch": ("torch", "torch-legacy"),
     "torch mmap": ("torch",),
+    "pickle": ("pickle",),
 }
 """Which of gradtool's formats each loader reads."""
 

@@ -16,13 +16,8 @@ import numpy as np
 import safetensors
 import torch
 
-from fuzz.judging.figures import figures_of
-from fuzz.judging.values import FLOATING, Seen, UnreadableTensorError, Walk, escaped
+from fuzz.judging.values import Seen, UnreadableTensorError, Walk, seen_array
 
-_NUMPY_NAMES: Final = {
-    "b1": "BOOL", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "u1": "U8", "u2": "U16",
-    "u4": "U32", "u8": "U64", "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64", "c16": "C128",
-}  # fmt: skip
 REFUSALS: Final = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError,
     AssertionError, MemoryError, OverflowError, SyntaxError, NotImplementedError, RecursionError,
@@ -99,7 +94,7 @@ def load_numpy(path: str) -> Loaded:
         return Loaded(error=refusal(error))
     if isinstance(found, np.ndarray):
         name = os.path.basename(path).removesuffix(".npy")
-        return Loaded([_seen_array(name, found)])
+        return Loaded([seen_array(name, found)])
     with found:
         keys = {(key, key) for key in found.files}
         keys |= {(key, key.removesuffix(".npy")) for key in found.zip.namelist()}
@@ -110,15 +105,9 @@ def load_numpy(path: str) -> Loaded:
                 loaded.error = loaded.error or refusal(error)
                 continue
             if isinstance(array, np.ndarray):
-                seen = _seen_array(name, array)
+                seen = seen_array(name, array)
                 loaded.seen += [] if seen in loaded.seen else [seen]
     return loaded
-
-
-def _seen_array(name: str, array: np.ndarray) -> Seen:
-    dtype = _NUMPY_NAMES.get(array.dtype.str[1:], array.dtype.str[1:])
-    figures = figures_of(array) if dtype in FLOATING else None
-    return Seen(escaped(name), dtype, array.shape, figures)
 
 
 def silence() -> None:

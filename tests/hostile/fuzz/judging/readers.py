@@ -100,9 +100,10 @@ def read_torchscript(data: bytes) -> None:
 
 
 def read_pickle(data: bytes) -> None:
-    """A pickle of any protocol, interpreted and no more."""
+    """A pickle of any protocol, interpreted, and as a file of its own."""
     with suppress(GradtoolError):
         unpickle(b"\x80" + data, "file")
+    _measured(b"\x80" + data)
 
 
 def read_zip(data: bytes) -> None:

@@ -69,6 +69,13 @@ STRICTER: Final = (
         "torch looks at them only if it is told to: what it adds up lies outside of the tensor.",
     ),
     Reason(
+        "pickles of arrays not as pickle.dump writes them",
+        r"pickle: \w+: (\d+ bytes follow the pickle|shares bytes with|a NumPy array|NumPy type|"
+        r"shape: a number)",
+        "Loaders do not read what follows; arrays of one range of bytes in two types, "
+        "and types with a state of a file's own, have no one answer.",
+    ),
+    Reason(
         "names that meet",
         r"two tensors come by this name",
         "A report could not tell them apart.",
@@ -121,6 +128,13 @@ LAXER: Final = (
         "globals and opcodes that torch does not allow",
         r"torch.*: UnpicklingError: ",
         "Objects of any library are stand-ins here; nothing is run.",
+    ),
+    Reason(
+        "pickles that Python's unpickler ends at",
+        r"^pickle: (UnpicklingError|ValueError|TypeError|AttributeError|IndexError|KeyError|"
+        r"EOFError|UnicodeDecodeError|RecursionError|LookupError|MemoryError|OverflowError)",
+        "Objects of any library are stand-ins here; what does not change the elements of an array "
+        "is not looked at.",
     ),
     Reason(
         "records that gradtool does not ask for",

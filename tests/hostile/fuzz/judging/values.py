@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
+import ml_dtypes
 import numpy as np
 import torch
 
@@ -29,6 +30,10 @@ TORCH_NAMES: Final = {
     torch.float8_e8m0fnu: "F8_E8M0", torch.float4_e2m1fn_x2: "F4", torch.bool: "BOOL",
     torch.int8: "I8", torch.int16: "I16", torch.int32: "I32", torch.int64: "I64",
     torch.uint8: "U8", torch.uint16: "U16", torch.uint32: "U32", torch.uint64: "U64",
+}  # fmt: skip
+NUMPY_NAMES: Final = {
+    "b1": "BOOL", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "u1": "U8", "u2": "U16",
+    "u4": "U32", "u8": "U64", "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64", "c16": "C128",
 }  # fmt: skip
 _QUANTIZED: Final = (
     torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4,
@@ -110,6 +115,22 @@ class Walk:
     def _numbered(self, value: Any, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
         for position, item in enumerate(value):
             yield from self.visit(item, (*path, str(position)), odd=odd)
+
+    def _array(self, value: np.ndarray, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
+        """An array of NumPy's, which may hold objects."""
+        if value.dtype.hasobject:
+            # An array of one object, at the root, is what `numpy.save` makes of a dict.
+            items = value.reshape(-1).tolist()
+            is_dict = not path and not value.shape
+            inner = self.visit(items[0], path, odd=odd) if is_dict else None
+            yield from self._numbered(items, path, odd) if inner is None else inner
+        else:
+            yield seen_array(self._name(path), value, odd=odd)
+
+    def _number(self, value: np.generic, path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
+        """A number of NumPy's is no tensor, as little as Python's."""
+        del value, path, odd
+        yield from ()
 
     def _set(self, value: set[Any], path: tuple[str, ...], odd: bool) -> Iterator[Seen]:
         del odd
@@ -202,6 +223,8 @@ class Walk:
 
 _LOOKS: Final[tuple[tuple[Any, Callable[..., Iterator[Seen]]], ...]] = (
     (torch.Tensor, Walk._tensor),
+    (np.ndarray, Walk._array),
+    ((np.generic, np.dtype), Walk._number),
     ((torch.UntypedStorage, torch.TypedStorage), Walk._storage),
     (dict, Walk._mapping),
     ((list, tuple), Walk._numbered),
@@ -226,6 +249,14 @@ def _part(key: object) -> str | None:
         item is None or isinstance(item, str | bool | int | float) for item in key
     )
     return repr(key) if is_plain else None
+
+
+def seen_array(name: str, array: np.ndarray, *, odd: bool = False) -> Seen:
+    """An array of plain elements, as its numbers."""
+    code = array.dtype.str[1:]
+    dtype = "BF16" if array.dtype == ml_dtypes.bfloat16 else NUMPY_NAMES.get(code, code)
+    figures = figures_of(array) if dtype in FLOATING else None
+    return Seen(escaped(name), dtype, array.shape, figures, odd)
 
 
 def _figures(tensor: torch.Tensor) -> Figures:

@@ -20,6 +20,7 @@ from fuzz.files.numpy_files import (
     spoil_array,
     spoil_member,
 )
+from fuzz.files.pickle_files import PICKLE_MUTATIONS, PickleFile, spoil_bytes
 from fuzz.files.safetensors_files import SAFETENSORS_MUTATIONS, SafetensorsFile, spoil
 from fuzz.files.seeds import Seed, seeds
 from fuzz.files.torch_files import TorchFile
@@ -101,6 +102,12 @@ KINDS: Final[dict[str, Kind]] = {
         spoil_member,
         ((10, ARCHIVE_MUTATIONS), (4, _OF_ARCHIVE)),
     ),
+    "pickle": Kind(
+        PickleFile.parse,
+        PickleFile.build,
+        spoil_bytes,
+        ((12, PICKLE_MUTATIONS), (5, OBJECT_MUTATIONS), (2, OPCODE_MUTATIONS)),
+    ),
     "npy": Kind(NpyFile.parse, NpyFile.build, spoil_array, ((1, ARRAY_MUTATIONS),)),
     "safetensors": Kind(
         SafetensorsFile.parse,
@@ -110,7 +117,7 @@ KINDS: Final[dict[str, Kind]] = {
     ),
 }
 
-_SHARES: Final = {"torch": 10, "torch legacy": 3, "npz": 4, "npy": 2, "safetensors": 4}
+_SHARES: Final = {"torch": 10, "torch legacy": 3, "npz": 4, "npy": 2, "pickle": 3, "safetensors": 4}
 """Of all mutants, by the kind of their seed."""
 
 
