@@ -135,14 +135,14 @@ RULES = (
         alike="not measured",
         summary="A tensor is not measured.",
         explanation=(
-            "It is of a sub-byte or scale dtype (F4, F6, E8M0), quantized, nested, sparse and not "
-            "coalesced, or on the meta device. What was not measured is not called healthy, "
-            "be it a gradient or what lies beside the gradients."
+            "It is of a sub-byte or scale dtype (F4, F6, E8M0), quantized, nested, or on the meta "
+            "device. What was not measured is not called healthy, be it a gradient or what lies "
+            "beside the gradients."
         ),
         rationale="None: integers, bools and text are no gradients and are not counted here.",
         remedy=(
-            "Coalesce sparse gradients, dump them before quantization, or say that the tensor is "
-            "none: by `exclude`, or by an override that ignores GT004 and GT005."
+            "Dump gradients before quantization, or say that the tensor is none: by `exclude`, or "
+            "by an override that ignores GT004 and GT005."
         ),
     ),
     DumpRule(
