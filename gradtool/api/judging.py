@@ -6,7 +6,8 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from functools import lru_cache
+from typing import Any, Final, TypeAlias
 
 from gradtool.api.baselines import refuse_other_norm
 from gradtool.api.configured import config_of, request_of, rows_to_know
@@ -19,6 +20,7 @@ from gradtool.core.judging.baseline import Baseline
 from gradtool.core.judging.policy import Policy
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import Measurement
+from gradtool.core.order.structure import Structure
 from gradtool.core.shapes.rows import Rows
 from gradtool.engine.progress import Progress
 from gradtool.errors import (
@@ -33,11 +35,14 @@ from gradtool.request import MeasureOptions, MeasureRequest
 from gradtool.rules.baseline.file import read_baseline
 from gradtool.rules.baseline.names import aligned
 from gradtool.rules.config_file import Config
-from gradtool.rules.evidence import Evidence
+from gradtool.rules.evidence import Evidence, StructureOf
 from gradtool.rules.judge import Judge, verdict_on_unreadable
 from gradtool.rules.resolve import resolve
 from gradtool.rules.settings import Settings
 from gradtool.storage.memory import MEMORY_PATH
+
+_STRUCTURES: Final = 2
+"""How many are remembered: the steps of a run have one, or two where gradients have two names."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +65,8 @@ def _measured_anew(_source: object, measure: Callable[[], Measurement]) -> Measu
 class Judging:
     """What dumps are judged by, and how they are measured; and what is said of several at once.
 
-    `remembered` gives the measurement of a source, by a function that makes it where none is known.
+    `remembered` gives the measurement of a source, by a function that makes it where none is known;
+    `structure_of` what names tell, which the steps of a run have in common.
     """
 
     judge: Judge
@@ -70,6 +76,7 @@ class Judging:
     configured: Settings
     remembered: Remembered = _measured_anew
     said: dict[str, None] = field(default_factory=dict)
+    structure_of: StructureOf = field(default_factory=lambda: lru_cache(_STRUCTURES)(Structure))
 
     @property
     def baseline_path(self) -> str | None:
@@ -175,8 +182,9 @@ class Judging:
             is_chosen=self.request.names,
             bare=self.request.bare,
             difference=difference,
+            structure_of=self.structure_of,
         )
-        evidence = replace(evidence, baseline=self._baseline_of(evidence))
+        evidence = evidence.but(baseline=self._baseline_of(evidence))
         step = measurement.step if measurement.step is not None else step_in(path)
         verdict = self.judge.verdict(evidence, step, time.perf_counter() - started)
         return Judged(verdict, evidence)

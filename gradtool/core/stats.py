@@ -87,8 +87,8 @@ class TensorStats:
     @property
     def finite_norm(self) -> float:
         """The norm of the finite elements; 0.0 where there is none."""
-        p = self.norm_type
-        if self.numel == self.nonfinite:
+        p, finite = self.norm_type, self.numel - self.nonfinite
+        if not finite:
             return 0.0
         if p == math.inf:
             return self.max_abs
@@ -96,7 +96,7 @@ class TensorStats:
             return self.power_sum
         if p < 0.0 and self.zeros:
             return 0.0
-        if self.numel - self.nonfinite - self.zeros == 1:
+        if finite - self.zeros == 1:
             return self.max_abs  # one element is its own norm, however extreme p is
         return self.min_abs if p == -math.inf else _root(self.power_sum, p, self.scale)
 

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 from gradtool.core.figures import counted, precise, share, significant
+from gradtool.core.judging.limits import Limits, limit
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter, Thresholds
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.order.layers import split_name
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 from gradtool.rules.siblings import has_log
 
 NEGLIGIBLE = 1e-5
@@ -28,14 +29,17 @@ def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     comparable = 0.0 < p < math.inf and 0.0 < total < math.inf
     if not comparable or sum(tensor.norm > 0.0 for tensor in evidence.gradients) < _LEAST_TENSORS:
         return
-    stacks = {stem for stem, layers in evidence.stacks.items() if len(layers) > 1}
-    for tensor, thresholds in limits.each(evidence.gradients):
-        if stacks and split_name(tensor.name).stem not in stacks:
+    stacks = {stem for stem, layers in evidence.structure.stacks.items() if len(layers) > 1}
+    for tensors, thresholds in limits.runs(evidence.gradients):
+        max_share = limit(thresholds, "max_share")
+        if max_share is None:
             continue
-        # An expanded tensor repeats its elements; the total counts each once.
-        norm = tensor.norm if tensor.unique is None else tensor.unique.norm
-        max_share, actual = limit(thresholds, "max_share"), (norm / total) ** p
-        if max_share is not None and actual > max_share:
+        for tensor in tensors:
+            actual = (_own_norm(tensor) / total) ** p
+            if not actual > max_share:
+                continue
+            if stacks and split_name(tensor.name).stem not in stacks:
+                continue
             percent = share(round(actual * 1e6), 1_000_000)
             whole = "squared total norm" if p == 2.0 else f"total norm to the power of {p:g}"
             others = counted(len(evidence.gradients) - 1, "other tensor")
@@ -45,6 +49,12 @@ def _dominant(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
                 value=actual,
                 limit=max_share,
             )
+
+
+def _own_norm(tensor: TensorMeasurement) -> float:
+    """Of each element once: an expanded tensor repeats its elements, and the total does not."""
+    unique = tensor.unique
+    return tensor.norm if unique is None or unique is tensor.stats else unique.norm
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,9 +74,9 @@ class _Outlier:
 def _outliers(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     """One problem for each layer, since what scales a layer scales all tensors in it."""
     layers: dict[str, list[_Outlier]] = {}
-    for tensor, thresholds in limits.each(evidence.gradients):
-        if (outlier := _outlier(tensor, thresholds, evidence)) is not None:
-            layers.setdefault(split_name(tensor.name).layer, []).append(outlier)
+    for tensors, thresholds in limits.runs(evidence.gradients):
+        for outlier in _outliers_among(tensors, thresholds, evidence):
+            layers.setdefault(split_name(outlier.tensor.name).layer, []).append(outlier)
     for layer, outliers in layers.items():
         worst = max(outliers, key=lambda outlier: (abs(outlier.z), outlier.tensor.name))
         times = _times(worst.distance)
@@ -98,21 +108,25 @@ def _times(distance: float) -> str:
     return f"1e{distance / math.log(10.0):.0f}"
 
 
-def _outlier(
-    tensor: TensorMeasurement, thresholds: Thresholds, evidence: Evidence
-) -> _Outlier | None:
-    kind = evidence.kinds[tensor.name]
+def _outliers_among(
+    tensors: Sequence[TensorMeasurement], thresholds: Thresholds, evidence: Evidence
+) -> Iterator[_Outlier]:
     max_z, min_spread = limit(thresholds, "max_z"), limit(thresholds, "min_spread")
-    if max_z is None or min_spread is None or not has_log(tensor):
-        return None
-    if kind.comparable < _LEAST_SIBLINGS:
-        return None
+    if max_z is None or min_spread is None:
+        return
     negligible = NEGLIGIBLE * evidence.summary.finite_norm
-    if negligible > 0.0 and kind.median < math.log(negligible):
-        return None
-    distance = math.log(tensor.norm) - kind.median
-    z = distance / max(kind.spread, min_spread)
-    return _Outlier(tensor, z, abs(distance), max_z) if abs(z) > max_z else None
+    for tensor in tensors:
+        kind = evidence.kinds[tensor.name]
+        if kind.comparable < _LEAST_SIBLINGS or not has_log(tensor):
+            continue
+        scale = max(kind.spread, min_spread)
+        if not kind.furthest / scale > max_z:
+            continue
+        if negligible > 0.0 and kind.median < math.log(negligible):
+            continue
+        distance = math.log(tensor.norm) - kind.median
+        if abs(distance / scale) > max_z:
+            yield _Outlier(tensor, distance / scale, abs(distance), max_z)
 
 
 def _sound_neighbours(worst: _Outlier, evidence: Evidence, outlying: Collection[str]) -> str:

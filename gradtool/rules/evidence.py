@@ -5,21 +5,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, Final, Self, TypeAlias
 
 from gradtool.core.comparing.difference import Difference
 from gradtool.core.judging.baseline import Baseline
-from gradtool.core.judging.rule import Rule, Thresholds
+from gradtool.core.judging.limits import Limits
+from gradtool.core.judging.rule import Rule
 from gradtool.core.measurement import Measurement, Summary, TensorMeasurement, summarize
 from gradtool.core.names import ONLY_WRAPPERS, BareNames, NameFilter, every_name
 from gradtool.core.order.frontier import Frontier
-from gradtool.core.order.layers import split_name
+from gradtool.core.order.structure import Shape, Structure
 from gradtool.core.sections import OTHER
 from gradtool.core.tensors import SectionKind, Skipped
 from gradtool.errors import GradtoolError
-from gradtool.rules.siblings import Kind, blocks_of, kinds_of, peers_of
+from gradtool.rules.siblings import Kind, by_name
+
+StructureOf: TypeAlias = Callable[[tuple[tuple[str, Shape], ...]], Structure]
+"""Makes a structure of names and shapes, or knows it of a dump before."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +42,7 @@ class Evidence:
         bare: names as patterns may have them, too.
         step: of the training, as the dump notes it or else its path; None where neither does.
         difference: of the dump that gradients are to be those of, and this one.
+        structure_of: what tells the structure of tensors.
     """
 
     measurement: Measurement
@@ -48,6 +53,17 @@ class Evidence:
     bare: BareNames = ONLY_WRAPPERS
     step: int | None = None
     difference: Difference | None = None
+    structure_of: StructureOf = Structure
+
+    def but(self, **changes: Any) -> Self:
+        """The same with other fields, and all that was found out of the dump already.
+
+        Not for another dump, nor for what says which of its tensors are gradients.
+        """
+        changed = replace(self, **changes)
+        known = vars(self).keys() - {one.name for one in fields(self)} - _OF_BASELINES
+        vars(changed).update({name: vars(self)[name] for name in known})
+        return changed
 
     def is_reported(self, norm: float) -> bool:
         """Whether `norm` is not finite, and the reason for that is a finding already."""
@@ -68,6 +84,8 @@ class Evidence:
     @cached_property
     def state(self) -> tuple[TensorMeasurement, ...]:
         """The stored tensors that are weights or optimizer state; nothing is known of others."""
+        if self._sections is None:
+            return ()  # all are gradients
         gradients = {tensor.name for tensor in self.named_gradients}
         stored = (tensor for tensor in self.measurement.in_order if tensor.alias_of is None)
         return tuple(
@@ -79,6 +97,8 @@ class Evidence:
     @cached_property
     def others(self) -> tuple[TensorMeasurement, ...]:
         """The stored tensors that are neither gradients, weights nor moments."""
+        if self._sections is None:
+            return ()
         gradients = {tensor.name for tensor in self.named_gradients}
         return tuple(
             tensor
@@ -170,35 +190,37 @@ class Evidence:
         }
 
     @cached_property
+    def structure(self) -> Structure:
+        """What the names of the gradients, each once, tell of layers."""
+        return self._structure(self.gradients)
+
+    @cached_property
+    def named_structure(self) -> Structure:
+        """What the names of the gradients tell, under all their names."""
+        return self._structure(self.named_gradients)
+
+    def _structure(self, tensors: Iterable[TensorMeasurement]) -> Structure:
+        return self.structure_of(tuple((one.spec.name, one.spec.shape) for one in tensors))
+
+    @cached_property
     def kinds(self) -> dict[str, Kind]:
         """For each gradient's name, it and its siblings in other layers."""
-        return kinds_of(self.gradients)
+        return by_name(self.structure.kinds, self.gradients)
 
     @cached_property
     def peers(self) -> dict[str, Kind]:
         """For each gradient's name, it and those in its layer with another index, as experts."""
-        return peers_of(self.gradients)
+        return by_name(self.structure.peers, self.gradients)
 
     @cached_property
     def blocks(self) -> dict[str, Kind]:
         """For each gradient's name in a block of a stage, it and those of the other blocks."""
-        return blocks_of(self.gradients)
-
-    @cached_property
-    def stacks(self) -> dict[str, dict[int, list[TensorMeasurement]]]:
-        """The gradients of each numbered layer, by what its name is before the number, and that."""
-        stacks: dict[str, dict[int, list[TensorMeasurement]]] = {}
-        for tensor in self.gradients:
-            split = split_name(tensor.name)
-            if split.number is not None:
-                layers = stacks.setdefault(split.stem, {})
-                layers.setdefault(split.number, []).append(tensor)
-        return stacks
+        return by_name(self.structure.blocks, self.gradients)
 
     @cached_property
     def layers(self) -> Counter[str]:
         """The number of gradients in each layer, by its name."""
-        return Counter(split_name(tensor.name).layer for tensor in self.gradients)
+        return Counter(split.layer for split in self.structure.splits)
 
     @cached_property
     def _sections(self) -> frozenset[str] | None:
@@ -233,26 +255,7 @@ class Problem:
     alike: str = ""
 
 
-class Limits:
-    """A rule's thresholds: `limits.dump` for the whole dump, `limits(name)` for one tensor."""
-
-    def __init__(self, dump: Thresholds, of_tensor: Callable[[str], Thresholds | None]) -> None:
-        self.dump = dump
-        self._of_tensor = of_tensor
-
-    def __call__(self, tensor: str) -> Thresholds | None:
-        """The thresholds for the tensor of that name; None if the rule does not judge it."""
-        return self._of_tensor(tensor)
-
-    def each(
-        self, tensors: Iterable[TensorMeasurement]
-    ) -> Iterator[tuple[TensorMeasurement, Thresholds]]:
-        """Each of `tensors` that the rule judges, with the thresholds for it."""
-        for tensor in tensors:
-            thresholds = self(tensor.name)
-            if thresholds is not None:
-                yield tensor, thresholds
-
+_OF_BASELINES: Final = frozenset({"baseline_fits", "lacks_baseline_tensors"})
 
 Finder: TypeAlias = Callable[[Evidence, Limits], Iterator[Problem]]
 
@@ -289,9 +292,3 @@ class DumpRule(Rule):
     ending: Ending | None = None
     is_one_fault: OneFault | None = None
     yields_to: frozenset[str] = frozenset()
-
-
-def limit(thresholds: Thresholds, name: str) -> float | None:
-    """The numeric threshold `name`; None where it sets no limit."""
-    value = thresholds[name]
-    return float(value) if isinstance(value, int | float) else None

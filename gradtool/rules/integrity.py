@@ -6,11 +6,12 @@ from collections.abc import Iterator
 from itertools import count, islice
 
 from gradtool.core.figures import counted, difference
+from gradtool.core.judging.limits import Limits
 from gradtool.core.judging.rule import Parameter
 from gradtool.core.names import name_filter, nearest_names
 from gradtool.core.tensors import ABSENT, hides_magnitude
 from gradtool.errors import EmptyDumpError, GradtoolError, MissingShardError
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 
 _MOST_RANKS = 8
 """Missing ranks that a message names."""
@@ -58,8 +59,10 @@ def _too_few(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 def _missing(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     globs = limits.dump["names"]
+    if not isinstance(globs, tuple) or not globs:
+        return
     names = [tensor.name for tensor in evidence.named_gradients]
-    for glob in globs if isinstance(globs, tuple) else ():
+    for glob in globs:
         if not any(map(name_filter([glob], (), evidence.bare), names)):
             hint = nearest_names(glob, names)
             also = f"; {hint}" if hint else ""

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from gradtool.core.figures import first_of, nonfinite_counts
+from gradtool.core.judging.limits import Limits
 from gradtool.core.judging.policy import ActiveRule, Override, Policy
 from gradtool.core.judging.rule import SEVERITIES, Rule, Thresholds
 from gradtool.core.judging.verdict import Finding, KindVerdict, Verdict
@@ -13,7 +14,7 @@ from gradtool.core.judging.weights import heaviest
 from gradtool.errors import GradtoolError, InputError
 from gradtool.rules import RULES
 from gradtool.rules.baseline.drift import TOTAL_DRIFT
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 from gradtool.rules.layered.roll_up import rolled_up
 from gradtool.rules.nonfinite import RULES as NONFINITE_RULES
 from gradtool.shortening import LONGEST_NAME, shortened
@@ -52,7 +53,7 @@ class Judge:
         first = [active for active in rules if active.rule.code in _NONFINITE]
         found = {active.rule.code: self._problems(active, evidence) for active in first}
         reported = any(found.get(code) for code in _SKIPPABLE)
-        evidence = replace(evidence, nonfinite_reported=reported)
+        evidence = evidence.but(nonfinite_reported=reported)
         for active in rules:
             if active.rule.code not in _NONFINITE:
                 found[active.rule.code] = self._problems(active, evidence)
@@ -65,7 +66,7 @@ class Judge:
     def verdict(self, evidence: Evidence, step: int | None, elapsed_s: float) -> Verdict:
         """The verdict on a measured dump."""
         measurement = evidence.measurement
-        evidence = replace(evidence, step=step)
+        evidence = evidence.but(step=step)
         findings = self.findings(evidence)
         on_others = tuple(_notes_on_others(evidence))
         is_essential = any(tensor.stats.nan for tensor in evidence.others)
@@ -114,7 +115,9 @@ class Judge:
             override = self._override(evidence.names.get(name, [name]))
             return self.policy.thresholds_with(override, rule.code)
 
-        return list(rule.find(evidence, Limits(active.thresholds, of_tensor)))
+        has_exceptions = bool(self.policy.overrides)
+        limits = Limits(active.thresholds, of_tensor if has_exceptions else None)
+        return list(rule.find(evidence, limits))
 
     def _override(self, names: Sequence[str]) -> Override | None:
         if not self.policy.overrides:

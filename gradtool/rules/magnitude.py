@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gradtool.core.dtypes import DTYPES
 from gradtool.core.figures import counted, precise, share, short
+from gradtool.core.judging.limits import Limits, limit
 from gradtool.core.judging.rule import Parameter
 from gradtool.core.measurement import TensorMeasurement
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 from gradtool.rules.siblings import is_all_zero
 
 
@@ -58,22 +58,23 @@ def _norm_then_name(tensor: TensorMeasurement) -> tuple[float, str]:
 
 
 def _headroom(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, thresholds in limits.each(evidence.gradients):
-        part = tensor.spec.dtype.component
-        dtype = DTYPES[part] if part else tensor.spec.dtype
-        stored = tensor.stats.max_abs * evidence.measurement.loss_scale
+    loss_scale = evidence.measurement.loss_scale
+    for tensors, thresholds in limits.runs(evidence.gradients):
         factor = limit(thresholds, "factor")
-        if factor is None or not dtype.precision or not stored:
-            continue  # fp8, which has no precision here, is scaled to fill its range
-        bound = dtype.max_finite / factor
-        if stored > bound:
+        if factor is None:
+            continue
+        for tensor in tensors:
+            dtype = tensor.spec.dtype.norm_dtype
+            stored = tensor.stats.max_abs * loss_scale
+            if dtype is None or not stored > dtype.max_finite / factor:
+                continue  # fp8, which has no norm of its own, is scaled to fill its range
             room = short(round(dtype.max_finite / stored, 3))
             yield Problem(
                 f"its largest element, {precise(stored)} as stored, is within a factor of {room} "
                 f"of the largest {dtype.name}, {precise(dtype.max_finite)}",
                 tensor.name,
                 value=stored,
-                limit=bound,
+                limit=dtype.max_finite / factor,
             )
 
 
@@ -89,13 +90,14 @@ def _total_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 
 def _tensor_norm(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, thresholds in limits.each(evidence.gradients):
+    for tensors, thresholds in limits.runs(evidence.gradients):
         low, high = limit(thresholds, "min_norm"), limit(thresholds, "max_norm")
-        outside = _outside(tensor.norm, low, high)
-        if outside is not None and not evidence.is_reported(tensor.norm):
-            problem, bound = outside
-            message = f"its norm, {precise(tensor.norm)}, {problem}"
-            yield Problem(message, tensor.name, value=tensor.norm, limit=bound)
+        for tensor in tensors if (low, high) != (None, None) else ():
+            outside = _outside(tensor.norm, low, high)
+            if outside is not None and not evidence.is_reported(tensor.norm):
+                problem, bound = outside
+                message = f"its norm, {precise(tensor.norm)}, {problem}"
+                yield Problem(message, tensor.name, value=tensor.norm, limit=bound)
 
 
 def _outside(norm: float, low: float | None, high: float | None) -> tuple[str, float] | None:
@@ -115,9 +117,11 @@ def _subnormals(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     judged = [tensor for tensor in evidence.gradients if tensor.spec.dtype.norm_dtype is not None]
     all_stats = [tensor.stats for tensor in judged]
     subnormals = sum(stats.subnormals for stats in all_stats)
-    nonzero = sum(stats.numel - stats.zeros - stats.nonfinite for stats in all_stats)
     max_share = limit(limits.dump, "max_share")
-    if max_share is None or not nonzero or subnormals / nonzero <= max_share:
+    if max_share is None or not subnormals:
+        return
+    nonzero = sum(stats.numel - stats.zeros - stats.nonfinite for stats in all_stats)
+    if not nonzero or subnormals / nonzero <= max_share:
         return
     worst = min(judged, key=_most_subnormal)
     part = f"{share(subnormals, nonzero)} of {counted(nonzero, 'non-zero element')}"

@@ -7,26 +7,27 @@ from dataclasses import dataclass, replace
 from itertools import chain, groupby
 
 from gradtool.core.figures import counted, index_text, nonfinite_counts
+from gradtool.core.judging.limits import Limits
 from gradtool.core.judging.rule import Parameter, Rule, Thresholds
 from gradtool.core.judging.series import series_among
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.order.frontier import of_all
 from gradtool.core.stats import TensorStats
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 
 
 def _nan(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, _ in limits.each(evidence.gradients):
-        if nan := tensor.stats.nan:
-            yield _problem(evidence, tensor, nan, [f"{nan:,} NaN"])
+    for tensor, _ in limits.each(one for one in evidence.gradients if one.stats.nan):
+        nan = tensor.stats.nan
+        yield _problem(evidence, tensor, nan, [f"{nan:,} NaN"])
 
 
 def _inf(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, _ in limits.each(evidence.gradients):
-        if infinite := tensor.stats.posinf + tensor.stats.neginf:
-            signs = nonfinite_counts(replace(tensor.stats, nan=0))
-            yield _problem(evidence, tensor, infinite, signs)
+    infinite = (one for one in evidence.gradients if one.stats.posinf or one.stats.neginf)
+    for tensor, _ in limits.each(infinite):
+        signs = nonfinite_counts(replace(tensor.stats, nan=0))
+        yield _problem(evidence, tensor, tensor.stats.posinf + tensor.stats.neginf, signs)
 
 
 def _is_mask(stats: TensorStats) -> bool:

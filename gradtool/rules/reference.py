@@ -8,8 +8,9 @@ from typing import Final
 from gradtool.core.comparing.difference import Difference
 from gradtool.core.comparing.words import details, not_compared, other_details, sentence
 from gradtool.core.figures import some
+from gradtool.core.judging.limits import Limits
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 from gradtool.shortening import LONGEST_NAME, shortened
 
 DIFFERS: Final = "GT411"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from gradtool.core.figures import counted, significant
 from gradtool.core.judging.levels import Level, Levels, levels_among
+from gradtool.core.judging.limits import limit
 from gradtool.core.judging.policy import ActiveRule, Policy
 from gradtool.core.judging.quotient import plain, times
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter, Rule, Thresholds
@@ -15,7 +16,7 @@ from gradtool.core.judging.series import Series
 from gradtool.core.judging.spikes import Spike, above_median, above_running_mean
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.judging.weights import HEAVIEST, Weight, makers, percent
-from gradtool.rules.evidence import Problem, limit
+from gradtool.rules.evidence import Problem
 from gradtool.shortening import LONGEST_NAME, shortened
 
 

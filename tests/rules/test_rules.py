@@ -24,11 +24,12 @@ from safetensors.numpy import save_file
 
 import gradtool
 from gradtool.api.baselines import save_baseline
+from gradtool.core.judging.limits import Limits
 from gradtool.core.judging.verdict import CheckOutcome, Finding
 from gradtool.formats.dump_metadata import DumpMetadata
 from gradtool.rules import RULES
 from gradtool.rules.config_file import Config
-from gradtool.rules.evidence import DumpRule, Evidence, Limits
+from gradtool.rules.evidence import DumpRule, Evidence
 from gradtool.rules.settings import read_settings
 from gradtool.torch import dump_gradients
 

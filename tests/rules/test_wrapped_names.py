@@ -14,7 +14,7 @@ from safetensors.numpy import save_file
 import gradtool
 from gradtool.api.baselines import save_baseline
 from gradtool.core.names import BareNames, name_filter, nearest, unwrapped
-from gradtool.rules.siblings import split_name
+from gradtool.core.order.layers import split_name
 
 WRAPPERS = ("module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module")
 PARTS = st.sampled_from(["layers", "3", "attn", "weight", "modules", "my_module", "w"])

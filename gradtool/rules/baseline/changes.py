@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from gradtool.core.figures import counted, dimensions, precise, share
+from gradtool.core.judging.limits import Limits, limit
 from gradtool.core.judging.rule import Parameter
 from gradtool.core.tensors import ABSENT
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 
 _LEAST_ELEMENTS = 64
 """In tensors of fewer elements a few inactive units are a large share."""

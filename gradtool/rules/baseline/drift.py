@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from gradtool.core.figures import counted, precise, short, significant
 from gradtool.core.judging.baseline import NormRange
+from gradtool.core.judging.limits import Limits, limit
 from gradtool.core.judging.quotient import Known, explained, times
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter
 from gradtool.core.measurement import TensorMeasurement
@@ -14,7 +15,7 @@ from gradtool.core.names import name_filter, nearest_names
 from gradtool.core.shapes.rows import Rows
 from gradtool.core.stats import TensorStats, merge
 from gradtool.rules.balance import NEGLIGIBLE
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 from gradtool.shortening import LONGEST_NAME, shortened
 
 EXPECTED, TOTAL_DRIFT, TENSOR_DRIFT, ZERO = "GT401", "GT402", "GT403", "GT410"

@@ -4,48 +4,41 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final
 
 from gradtool.core.figures import counted
-from gradtool.core.measurement import TensorMeasurement
+from gradtool.core.judging.limits import Limits
 from gradtool.core.order.layers import split_name
+from gradtool.core.order.structure import Make
 from gradtool.core.tensors import ABSENT
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 
 _LEAST_LAYERS: Final = 4
 _LEAST_TENSORS: Final = 3
 _SHARE: Final = 8
 """One layer in so many may lack something by mistake; more are of another make."""
 
-_Make: TypeAlias = frozenset[tuple[str, tuple[int, ...]]]
-"""What a layer's tensors are called behind its number, and their shapes."""
-
 
 def _missing_in_layer(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     yield from _noted(evidence, limits)
-    stacks: dict[str, dict[int, list[TensorMeasurement]]] = {}
-    for tensor in evidence.named_gradients:
-        split = split_name(tensor.name)
-        if split.number is not None:
-            layers = stacks.setdefault(split.stem, {})
-            layers.setdefault(split.number, []).append(tensor)
-    for stem, layers in stacks.items():
-        yield from _unnoted(stem, layers, evidence, limits)
+    for stem, makes in evidence.named_structure.makes.items():
+        yield from _unnoted(stem, makes, evidence, limits)
 
 
 def _noted(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
     """Parameters that the dump says to have no gradient, where most of their kind have one."""
-    present: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
     absent: defaultdict[tuple[str, str], dict[int, str]] = defaultdict(dict)
-    for tensor in evidence.named_gradients:
-        split = split_name(tensor.name)
-        if split.number is not None:
-            present[split.stem, split.rest].add(split.number)
     for item in evidence.skipped:
         split = split_name(item.name)
         if item.reason == ABSENT and split.number is not None:
             absent[split.stem, split.rest][split.number] = item.name
-    last = {stem: max(layers) for stem, layers in evidence.stacks.items()}
+    if not absent:
+        return
+    present: defaultdict[tuple[str, str], set[int]] = defaultdict(set)
+    for split in evidence.named_structure.splits:
+        if split.number is not None:
+            present[split.stem, split.rest].add(split.number)
+    last = {stem: max(layers) for stem, layers in evidence.structure.stacks.items()}
     for kind, names in absent.items():
         siblings = len(names) + len(present[kind]) - 1
         for number, name in names.items():
@@ -57,24 +50,20 @@ def _noted(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 
 def _unnoted(
-    stem: str, layers: dict[int, list[TensorMeasurement]], evidence: Evidence, limits: Limits
+    stem: str, makes: dict[int, Make], evidence: Evidence, limits: Limits
 ) -> Iterator[Problem]:
     """Names that are not in the dump at all, where all but one or few layers have them.
 
     The first and the last layer often are of another make on purpose.
     """
-    few = max(1, len(layers) // _SHARE)
-    gaps = max(layers) - min(layers) + 1 - len(layers)
-    if gaps > few or len(layers) < _LEAST_LAYERS - 1:
+    few = max(1, len(makes) // _SHARE)
+    gaps = max(makes) - min(makes) + 1 - len(makes)
+    if gaps > few or len(makes) < _LEAST_LAYERS - 1:
         return  # numbers are a file's: what is done must not grow with them
-    makes: dict[int, _Make] = {
-        number: frozenset((split_name(one.name).rest, one.spec.shape) for one in tensors)
-        for number, tensors in layers.items()
-    }
     make, of_it = Counter(makes.values()).most_common(1)[0]
-    if of_it < max(_LEAST_LAYERS - 1, len(layers) / 2) or len(make) < _LEAST_TENSORS:
+    if of_it < max(_LEAST_LAYERS - 1, len(makes) / 2) or len(make) < _LEAST_TENSORS:
         return
-    others = range(min(layers) + 1, max(layers))
+    others = range(min(makes) + 1, max(makes))
     odd = [number for number in others if makes.get(number, frozenset()) < make]
     known = {item.name for item in evidence.skipped}
     for number in odd if len(odd) <= few else ():

@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from typing import Final
 
 from gradtool.core.figures import counted, share
+from gradtool.core.judging.limits import Limits, limit
 from gradtool.core.judging.rule import Parameter
 from gradtool.core.measurement import TensorMeasurement
 from gradtool.core.order.layers import layers_text, split_name
 from gradtool.core.tensors import ABSENT
-from gradtool.rules.evidence import DumpRule, Evidence, Limits, Problem, limit
+from gradtool.rules.evidence import DumpRule, Evidence, Problem
 from gradtool.rules.siblings import is_all_zero
 
 _ZERO_AT_FIRST: Final = (
@@ -33,23 +34,18 @@ _LEAST_LAYERS: Final = 3
 
 
 def _zeros(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, thresholds in limits.each(evidence.gradients):
+    for tensor, thresholds in limits.each(one for one in evidence.gradients if one.stats.zeros):
         stats, max_share = tensor.stats, limit(thresholds, "max_share")
-        if _rests(evidence, tensor):
-            continue
-        zeros = stats.zeros / stats.numel if stats.numel else 0.0
-        if max_share is not None and zeros > max_share:
+        zeros = stats.zeros / stats.numel
+        if max_share is not None and zeros > max_share and not _rests(evidence, tensor):
             part = f"{share(stats.zeros, stats.numel)} of {counted(stats.numel, 'element')} are 0"
             words = "is all 0" if is_all_zero(tensor) else part
             yield Problem(words, tensor.name, value=zeros, limit=max_share)
 
 
 def _dead(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    for tensor, _ in limits.each(evidence.gradients):
-        kind = evidence.kinds[tensor.name]
-        if not is_all_zero(tensor):
-            continue
-        blocks = evidence.blocks.get(tensor.name)
+    for tensor, _ in limits.each(filter(is_all_zero, evidence.gradients)):
+        kind, blocks = evidence.kinds[tensor.name], evidence.blocks.get(tensor.name)
         if blocks is not None and 2 * blocks.alive > len(blocks.members) - 1:
             others = counted(len(blocks.members) - 1, "other block")
             yield Problem(f"is all 0, and in {blocks.alive:,} of {others} it is not", tensor.name)
@@ -65,11 +61,13 @@ def _dead(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 
 
 def _cut_off(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
+    cuts = _cuts(evidence)
+    if not cuts:
+        return
     members = _members(evidence)
     outside = tuple(
         name for name, gets in members.items() if not gets and split_name(name).number is None
     )
-    cuts = _cuts(evidence)
     for name in members:
         split = split_name(name)
         alive = cuts.get((split.stem, split.number))
@@ -84,8 +82,12 @@ def _cut_off(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
 def _members(evidence: Evidence) -> dict[str, bool]:
     """The parameters by name, and whether they get a gradient: one that is there, and not all 0."""
     members = {tensor.name: not is_all_zero(tensor) for tensor in evidence.gradients}
-    absent = (item.name for item in evidence.skipped if item.reason == ABSENT)
-    return members | dict.fromkeys(absent, False)
+    return members | dict.fromkeys(_absent(evidence), False)
+
+
+def _absent(evidence: Evidence) -> list[str]:
+    """The parameters of which the dump notes that they have no gradient."""
+    return [item.name for item in evidence.skipped if item.reason == ABSENT]
 
 
 def _cuts(evidence: Evidence) -> dict[tuple[str, int | None], list[int]]:
@@ -94,6 +96,8 @@ def _cuts(evidence: Evidence) -> dict[tuple[str, int | None], list[int]]:
     Layers are told by their stem and number. Those without are all before the others, and at
     least half: of fewer GT207 or GT010 speaks.
     """
+    if not any(map(is_all_zero, evidence.gradients)) and not _absent(evidence):
+        return {}
     stacks: dict[str, dict[int, bool]] = {}
     for name, gets in _members(evidence).items():
         split = split_name(name)
@@ -124,11 +128,12 @@ def _only_the_last(evidence: Evidence, problems: Sequence[Problem]) -> str:
 
 
 def _dead_kind(evidence: Evidence, limits: Limits) -> Iterator[Problem]:
-    if all(map(is_all_zero, evidence.gradients)):
+    zero = list(filter(is_all_zero, evidence.gradients))
+    if not zero or len(zero) == len(evidence.gradients):
         return
     cuts = _cuts(evidence)
-    for tensor, _ in limits.each(evidence.gradients):
-        if not is_all_zero(tensor) or evidence.peers[tensor.name].alive:
+    for tensor, _ in limits.each(zero):
+        if evidence.peers[tensor.name].alive:
             continue
         kind, split = evidence.kinds[tensor.name], split_name(tensor.name)
         siblings = len(kind.members) - 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -35,9 +36,10 @@ _FREE_NBYTES: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Catalogue:
-    """What the steps of a run have in common: the names and types of their tensors."""
+    """What the steps of a run have in common: the names, types and sizes of their tensors."""
 
     specs: tuple[TensorSpec, ...]
+    numels: tuple[int, ...]
     aliases: tuple[str | None, ...]
     skipped: tuple[Skipped, ...]
 
@@ -65,9 +67,8 @@ def catalogue_of(data: bytes) -> Catalogue:
     fields = Fields.read(data)
     tensors = fields.listed("tensors", _tensor)
     skipped = fields.listed("skipped", _skipped)
-    return Catalogue(
-        tuple(spec for spec, _ in tensors), tuple(alias for _, alias in tensors), skipped
-    )
+    specs, aliases = tuple(spec for spec, _ in tensors), tuple(alias for _, alias in tensors)
+    return Catalogue(specs, tuple(spec.numel for spec in specs), aliases, skipped)
 
 
 def figures_bytes(measurement: Measurement) -> bytes:
@@ -94,8 +95,11 @@ def measurement_of(data: bytes, catalogue: Catalogue, path: str, elapsed_s: floa
     if len(links) != 2 * tensors:
         raise ValueError("not as many tensors as in the catalogue")
     measured = tuple(
-        _measured(spec, alias, rows, links[2 * at], links[2 * at + 1])
-        for at, (spec, alias) in enumerate(zip(catalogue.specs, catalogue.aliases, strict=True))
+        _measured(*of_tensor, rows)
+        for of_tensor in zip(
+            *(catalogue.specs, catalogue.numels, catalogue.aliases, links[::2], links[1::2]),
+            strict=True,
+        )
     )
     sections = head.listed("sections", lambda fields: summary_of(fields, rows))
     total = head.optional("total", lambda fields: summary_of(fields, rows))
@@ -169,25 +173,27 @@ def _split(data: bytes, most: int) -> tuple[Fields, bytes, bytes]:
 
 
 def _measured(
-    spec: TensorSpec, alias_of: str | None, rows: Any, unique: int, in_section: int
+    spec: TensorSpec,
+    numel: int,
+    alias_of: str | None,
+    unique: int,
+    in_section: int,
+    rows: Iterator[TensorStats],
 ) -> TensorMeasurement:
     stats = next_of(rows)
-    if stats.numel != spec.numel:
+    if stats.numel != numel:
         raise ValueError(f"{spec.name!r:.80}: not as many elements as its shape has")
-    own = _linked(unique, stats, rows)
+    own = stats if unique == _SAME else _linked(unique, stats, rows)
+    own_in_section = own if in_section == _SAME else _linked(in_section, own, rows)
     norm, native = stats.norm, spec.dtype.norm_dtype
-    return TensorMeasurement(
-        spec=spec,
-        alias_of=alias_of,
-        stats=stats,
-        unique=own,
-        unique_in_section=_linked(in_section, own, rows),
-        norm=norm,
-        native_norm=None if native is None else native.round(norm),
-    )
+    native_norm = None if native is None else native.round(norm)
+    # By position, as names take longer, and a run has millions of them.
+    return TensorMeasurement(spec, alias_of, stats, own, own_in_section, norm, native_norm)
 
 
-def _linked(link: int, before: TensorStats | None, rows: Any) -> TensorStats | None:
+def _linked(
+    link: int, before: TensorStats | None, rows: Iterator[TensorStats]
+) -> TensorStats | None:
     if link == _OWN:
         return next_of(rows)
     if link not in (_SAME, _NONE):

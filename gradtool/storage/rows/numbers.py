@@ -11,6 +11,8 @@ import struct
 import sys
 from array import array
 from collections.abc import Sequence
+from itertools import chain, islice, repeat
+from operator import gt
 from typing import Final
 
 from gradtool.core.stats import TensorStats
@@ -44,53 +46,49 @@ def unpacked(data: bytes, norm_type: float) -> list[TensorStats]:
         data[at : at + 8 * rows] for at in range(_COUNT.size, _COUNT.size + fixed, 8 * max(rows, 1))
     ] or [b""] * (len(_FLOATS) + len(_COUNTS) + 2)
     floats = [_floats(word) for word in words[: len(_FLOATS)]]
-    counts = [_counts(word) for word in words[len(_FLOATS) :]]
+    *counts, firsts, lengths = [_counts(word) for word in words[len(_FLOATS) :]]
     rests = _floats(data[_COUNT.size + fixed :])
-    _check(floats, counts, rests)
-    found, at = [], 0
-    for of_row in zip(*floats, *counts, strict=True):
-        power_sum, scale, max_abs, min_abs = of_row[: len(_FLOATS)]
-        numel, nan, posinf, neginf, zeros, subnormals, first, length = map(int, of_row[-8:])
-        pairs = rests[at : at + 2 * length]
-        at += 2 * length
-        found.append(
-            TensorStats(
-                norm_type,
-                numel,
-                power_sum,
-                scale,
-                max_abs,
-                min_abs,
-                nan,
-                posinf,
-                neginf,
-                zeros,
-                subnormals,
-                None if first < 0 else first,
-                tuple(zip(pairs[::2], pairs[1::2], strict=True)),
-            )
-        )
-    return found
+    _check_floats(floats, rests)
+    _check_counts(counts, firsts, lengths, len(rests))
+    numel, *others = counts
+    positions = [None if first < 0 else first for first in firsts]
+    columns = (repeat(norm_type, rows), numel, *floats, *others, positions, _pairs(rests, lengths))
+    return list(map(TensorStats, *columns))
 
 
-def _check(
-    floats: Sequence[array[float]], counts: Sequence[array[int]], rests: array[float]
-) -> None:
-    """ValueError for what nobody counts: negative numbers, parts that are more than the whole."""
-    if any(not number >= 0.0 for column in floats for number in column):
+def _pairs(rests: array[float], lengths: array[int]) -> list[tuple[tuple[float, float], ...]]:
+    """The rests of each row, which are so many pairs."""
+    if not rests:
+        return [()] * len(lengths)
+    pairs = zip(rests[::2], rests[1::2], strict=True)
+    return [tuple(islice(pairs, length)) for length in lengths]
+
+
+def _check_floats(floats: Sequence[array[float]], rests: array[float]) -> None:
+    """ValueError for numbers that nobody comes to."""
+    is_positive = (0.0).__le__  # which NaN is not
+    if not all(map(is_positive, chain.from_iterable(floats))):
         raise ValueError("a number that is negative or none")
-    if any(math.isinf(number) for number in floats[2]) or any(map(math.isnan, rests)):
+    if any(map(math.isinf, floats[2])) or any(map(math.isnan, rests)):
         raise ValueError("a largest magnitude that is not finite")
-    *sizes, firsts, lengths = counts
-    if any(number < 0 for column in (*sizes, lengths) for number in column):
+
+
+def _check_counts(
+    counts: Sequence[array[int]], firsts: array[int], lengths: array[int], rests: int
+) -> None:
+    """ValueError for what nobody counts: fewer than none, parts that are more than the whole."""
+    if any(min(column, default=0) < 0 for column in (*counts, lengths)):
         raise ValueError("a negative count")
-    for numel, nan, posinf, neginf, zeros, subnormals in zip(*sizes, strict=True):
-        if nan + posinf + neginf + zeros + subnormals > numel:
-            raise ValueError("more elements of a kind than there are")
-    for numel, nan, posinf, neginf, first in zip(*sizes[:4], firsts, strict=True):
-        if not -1 <= first < max(numel, 1) or (first >= 0 and not nan + posinf + neginf):
+    numel, nan, posinf, neginf, zeros, subnormals = counts
+    parts = map(sum, zip(nan, posinf, neginf, zeros, subnormals, strict=True))
+    if any(map(gt, parts, numel)):
+        raise ValueError("more elements of a kind than there are")
+    for number, first in enumerate(firsts):
+        if first == -1:
+            continue
+        if not 0 <= first < numel[number] or not nan[number] + posinf[number] + neginf[number]:
             raise ValueError("a first element that is not there")
-    if 2 * sum(lengths) != len(rests):
+    if 2 * sum(lengths) != rests:
         raise ValueError("cut short")
 
 
