@@ -6,9 +6,8 @@ import itertools
 import os
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Final, Literal, NamedTuple, TypeAlias, TypeVar
 
 from gradtool.core.names import natural_key
 
@@ -41,7 +40,7 @@ _WORD_AND_NUMBER: Final = re.compile(
 _OF: Final = re.compile(r"[-_]of[-_]\d", re.ASCII | re.IGNORECASE)
 _TWO_RANKS: Final = re.compile(r".*mp_rank_\d+_", re.ASCII)
 _MOST_DIGITS: Final = 18
-_REMEMBERED: Final = 1 << 14
+REMEMBERED: Final = 1 << 14
 """Paths whose numbers are found once: each is asked for a dozen times while a run is sorted."""
 
 _OF_PARTS: Final = frozenset({"rank", "shard", "part", "count"})
@@ -58,8 +57,7 @@ _CONSOLIDATED: Final = re.compile(
 """Names of whole models: as Transformers write them, and as Meta and Mistral release them."""
 
 
-@dataclass(frozen=True, slots=True)
-class Number:
+class Number(NamedTuple):
     """A number in a path: what it counts, its value, where its digits are, and the word before."""
 
     role: Role
@@ -69,7 +67,7 @@ class Number:
     word: str
 
 
-@lru_cache(maxsize=_REMEMBERED)
+@lru_cache(maxsize=REMEMBERED)
 def numbers_in(path: str) -> Sequence[Number]:
     """All numbers of a path, in their order, but those too long to count anything."""
     numbers: list[Number] = []

@@ -30,12 +30,18 @@ class Listing:
 
     def __init__(self, path: str) -> None:
         self.path = path
+        self._are_directories: dict[str, bool] = {}
 
     @cached_property
     def names(self) -> tuple[str, ...]:
         """All entries, layer 9 before layer 10; FileAccessError where it cannot be listed."""
+        names = []
         try:
-            names = os.listdir(self.path or os.curdir)
+            with os.scandir(self.path or os.curdir) as entries:
+                for entry in entries:
+                    names.append(entry.name)
+                    if not entry.is_symlink():
+                        self._are_directories[entry.name] = entry.is_dir()
         except OSError as error:
             raise FileAccessError(self.path, f"cannot be listed: {error.strerror}") from error
         return tuple(sorted(names, key=lambda name: (natural_key(name), name)))
@@ -50,7 +56,9 @@ class Listing:
 
     def is_directory(self, name: str) -> bool:
         """Whether the entry is a directory, or a link to one."""
-        return os.path.isdir(self.at(name))
+        if name not in self._are_directories:  # of a run of thousands each is asked for thrice
+            self._are_directories[name] = os.path.isdir(self.at(name))
+        return self._are_directories[name]
 
     def is_file(self, name: str) -> bool:
         """Whether the entry is a regular file, or a link to one."""
@@ -81,8 +89,10 @@ class Listing:
         """Equal for all names of one file; FileAccessError if it may not be looked at."""
         path = self.at(name)
         try:
-            # A dangling link counts as an entry of its own; opening it says what is wrong.
-            status = os.stat(path) if os.path.exists(path) else os.lstat(path)
+            try:
+                status = os.stat(path)
+            except OSError:  # a dangling link is an entry of its own; opening it says what is wrong
+                status = os.lstat(path)
         except OSError as error:
             raise FileAccessError(path, f"cannot be looked at: {error.strerror}") from error
         return status.st_dev, status.st_ino

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Final
@@ -19,7 +20,7 @@ from gradtool.errors import (
 from gradtool.formats.files import format_of, is_tensor_file
 from gradtool.formats.layouts._contents import open_entry
 from gradtool.formats.layouts._steps import lacking_tensors, missing_beside
-from gradtool.formats.layouts.arrangement import Unit, glob_of, runs_among
+from gradtool.formats.layouts.arrangement import Unit, are_one_run, glob_of
 from gradtool.formats.layouts.asked import Asked
 from gradtool.storage.listing import MOST_NAMES, Listing
 
@@ -35,11 +36,12 @@ def several(path: str, found: Sequence[FoundCheckpoint]) -> SeveralCheckpointsEr
 
 def _are_steps(paths: Sequence[str]) -> bool:
     """Whether paths differ in the step only: the steps of each of several runs are no run."""
-    runs = runs_among([Unit(path) for path in paths])
+    split = [os.path.split(path) for path in paths]
+    if len({folder for folder, _ in split}) == 1:
+        paths = [name for _, name in split]  # whose numbers are known from when they were sorted
     places = zip(*(path.split("/") for path in paths), strict=False)
     return (
-        len(runs) == 1
-        and len(runs[0]) == len(paths)
+        are_one_run([Unit(path) for path in paths])
         and sum(len(set(names)) > 1 for names in places) == 1
     )
 

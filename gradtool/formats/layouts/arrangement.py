@@ -12,9 +12,10 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import Final, Literal, TypeAlias
 
-from gradtool.core.file_names import Number, Role, numbers_in, template
+from gradtool.core.file_names import REMEMBERED, Number, Role, numbers_in, template
 from gradtool.core.names import natural_key
 from gradtool.storage.listing import Listing
 
@@ -56,17 +57,22 @@ class Unit:
 
         In a path others count only in its last part that has some: `exp2/grads_0001.pt`.
         """
-        numbers = numbers_in(self.name)
-        steps = [number.value for number in numbers if number.role == "step"]
-        others = [number for number in numbers if number.role == "other"]
-        ends = [self.name.find("/", number.end) for number in others]
-        last = [number.value for number, end in zip(others, ends, strict=True) if end == ends[-1]]
-        return steps[-1] if steps else last[0] if len(last) == 1 else None
+        return _step_in(self.name)
 
     @property
     def counts_steps(self) -> bool:
         """Whether a word in its name says that a number counts steps."""
         return any(number.role == "step" for number in numbers_in(self.name))
+
+
+@lru_cache(maxsize=REMEMBERED)
+def _step_in(name: str) -> int | None:
+    numbers = numbers_in(name)
+    steps = [number.value for number in numbers if number.role == "step"]
+    others = [number for number in numbers if number.role == "other"]
+    ends = [name.find("/", number.end) for number in others]
+    last = [number.value for number, end in zip(others, ends, strict=True) if end == ends[-1]]
+    return steps[-1] if steps else last[0] if len(last) == 1 else None
 
 
 def arranged(names: Iterable[str]) -> list[Unit]:
@@ -104,8 +110,17 @@ def runs_among(units: Sequence[Unit]) -> list[list[Unit]]:
 
     A number counts steps where it counts nothing else: `grads_0001.pt`, `epoch3.pt`.
     """
-    groups = [group for _, group in _alike(units, _counting("step", "part", "other"))]
-    return [sorted(group, key=_step_order) for group in groups if len(group) > 1]
+    groups = [group for group in _of_runs(units) if len(group) > 1]
+    return [sorted(group, key=_step_order) for group in groups]
+
+
+def are_one_run(units: Sequence[Unit]) -> bool:
+    """Whether all units, of two or more, differ in their steps only."""
+    return len(units) > 1 and len(_of_runs(units)) == 1
+
+
+def _of_runs(units: Sequence[Unit]) -> list[list[Unit]]:
+    return [group for _, group in _alike(units, _counting("step", "part", "other"))]
 
 
 def are_modules(units: Sequence[Unit]) -> bool:
@@ -220,4 +235,5 @@ def _count(name: str, role: Role | UnitKind) -> int | None:
 
 
 def _step_order(unit: Unit) -> tuple[bool, int, str]:
-    return unit.step is None, unit.step or 0, natural_key(unit.name)
+    step = unit.step
+    return step is None, step or 0, natural_key(unit.name)
