@@ -176,8 +176,10 @@ class Judging:
         self, measurement: Measurement, difference: Difference | None, path: str, started: float
     ) -> Judged:
         """The verdict on a dump at a path that was measured, work on it having begun `started`."""
+        step = measurement.step if measurement.step is not None else step_in(path)
         evidence = Evidence(
             measurement,
+            step=step,
             section_chosen=self.request.section is not None,
             is_chosen=self.request.names,
             bare=self.request.bare,
@@ -185,8 +187,7 @@ class Judging:
             structure_of=self.structure_of,
         )
         evidence = evidence.but(baseline=self._baseline_of(evidence))
-        step = measurement.step if measurement.step is not None else step_in(path)
-        verdict = self.judge.verdict(evidence, step, time.perf_counter() - started)
+        verdict = self.judge.verdict(evidence, time.perf_counter() - started)
         return Judged(verdict, evidence)
 
     def _baseline_of(self, evidence: Evidence) -> Baseline | None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeVar
+from functools import cached_property
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from gradtool._version import __version__
 from gradtool.core.judging.policy import Policy
@@ -20,7 +21,7 @@ from gradtool.request import MeasureRequest
 from gradtool.storage.rows.identity import Identity, identity_of, now_ns
 from gradtool.storage.rows.measurements import (
     Catalogue,
-    catalogue_bytes,
+    catalogue_fields,
     catalogue_of,
     figures_bytes,
     may_be_kept,
@@ -28,6 +29,7 @@ from gradtool.storage.rows.measurements import (
 )
 from gradtool.storage.rows.place import NoStoreError, default_place, set_aside
 from gradtool.storage.rows.steps import step_bytes, step_of
+from gradtool.storage.rows.texts import written
 
 if TYPE_CHECKING:  # it loads SQLite, which some builds of Python are without
     from gradtool.storage.rows.store import Kept, RowStore
@@ -52,6 +54,7 @@ class Memory:
     policy: bytes | None
     notes: list[str] = field(default_factory=list)
     catalogues: dict[bytes, Catalogue] = field(default_factory=dict)
+    spelled: list[Spelled] = field(default_factory=list)
 
     def recall(self, place: Place) -> Recalled | None:
         """What is remembered of the dump at a place, and a way to remember it."""
@@ -68,12 +71,14 @@ class Memory:
         """The measurement of a source: what is remembered of it, else what is made, and kept."""
         place = place_of(source)
         recalled = None if place is None else self.recall(place)
-        found = None if recalled is None else recalled.measurement()
-        if found is None:
-            found = measure()
-            if recalled is not None:
-                recalled.keep(found)
-        return found
+        return measure() if recalled is None else recalled.measured(source, measure)
+
+    def catalogue_bytes(self, measurement: Measurement) -> bytes:
+        """The catalogue of a measurement as bytes, the same object as long as it stays equal."""
+        fields = catalogue_fields(measurement)
+        if not self.spelled or self.spelled[0].fields != fields:
+            self.spelled[:] = [Spelled(fields, written(fields))]
+        return self.spelled[0].data
 
     def catalogue(self, digest: bytes, store: RowStore) -> Catalogue | None:
         """The catalogue of that digest, which the steps of a run share."""
@@ -86,9 +91,19 @@ class Memory:
         return self.catalogues[digest]
 
 
-@dataclass(frozen=True, slots=True)
+class Spelled(NamedTuple):
+    """A catalogue, and the bytes that spell it."""
+
+    fields: dict[str, object]
+    data: bytes
+
+
+@dataclass
 class Recalled:
-    """One dump as the store knows it."""
+    """One dump as the store knows it.
+
+    `is_kept` says whether its measurement is in the store, be it from before or from now.
+    """
 
     memory: Memory
     store: RowStore
@@ -96,15 +111,21 @@ class Recalled:
     path: str
     identity: Identity
     started_ns: int
+    is_kept: bool = False
 
-    @property
+    @cached_property
     def key(self) -> bytes:
         """What its rows are kept under."""
         return self.identity.key(self.memory.options, self.path)
 
-    def measurement(self) -> Measurement | None:
-        """What was measured of it before."""
-        return self._trusted(self._measurement)
+    def measured(self, _source: object, measure: Callable[[], Measurement]) -> Measurement:
+        """Its measurement: the one from before, else what is made, and kept."""
+        found = self._trusted(self._measurement)
+        self.is_kept = found is not None
+        if found is None:
+            found = measure()
+            self._keep(found)
+        return found
 
     def _measurement(self) -> Measurement | None:
         found = self.store.dump(self.key)
@@ -121,19 +142,19 @@ class Recalled:
             return None
         return self._trusted(lambda: step_of(data, self.path, 0.0))
 
-    def keep(self, measurement: Measurement) -> None:
+    def _keep(self, measurement: Measurement) -> None:
         """Keep what was just measured, if the files are those that were looked at, and settled."""
-        if may_be_kept(measurement) and self._is_known(measurement.files):
-            try:
-                figures = figures_bytes(measurement)
-            except OverflowError:
-                return
-            self.store.add_dump(self.key, catalogue_bytes(measurement), figures)
+        if not may_be_kept(measurement) or not self._is_known(measurement.files):
+            return
+        with suppress(OverflowError):
+            figures = figures_bytes(measurement)
+            self.store.add_dump(self.key, self.memory.catalogue_bytes(measurement), figures)
+            self.is_kept = True
 
-    def keep_step(self, step: Step, measurement: Measurement) -> None:
-        """Keep what the policy said of a dump that is kept."""
+    def keep_step(self, step: Step) -> None:
+        """Keep what the policy said of a dump whose measurement is kept."""
         policy = self.memory.policy
-        if policy is not None and may_be_kept(measurement) and self._is_known(measurement.files):
+        if policy is not None and self.is_kept:
             self.store.add_judged(self.key, policy, step_bytes(step))
 
     def _is_known(self, files: tuple[str, ...]) -> bool:

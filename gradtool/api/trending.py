@@ -109,7 +109,6 @@ def trend(  # noqa: PLR0913 - one for each option of the command
         group_namer(group_by)  # refuses a wrong pattern before anything is read
     is_followed = name_filter(wanted, (), judging.request.bare) if wanted else no_name
     with remembering(cache, judging.request, judging.of_dumps_alone) as memory:
-        judging = replace(judging, remembered=memory.measured)
         following = Following(judging, memory, is_followed, group_by, last, logged)
         runs = tuple(following.runs(sources))
     steps = [step for run in runs for step in run.steps]
@@ -229,16 +228,18 @@ class Following:
         """One dump, as it is remembered, else measured."""
         started = time.perf_counter()
         place = place_of(source)
-        recalled = None
-        if place is not None and not self._is_asked_for_tensors:
-            recalled = self.memory.recall(place)
+        recalled = None if place is None else self.memory.recall(place)
+        judging = self.judging
+        if recalled is not None:
+            judging = replace(judging, remembered=recalled.measured)
+        row = None if self._is_asked_for_tensors else recalled
         try:
-            if recalled is not None and (known := recalled.step()) is not None:
+            if row is not None and (known := row.step()) is not None:
                 return known
-            judged = self.judging.one(source, progress, started)
+            judged = judging.one(source, progress, started)
             step = self._row(judged)
-            if recalled is not None and judged.evidence is not None:
-                recalled.keep_step(step, judged.evidence.measurement)
+            if row is not None and judged.evidence is not None:
+                row.keep_step(step)
             return step
         finally:
             progress.finish()
@@ -252,7 +253,12 @@ class Following:
         if evidence is None:
             return Step(verdict)
         measurement = evidence.measurement
-        step = step_of(verdict, evidence.gradients, in_model_order=measurement.in_model_order)
+        step = step_of(
+            verdict,
+            evidence.gradients,
+            evidence.structure.digest,
+            in_model_order=measurement.in_model_order,
+        )
         if not self._is_asked_for_tensors:
             return step
         self.names.update(dict.fromkeys(one.name for one in evidence.gradients))

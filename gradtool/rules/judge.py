@@ -63,17 +63,16 @@ class Judge:
             findings.extend(rolled_up(active, _left_to(active.rule, found), evidence))
         return gravest_first(findings)
 
-    def verdict(self, evidence: Evidence, step: int | None, elapsed_s: float) -> Verdict:
+    def verdict(self, evidence: Evidence, elapsed_s: float) -> Verdict:
         """The verdict on a measured dump."""
         measurement = evidence.measurement
-        evidence = evidence.but(step=step)
         findings = self.findings(evidence)
         on_others = tuple(_notes_on_others(evidence))
         is_essential = any(tensor.stats.nan for tensor in evidence.others)
         return concluded(
             Verdict(
                 path=measurement.path,
-                step=step,
+                step=evidence.step,
                 format=measurement.format,
                 summary=evidence.summary if evidence.gradients else None,
                 findings=findings,

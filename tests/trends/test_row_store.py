@@ -130,6 +130,30 @@ def test_tied_and_sorted_tensors_come_back(sample: str, tmp_path: Path, store: P
         assert plain(gradtool.trend(tmp_path / "run", cache=store, group_by="1")) == wanted
 
 
+def test_rows_of_two_models_by_turns_come_back(tmp_path: Path, store: Path) -> None:
+    models = {"w": [3.0, 4.0], "v": [1.0]}, {"w": [3.0, 4.0, 5.0], "v": [0.0]}
+    run = write_run(tmp_path / "run", {n: models[n % 3 == 1] for n in range(8)})
+    measured = plain(gradtool.trend(run, tensor="w"))
+    for _ in range(2):
+        trend = gradtool.trend(run, cache=store, tensor="w")
+        assert (plain(trend), trend.notes) == (measured, ())
+    assert gradtool.trend(run).runs[0].steps[1].model != gradtool.trend(run).runs[0].steps[2].model
+
+
+def test_a_catalogue_is_there_for_every_dump_whatever_was_dropped(store: Path) -> None:
+    catalogue = b"the same for all"
+    with RowStore(str(store)) as rows:
+        for key in (b"1" * 32, b"2" * 32):
+            rows.add_dump(key, catalogue, b"figures")
+            rows.add_dump(key + b"b", catalogue, b"figures")
+            rows.clear()
+        rows.add_dump(b"3" * 32, catalogue, b"figures")
+        rows.flush()
+        found = rows.dump(b"3" * 32)
+        assert found is not None
+        assert rows.catalogue(found[0]) == catalogue
+
+
 def test_a_file_that_changed_is_measured_again(run: Path, store: Path) -> None:
     gradtool.trend(run, cache=store)
     write_run(run, {3: {"w": [1.0] * 7, "layers.0.v": [1.0] * 3, "zero": [5.0]}})

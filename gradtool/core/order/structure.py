@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
@@ -101,6 +102,12 @@ class Structure:
         as experts are.
         """
         return _grouped(map(_block_of, self.splits))
+
+    @cached_property
+    def digest(self) -> str:
+        """The same for all dumps of one model, in whatever order they list its tensors."""
+        named = sorted(f"{name}\0{shape}" for name, shape in self.named)
+        return hashlib.sha256("\n".join(named).encode(errors="surrogatepass")).hexdigest()
 
     def _make(self, positions: Sequence[int]) -> Make:
         return frozenset((self.splits[at].rest, self.named[at][1]) for at in positions)

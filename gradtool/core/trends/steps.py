@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -100,9 +99,12 @@ class Step:
 
 
 def step_of(
-    verdict: Verdict, gradients: Sequence[TensorMeasurement], *, in_model_order: bool
+    verdict: Verdict, gradients: Sequence[TensorMeasurement], model: str, *, in_model_order: bool
 ) -> Step:
-    """The row of a judged dump, whose gradients are `gradients`, each once and in order."""
+    """The row of a judged dump, whose gradients are `gradients`, each once and in order.
+
+    `model` is a digest of their names and shapes.
+    """
     if verdict.summary is None:
         return Step(verdict)
     bad = [tensor for tensor in gradients if tensor.stats.nonfinite]
@@ -114,7 +116,7 @@ def step_of(
     return Step(
         verdict=verdict,
         breakage=breakage,
-        model=_model(gradients),
+        model=model,
     )
 
 
@@ -124,8 +126,3 @@ def parts_of(named: Iterable[tuple[str, TensorStats]], total: Summary | None) ->
         Part(name, stats, None if total is None else share_of(stats, total))
         for name, stats in named
     )
-
-
-def _model(gradients: Sequence[TensorMeasurement]) -> str:
-    names = sorted(f"{tensor.name}\0{tensor.spec.shape}" for tensor in gradients)
-    return hashlib.sha256("\n".join(names).encode(errors="surrogatepass")).hexdigest()

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Final, NamedTuple
 
 from gradtool.storage.listing import expanded
@@ -47,9 +49,11 @@ class Identity:
 
     def holds(self, files: Sequence[str]) -> bool:
         """Whether it is known of all these files whether they change."""
-        known = {(one.device, one.inode) for one in self.entries}
+        named = {one.name for one in self.entries}
+        others = [file for file in files if file not in named]
+        known = {(one.device, one.inode) for one in self.entries} if others else set()
         try:
-            return all((status.st_dev, status.st_ino) in known for status in map(os.stat, files))
+            return all((status.st_dev, status.st_ino) in known for status in map(os.stat, others))
         except OSError:
             return False
 
@@ -71,31 +75,36 @@ def identity_of(paths: Sequence[str]) -> Identity | None:
             for name in expanded(path):
                 # What an index names lies beside it.
                 place = os.path.dirname(name) or os.curdir if name.endswith(".json") else name
-                for entry in _below(place, name, _DEEPEST):
-                    found.append(entry)
-                    if len(found) > MOST_FILES:
-                        return None
-    except OSError:
+                status = os.stat(place)
+                found.append(_entry(name, status))
+                if stat.S_ISDIR(status.st_mode):
+                    _look_into(place, name, found, _DEEPEST)
+                if len(found) > MOST_FILES:
+                    return None
+    except (OSError, _TooMuchError):
         return None
     return Identity(tuple(found)) if found else None
 
 
-def _below(path: str, name: str, levels: int) -> Iterator[Entry]:
-    """An entry and all below it; directories behind links are not looked into."""
-    status = os.stat(path)
-    yield _entry(name, status)
-    if not os.path.isdir(path):
-        return
-    if levels == 0:
-        raise OSError("too deep to look at")
-    for inside in sorted(os.listdir(path)):
-        below = os.path.join(path, inside)
-        if os.path.islink(below) and os.path.isdir(below):
-            yield _entry(os.path.join(name, inside), os.stat(below))
-        elif os.path.lexists(below) and not os.path.exists(below):
-            yield _entry(os.path.join(name, inside), os.lstat(below))
-        else:
-            yield from _below(below, os.path.join(name, inside), levels - 1)
+class _TooMuchError(Exception):
+    """More than is looked at."""
+
+
+def _look_into(path: str, name: str, found: list[Entry], levels: int) -> None:
+    """Add all that lies in a directory and below; those behind links are not looked into."""
+    with os.scandir(path) as entries:
+        inside = sorted(entries, key=attrgetter("name"))
+    if levels == 0 or len(found) + len(inside) > MOST_FILES:
+        raise _TooMuchError
+    for entry in inside:
+        below = os.path.join(name, entry.name)
+        try:
+            status = entry.stat()
+        except OSError:  # a link to nothing
+            status = entry.stat(follow_symlinks=False)
+        found.append(_entry(below, status))
+        if entry.is_dir(follow_symlinks=False):
+            _look_into(entry.path, below, found, levels - 1)
 
 
 def _entry(name: str, status: os.stat_result) -> Entry:

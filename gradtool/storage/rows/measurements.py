@@ -28,6 +28,7 @@ _LENGTH: Final = struct.Struct("<II")
 _LEVEL: Final = 1
 _SAME, _NONE, _OWN = range(3)
 """How statistics are said: to be the ones before, not to be there, or in a row of their own."""
+_SAME_AND_SAME: Final = bytes((_SAME, _SAME))
 
 _MOST_PER_TENSOR: Final = 4096
 _FREE_NBYTES: Final = 1 << 20
@@ -54,12 +55,18 @@ def may_be_kept(measurement: Measurement) -> bool:
 
 def catalogue_bytes(measurement: Measurement) -> bytes:
     """What a step has in common with others, as bytes."""
+    return written(catalogue_fields(measurement))
+
+
+def catalogue_fields(measurement: Measurement) -> dict[str, object]:
+    """What these bytes spell, equal for steps that have it in common."""
     tensors = [
-        [one.name, one.spec.dtype.name, list(one.spec.shape), one.spec.section, one.alias_of]
+        [spec.name, spec.dtype.name, list(spec.shape), spec.section, one.alias_of]
         for one in measurement.tensors
+        for spec in (one.spec,)
     ]
     skipped = [[one.name, one.dtype, one.reason, one.section] for one in measurement.skipped]
-    return written({"tensors": tensors, "skipped": skipped})
+    return {"tensors": tensors, "skipped": skipped}
 
 
 def catalogue_of(data: bytes) -> Catalogue:
@@ -76,9 +83,13 @@ def figures_bytes(measurement: Measurement) -> bytes:
     rows: list[TensorStats] = []
     links = bytearray()
     for one in measurement.tensors:
-        rows.append(one.stats)
-        links.append(_link(one.unique, one.stats, rows))
-        links.append(_link(one.unique_in_section, one.unique, rows))
+        stats = one.stats
+        rows.append(stats)
+        if one.unique is stats and one.unique_in_section is stats:
+            links += _SAME_AND_SAME
+        else:
+            links.append(_link(one.unique, stats, rows))
+            links.append(_link(one.unique_in_section, one.unique, rows))
     summaries = [*measurement.sections, *([measurement.total] if measurement.total else [])]
     rows += [summary.stats for summary in summaries]
     head = written(_head(measurement))

@@ -12,7 +12,7 @@ import sys
 from array import array
 from collections.abc import Sequence
 from itertools import chain, islice, repeat
-from operator import gt
+from operator import attrgetter, gt
 from typing import Final
 
 from gradtool.core.stats import TensorStats
@@ -20,18 +20,27 @@ from gradtool.core.stats import TensorStats
 _COUNT: Final = struct.Struct("<Q")
 _FLOATS: Final = ("power_sum", "scale", "max_abs", "min_abs")
 _COUNTS: Final = ("numel", "nan", "posinf", "neginf", "zeros", "subnormals")
+_COLUMNS: Final = attrgetter(*_FLOATS, *_COUNTS)
 _WIDTH: Final = 8 * (len(_FLOATS) + len(_COUNTS) + 2)
 """Bytes of one row, without the rests of its sum."""
 
 
 def packed(rows: Sequence[TensorStats]) -> bytes:
     """The rows, all of one p, as bytes; OverflowError for counts beyond 63 bits."""
-    firsts = (-1 if row.first_nonfinite is None else row.first_nonfinite for row in rows)
-    columns = [array("d", [getattr(row, name) for row in rows]) for name in _FLOATS]
-    counts = [array("q", [getattr(row, name) for row in rows]) for name in _COUNTS]
-    counts += [array("q", firsts), array("q", [len(row.rest) for row in rows])]
-    rests = array("d", [part for row in rows for pair in row.rest for part in pair])
-    return _COUNT.pack(len(rows)) + b"".join(map(_bytes, [*columns, *counts, rests]))
+    columns = list(zip(*map(_COLUMNS, rows), strict=True)) or [()] * len(_FLOATS + _COUNTS)
+    firsts = [-1 if row.first_nonfinite is None else row.first_nonfinite for row in rows]
+    lengths = [len(row.rest) for row in rows]
+    rests = [part for row in rows for pair in row.rest for part in pair]
+    try:
+        counts = [_spelled("q", column) for column in (*columns[len(_FLOATS) :], firsts, lengths)]
+    except struct.error as error:
+        raise OverflowError("a count beyond 63 bits") from error
+    floats = [_spelled("d", column) for column in columns[: len(_FLOATS)]]
+    return b"".join([_COUNT.pack(len(rows)), *floats, *counts, _spelled("d", rests)])
+
+
+def _spelled(form: str, numbers: Sequence[float]) -> bytes:
+    return struct.pack(f"<{len(numbers)}{form}", *numbers)
 
 
 def unpacked(data: bytes, norm_type: float) -> list[TensorStats]:
@@ -90,13 +99,6 @@ def _check_counts(
             raise ValueError("a first element that is not there")
     if 2 * sum(lengths) != rests:
         raise ValueError("cut short")
-
-
-def _bytes(numbers: array[float] | array[int]) -> bytes:
-    if sys.byteorder == "big":
-        numbers = numbers[:]
-        numbers.byteswap()
-    return numbers.tobytes()
 
 
 def _floats(data: bytes) -> array[float]:

@@ -58,6 +58,7 @@ class RowStore:
         self._most_bytes = most_bytes
         self._new: list[tuple[str, tuple[bytes, ...]]] = []
         self._new_nbytes = 0
+        self._catalogue: tuple[bytes, bytes] | None = None
         self._flushed = time.monotonic()
         make(path)
         try:
@@ -107,12 +108,20 @@ class RowStore:
 
     def add_dump(self, key: bytes, catalogue: bytes, figures: bytes) -> None:
         """Keep the figures of a dump, and its catalogue."""
-        digest = hashlib.sha256(catalogue).digest()
-        self._add("INSERT OR IGNORE INTO catalogues VALUES (?, ?)", digest, sealed(catalogue))
+        digest = self._digest_of(catalogue)
         self._add(
             "INSERT OR REPLACE INTO dumps (key, catalogue, content) VALUES (?, ?, ?)",
             *(key, digest, sealed(figures)),
         )
+
+    def _digest_of(self, catalogue: bytes) -> bytes:
+        """The digest of a catalogue, which is written once for all dumps of a transaction."""
+        if self._catalogue is not None and self._catalogue[0] is catalogue:
+            return self._catalogue[1]
+        digest = hashlib.sha256(catalogue).digest()
+        self._catalogue = catalogue, digest
+        self._add("INSERT OR IGNORE INTO catalogues VALUES (?, ?)", digest, sealed(catalogue))
+        return digest
 
     def add_judged(self, key: bytes, policy: bytes, row: bytes) -> None:
         """Keep what was said of a dump by a policy."""
@@ -122,6 +131,7 @@ class RowStore:
         """Write what is new, in one transaction."""
         new, self._new, nbytes = self._new, [], self._new_nbytes
         self._new_nbytes, self._flushed = 0, time.monotonic()
+        self._catalogue = None
         if self.problem or not new:
             return
         try:
@@ -143,7 +153,7 @@ class RowStore:
 
     def clear(self) -> None:
         """Drop all that it holds."""
-        self._new, self._new_nbytes = [], 0
+        self._new, self._new_nbytes, self._catalogue = [], 0, None
         try:
             with transaction(self._connection):
                 for table in ("judged", "dumps", "catalogues"):
