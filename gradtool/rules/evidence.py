@@ -197,7 +197,8 @@ class Evidence:
     @cached_property
     def named_structure(self) -> Structure:
         """What the names of the gradients tell, under all their names."""
-        return self._structure(self.named_gradients)
+        has_aliases = len(self.named_gradients) > len(self.gradients)
+        return self._structure(self.named_gradients) if has_aliases else self.structure
 
     def _structure(self, tensors: Iterable[TensorMeasurement]) -> Structure:
         return self.structure_of(tuple((one.spec.name, one.spec.shape) for one in tensors))
