@@ -75,7 +75,7 @@ def keep_rows(folder: Path, store: Path) -> None:
     judging = judging_by(Settings(), baseline=None, config=None, options={})
     paths = sorted(map(str, folder.iterdir()))
     measured = gradtool.measure(paths[0])
-    with remembering(store, judging) as memory:
+    with remembering(store, judging.request, judging.of_dumps_alone) as memory:
         following = Following(judging, memory, no_name, None, None, None)
         first = following.step(paths[0], whole_progress(None))
         for number, path in enumerate(paths[1:], 1):
