@@ -48,6 +48,7 @@ class FormatSuite:
         suffix: of its files.
         keeps_order: whether files hold tensors in the order in which they were given.
         holds_several: whether a file holds more than one tensor, under names.
+        others: what is in its files beside gradients.
         has_sections: whether top-level keys of a file may be sections.
         is_clipped: whether files can be clipped, and not measured only.
         most_bytes_cut: how much of a file is cut off byte by byte, from the start on.
@@ -57,6 +58,7 @@ class FormatSuite:
     suffix: ClassVar[str]
     keeps_order: ClassVar[bool] = True
     holds_several: ClassVar[bool] = True
+    others: ClassVar[Arrays] = OTHERS
     has_sections: ClassVar[bool] = True
     is_clipped: ClassVar[bool] = True
     most_bytes_cut: ClassVar[int] = 3000
@@ -96,10 +98,11 @@ class FormatSuite:
     def test_what_is_no_gradient_is_listed_as_such(self, tmp_path: Path) -> None:
         if not self.holds_several:
             pytest.skip("it holds one tensor")
-        path, arrays = self.written(tmp_path, {**GRADIENTS, **OTHERS})
+        path, arrays = self.written(tmp_path, {**GRADIENTS, **self.others})
         checkpoint = open_checkpoint(str(path))
         skipped = {item.name: item.reason for item in checkpoint.skipped}
-        assert skipped == {"step": "integer", "mask": "bool"}
+        kinds = {"i": "integer", "b": "bool"}
+        assert skipped == {name: kinds[one.dtype.kind] for name, one in self.others.items()}
         assert {spec.name for spec in checkpoint.tensors} == arrays.keys() - skipped.keys()
 
     def test_parts_of_a_training_checkpoint_are_sections(self, tmp_path: Path) -> None:
@@ -170,7 +173,7 @@ class FormatSuite:
     def test_what_was_clipped_loads_as_its_elements_scaled(self, tmp_path: Path) -> None:
         if not self.is_clipped:
             pytest.skip("it can only be measured")
-        path, arrays = self.written(tmp_path, {**GRADIENTS, **OTHERS})
+        path, arrays = self.written(tmp_path, {**GRADIENTS, **self.others})
         out = tmp_path / f"clipped{self.suffix}"
         outcome = gradtool.clip(path, out, max_norm=0.5)
         coef = outcome.clip_coef

@@ -6,11 +6,12 @@ import pickle
 from pathlib import Path
 from typing import Any, ClassVar
 
+import gguf
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
-from format_suite import Arrays, FormatSuite
+from format_suite import OTHERS, Arrays, FormatSuite
 
 from gradtool.formats.files import FILES
 
@@ -145,9 +146,27 @@ def nested(arrays: Arrays) -> dict[str, Any]:
     return {part: rest.get("", rest) for part, rest in tree.items()}
 
 
+class TestGguf(FormatSuite):
+    format, suffix = "gguf", ".gguf"
+    others: ClassVar[Arrays] = {name: array.astype(np.int64) for name, array in OTHERS.items()}
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        writer = gguf.GGUFWriter(path, "net")
+        for name, array in arrays.items():
+            writer.add_tensor(name, array)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    def load(self, path: Path) -> Arrays:
+        return {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(path).tensors}
+
+
 def test_every_format_is_held_to_the_suite() -> None:
     suites = (
         TestSafetensors, TestTorch, TestTorchLegacy, TestTorchScript, TestNpz, TestNpy, TestPickle,
+        TestGguf,
     )  # fmt: skip
     held = {suite.format for suite in suites}
     assert held == {row.name for row in FILES}

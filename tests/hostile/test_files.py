@@ -50,7 +50,6 @@ def test_a_file_without_permission_is_named(anyones: Path) -> None:
         (b"", "is empty"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
         (bytes(257) + b"ustar\x0000" + bytes(300), "tar archive"),
-        (b"GGUF\x03\0\0\0", "GGUF"),
         (b"\x89HDF\r\n\x1a\n", "HDF5"),
         (b"\x1f\x8b\x08", "gzip"),
         (b"<!doctype html><html>", "web page"),

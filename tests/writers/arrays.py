@@ -39,7 +39,7 @@ def _mlx(save: str, file: str, loader: str, dtypes: tuple[str, ...]) -> Callable
         if save == "savez":
             mx.savez(path, **live)
         else:
-            mx.save_safetensors(path, live)
+            getattr(mx, save)(path, live)
         whole = {
             name: torch.tensor(value.astype(mx.float32).tolist()).to(getattr(torch, _name(value)))
             for name, value in live.items()
@@ -59,6 +59,7 @@ WRITERS: Final = {
     "mlx_safetensors": _mlx(
         "save_safetensors", "grads.safetensors", "safetensors", ("float32", "bfloat16", "float16")
     ),
+    "mlx_gguf": _mlx("save_gguf", "grads.gguf", "gguf", ("float32", "float16")),
     "mlx_npz": _mlx("savez", "grads.npz", "npz", ("float32", "float16")),
 }
 """What writes each layout into the current directory."""

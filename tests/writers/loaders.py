@@ -1,4 +1,4 @@
-"""Checkpoints read back as the frameworks read them, with torch and safetensors alone.
+"""Checkpoints read back as the frameworks read them, with torch and small packages alone.
 
 Each loader takes a checkpoint's path and gives its tensors by name, whole, in their own dtype.
 """
@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
+import gguf
 import numpy as np
 import safetensors.torch
 import torch
@@ -105,6 +106,18 @@ def _npz(path: str) -> Tensors:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
+def _gguf(path: str) -> Tensors:
+    """By gguf-py, which gives bfloat16 as bytes."""
+    found = {}
+    for tensor in gguf.GGUFReader(path).tensors:
+        data = tensor.data
+        if tensor.tensor_type == gguf.GGMLQuantizationType.BF16:
+            found[tensor.name] = torch.from_numpy(data.copy()).view(torch.bfloat16)
+        else:
+            found[tensor.name] = torch.from_numpy(data.astype(data.dtype.newbyteorder("=")))
+    return found
+
+
 LOADERS: Final[dict[str, Callable[[str], Tensors]]] = {
     "dcp": lambda path: _dcp(FileSystemReader(path)),
     "dcp_hf": lambda path: _dcp(HuggingFaceStorageReader(path)),
@@ -115,6 +128,7 @@ LOADERS: Final[dict[str, Callable[[str], Tensors]]] = {
     "safetensors": safetensors.torch.load_file,
     "directory": _directory,
     "npz": _npz,
+    "gguf": _gguf,
     "torch_ranks": torch_ranks,
     "dump_ranks": dump_ranks,
     "zero": zero,

@@ -29,6 +29,7 @@ MODULES: Final = (
     "accelerate_fsdp",
     "arrays",
     "dcp",
+    "exchanged",
     "hugging_face",
     "lightnings",
     "ranks",

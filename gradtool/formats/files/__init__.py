@@ -24,6 +24,7 @@ from gradtool.errors import (
 from gradtool.formats.about import About
 from gradtool.formats.file_kinds import is_called_like_tensors, with_kinds_of_name
 from gradtool.formats.files import (
+    gguf,
     npy,
     npz,
     pickle,
@@ -124,6 +125,13 @@ FILES: Final = (
         lambda file: pickle.open_pickle(file.source),
         About("pickle.dump: NumPy arrays", ("a pickle of protocol 2 to 5",)),
         is_anything=True,
+    ),
+    FileFormat(
+        "gguf",
+        (".gguf",),
+        lambda file: gguf.recognises(file.head),
+        lambda file: gguf.open_gguf(file.source),
+        About("GGUF: llama.cpp, MLX", ("GGUF",)),
     ),
 )
 

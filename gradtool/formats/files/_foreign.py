@@ -11,7 +11,6 @@ _MARKS: Final = (
         "is a Git LFS pointer, not the file itself: run `git lfs pull`",
     ),
     (257, b"ustar", "is a tar archive: unpack it, or save it again with a current torch"),
-    (0, b"GGUF", "is a GGUF model, which holds no gradients"),
     (0, b"\x89HDF\r\n\x1a\n", "is an HDF5 file, which gradtool does not read"),
     (0, b"SQLite format 3\0", "is a SQLite file: `gradtool trend` reads a Recorder's, NAME.rows"),
     (0, b"\x1f\x8b", "is compressed with gzip: unpack it first"),

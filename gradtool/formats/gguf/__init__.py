@@ -1,0 +1,1 @@
+"""GGUF's header, field by field."""
