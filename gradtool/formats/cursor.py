@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
 
 from gradtool.core.locations import Source
@@ -42,12 +43,20 @@ class Cursor:
         self._at += nbytes
         return self._window[begin:end]
 
-    def peek(self) -> bytes:
-        """What follows, as far as it is at hand: nothing only at the end."""
-        if self._at - self._start >= len(self._window) and self.left > 0:
+    def skip_run(self, of: re.Pattern[bytes], most: int) -> int:
+        """Go over as many bytes as `of` matches, `most` at most, and not all at once perhaps.
+
+        The number of bytes: 0 where the next one does not match.
+        """
+        begin = self._at - self._start
+        if begin >= len(self._window) and self.left > 0:
             self.take(1)
             self._at -= 1
-        return self._window[self._at - self._start :]
+            begin = 0
+        found = of.match(self._window, begin, begin + most)
+        count = found.end() - begin if found else 0
+        self._at += count
+        return count
 
     def skip(self, nbytes: int) -> None:
         """Go over bytes that are there."""

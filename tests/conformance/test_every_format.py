@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import gguf
+import msgpack
 import numpy as np
 import pytest
 import safetensors.numpy
 import torch
 from format_suite import OTHERS, Arrays, FormatSuite
+from fuzz.judging.exchanged import flax_arrays
 
 from gradtool.formats.files import FILES
 
@@ -163,10 +165,37 @@ class TestGguf(FormatSuite):
         return {tensor.name: np.array(tensor.data) for tensor in gguf.GGUFReader(path).tensors}
 
 
+class TestFlaxMsgpack(FormatSuite):
+    """Flax's own extensions, packed by the library that it packs with."""
+
+    format, suffix = "flax-msgpack", ".msgpack"
+
+    def write(self, path: Path, arrays: Arrays) -> None:
+        self.save(arrays, path)
+
+    def write_nested(self, path: Path, arrays: Arrays) -> None:
+        tree: dict[str, Arrays] = {}
+        for name, array in arrays.items():
+            part, _, rest = name.partition(".")
+            tree.setdefault(part, {})[rest] = array
+        self.save(tree, path)
+
+    def save(self, tree: object, path: Path) -> None:
+        path.write_bytes(msgpack.packb(tree, default=as_extension, strict_types=True))
+
+    def load(self, path: Path) -> Arrays:
+        return flax_arrays(str(path))
+
+
+def as_extension(array: np.ndarray) -> msgpack.ExtType:
+    parts = array.shape, array.dtype.name, array.tobytes("C")
+    return msgpack.ExtType(1, msgpack.packb(parts, use_bin_type=True))
+
+
 def test_every_format_is_held_to_the_suite() -> None:
     suites = (
         TestSafetensors, TestTorch, TestTorchLegacy, TestTorchScript, TestNpz, TestNpy, TestPickle,
-        TestGguf,
+        TestGguf, TestFlaxMsgpack,
     )  # fmt: skip
     held = {suite.format for suite in suites}
     assert held == {row.name for row in FILES}

@@ -119,7 +119,8 @@ def test_clipped_and_read_back_by_the_framework(
         else:
             wanted = whole.double() * coef
             info = torch.finfo(whole.dtype)
-            room = 2 * info.eps * wanted.abs() + info.tiny  # coef is rounded too
+            # The norm and coef are rounded too.
+            room = 4 * info.eps * wanted.abs() + info.tiny
             assert ((after[name].double() - wanted).abs() <= room).all(), name
 
 

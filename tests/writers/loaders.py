@@ -10,11 +10,11 @@ import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
-import gguf
 import numpy as np
 import safetensors.torch
 import torch
 import torch.distributed.checkpoint as dcp
+from fuzz.judging.exchanged import flax_arrays, gguf_arrays
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, HuggingFaceStorageReader
 from torch.distributed.checkpoint.metadata import TensorStorageMetadata
@@ -106,16 +106,20 @@ def _npz(path: str) -> Tensors:
         return {name: torch.from_numpy(arrays[name]) for name in arrays.files}
 
 
-def _gguf(path: str) -> Tensors:
-    """By gguf-py, which gives bfloat16 as bytes."""
-    found = {}
-    for tensor in gguf.GGUFReader(path).tensors:
-        data = tensor.data
-        if tensor.tensor_type == gguf.GGMLQuantizationType.BF16:
-            found[tensor.name] = torch.from_numpy(data.copy()).view(torch.bfloat16)
-        else:
-            found[tensor.name] = torch.from_numpy(data.astype(data.dtype.newbyteorder("=")))
-    return found
+def _of_arrays(read: Callable[[str], dict[str, np.ndarray]]) -> Callable[[str], Tensors]:
+    """What gives NumPy's arrays, as torch's; bfloat16 is not NumPy's own."""
+
+    def load_arrays(path: str) -> Tensors:
+        found = {}
+        for name, array in read(path).items():
+            native = array.astype(array.dtype.newbyteorder("="))
+            if native.dtype.name == "bfloat16":
+                found[name] = torch.from_numpy(native.view(np.int16)).view(torch.bfloat16)
+            else:
+                found[name] = torch.from_numpy(native)
+        return found
+
+    return load_arrays
 
 
 LOADERS: Final[dict[str, Callable[[str], Tensors]]] = {
@@ -128,7 +132,8 @@ LOADERS: Final[dict[str, Callable[[str], Tensors]]] = {
     "safetensors": safetensors.torch.load_file,
     "directory": _directory,
     "npz": _npz,
-    "gguf": _gguf,
+    "gguf": _of_arrays(gguf_arrays),
+    "flax": _of_arrays(flax_arrays),
     "torch_ranks": torch_ranks,
     "dump_ranks": dump_ranks,
     "zero": zero,

@@ -24,6 +24,7 @@ from gradtool.errors import (
 from gradtool.formats.about import About
 from gradtool.formats.file_kinds import is_called_like_tensors, with_kinds_of_name
 from gradtool.formats.files import (
+    flax_msgpack,
     gguf,
     npy,
     npz,
@@ -132,6 +133,14 @@ FILES: Final = (
         lambda file: gguf.recognises(file.head),
         lambda file: gguf.open_gguf(file.source),
         About("GGUF: llama.cpp, MLX", ("GGUF",)),
+    ),
+    FileFormat(
+        "flax-msgpack",
+        (".msgpack",),
+        # Last: only the whole of a file tells MessagePack from what begins alike.
+        lambda file: flax_msgpack.recognises(file.source, file.head),
+        lambda file: flax_msgpack.open_flax_msgpack(file.source),
+        About("Flax: serialization.to_bytes", ("arrays in MessagePack",)),
     ),
 )
 

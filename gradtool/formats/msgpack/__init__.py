@@ -1,0 +1,1 @@
+"""MessagePack documents, read without a library and without their data."""
