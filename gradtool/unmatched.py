@@ -71,6 +71,8 @@ def refuse_merged_names(checkpoint: Checkpoint, bare: BareNames) -> None:
 
 
 def _why_empty(checkpoint: Checkpoint) -> str:
+    if not checkpoint.skipped and checkpoint.format == "torchscript":
+        return "is a TorchScript program without parameters: save the model's `state_dict`"
     if not checkpoint.skipped:
         return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
     if {item.reason for item in checkpoint.skipped} == {ABSENT}:

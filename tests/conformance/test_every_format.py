@@ -184,7 +184,7 @@ class TestFlaxMsgpack(FormatSuite):
         path.write_bytes(msgpack.packb(tree, default=as_extension, strict_types=True))
 
     def load(self, path: Path) -> Arrays:
-        return flax_arrays(str(path))
+        return dict(flax_arrays(str(path)))
 
 
 def as_extension(array: np.ndarray) -> msgpack.ExtType:

@@ -133,7 +133,7 @@ LOADERS: Final[dict[str, Callable[[str], Tensors]]] = {
     "directory": _directory,
     "npz": _npz,
     "gguf": _of_arrays(gguf_arrays),
-    "flax": _of_arrays(flax_arrays),
+    "flax": _of_arrays(lambda path: dict(flax_arrays(path))),
     "torch_ranks": torch_ranks,
     "dump_ranks": dump_ranks,
     "zero": zero,

@@ -35,6 +35,7 @@ from gradtool.formats.files import (
     torchscript,
 )
 from gradtool.formats.files._foreign import foreign_format
+from gradtool.formats.foreign import foreign_content
 from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
 
@@ -212,6 +213,8 @@ def open_file(
             return with_kinds_of_name(checkpoint)
         # Last: a mark may be short, and two of its bytes mean little inside another format.
         foreign = foreign_format(candidate.head)
+        if foreign is None and must_be_known:
+            foreign = foreign_content(source, candidate.head, candidate.entries)
         if foreign is not None:
             if must_be_known:
                 raise UnsupportedFormatError(path, foreign)

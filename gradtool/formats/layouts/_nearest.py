@@ -23,6 +23,8 @@ _NEAREST: Final = (
     (".z[agm]*", "a Zarr store, which gradtool does not read"),
     ("zarr.json", "a Zarr store, which gradtool does not read"),
     ("saved_model.pb", "a SavedModel of TensorFlow, which gradtool does not read"),
+    ("*.data-?????-of-?????", "a checkpoint of TensorFlow, which gradtool does not read"),
+    ("Manifest.json", "a package of Core ML, which gradtool does not read"),
 )
 """What a directory without tensor files may be, by names in it; the first that fits is meant."""
 

@@ -102,7 +102,9 @@ class Walk:
     def _chunked(self, node: Entries, name: str, top: str | None) -> Leaf:
         """The one array of a map that stands for it, and holds nothing else."""
         sizes, chunks = _tuple_in(node, "shape"), _tuple_in(node, "chunks")
-        if node.keys() != {CHUNKED, "shape", "chunks"} or sizes is None or not chunks:
+        is_alone = node.keys() == {CHUNKED, "shape", "chunks"}
+        is_flagged = not isinstance(node[CHUNKED], Entries | Extension)
+        if not (is_alone and is_flagged and chunks) or sizes is None:
             raise self._corrupt("is no chunked array as Flax writes it", name)
         shape = tuple(size for size in sizes if isinstance(size, int) and 0 <= size < LIMIT)
         if len(shape) != len(sizes) or len(sizes) > MAX_DIMENSIONS or math.prod(shape) >= LIMIT:

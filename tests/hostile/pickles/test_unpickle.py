@@ -499,8 +499,8 @@ def test_a_root_that_holds_itself_is_named_once(tmp_path: Path) -> None:
 
 FOREIGN_HEADS = [
     (bytes.fromhex("80028a0a4cfc9c66f9204aa870"), None),
-    (b"GGUF\3", "GGUF"),
-    (b"gguf\3", None),
+    (b"tjgg\3", "GGML"),
+    (b"TJGG\3", None),
     (b"<!doctype html>", "web page"),
     (b"<HTML>", "web page"),
     (bytes(257) + b"ustar", "tar"),

@@ -75,8 +75,8 @@ class FlaxFile:
         return [*_below(self.root)]
 
     def arrays(self) -> list[Array]:
-        """All arrays."""
-        return [node for node in self.nodes() if isinstance(node, Array)]
+        """All arrays that no change has made into none."""
+        return [node for node in self.nodes() if isinstance(node, Array) and _is_sound(node)]
 
     def maps(self) -> list[Pairs]:
         """All maps."""
@@ -88,6 +88,14 @@ def _extension(code: int, data: bytes) -> Any:
         return Other(code, data)
     shape, type_, content = msgpack.unpackb(data)
     return Array([*shape], type_, content, code)
+
+
+def _is_sound(array: Array) -> bool:
+    return (
+        isinstance(array.shape, list)
+        and all(type(size) is int for size in array.shape)
+        and type(array.data) is bytes
+    )
 
 
 def _below(node: Any) -> Iterator[Any]:
@@ -140,6 +148,7 @@ def _integer(value: int, wide: random.Random | None) -> bytes:
     if value < 0:
         codes = zip((0xD0, 0xD1, 0xD2, 0xD3), "bhiq", strict=True)
     spelled = []
+    value = max(min(value, (1 << 64) - 1), -1 << 63)
     for mark, code in codes:
         try:
             spelled.append(bytes([mark]) + struct.pack(f">{code}", value))
@@ -188,7 +197,7 @@ def reshape_array(file: FlaxFile, rng: random.Random) -> None:
     """Another shape: of as many elements, or not."""
     if found := file.arrays():
         array = rng.choice(found)
-        count = math.prod(size for size in array.shape if isinstance(size, int))
+        count = math.prod(array.shape)
         shapes: tuple[Any, ...] = (
             [count], [count, 1], [1] * 9 + [count], [-1], [0], [0, 1 << 40], [count + 1],
             [1 << 32, 1 << 32], [float(count)], ["a"], [None], [True] * (count == 1), [1] * 70,
@@ -253,7 +262,7 @@ def chunk_array(file: FlaxFile, rng: random.Random) -> None:
         return
     node, at = rng.choice(places)
     array = node[at][1] if isinstance(node, Pairs) else node[at]
-    if array.type not in WIDTHS or not all(type(size) is int for size in array.shape):
+    if array.type not in WIDTHS or not _is_sound(array):
         return
     width = WIDTHS[array.type]
     count = len(array.data) // width

@@ -17,6 +17,7 @@ import safetensors.numpy
 import safetensors.torch
 import torch
 
+from fuzz.files.exchanged_seeds import flax_seeds, gguf_seeds
 from fuzz.files.legacy_files import LegacyFile
 from fuzz.files.pickle_files import PickleFile
 
@@ -281,6 +282,8 @@ def seeds() -> dict[str, Seed]:
             *_npy_seeds(),
             *_npz_seeds(),
             *_safetensors_seeds(),
+            *(Seed("gguf", f"gguf/{name}", content) for name, content in gguf_seeds(_array)),
+            *(Seed("flax", f"flax/{name}", content) for name, content in flax_seeds(_array)),
         ]
     assert math.isfinite(sum(len(seed.content) for seed in every))
     return {seed.name: seed for seed in every}

@@ -18,10 +18,19 @@ import numpy as np
 CHUNKED: Final = "__msgpack_chunked_array__"
 
 
+class _Reader(gguf.GGUFReader):
+    """gguf-py's reader, which goes through 2^62 values that are not there, ended where they end."""
+
+    def _get(self, offset: int, dtype: Any, count: int = 1, **order: Any) -> np.ndarray:
+        if int(offset) + int(count) * np.dtype(dtype).itemsize > len(self.data):
+            raise EOFError("a value behind the end of the file")
+        return super()._get(offset, dtype, count, **order)
+
+
 def gguf_arrays(path: str) -> dict[str, np.ndarray]:
-    """By `gguf.GGUFReader`; what is quantised as it is stored, as bytes."""
+    """By gguf-py; what is quantised as it is stored, as bytes."""
     found = {}
-    for tensor in gguf.GGUFReader(path).tensors:
+    for tensor in _Reader(path).tensors:
         array = np.array(tensor.data)
         if tensor.tensor_type == gguf.GGMLQuantizationType.BF16:
             array = array.view(ml_dtypes.bfloat16)
@@ -34,7 +43,7 @@ def quantised(path: str) -> dict[str, str]:
     blocks = gguf.constants.GGML_QUANT_SIZES
     return {
         tensor.name: tensor.tensor_type.name
-        for tensor in gguf.GGUFReader(path).tensors
+        for tensor in _Reader(path).tensors
         if blocks[tensor.tensor_type][0] > 1
     }
 
@@ -45,12 +54,12 @@ def restored(content: bytes) -> Any:
     return _whole(tree)
 
 
-def flax_arrays(path: str) -> dict[str, np.ndarray]:
+def flax_arrays(path: str) -> list[tuple[str, np.ndarray]]:
     """All arrays of a file of Flax's, by the keys that lead to them joined by dots."""
     with open(path, "rb") as file:
         tree = restored(file.read())
     stem = os.path.splitext(os.path.basename(path))[0]
-    return {name or stem: array for name, array in named_arrays(tree)}
+    return [(name or stem, array) for name, array in named_arrays(tree)]
 
 
 def named_arrays(node: Any, name: str = "") -> Iterator[tuple[str, np.ndarray]]:

@@ -10,6 +10,8 @@ from fuzz.judging.at_once import alone
 from fuzz.judging.figures import Figures, agrees
 from fuzz.judging.loaders import (
     Loaded,
+    load_flax,
+    load_gguf,
     load_numpy,
     load_safetensors,
     load_torch,
@@ -26,6 +28,8 @@ from gradtool.formats import open_checkpoint
 LOADERS: Final[dict[str, Callable[[str], Loaded]]] = {
     "safetensors": load_safetensors,
     "numpy": load_numpy,
+    "gguf": load_gguf,
+    "flax": load_flax,
     "torch": load_torch,
     "torch mmap": load_torch_mapped,
     "pickle": load_pickle,
@@ -33,6 +37,8 @@ LOADERS: Final[dict[str, Callable[[str], Loaded]]] = {
 _FORMATS: Final = {
     "safetensors": ("safetensors",),
     "numpy": ("npy", "npz"),
+    "gguf": ("gguf",),
+    "flax": ("flax-msgpack",),
     "torch": ("torch", "torch-legacy"),
     "torch mmap": ("torch",),
     "pickle": ("pickle",),

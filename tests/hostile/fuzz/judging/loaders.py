@@ -9,14 +9,16 @@ import tokenize
 import warnings
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
+import msgpack
 import numpy as np
 import safetensors
 import torch
 
-from fuzz.judging.values import Seen, UnreadableTensorError, Walk, seen_array
+from fuzz.judging.exchanged import flax_arrays, gguf_arrays, quantised
+from fuzz.judging.values import Seen, UnreadableTensorError, Walk, escaped, seen_array
 
 REFUSALS: Final = (
     OSError, ValueError, TypeError, LookupError, AttributeError, RuntimeError, EOFError,
@@ -108,6 +110,38 @@ def load_numpy(path: str) -> Loaded:
                 seen = seen_array(name, array)
                 loaded.seen += [] if seen in loaded.seen else [seen]
     return loaded
+
+
+def load_gguf(path: str) -> Loaded:
+    """By gguf-py; what is quantised has no numbers of its own."""
+    try:
+        arrays, packed = gguf_arrays(path), quantised(path)
+    except REFUSALS as error:
+        return Loaded(error=refusal(error))
+    return Loaded(
+        [
+            Seen(escaped(name), packed[name], None, None)
+            if name in packed
+            else seen_array(name, array)
+            for name, array in arrays.items()
+        ]
+    )
+
+
+def load_flax(path: str) -> Loaded:
+    """By `flax.serialization.msgpack_restore`."""
+    try:
+        arrays = flax_arrays(path)
+    except (*REFUSALS, msgpack.UnpackException) as error:
+        return Loaded(error=refusal(error))
+    seen = [seen_array(name, array) for name, array in arrays]
+    # Flax writes the names of types, not their codes.
+    return Loaded(
+        [
+            replace(one, dtype=array.dtype.name) if array.dtype.kind in "mM" else one
+            for one, (_, array) in zip(seen, arrays, strict=True)
+        ]
+    )
 
 
 def silence() -> None:

@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
-from typing import Final
+from typing import Final, Literal
 
 from fuzz.files.zips import DEFLATED, UTF8, Archive, Member, build
 from fuzz.judging.at_once import alone
@@ -22,6 +22,7 @@ from gradtool.storage.archives.zip import read_directory
 from gradtool.storage.reader import open_source
 
 _IN_MEMORY: Final = "/dev/shm"  # noqa: S108 - for a directory of a name of its own
+_BEFORE: Final = b"\x82\xa1a\xc7\x0f\x01\x93\x91\x01\xa7float32\xc4\x04\0\0\x80\x3f\xa1b"
 _SHARD: Final = b'{"w":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}  '
 
 
@@ -99,6 +100,18 @@ def read_torchscript(data: bytes) -> None:
     _measured(build(Archive(members)))
 
 
+def read_gguf(data: bytes) -> None:
+    """A file behind its magic, of version 3 in the byte order of its first bit."""
+    order: Literal["big", "little"] = "big" if data[:1] > b"\x7f" else "little"
+    _measured(b"GGUF" + (3).to_bytes(4, order) + data[1:])
+
+
+def read_flax_msgpack(data: bytes) -> None:
+    """A document, and the same behind an array, so that it is one of Flax's whatever it holds."""
+    _measured(data)
+    _measured(_BEFORE + data)
+
+
 def read_pickle(data: bytes) -> None:
     """A pickle of any protocol, interpreted, and as a file of its own."""
     with suppress(GradtoolError):
@@ -126,6 +139,8 @@ READERS: Final[dict[str, Callable[[bytes], None]]] = {
     "torch": read_torch,
     "torch-legacy": read_torch_legacy,
     "torchscript": read_torchscript,
+    "gguf": read_gguf,
+    "flax-msgpack": read_flax_msgpack,
     "pickle": read_pickle,
     "zip": read_zip,
     "index": read_index,

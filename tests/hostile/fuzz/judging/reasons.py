@@ -99,6 +99,21 @@ STRICTER: Final = (
         r"__metadata__|gradtool\.\w+ in __metadata__)",
         "The reference reader takes duplicate keys, unknown fields, spaces before the header.",
     ),
+    Reason(
+        "GGUF not as ggml reads it",
+        r"gguf: \w+: (\d+ bytes follow|its data begin|has \d+ dim|a key that|a name with|"
+        r"is an array of arrays|a size is negative|is of type|is GGUF of version|claims \d+|"
+        r"is \d+, no power|ends \d+ bytes|.* of \d+ bytes, GGUF allows|needs \d+ bytes)",
+        "gguf-py takes data anywhere, NULs in names, nested arrays and dimensions without end, and "
+        "gives what is cut off as empty.",
+    ),
+    Reason(
+        "msgpack not as Flax writes it",
+        r"flax: \w+: (a key that|key .* appears twice|(its )?shape |its chunks|chunk \d|"
+        r"is no chunked|is a scalar, and|type is no|data are no)",
+        "Of keys that repeat one counts, a size may be a float, -1 or a bool, and what lies beside "
+        "chunks is dropped.",
+    ),
 )
 """What gradtool says of files that a loader reads."""
 
@@ -155,6 +170,13 @@ LAXER: Final = (
         "members that are not measured",
         r"numpy: (BadZipFile: Bad CRC|error: Error -3)",
         "Of integers and texts only the header is read.",
+    ),
+    Reason(
+        "values of MessagePack that are no arrays",
+        r"flax: (TypeError: complex|ValueError: (code must|invalid timestamp|Unpack failed)|"
+        r"UnicodeDecodeError|KeyError: '\d+'|IndexError|TypeError: .*(unpack|must be real))",
+        "Texts, numbers and other programs' extensions are gone over; a position may be an "
+        "integer where Flax has a text.",
     ),
 )
 """What loaders say of files that gradtool reads."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from types import BuiltinFunctionType, FunctionType
 from typing import Any, Final
 
-import ml_dtypes
 import numpy as np
 import torch
 
@@ -34,6 +33,11 @@ TORCH_NAMES: Final = {
 NUMPY_NAMES: Final = {
     "b1": "BOOL", "i1": "I8", "i2": "I16", "i4": "I32", "i8": "I64", "u1": "U8", "u2": "U16",
     "u4": "U32", "u8": "U64", "f2": "F16", "f4": "F32", "f8": "F64", "c8": "C64", "c16": "C128",
+}  # fmt: skip
+_ML_NAMES: Final = {
+    "bfloat16": "BF16", "float8_e4m3fn": "F8_E4M3", "float8_e5m2": "F8_E5M2",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ", "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
 }  # fmt: skip
 _QUANTIZED: Final = (
     torch.qint8, torch.quint8, torch.qint32, torch.quint4x2, torch.quint2x4,
@@ -254,7 +258,7 @@ def _part(key: object) -> str | None:
 def seen_array(name: str, array: np.ndarray, *, odd: bool = False) -> Seen:
     """An array of plain elements, as its numbers."""
     code = array.dtype.str[1:]
-    dtype = "BF16" if array.dtype == ml_dtypes.bfloat16 else NUMPY_NAMES.get(code, code)
+    dtype = _ML_NAMES.get(array.dtype.name) or NUMPY_NAMES.get(code, code)
     figures = figures_of(array) if dtype in FLOATING else None
     return Seen(escaped(name), dtype, array.shape, figures, odd)
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any, Final
 
+from fuzz.files.flax_files import FLAX_MUTATIONS, FlaxFile
+from fuzz.files.flax_files import spoil_array as spoil_flax
+from fuzz.files.gguf_files import GGUF_MUTATIONS, GgufFile, spoil_tensor
 from fuzz.files.legacy_files import LegacyFile
 from fuzz.files.numpy_files import (
     ARCHIVE_MUTATIONS,
@@ -37,8 +40,8 @@ MOST_CHANGES: Final = 5
 
 Change = Callable[[Any, random.Random], None]
 Parts = Any
-"""A file taken apart: a `TorchFile`, a `LegacyFile`, an `Archive`, an `NpyFile` or a
-`SafetensorsFile`.
+"""A file taken apart: a `TorchFile`, a `LegacyFile`, an `Archive`, an `NpyFile`, a
+`SafetensorsFile`, a `GgufFile` or a `FlaxFile`.
 """
 
 
@@ -115,9 +118,14 @@ KINDS: Final[dict[str, Kind]] = {
         spoil,
         ((30, SAFETENSORS_MUTATIONS), (1, {also_legacy_torch: 1, opcodes_in_header: 1})),
     ),
+    "gguf": Kind(GgufFile.parse, GgufFile.build, spoil_tensor, ((1, GGUF_MUTATIONS),)),
+    "flax": Kind(FlaxFile.parse, FlaxFile.build, spoil_flax, ((1, FLAX_MUTATIONS),)),
 }
 
-_SHARES: Final = {"torch": 10, "torch legacy": 3, "npz": 4, "npy": 2, "pickle": 3, "safetensors": 4}
+_SHARES: Final = {
+    "torch": 10, "torch legacy": 3, "npz": 4, "npy": 2, "pickle": 3, "safetensors": 4, "gguf": 2,
+    "flax": 2,
+}  # fmt: skip
 """Of all mutants, by the kind of their seed."""
 
 
