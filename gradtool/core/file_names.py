@@ -54,7 +54,10 @@ _OF_THE_HUB: Final = re.compile(
 _CONSOLIDATED: Final = re.compile(
     r"consolidated([-.][\d*]+(-of-[\d*]+)?)?\.(safetensors|pth)(\.index\.json)?", re.ASCII
 )
-"""Names of whole models: as Transformers write them, and as Meta and Mistral release them."""
+_OF_FLAX: Final = re.compile(r"(diffusion_)?flax_model(-[\d*]+-of-[\d*]+)?\.msgpack", re.ASCII)
+"""Names of whole models: as Transformers write them, as Meta and Mistral release them, and as
+Transformers and Diffusers write what Flax reads.
+"""
 
 
 class Number(NamedTuple):
@@ -108,12 +111,13 @@ def template(path: str, of: Callable[[Number], bool], placeholder: str = "*") ->
 def one_model_twice(names: Sequence[str]) -> tuple[str, str] | None:
     """Two of the names of files, or of globs for them, that stand for the same model, if any do.
 
-    What releases have as `consolidated.*` is for other programs, under names of their own: it is
-    the same model as `model.safetensors` beside it.
+    What releases have as `consolidated.*` or `flax_model.msgpack` is for other programs, under
+    names of their own: it is the same model as `model.safetensors` beside it.
     """
-    hub = next(filter(_OF_THE_HUB.fullmatch, names), None)
-    consolidated = next(filter(_CONSOLIDATED.fullmatch, names), None)
-    return None if hub is None or consolidated is None else (hub, consolidated)
+    forms = (_OF_THE_HUB, _CONSOLIDATED, _OF_FLAX)
+    first_of_each = (next(filter(form.fullmatch, names), None) for form in forms)
+    found = [name for name in first_of_each if name is not None]
+    return (found[0], found[1]) if len(found) > 1 else None
 
 
 def step_in(path: str) -> int | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import islice
 from typing import Final
 
 from gradtool.core.locations import Source
@@ -43,19 +44,24 @@ class Cursor:
         self._at += nbytes
         return self._window[begin:end]
 
-    def skip_run(self, of: re.Pattern[bytes], most: int) -> int:
-        """Go over as many bytes as `of` matches, `most` at most, and not all at once perhaps.
+    def skip_run(self, run: re.Pattern[bytes], one: re.Pattern[bytes], most: int) -> int:
+        """Go over values that `run` matches in a row, and `one` each, `most` at most.
 
-        The number of bytes: 0 where the next one does not match.
+        The number of values, not all of them at once perhaps; 0 where the next one does not match,
+        or not as far as it is at hand.
         """
         begin = self._at - self._start
         if begin >= len(self._window) and self.left > 0:
             self.take(1)
             self._at -= 1
             begin = 0
-        found = of.match(self._window, begin, begin + most)
-        count = found.end() - begin if found else 0
-        self._at += count
+        found = run.match(self._window, begin)
+        if found is None or found.end() == begin:
+            return 0
+        count, end = 0, begin
+        for match in islice(one.finditer(self._window, begin, found.end()), most):
+            count, end = count + 1, match.end()
+        self._at = self._start + end
         return count
 
     def skip(self, nbytes: int) -> None:

@@ -154,6 +154,56 @@ def indices(nbytes: int) -> Iterator[tuple[str, str]]:
     yield "tensors in an index", '{"weight_map":{' + shards + "}}"
 
 
+def documents(nbytes: int) -> Iterator[tuple[str, bytes]]:
+    """Flax's msgpack files of about `nbytes` bytes, by name."""
+    inner = b"\x93\x91\x00\xa7float32\xc4\x00"
+    empty = b"\xc7" + bytes([len(inner), 1]) + inner
+
+    def flax(*values: bytes, value: bytes = empty) -> bytes:
+        """The values, each by a key of its own, behind an array."""
+        count = max((nbytes - sum(map(len, values))) // (len(value) + 6), 1)
+        pairs = [b"\xa1" + bytes([97 + at]) + one for at, one in enumerate((empty, *values))]
+        pairs += [
+            b"\xce" + at.to_bytes(4, "big") + value for at in range(1 << 16, count + (1 << 16))
+        ]
+        return b"\xdf" + len(pairs).to_bytes(4, "big") + b"".join(pairs)
+
+    def items(one: bytes) -> bytes:
+        count = nbytes // len(one)
+        return b"\xdd" + count.to_bytes(4, "big") + one * count
+
+    yield "arrays without elements", flax()
+    yield "keys of a document", flax(value=b"\xc0")
+    yield "maps of a document", flax(value=b"\x81\xa1a\xc0")
+    yield "lists in a list", flax(items(b"\x91\xc4\x00"))
+    yield "numbers in a list", flax(items(b"\x07"))
+    yield "texts in a list", flax(items(b"\xa1a"))
+    key = b"\xda\xff\xff" + b"x" * 65535
+    deep = b"\x81" + key + flax()
+    yield "a long key before many", b"\x82\xa1a" + empty + b"\xa1b" + deep
+
+
+def ggufs(nbytes: int) -> Iterator[tuple[str, bytes]]:
+    """GGUF files of about `nbytes` bytes, by name."""
+    head = b"GGUF" + struct.pack("<I", 3)
+
+    def text(at: int) -> bytes:
+        return struct.pack("<Q", 4) + b"%04x" % (at % 65536)
+
+    tensor = struct.pack("<Q", 6) + b"%06x" + struct.pack("<IQIQ", 1, 0, 0, 0)
+    count = nbytes // (len(tensor) + 2)
+    infos = b"".join(tensor.replace(b"%06x", b"%06x" % at) for at in range(count))
+    yield "tensors of GGUF without elements", head + struct.pack("<QQ", count, 0) + infos
+    pair = struct.pack("<Q", 6) + b"%06x" + struct.pack("<IB", 0, 1)
+    count = nbytes // (len(pair) + 2)
+    pairs = b"".join(pair.replace(b"%06x", b"%06x" % at) for at in range(count))
+    yield "keys of GGUF", head + struct.pack("<QQ", 0, count) + pairs
+    count = nbytes // 12
+    words = struct.pack("<Q", 1) + b"a" + struct.pack("<IIQ", 9, 8, count)
+    words += b"".join(map(text, range(count)))
+    yield "words of GGUF", head + struct.pack("<QQ", 0, 1) + words
+
+
 def amplifiers(nbytes: int) -> Iterator[tuple[str, str, bytes]]:
     """Each file's name for people, suffix and content of about `nbytes` bytes."""
     for what, opcodes in PICKLES.items():
@@ -162,6 +212,10 @@ def amplifiers(nbytes: int) -> Iterator[tuple[str, str, bytes]]:
         yield what, ".safetensors", header(text)
     for what, text in indices(nbytes):
         yield what, ".safetensors.index.json", text.encode()
+    for what, content in documents(nbytes):
+        yield what, ".msgpack", content
+    for what, content in ggufs(nbytes):
+        yield what, ".gguf", content
 
 
 NAMES = [what for what, _, _ in amplifiers(100)]

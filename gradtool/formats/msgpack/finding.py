@@ -14,7 +14,6 @@ from gradtool.formats.msgpack.marks import MARKS, Kind, take_head
 Found = Literal["array", "none", "cut off", "no MessagePack"]
 
 _BEGINS: Final = frozenset({Kind.MAP, Kind.LIST, Kind.EXTENSION})
-_OF_THREE: Final = b"\x93"
 
 
 def find_array(source: Source, head: bytes) -> Found:
@@ -44,8 +43,8 @@ def _find(cursor: Cursor) -> Found:
             return "no MessagePack"
         if kind is Kind.EXTENSION:
             is_array = cursor.take(1)[0] == ARRAY
-            if is_array and size and cursor.take(1) == _OF_THREE:
-                return "array"
+            if is_array and size and MARKS[cursor.take(1)[0]].kind is Kind.LIST:
+                return "array"  # if it is one, which whoever reads it finds out
             cursor.skip(size - (is_array and size > 0))
         elif kind in (Kind.MAP, Kind.LIST):
             left.append(2 * size if kind is Kind.MAP else size)

@@ -27,7 +27,17 @@ from fuzz.judging.loaders import silence
 from fuzz.tally import FAILURES, kind_of, say
 from fuzz.workers import judged
 from gradtool.core.measurement import Measurement
-from gradtool.formats.files import _torch_specs, npy, npz, safetensors, torch_legacy, torch_zip
+from gradtool.formats.files import (
+    _torch_specs,
+    gguf,
+    npy,
+    npz,
+    safetensors,
+    torch_legacy,
+    torch_zip,
+)
+from gradtool.formats.gguf import header
+from gradtool.formats.msgpack import walk
 from gradtool.formats.pickles import calls, contents, machine
 from gradtool.storage.archives import zip as archives
 from gradtool.storage.archives import zip_central
@@ -187,10 +197,33 @@ def storages_as_named() -> None:
     _put(torch_legacy, "_storages", storages)
 
 
+def sizes_as_listed() -> None:
+    """The sizes of a GGUF tensor are in the order of its file."""
+    known = header._Reader._tensor
+
+    def tensor(self: Any, names: Any) -> Any:
+        name, type_, shape, *rest = known(self, names)
+        return name, type_, shape[::-1], *rest
+
+    _put(header._Reader, "_tensor", tensor)
+
+
+def little_endian_gguf() -> None:
+    """GGUF's elements are little-endian."""
+    known = gguf.read_header
+    _put(gguf, "read_header", lambda source: replace(known(source), big_endian=False))
+
+
+def chunks_by_themselves() -> None:
+    """Chunks are arrays of their own."""
+    _put(walk, "CHUNKED", None)
+
+
 FAULTS: Final = (
     tensor_of_numbers, replaced_elements, later_mention, alike_by_case, alike_by_raw_name,
     hidden_tensors, swapped_untyped, said_to_be_a_directory, member_without_suffix,
     two_members_for_one_key, torch_beside_arrays, two_formats, big_endian_arrays, storages_as_named,
+    sizes_as_listed, little_endian_gguf, chunks_by_themselves,
     *map(_measuring, (_missing_tensor, _nan_is_zero, _drifting_sum)),
 )  # fmt: skip
 

@@ -37,7 +37,9 @@ STRICTER: Final = (
     ),
     Reason(
         "no format, or two at once",
-        r"two formats at once|EmptyDumpError|two root directories|is in no format",
+        r"two formats at once|EmptyDumpError|two root directories|is in no format|"
+        r"is a zip archive (of|that holds)|is a program of torch|is MessagePack without|"
+        r"begins as MessagePack|is compressed with|is JSON",
         "Which tensors a trainer gets depends on the loader; without any .npy it is no npz.",
     ),
     Reason(
@@ -172,9 +174,15 @@ LAXER: Final = (
         "Of integers and texts only the header is read.",
     ),
     Reason(
+        "types that gguf-py gives as bytes",
+        r"gguf: IndexError: tuple index",
+        "It asks for the last dimension, which a scalar of BF16 does not have.",
+    ),
+    Reason(
         "values of MessagePack that are no arrays",
         r"flax: (TypeError: complex|ValueError: (code must|invalid timestamp|Unpack failed)|"
-        r"UnicodeDecodeError|KeyError: '\d+'|IndexError|TypeError: .*(unpack|must be real))",
+        r"ExtraData|UnicodeDecodeError|KeyError: '\d+'|IndexError|"
+        r"TypeError: .*(unpack|must be real))",
         "Texts, numbers and other programs' extensions are gone over; a position may be an "
         "integer where Flax has a text.",
     ),
