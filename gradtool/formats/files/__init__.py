@@ -34,8 +34,8 @@ from gradtool.formats.files import (
     torch_zip,
     torchscript,
 )
-from gradtool.formats.files._foreign import foreign_format
 from gradtool.formats.foreign import foreign_content
+from gradtool.formats.foreign.marks import foreign_format
 from gradtool.storage.archives.zip import Entry, read_directory
 from gradtool.storage.reader import open_source
 

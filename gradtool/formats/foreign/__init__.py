@@ -1,4 +1,4 @@
-"""Files of other programs that more than a mark at their beginning tells, so as to name them."""
+"""Files of other programs, which gradtool names and does not read."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ from pickle_parts import (
 
 from gradtool.core.checkpoint import Checkpoint
 from gradtool.errors import CorruptFileError, GradtoolError, InputError, UnsupportedFormatError
-from gradtool.formats.files._foreign import foreign_format
 from gradtool.formats.files.torch_zip import open_torch_zip
+from gradtool.formats.foreign.marks import foreign_format
 from gradtool.formats.pickles.stand_ins import (
     ArrayRef,
     ArrayScalar,

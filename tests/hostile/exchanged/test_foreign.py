@@ -1,7 +1,7 @@
 """What gradtool does not read is named, by what it holds, with what to do about it.
 
 Built from the formats' own descriptions where their writers are too large to be installed here;
-the sources are beside what recognises each, in gradtool/formats/foreign and files/_foreign.py.
+the sources are beside what recognises each, in gradtool/formats/foreign.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ NAMED = {
         zipped(serialized_exported_program_dot_json=b"{}", version=b"1"),
         "is a program of torch.export: save its `state_dict`",
     ),
-    "joblib": (JOBLIB, "is a pickle of joblib's"),
+    "joblib": (JOBLIB, "is a file of joblib, .* numpy.savez"),
     "joblib, compressed": (b"\x78\x9c" + bytes(40), "is compressed with zlib, as joblib does"),
     "other MessagePack": (msgpack.packb({"a": [1, 2.5], "b": b"data"}), "is MessagePack without"),
     "MessagePack of another's arrays": (
