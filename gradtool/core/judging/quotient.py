@@ -14,7 +14,7 @@ large float32 model is off the true one, and a logged one of four digits.
 """
 
 _DIGITS: Final = 5
-_LARGEST_PLAIN: Final = 1e15
+_LARGEST_PLAIN: Final = 1e10
 """Numbers from here on, and below its inverse, have more zeros than anybody counts."""
 
 _COUNTS: Final = (*range(2, 33), *range(40, 129, 8), 256, 512, 1024)
