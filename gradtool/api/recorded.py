@@ -45,8 +45,8 @@ def recorded(path: str, judging: Judging, last: int | None) -> Iterator[Judged]:
     One that cannot be read ends them, as a step with that finding. Raises UsageError for what was
     asked of dumps and cannot be answered by rows.
     """
-    _refuse_what_rows_lack(path, judging)
-    rows = _Rows(path, judging)
+    refuse_what_rows_lack(path, judging)
+    rows = Rows(path, judging)
     step: int | None = None
     started = time.perf_counter()
     try:
@@ -63,16 +63,23 @@ def recorded(path: str, judging: Judging, last: int | None) -> Iterator[Judged]:
                 if row is not None:
                     yield judging.judged(rows.measurement(row, reader), None, path, started)
     except (NoStoreError, ValueError) as error:
-        problem = str(error).removeprefix(path).strip()
-        failure = CorruptFileError(path, f"its rows cannot be read: {problem}")
-        elapsed_s = time.perf_counter() - started
-        yield Judged(verdict_on_unreadable(path, failure, step, elapsed_s), None)
+        yield judged_unreadable(path, error, step, started)
     except ImportError as error:
         raise FileAccessError(path, "not read: this Python is without SQLite") from error
     judging.said.update(dict.fromkeys(rows.notes()))
 
 
-class _Rows:
+def judged_unreadable(
+    path: str, error: NoStoreError | ValueError, step: int | None, started: float
+) -> Judged:
+    """What to say of a store whose rows cannot be read, from that step on."""
+    problem = str(error).removeprefix(path).strip()
+    failure = CorruptFileError(path, f"its rows cannot be read: {problem}")
+    elapsed_s = time.perf_counter() - started
+    return Judged(verdict_on_unreadable(path, failure, step, elapsed_s), None)
+
+
+class Rows:
     """Makes measurements of rows, and notes which of them were recorded again."""
 
     def __init__(self, path: str, judging: Judging) -> None:
@@ -121,7 +128,8 @@ def _steps(steps: Sequence[int]) -> str:
     return f"{counted(len(steps), 'step')}, from {steps[0]} to {steps[-1]},"
 
 
-def _refuse_what_rows_lack(path: str, judging: Judging) -> None:
+def refuse_what_rows_lack(path: str, judging: Judging) -> None:
+    """UsageError for what was asked of dumps and cannot be answered by rows."""
     request = judging.request
     for name in ("section", "loss_scale"):
         if getattr(request, name) is not None:

@@ -182,7 +182,7 @@ class Following:
         """Each store of a recorder and each directory of several steps; then all else as one."""
         records, places = records_among(grouped(sources))
         for path in records:
-            yield self.run_of(path, list(map(self._row, recorded(path, self.judging, self.last))))
+            yield self.run_of(path, list(map(self.row, recorded(path, self.judging, self.last))))
         dumps = self._newest(places)
         alone: list[Step] = []
         progress_of = split_progress(self.judging.request.progress, [None] * len(dumps))
@@ -237,7 +237,7 @@ class Following:
             if row is not None and (known := row.step()) is not None:
                 return known
             judged = judging.one(source, progress, started)
-            step = self._row(judged)
+            step = self.row(judged)
             if row is not None and judged.evidence is not None:
                 row.keep_step(step)
             return step
@@ -248,7 +248,8 @@ class Following:
     def _is_asked_for_tensors(self) -> bool:
         return self.is_followed is not no_name or self.group_by is not None
 
-    def _row(self, judged: Judged) -> Step:
+    def row(self, judged: Judged) -> Step:
+        """What was judged as a step, with the tensors and groups that are asked for."""
         verdict, evidence = judged.verdict, judged.evidence
         if evidence is None:
             return Step(verdict)

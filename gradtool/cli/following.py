@@ -13,7 +13,8 @@ from gradtool.cli.signals import ended_by_signals
 from gradtool.cli.spelling import findings_with_options, trend_with_options, with_options
 
 if TYPE_CHECKING:
-    from gradtool.api.follow.following import Follower, News
+    from gradtool.api.follow.following import Follower
+    from gradtool.api.follow.news import News
 
 POLL_S: Final = 1.0
 """Seconds between looks at what is there."""
@@ -53,7 +54,7 @@ def follow(
     from gradtool.api.follow.following import following  # noqa: PLC0415 - not for --help
 
     on_finding = OnFinding(how.command, how.timeout_s)
-    teller = _Teller(form, display, on_finding, shows_paths=len(paths) > 1)
+    teller = _Teller(form, display, on_finding)
     with (
         ended_by_signals(on_finding),
         following(*paths, settle_s=how.settle_s, **arguments) as follower,
@@ -83,7 +84,6 @@ class _Teller:
     form: str
     display: Display
     on_finding: OnFinding
-    shows_paths: bool
     _has_begun: bool = False
     _told: set[object] = field(default_factory=set)
 
@@ -95,7 +95,7 @@ class _Teller:
         if news.findings or not self.display.quiet:
             is_read = stream(self._lines(follower, news))
         for finding in findings_with_options(news.findings):
-            path = None if news.step is None else news.step.path
+            path = None if news.step is None else (news.step.path, news.step.number)
             about = finding.message if news.step is None else None
             key = path, finding.code, finding.tensor, finding.pattern, about
             if key not in self._told:
@@ -109,7 +109,8 @@ class _Teller:
 
         trend = trend_with_options(follower.trend_of(news))
         head, lines = streamed.STREAMS[self.form]
-        said = lines(streamed.News(trend, news.is_change, self.shows_paths), self.display.style())
+        about = streamed.News(trend, news.is_change, follower.shows_paths)
+        said = lines(about, self.display.style())
         parts = ["" if self._has_begun else head(trend), *said]
         self._has_begun = True
         return "".join(parts)

@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Final, Unpack
+from typing import Unpack
 
+from gradtool.api.follow.news import PATIENCE_S, Key, News, Telling, key_of, said_of
+from gradtool.api.follow.records import FollowedStore
 from gradtool.api.follow.watching import Watch, Watched
 from gradtool.api.judging import Judging, judging_by
 from gradtool.api.remembering import Memory, remembering
 from gradtool.api.trending import Following, clipping_to
 from gradtool.core.judging.rule import Severity
-from gradtool.core.judging.verdict import Finding
 from gradtool.core.names import no_name
 from gradtool.core.trends.steps import Step
 from gradtool.core.trends.trend import Run, Trend
@@ -25,26 +26,6 @@ from gradtool.request import MeasureOptions
 from gradtool.rules.config_file import Config
 from gradtool.rules.settings import read_call
 from gradtool.storage.rows.identity import identity_of
-
-_PATIENCE_S: Final = 1.0
-"""How long a step that was read waits for others, to be judged together with them."""
-
-
-@dataclass(frozen=True, slots=True)
-class News:
-    """What there is to say of a run: a step that is finished, or what several steps show.
-
-    Attributes:
-        step: None for a finding about several.
-        findings: of that step; or the one about several.
-        is_change: whether the step was told of before, and is another now.
-        fails: whether the policy fails it.
-    """
-
-    step: Step | None
-    findings: tuple[Finding, ...]
-    is_change: bool
-    fails: bool
 
 
 @dataclass(slots=True)
@@ -60,18 +41,28 @@ class Follower:
     eps: float
     _steps: dict[str, Step] = field(default_factory=dict)
     _names: dict[tuple[str, int], str] = field(default_factory=dict)
-    _told: set[object] = field(default_factory=set)
+    _telling: Telling = field(init=False)
+    _stores: dict[str, FollowedStore] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._telling = Telling(self.name, self.reader)
 
     @property
     def has_steps(self) -> bool:
         """Whether any step is there, be it finished or not."""
-        return bool(self._steps) or self.watch.has_any
+        are_recorded = any(store.has_steps for store in self._stores.values())
+        return bool(self._steps) or self.watch.has_any or are_recorded
+
+    @property
+    def shows_paths(self) -> bool:
+        """Whether it takes a path to know what a step is of."""
+        return len(self.watch.sources) > 1 or len(self._stores) > 1
 
     def trend_of(self, news: News) -> Trend:
         """What is new as a trend: of that step alone, or with nothing but what is found."""
         steps = () if news.step is None else (news.step,)
-        run = Run(self.name, steps, findings=() if news.step else news.findings)
+        run = Run(news.run, steps, findings=() if news.step else news.findings)
         return Trend(
             runs=(run,),
             policy=self.judging.judge.policy,
@@ -84,9 +75,21 @@ class Follower:
     def look(self) -> Iterator[News]:
         """What is new since the last look; the steps in their order.
 
-        Raises as `gradtool.trend`, but for steps that cannot be read, which are news.
+        Dumps are one run, and each store of a recorder is one of its own. Raises as
+        `gradtool.trend`, but for steps that cannot be read, which are news.
         """
-        read: dict[str, bool] = {}
+        yield from self._look_at_dumps()
+        for path in self.watch.records:
+            if path not in self._stores:
+                store = FollowedStore(
+                    path, self.reader, self.watch.settle_s, self.watch.clock, self.notes
+                )
+                self._stores[path] = store
+        for store in self._stores.values():
+            yield from store.look()
+
+    def _look_at_dumps(self) -> Iterator[News]:
+        read: dict[Key, bool] = {}
         begun = time.monotonic()
         for one, is_final in self.watch.finished():
             known = self._steps.get(one.path)
@@ -94,12 +97,12 @@ class Follower:
             if step is None:
                 continue
             self._keep(one, step)
-            if known is None or _said(known) != _said(step):
-                read[step.path] = known is not None
-            if time.monotonic() - begun >= _PATIENCE_S:
-                yield from self._news(read)
+            if known is None or said_of(known) != said_of(step):
+                read[key_of(step)] = known is not None
+            if time.monotonic() - begun >= PATIENCE_S:
+                yield from self._telling.news(self._steps.values(), read)
                 read, begun = {}, time.monotonic()
-        yield from self._news(read)
+        yield from self._telling.news(self._steps.values(), read)
         if self.memory.store is not None:
             self.memory.store.flush()  # the process may end at any time
 
@@ -137,20 +140,6 @@ class Follower:
         places = places_among([*beside, *one.entry.paths])
         return places[-1]
 
-    def _news(self, read: Mapping[str, bool]) -> Iterator[News]:
-        if not read:
-            return
-        run = self.reader.run_of(self.name, list(self._steps.values()))
-        for step in run.steps:
-            if step.path in read:
-                failed = step.verdict.exit_code != 0
-                yield News(step, step.verdict.findings, read[step.path], failed)
-        for finding in run.findings:
-            if (key := (finding.code, finding.message)) not in self._told:
-                self._told.add(key)
-                fails = self.judging.judge.policy.fails(finding.severity)
-                yield News(None, (finding,), False, fails)
-
 
 @contextmanager
 def following(
@@ -181,9 +170,3 @@ def following(
         watch = Watch(sources, settle_s)
         name = f"{sources[0]} and {len(sources) - 1:,} more" if sources[1:] else sources[0]
         yield Follower(name, judging, memory, reader, watch, bound, added, notes=memory.notes)
-
-
-def _said(step: Step) -> object:
-    """What is said of a step, to tell whether a change is one worth a line."""
-    total, verdict = step.total, step.verdict
-    return repr((total, step.top, verdict.findings, verdict.format is None))

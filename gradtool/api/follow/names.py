@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from gradtool.core.file_names import is_unfinished, series_of
 from gradtool.formats.files import is_tensor_file
 from gradtool.formats.layouts.arrangement import Unit, arranged, counts_ranks
 from gradtool.storage.listing import expanded
+from gradtool.storage.rows.header import RECORDED_SUFFIX
 
 _DEEPEST = 3
 """Folders in which steps may lie below a directory that is followed."""
@@ -47,7 +49,7 @@ class Names:
     _all: Mapping[str, Entry] = field(default_factory=dict)
     _parts: list[tuple[Entry, ...]] = field(default_factory=list)
     _folders: dict[str, _Folder] = field(default_factory=dict)
-    _matches: dict[str, tuple[list[str], tuple[Entry, ...]]] = field(default_factory=dict)
+    _matches: dict[str, _Matches] = field(default_factory=dict)
 
     def entries(self) -> Mapping[str, Entry]:
         """All that are there now, by their names; the same object as long as they are the same."""
@@ -57,15 +59,21 @@ class Names:
             self._parts = parts
         return self._all
 
+    @property
+    def records(self) -> list[str]:
+        """The stores of recorders that sources name, of those that were there at the last look."""
+        found = dict.fromkeys(path for known in self._matches.values() for path in known.records)
+        return list(found)
+
     def _below(self, source: str) -> Iterator[tuple[Entry, ...]]:
         if os.path.isdir(source):
             yield from self._in_folder(source, _DEEPEST)
             return
         paths = [path for path in expanded(source) if os.path.lexists(path)]
         known = self._matches.get(source)
-        if known is None or known[0] != paths:
-            known = self._matches[source] = (paths, tuple(_entries("", paths)))
-        yield known[1]
+        if known is None or known.paths != paths:
+            known = self._matches[source] = _matches_among(paths)
+        yield known.entries
 
     def _in_folder(self, path: str, levels: int) -> Iterator[tuple[Entry, ...]]:
         folder = self._folders.setdefault(path, _Folder(path))
@@ -73,6 +81,20 @@ class Names:
         yield folder.entries
         for inside in folder.folders if levels > 1 else ():
             yield from self._in_folder(inside, levels - 1)
+
+
+class _Matches(NamedTuple):
+    """What a glob matches, or a path that is no directory: dumps, and stores of recorders."""
+
+    paths: list[str]
+    entries: tuple[Entry, ...]
+    records: list[str]
+
+
+def _matches_among(paths: list[str]) -> _Matches:
+    records = [path for path in paths if path.endswith(RECORDED_SUFFIX) and os.path.isfile(path)]
+    dumps = [path for path in paths if path not in records] if records else paths
+    return _Matches(paths, tuple(_entries("", dumps)), records)
 
 
 @dataclass(slots=True)

@@ -107,6 +107,11 @@ class Watch:
         """Whether there was a step at the last look."""
         return bool(self._watched)
 
+    @property
+    def records(self) -> Sequence[str]:
+        """The stores of recorders that were there at the last look."""
+        return self._names.records
+
     def has(self, name: str) -> bool:
         """Whether a step of that name was there at the last look."""
         return name in self._watched

@@ -21,6 +21,7 @@ VERSION: Final = 1
 _MAGIC: Final = b"SQLite format 3\0"
 _ROLLBACK: Final = b"\1\1"
 _JOURNAL_END: Final = bytes.fromhex("d9d505f920a163d7")
+_COUNT_AT: Final = 24
 _OPEN: Final = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -54,6 +55,25 @@ def is_recorded(path: str) -> bool:
     except (OSError, ValueError):
         return False
     return head.startswith(_MAGIC) and head[68:72] == struct.pack(">I", RECORDED)
+
+
+def state_of(path: str) -> tuple[int, ...]:
+    """What differs once a store was written; () where none is there, or nothing is in it yet.
+
+    It begins with the device and the inode, and ends with what SQLite counts up at each change,
+    which tells of one within a tick of the clock. No lock is taken, and nothing is believed.
+    """
+    try:
+        status = os.lstat(path)
+        if not status.st_size or stat.S_ISDIR(status.st_mode):
+            return ()
+        count = int.from_bytes(_read(path, _COUNT_AT, 4))
+    except FileNotFoundError:
+        return ()
+    except (OSError, ValueError):  # it is for who reads it to say what is wrong
+        count = -1
+    times = status.st_mtime_ns, status.st_ctime_ns
+    return status.st_dev, status.st_ino, status.st_size, *times, count
 
 
 def _read(path: str, offset: int, nbytes: int) -> bytes:

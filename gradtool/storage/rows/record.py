@@ -15,24 +15,38 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Any, Final, NamedTuple
 
-from gradtool.storage.rows.connection import FAULTS, connected, is_damage, make, transaction
+from gradtool.storage.rows.connection import (
+    FAULTS,
+    PATIENCE_S,
+    connected,
+    is_damage,
+    make,
+    transaction,
+)
 from gradtool.storage.rows.header import RECORDED, problem_of
 from gradtool.storage.rows.place import NoStoreError
 from gradtool.storage.rows.seals import opened, sealed
 
 _STEPS: Final = (
-    "CREATE TABLE steps "
-    "(step INTEGER PRIMARY KEY, session INTEGER, times INTEGER, catalogue BLOB, content BLOB)"
+    "CREATE TABLE steps (step INTEGER PRIMARY KEY, session INTEGER, times INTEGER, "
+    "change INTEGER, catalogue BLOB, content BLOB)"
 )
-"""Of each step: which opening of the store recorded it, and how many of them did."""
+"""Of each step: which opening of the store recorded it, how many of them did, and when it was."""
 
-_TABLES: Final = ("CREATE TABLE catalogues (digest BLOB PRIMARY KEY, content BLOB)", _STEPS)
+_TABLES: Final = (
+    "CREATE TABLE catalogues (digest BLOB PRIMARY KEY, content BLOB)",
+    _STEPS,
+    "CREATE INDEX changes ON steps (change)",  # who follows a run asks for what is new only
+)
 
 _ADD: Final = (
-    "INSERT INTO steps VALUES (?, ?, 1, ?, ?) ON CONFLICT (step) DO UPDATE SET "
+    "INSERT INTO steps VALUES (?, ?, 1, ?, ?, ?) ON CONFLICT (step) DO UPDATE SET "
     "times = times + (session <> excluded.session), session = excluded.session, "
-    "catalogue = excluded.catalogue, content = excluded.content"
+    "change = excluded.change, catalogue = excluded.catalogue, content = excluded.content"
 )
+_LAST_CHANGE: Final = 1 << 62
+"""Beyond any time in nanoseconds until 2116: a larger number is no change of ours."""
+
 _WRITING_PATIENCE_S: Final = 0.2
 """How long a training waits for one who reads: rows that are not written now are written later."""
 
@@ -49,6 +63,8 @@ class Recorded(NamedTuple):
     Attributes:
         session: which opening of the store recorded it, counted from 1.
         times: how many of them did.
+        change: larger than that of every row that was written before it, in this store or, but for
+            clocks that go backwards, in one that lay there before.
         catalogue: the digest of its catalogue.
         figures: its bytes, as `measurements` spells them.
     """
@@ -56,6 +72,7 @@ class Recorded(NamedTuple):
     step: int
     session: int
     times: int
+    change: int
     catalogue: bytes
     figures: bytes
 
@@ -112,11 +129,13 @@ class RecordWriter:
         if not self._session:
             (last,) = connection.execute("SELECT max(session) FROM steps").fetchone()
             self._session = (last if isinstance(last, int) else 0) + 1
-        for step, (catalogue, figures) in self._waiting.items():
+        newest = _newest_change(connection)
+        first = max((newest if newest < _LAST_CHANGE else 0) + 1, time.time_ns())
+        for change, (step, (catalogue, figures)) in enumerate(self._waiting.items(), first):
             digest = hashlib.sha256(catalogue).digest()
             values = digest, sealed(catalogue)
             connection.execute("INSERT OR IGNORE INTO catalogues VALUES (?, ?)", values)
-            connection.execute(_ADD, (step, self._session, digest, sealed(figures)))
+            connection.execute(_ADD, (step, self._session, change, digest, sealed(figures)))
 
     def _forget(self, step: int) -> None:
         known = self._waiting.pop(step, (b"", b""))
@@ -141,14 +160,27 @@ class RecordReader:
 
     def row(self, step: int) -> Recorded | None:
         """The row of a step; None where it has gone."""
-        query = "SELECT session, times, catalogue, content FROM steps WHERE step = ?"
+        query = "SELECT session, times, change, catalogue, content FROM steps WHERE step = ?"
         found = self._connection.execute(query, (step,)).fetchone()
         if found is None:
             return None
-        session, times, catalogue, content = found
-        if not (_counts(session) and _counts(times) and isinstance(catalogue, bytes)):
+        session, times, change, catalogue, content = found
+        if not (all(map(_counts, found[:3])) and isinstance(catalogue, bytes)):
             raise sqlite3.DatabaseError("what it holds is no row")
-        return Recorded(step, session, times, catalogue, opened(_bytes(content)))
+        return Recorded(step, session, times, change, catalogue, opened(_bytes(content)))
+
+    def newest_change(self) -> int:
+        """The number of the last change; 0 where there is no row."""
+        return _newest_change(self._connection)
+
+    def changed(self, after: int) -> list[tuple[int, int]]:
+        """The changes after that one which still count, and the step of each, in their order.
+
+        It takes time for these rows alone, however many there are.
+        """
+        query = "SELECT change, step FROM steps WHERE change > ? ORDER BY change"
+        found = self._connection.execute(query, (after,)).fetchall()
+        return [(change, step) for change, step in found if _counts(change) and _counts(step)]
 
     def catalogue(self, digest: bytes) -> bytes:
         """The catalogue of that digest."""
@@ -160,14 +192,17 @@ class RecordReader:
 
 
 @contextmanager
-def reading(path: str) -> Iterator[RecordReader]:
-    """The rows in a store; NoStoreError for one that cannot be read, also meanwhile."""
-    with _connection(path) as connection:
+def reading(path: str, patience_s: float = PATIENCE_S) -> Iterator[RecordReader]:
+    """The rows in a store; NoStoreError for one that cannot be read, also meanwhile.
+
+    One that somebody else has locked is waited for `patience_s`.
+    """
+    with _connection(path, patience_s) as connection:
         yield RecordReader(connection)
 
 
 @contextmanager
-def _connection(path: str, *patience_s: float) -> Iterator[sqlite3.Connection]:
+def _connection(path: str, patience_s: float = PATIENCE_S) -> Iterator[sqlite3.Connection]:
     """A connection to a recorded run; what fails meanwhile is a NoStoreError."""
     try:
         problem = problem_of(path, RECORDED)
@@ -176,10 +211,15 @@ def _connection(path: str, *patience_s: float) -> Iterator[sqlite3.Connection]:
     if problem is not None:
         raise NoStoreError(problem, is_damaged=True)
     try:
-        with closing(connected(path, _TABLES, RECORDED, *patience_s)) as connection:
+        with closing(connected(path, _TABLES, RECORDED, patience_s)) as connection:
             yield connection
     except FAULTS as error:
         raise NoStoreError(str(error), is_damaged=is_damage(error)) from error
+
+
+def _newest_change(connection: sqlite3.Connection) -> int:
+    (last,) = connection.execute("SELECT max(change) FROM steps").fetchone()
+    return last if _counts(last) else 0
 
 
 def _counts(value: Any) -> bool:
