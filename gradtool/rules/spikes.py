@@ -13,7 +13,7 @@ from gradtool.core.judging.policy import ActiveRule, Policy
 from gradtool.core.judging.quotient import plain, times
 from gradtool.core.judging.rule import LARGEST_FLOAT, Parameter, Rule, Thresholds
 from gradtool.core.judging.series import Series
-from gradtool.core.judging.spikes import Spike, above_median, above_running_mean
+from gradtool.core.judging.spikes import FORGOTTEN, Spike, above_median, above_running_mean
 from gradtool.core.judging.verdict import Verdict
 from gradtool.core.judging.weights import HEAVIEST, Weight, makers, percent
 from gradtool.rules.evidence import Problem
@@ -52,6 +52,18 @@ def spikes_of(
             step = steps[spike.position]
             ordinary = _ordinary(steps, spike.position, spikes.keys() | others.keys())
             yield step.position, active, _problem(step, spike, ordinary, active.thresholds)
+
+
+def norms_needed(policy: Policy) -> int:
+    """How many norms before a step, and after one of the first, decide what is found of it."""
+    active = policy.rules.get(SPIKE.code)
+    window = 0.0 if active is None else limit(active.thresholds, "window") or 0.0
+    return int(window) + FORGOTTEN
+
+
+def has_norm(verdict: Verdict) -> bool:
+    """Whether a step is one of those that norms are compared of."""
+    return _norm(verdict) > 0.0 and not verdict.has_nonfinite
 
 
 def _with_norms(series: Series, verdicts: Sequence[Verdict]) -> Iterator[_Step]:

@@ -7,46 +7,20 @@ import math
 import os
 import shlex
 import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from command_line import ENVIRONMENT, GRADTOOL, error_lines, run
+from command_line import ENVIRONMENT, error_lines, run
 from reports.parsers import markdown_tables, strict_json, validator
 
+from trends.processes import INTERRUPTED, ended, following, line, noting
 from trends.runs import write_run, write_step
 
 OK = {"a": [3.0, 4.0], "b": [1.0, -2.0]}
 NAN = {"a": [3.0, 4.0], "b": [math.nan, 1.0]}
-INTERRUPTED = 130
-
-
-@contextmanager
-def following(*args: str, **options: Any) -> Iterator[subprocess.Popen[str]]:
-    """A running `gradtool trend --follow`, that does not outlive the test."""
-    command = [*GRADTOOL, "trend", "--follow", "--no-cache", *args]
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with subprocess.Popen(command, env=ENVIRONMENT, **{**pipes, **options}) as process:
-        try:
-            yield process
-        finally:
-            process.kill()
-
-
-def line(process: subprocess.Popen[str]) -> str:
-    """The next line that it writes."""
-    assert process.stdout is not None
-    return process.stdout.readline().rstrip("\n")
-
-
-def ended(process: subprocess.Popen[str]) -> tuple[int, str, str]:
-    """Its exit code, and what else it wrote."""
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
 
 
 def test_steps_are_shown_as_they_come_until_it_is_interrupted(tmp_path: Path) -> None:
@@ -157,18 +131,6 @@ def test_it_ends_when_nobody_reads_on(tmp_path: Path) -> None:
         process.stdout.close()
         write_run(folder, {2: OK})
         assert process.wait(timeout=120) == 1
-
-
-def noting(path: Path) -> str:
-    """A command that appends its input, arguments and environment to a file, a line each time."""
-    script = path.with_suffix(".py")
-    script.write_text(
-        "import json, os, sys\n"
-        "said = {'in': json.load(sys.stdin), 'args': sys.argv[2:], 'env': dict(os.environ)}\n"
-        "open(sys.argv[1], 'a').write(json.dumps(said) + '\\n')\n"
-        "print('from the command')\n"
-    )
-    return shlex.join([sys.executable, str(script), str(path)])
 
 
 def test_a_command_is_given_each_finding_once(tmp_path: Path) -> None:

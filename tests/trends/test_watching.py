@@ -6,42 +6,16 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from gradtool.api.follow.following import Follower, following
+from gradtool.api.follow.following import following
 from trends.runs import write_run, write_step
+from trends.watched import Clock, Followed
 
 OK = {"a": [3.0, 4.0], "b": [1.0, -2.0]}
 SETTLE_S = 5.0
-
-
-@dataclass
-class Clock:
-    """Seconds that pass when a test says so."""
-
-    now: float = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-@dataclass
-class Followed:
-    """A follower, and what it tells at each look."""
-
-    follower: Follower
-    clock: Clock
-
-    def look(self, after: float = 1.0) -> list[str]:
-        """What is new after some seconds: the number of a step, or its path; a * for a change."""
-        self.clock.now += after
-        return [
-            "together" if news.step is None else f"{news.step.label}{'*' if news.is_change else ''}"
-            for news in self.follower.look()
-        ]
 
 
 @pytest.fixture

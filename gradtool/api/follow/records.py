@@ -8,7 +8,8 @@ rows, so that the training never waits long.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from bisect import bisect_left
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -16,6 +17,7 @@ from gradtool.api.follow.news import PATIENCE_S, Key, News, Telling, key_of, sai
 from gradtool.api.recorded import Rows, judged_unreadable, refuse_what_rows_lack
 from gradtool.core.trends.steps import Step
 from gradtool.errors import FileAccessError
+from gradtool.rules.spikes import has_norm, norms_needed
 from gradtool.storage.rows.header import state_of
 from gradtool.storage.rows.place import NoStoreError
 
@@ -28,10 +30,9 @@ _LOCKED_S: Final = 0.2
 
 
 class _Known(NamedTuple):
-    """A row that was read: its change, the opening of the store that recorded it, and its step."""
+    """A row that was read: its change, and the step."""
 
     change: int
-    session: int
     step: Step
 
 
@@ -57,7 +58,6 @@ class FollowedStore:
     _known: dict[int, _Known] = field(default_factory=dict)
     _waiting: set[int] = field(default_factory=set)
     _newest: int = 0
-    _place: tuple[int, ...] = ()
     _state: tuple[int, ...] = ()
     _reading: int | None = None
     _failing_since: float | None = None
@@ -71,7 +71,7 @@ class FollowedStore:
 
     @property
     def has_steps(self) -> bool:
-        """Whether there is anything to tell or told."""
+        """Whether anything was told of it."""
         return bool(self._known) or self._is_told
 
     def look(self) -> Iterator[News]:
@@ -83,32 +83,51 @@ class FollowedStore:
         if state == self._state:
             return
         if not state:  # what comes back may be another one
-            self._place, self._state, self._failing_since = (), (), None
+            self._state, self._failing_since = (), None
             return
+        *place, count = state[0], state[1], state[-1]
+        # A file removed and made again may have the same inode; of one SQLite counts changes up.
+        is_other = place != [*self._state[:2]] or count <= self._state[-1]
         while True:
             read: dict[Key, bool] = {}
             started = time.perf_counter()
-            failure = self._read(state[:2], read)
-            yield from self._telling.news((one.step for one in self._known.values()), read)
+            failure = self._read(read, is_other=is_other)
+            yield from self._telling.news(self._around(read), read)
             if failure is not None:
                 yield from self._failed(failure, started)
                 return
             if not self._waiting:
                 break
+            is_other = False
         self._state, self._failing_since, self._is_told = state, None, False
         if self._is_first:
             self._is_first = False
             self.notes.extend(self._rows.notes())
 
-    def _read(
-        self, place: tuple[int, ...], read: dict[Key, bool]
-    ) -> NoStoreError | ValueError | None:
+    def _around(self, read: Mapping[Key, bool]) -> list[Step]:
+        """The steps that were read, and those around them that decide what is found of them.
+
+        A run has a step each second for weeks: to judge all of them anew each time takes too long.
+        """
+        if not read:
+            return []
+        numbers = sorted(self._known)
+        needed = norms_needed(self.reader.judging.judge.policy)
+        places = [bisect_left(numbers, number or 0) for _, number in read]
+        start, end = min(places), max(places) + 1 + needed
+        norms = 0
+        while start and norms < needed:
+            start -= 1
+            norms += has_norm(self._known[numbers[start]].step.verdict)
+        return [self._known[number].step for number in numbers[start:end]]
+
+    def _read(self, read: dict[Key, bool], *, is_other: bool) -> NoStoreError | ValueError | None:
         """Read new rows for a while, and note what to tell of; what keeps them from being read."""
         try:
             from gradtool.storage.rows.record import reading  # noqa: PLC0415 - as above
 
             with reading(self.path, _LOCKED_S) as rows:
-                self._look_for_changes(rows, place)
+                self._look_for_changes(rows, is_other=is_other)
                 begun = time.monotonic()
                 for step in sorted(self._waiting):
                     self._reading = step
@@ -123,10 +142,10 @@ class FollowedStore:
             raise FileAccessError(self.path, "not read: this Python is without SQLite") from error
         return None
 
-    def _look_for_changes(self, rows: RecordReader, place: tuple[int, ...]) -> None:
+    def _look_for_changes(self, rows: RecordReader, *, is_other: bool) -> None:
         """Take in which rows are new; of another store than before, which are the same."""
         self._reading = None
-        is_other = place != self._place or rows.newest_change() < self._newest
+        is_other = is_other or rows.newest_change() < self._newest
         changes = rows.changed(0 if is_other else self._newest)
         if is_other:
             before, self._known = self._known, {}
@@ -136,10 +155,9 @@ class FollowedStore:
             self._waiting.clear()
         self._waiting.update(step for _, step in changes if not is_other or step not in self._known)
         self._newest = changes[-1][0] if changes else 0 if is_other else self._newest
-        self._place = place
 
     def _keep(self, step: int, rows: RecordReader, read: dict[Key, bool]) -> None:
-        """Read a row, and note whether it is to be told of: not where nothing is new of it."""
+        """Read a row, and note that it is to be told of, if it is another than before."""
         started = time.perf_counter()
         row = rows.row(step)
         if row is None:
@@ -148,17 +166,16 @@ class FollowedStore:
         found = judging.judged(self._rows.measurement(row, rows), None, self.path, started)
         one = self.reader.row(found)
         known = self._known.get(step)
-        self._known[step] = _Known(row.change, row.session, one)
-        is_change = known is not None and said_of(known.step) != said_of(one)
-        if known is None or is_change or known.session != row.session:
-            read[key_of(one)] = is_change
+        self._known[step] = _Known(row.change, one)
+        if known is None or known.change != row.change:
+            read[key_of(one)] = known is not None and said_of(known.step) != said_of(one)
 
     def _failed(self, failure: NoStoreError | ValueError, started: float) -> Iterator[News]:
         """Say once that it cannot be read, if that has been so for a while."""
         now = self.clock()
-        if self._failing_since is None:
+        if self._failing_since is None:  # who writes may be at it just now
             self._failing_since = now
-        if not self._is_told and now - self._failing_since >= self.settle_s:
+        elif not self._is_told and now - self._failing_since >= self.settle_s:
             self._is_told = True
             judged = judged_unreadable(self.path, failure, self._reading, started)
             yield self._telling.of_step(self.reader.row(judged))

@@ -22,6 +22,9 @@ _CLIPPED_FROM: Final = 2.5
 _COLLECTED: Final = 25
 """ZClip's alpha, its z_thresh, and the steps from which it starts."""
 
+FORGOTTEN: Final = 1_000
+"""Norms after which its means hardly know how they began: 0.97 to the power of that is 6e-14."""
+
 _EPS: Final = 1e-6
 """What ZClip adds to the standard deviation; of the mean here, so that scale is nothing."""
 
