@@ -149,9 +149,9 @@ def test_another_store_in_its_place_is_a_run_of_its_own(
     if is_seen:
         assert followed.look() == []
     train = Training(store)
-    train(1, 2)
+    train(1, 2, norm=2.0)
     assert followed.look() == steps(1, 2)
-    train(3, 4, 5)
+    train(3, 4, 5, norm=2.0)
     assert followed.look() == steps(3, 4, 5)
 
 

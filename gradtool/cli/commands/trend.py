@@ -34,6 +34,7 @@ Examples:
   gradtool trend run/ --follow -f json
   gradtool trend run/ -f csv:run.csv -f html:run.html --max-norm 1.0
   gradtool trend run.rows
+  gradtool trend run.rows --follow --fail-fast
 """
 
 Long: TypeAlias = Annotated[
@@ -75,8 +76,9 @@ def trend(
     run of its own; all others together are one. Exits as `check` does, by whose rules each step is
     judged.
 
-    With --follow, -f says what the lines are: JSON objects, say, one for each step, with the keys
-    of `steps` in the report, and for what several steps show together those of `findings`.
+    With --follow, steps of dumps are shown as they are finished, and those of a Recorder as they
+    are written. -f says what the lines are: JSON objects, say, one for each step, with the keys of
+    `steps` in the report, and for what several steps show together those of `findings`.
     """
     if long and all(sink.format != "csv" for sink in reports.sinks):
         raise UsageError("--long is for -f csv")
