@@ -15,7 +15,7 @@ from gradtool.core.names import nearest_names
 from gradtool.errors import CorruptFileError, EmptyDumpError, FileAccessError, UsageError
 from gradtool.request import MeasureRequest
 from gradtool.rules.judge import verdict_on_unreadable
-from gradtool.storage.rows.header import is_recorded
+from gradtool.storage.rows.header import is_recorded, without_link
 from gradtool.storage.rows.measurements import Catalogue, catalogue_of, measurement_of
 from gradtool.storage.rows.place import NoStoreError
 
@@ -32,8 +32,9 @@ def records_among(places: Sequence[object]) -> tuple[list[str], list[object]]:
     others: list[object] = []
     for place in places:
         parts = place if isinstance(place, tuple) else (place,)
-        if all(isinstance(one, str) and is_recorded(one) for one in parts):
-            paths.extend(map(str, parts))
+        named = [without_link(one) for one in parts if isinstance(one, str)]
+        if len(named) == len(parts) and all(map(is_recorded, named)):
+            paths.extend(named)
         else:
             others.append(place)
     return paths, others

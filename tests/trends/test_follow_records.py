@@ -72,6 +72,17 @@ def test_each_row_is_a_line_while_the_training_goes_on(tmp_path: Path) -> None:
             assert ended(process) == (INTERRUPTED, "", "gradtool: interrupted\n")
 
 
+def test_a_link_leads_to_a_store(tmp_path: Path) -> None:
+    store, link = tmp_path / "run.rows", tmp_path / "newest.rows"
+    link.symlink_to(store.name)
+    with training(store) as step:
+        norm = step("1")
+        with following(str(link)) as process:
+            assert math.isclose(norm_in(line(process)), norm, rel_tol=1e-4)
+    (shown,) = strict_json(run("trend", str(link), "-f", "json").stdout)["steps"]
+    assert math.isclose(shown["norm"], norm, rel_tol=1e-12)
+
+
 def test_lines_are_those_of_the_report(tmp_path: Path) -> None:
     store = tmp_path / "run.rows"
     words = [*map(str, range(1, 9)), "9 large", "10", "11 nan", "12"]

@@ -11,7 +11,7 @@ from gradtool.core.file_names import is_unfinished, series_of
 from gradtool.formats.files import is_tensor_file
 from gradtool.formats.layouts.arrangement import Unit, arranged, counts_ranks
 from gradtool.storage.listing import expanded
-from gradtool.storage.rows.header import RECORDED_SUFFIX
+from gradtool.storage.rows.header import RECORDED_SUFFIX, without_link
 
 _DEEPEST = 3
 """Folders in which steps may lie below a directory that is followed."""
@@ -94,7 +94,7 @@ class _Matches(NamedTuple):
 def _matches_among(paths: list[str]) -> _Matches:
     records = [path for path in paths if path.endswith(RECORDED_SUFFIX) and os.path.isfile(path)]
     dumps = [path for path in paths if path not in records] if records else paths
-    return _Matches(paths, tuple(_entries("", dumps)), records)
+    return _Matches(paths, tuple(_entries("", dumps)), [*map(without_link, records)])
 
 
 @dataclass(slots=True)

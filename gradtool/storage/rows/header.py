@@ -57,6 +57,11 @@ def is_recorded(path: str) -> bool:
     return head.startswith(_MAGIC) and head[68:72] == struct.pack(">I", RECORDED)
 
 
+def without_link(path: str) -> str:
+    """Where the file lies that a path is a name of: SQLite is let near no link."""
+    return os.path.realpath(path) if os.path.islink(path) else path
+
+
 def state_of(path: str) -> tuple[int, ...]:
     """What differs once a store was written; () where none is there, or nothing is in it yet.
 
