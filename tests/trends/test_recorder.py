@@ -9,7 +9,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ from torch import nn
 import gradtool
 from gradtool.core.trends.trend import Trend
 from gradtool.errors import FileAccessError, UsageError
+from gradtool.storage.rows.measurements import catalogue_bytes, figures_bytes
+from gradtool.storage.rows.record import RecordWriter
 from gradtool.torch import Recorder, dump_gradients
 
 Pairs = list[tuple[str, nn.Parameter]]
@@ -449,6 +451,19 @@ def test_a_recorded_run_is_no_cache(tmp_path: Path) -> None:
     assert note.startswith("no rows are kept: ")
     assert gradtool_command("cache", "clear", "--cache", str(store)).returncode == 3
     assert norms_in(store) == {1: 5.0}
+
+
+@pytest.mark.parametrize(
+    "lie", [{"loss_scale": math.inf}, {"loss_scale": 0.0}, {"norm_type": math.nan}, {"step": 10**30}]
+)
+def test_rows_that_nobody_recorded_are_refused(tmp_path: Path, lie: dict[str, Any]) -> None:
+    dump_gradients(pairs(w=[3.0, 4.0]), tmp_path / "step1.safetensors", step=1)
+    found = replace(gradtool.measure(tmp_path / "step1.safetensors"), **lie)
+    writer = RecordWriter(str(tmp_path / "run.rows"))
+    writer.add(1, catalogue_bytes(found), figures_bytes(found), at_once=True)
+    (step,) = gradtool.trend(tmp_path / "run.rows").steps
+    assert [one.code for one in step.verdict.findings] == ["GT001"]
+    assert "its rows cannot be read" in step.verdict.findings[0].message
 
 
 @pytest.mark.parametrize(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,6 +26,7 @@ import gradtool
 from gradtool.core.stats import TensorStats
 from gradtool.storage.rows import numbers
 from gradtool.storage.rows.place import NoStoreError
+from gradtool.storage.rows.seals import opened, sealed
 from gradtool.storage.rows.store import RowStore
 from trends.runs import LONG_AGO_NS, measured_files, plain, write_run, write_step
 
@@ -247,6 +251,38 @@ def test_content_that_nobody_sealed_is_not_believed(
     found = [gradtool.trend(run, cache=store), gradtool.trend(run, cache=store, tensor="*")]
     assert list(map(plain, found)) == wanted
     assert any("no rows are kept any more" in note for one in found for note in one.notes)
+
+
+def _sealed_anew(path: Path, table: str, change: Callable[[bytes], bytes]) -> None:
+    """Change the content of all rows of a table, as somebody does who knows how they are sealed."""
+    connection = sqlite3.connect(path)
+    for row, content in connection.execute(f"SELECT rowid, content FROM {table}").fetchall():  # noqa: S608
+        changed = sealed(change(opened(content)))
+        connection.execute(f"UPDATE {table} SET content = ? WHERE rowid = ?", (changed, row))  # noqa: S608
+    connection.commit()
+    connection.close()
+
+
+def _lying(**said: object) -> Callable[[bytes], bytes]:
+    """What puts other members into the JSON that a row begins with."""
+
+    def change(row: bytes) -> bytes:
+        end = 4 + struct.unpack_from("<I", row)[0]
+        head = json.dumps({**json.loads(row[4:end]), **said}).encode()
+        return struct.pack("<I", len(head)) + head + row[end:]
+
+    return change
+
+
+@pytest.mark.parametrize("said", [{"norm_type": 10**400}, {"norm_type": "NaN"}, {"step": -1}])
+def test_rows_that_lie_under_a_seal_are_not_believed(
+    run: Path, store: Path, said: dict[str, object]
+) -> None:
+    wanted = plain(gradtool.trend(run, cache=store))
+    _sealed_anew(store, "judged", _lying(**said))
+    trend = gradtool.trend(run, cache=store)
+    assert plain(trend) == wanted
+    assert trend.notes[0].startswith("no rows are kept any more")
 
 
 @pytest.mark.parametrize("at", [-100, -97, -60])

@@ -5,6 +5,7 @@ What comes back equals what was put in, but for where tensors are stored: of tha
 
 from __future__ import annotations
 
+import math
 import struct
 import zlib
 from collections.abc import Iterator
@@ -103,6 +104,8 @@ def measurement_of(data: bytes, catalogue: Catalogue, path: str, elapsed_s: floa
     head, links, figures = _split(data, _FREE_NBYTES + _MOST_PER_TENSOR * tensors)
     norm_type, loss_scale = head.number("norm_type"), head.number("loss_scale")
     rows = iter(numbers.unpacked(figures, norm_type))
+    if not 0.0 < loss_scale < math.inf:
+        raise ValueError("a loss scale that is none")
     if len(links) != 2 * tensors:
         raise ValueError("not as many tensors as in the catalogue")
     measured = tuple(

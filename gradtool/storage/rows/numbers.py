@@ -45,6 +45,8 @@ def _spelled(form: str, numbers: Sequence[float]) -> bytes:
 
 def unpacked(data: bytes, norm_type: float) -> list[TensorStats]:
     """The rows again; ValueError for bytes that are none."""
+    if math.isnan(norm_type):
+        raise ValueError("norms of no order")
     if len(data) < _COUNT.size:
         raise ValueError("cut short")
     (rows,) = _COUNT.unpack_from(data)

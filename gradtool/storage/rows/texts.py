@@ -102,4 +102,7 @@ def number_of(value: Any) -> float:
         return _NAMES[value]
     if type(value) not in (int, float):
         raise ValueError("no number")
-    return float(value)
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise ValueError("a number beyond any") from error
