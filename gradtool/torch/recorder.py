@@ -23,7 +23,7 @@ from gradtool.core.measurement import Measurement
 from gradtool.errors import FileAccessError, UsageError
 from gradtool.request import MeasureRequest
 from gradtool.rules.spikes import LEVEL, SPIKE
-from gradtool.storage.rows.header import RECORDED_SUFFIX
+from gradtool.storage.rows.header import MOST_STEP, RECORDED_SUFFIX
 from gradtool.storage.rows.measurements import catalogue_bytes, figures_bytes
 from gradtool.storage.rows.place import NoStoreError
 from gradtool.storage.workspace import writing
@@ -196,7 +196,7 @@ class Recorder:
         if not self.looks_at(step):
             return None
         try:
-            return self._recorded(operator.index(step), loss_scale)
+            return self._recorded(_number(step), loss_scale)
         except Exception as error:  # noqa: BLE001 - no error of a recorder ends a training
             self._failures.tell(step, error)
             return None
@@ -267,6 +267,14 @@ class Recorder:
             raise FileAccessError(path, str(error).removeprefix(path).strip()) from error
         weakref.finalize(self, _flushed, writer)
         return writer
+
+
+def _number(step: int) -> int:
+    """The number of a step; UsageError for one that no row can have, or no dump."""
+    number = operator.index(step)
+    if not 0 <= number <= MOST_STEP:
+        raise UsageError(f"`step` must be from 0 to {MOST_STEP:,}, not {number:.6g}")
+    return number
 
 
 def _flushed(writer: RecordWriter) -> None:

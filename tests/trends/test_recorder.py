@@ -429,6 +429,19 @@ def test_gradients_that_cannot_be_measured_end_no_training(
     assert "no step was recorded yet" in found.stdout
 
 
+@pytest.mark.parametrize("step", [-1, 1 << 63])
+def test_a_number_that_no_row_can_have_loses_no_other_row(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, step: int
+) -> None:
+    with Recorder(pairs(w=[3.0, 4.0]), tmp_path / "run.rows") as recorder:
+        recorder.before_clipping(step=1)
+        recorder.before_clipping(step=step)
+        recorder.before_clipping(step=2)
+    (record,) = caplog.records
+    assert record.message.startswith(f"step {step}: not recorded: `step` must be from 0 to ")
+    assert norms_in(tmp_path / "run.rows") == {1: 5.0, 2: 5.0}
+
+
 def test_something_else_at_the_path_is_left_alone(tmp_path: Path) -> None:
     text = tmp_path / "text.rows"
     text.write_text("of somebody else" * 20)

@@ -16,6 +16,9 @@ RECORDED: Final = 0x67726472
 RECORDED_SUFFIX: Final = ".rows"
 """How the names of those end, so that no dump has to be opened to know that it is none."""
 
+MOST_STEP: Final = (1 << 63) - 1
+"""The largest number of a step that a row of SQLite can have."""
+
 VERSION: Final = 1
 
 _MAGIC: Final = b"SQLite format 3\0"
