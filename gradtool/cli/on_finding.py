@@ -29,6 +29,14 @@ def read_command(text: str) -> tuple[str, ...]:
     return words
 
 
+def _name_of(number: int) -> str:
+    """What a signal is called; those for real time have numbers only."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
 class OnFinding:
     """Runs a command, one at a time, and never longer than `timeout_s`; none if it is empty."""
 
@@ -64,7 +72,7 @@ class OnFinding:
         code = self._process.returncode
         self._process = None
         if code < 0:
-            return f"ended by {signal.Signals(-code).name}"
+            return f"ended by {_name_of(-code)}"
         return f"ended with {code}" if code else ""
 
     def abort(self) -> None:

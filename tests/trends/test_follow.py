@@ -167,6 +167,12 @@ def test_a_command_is_given_each_finding_once(tmp_path: Path) -> None:
     [
         ("false", "false: ended with 1"),
         ("/no/such/command", "/no/such/command: cannot be run: No such file or directory"),
+        ("sh -c 'kill -9 $$'", "sh: ended by SIGKILL"),
+        *(
+            (f"bash -c 'kill -{number} $$'", f"bash: ended by signal {number}")
+            for number in [getattr(signal, "SIGRTMIN", 0) + 6]
+            if hasattr(signal, "SIGRTMIN")  # macOS has none
+        ),
         ("sh -c 'sleep 1000 & sleep 1000'", "sh: not finished after 0.5 s, and ended"),
     ],
 )
