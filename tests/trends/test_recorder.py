@@ -467,7 +467,8 @@ def test_a_recorded_run_is_no_cache(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "lie", [{"loss_scale": math.inf}, {"loss_scale": 0.0}, {"norm_type": math.nan}, {"step": 10**30}]
+    "lie",
+    [{"loss_scale": math.inf}, {"loss_scale": 0.0}, {"norm_type": math.nan}, {"step": 10**30}],
 )
 def test_rows_that_nobody_recorded_are_refused(tmp_path: Path, lie: dict[str, Any]) -> None:
     dump_gradients(pairs(w=[3.0, 4.0]), tmp_path / "step1.safetensors", step=1)

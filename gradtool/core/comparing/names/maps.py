@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -40,14 +39,13 @@ class NameMap:
 
     def function(self) -> Callable[[str], str | None]:
         """From a name to what it is called; None for one that OLD does not fit."""
-        pattern = re.compile("(.*)".join(map(re.escape, self.old.split("*"))), re.DOTALL)
-        literals = self.new.split("*")
+        fixed, literals = self.old.split("*"), self.new.split("*")
 
         def mapped(name: str) -> str | None:
-            found = pattern.fullmatch(name)
+            found = _between(fixed, name)
             if found is None:
                 return None
-            inserted = [*found.groups()[: len(literals) - 1], ""]
+            inserted = [*found[: len(literals) - 1], ""]
             return "".join(a + b for a, b in zip(literals, inserted, strict=True))
 
         return mapped
@@ -65,6 +63,28 @@ class NameMap:
 
     def __str__(self) -> str:
         return f"{self.old}={self.new}"
+
+
+def _between(fixed: Sequence[str], name: str) -> list[str] | None:
+    """What stands in a name between fixed texts, the first as long as can be, then the second ...
+
+    None where the name is not made of these in their order. A regular expression with many `*`
+    takes for ever on some names.
+    """
+    first, last, inner = fixed[0], fixed[-1], fixed[1:-1]
+    if len(fixed) == 1:
+        return [] if name == first else None
+    end = len(name) - len(last)
+    if end < len(first) or not (name.startswith(first) and name.endswith(last)):
+        return None
+    found: list[str] = []
+    for text in reversed(inner):
+        at = name.rfind(text, len(first), end)
+        if at < 0:
+            return None
+        found.append(name[at + len(text) : end])
+        end = at
+    return [name[len(first) : end], *reversed(found)]
 
 
 class Entry(NamedTuple):
