@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Unpack
+from typing import Unpack
 
 from gradtool.api.judging import Judged, Judging, judging_by
 from gradtool.api.recorded import recorded, records_among
@@ -23,11 +23,12 @@ from gradtool.core.trends.logged import beside_log
 from gradtool.core.trends.steps import Step, parts_of, step_of
 from gradtool.core.trends.trend import Conclusion, Run, Trend
 from gradtool.engine.progress import Progress, split_progress
-from gradtool.errors import SeveralCheckpointsError, UsageError
+from gradtool.errors import RanksQuestionError, SeveralCheckpointsError, UsageError
 from gradtool.formats import open_checkpoint
 from gradtool.places import grouped, is_path, label_of, place_of, place_of_found
 from gradtool.request import MeasureOptions
 from gradtool.rules.config_file import Config
+from gradtool.rules.judge import verdict_on_unreadable
 from gradtool.rules.settings import read_call
 from gradtool.rules.together import judge_together, without_others
 from gradtool.storage.listing import expanded
@@ -93,7 +94,8 @@ def trend(  # noqa: PLR0913 - one for each option of the command
     """
     started = time.perf_counter()
     require(bool(sources), "give at least one run to follow")
-    require(all(map(_is_place, sources)), "a run is on disk: give paths")
+    are_places = all(place_of(source) is not None for source in sources)
+    require(are_places, "a run is on disk: give paths")
     require(last is None or (type(last) is int and last >= 1), f"`last` must be >= 1, not {last!r}")
     judging = judging_by(
         read_call(select=select, ignore=ignore, thresholds=thresholds, rtol=rtol, fail_on=fail_on),
@@ -146,10 +148,6 @@ def clipping_to(
     return bound, added
 
 
-def _is_place(source: Any) -> bool:
-    return place_of(source) is not None
-
-
 def _require_any(sources: Iterable[object]) -> None:
     """Raise what `measure` does for the first of paths of which none exists."""
     each = ([one] if is_path(one) else one for one in sources)
@@ -192,8 +190,9 @@ class Following:
             except SeveralCheckpointsError as error:
                 yield self.run_of(error.path, list(self._found(error, progress)))
         if alone:
-            first = sources[0]
-            name = os.fsdecode(first) if is_path(first) and not sources[1:] else _name(dumps)
+            first, more = sources[0], f" and {len(alone) - 1:,} more" if alone[1:] else ""
+            name = f"{alone[0].path}{more}"
+            name = os.fsdecode(first) if is_path(first) and not sources[1:] else name
             yield self.run_of(name, alone)
 
     def _newest(self, places: Sequence[object]) -> Sequence[object]:
@@ -215,8 +214,17 @@ class Following:
         progress.finish()
 
     def step(self, source: object, progress: Progress) -> Step:
-        """One dump; UsageError where the first that can be read holds no gradients."""
-        step = self._remembered(source, progress)
+        """One dump; UsageError where the first one read holds no gradients or asks for `ranks`.
+
+        Where ranks part later, that is what somebody wants to see of a run, and ends nothing.
+        """
+        try:
+            step = self._remembered(source, progress)
+        except RanksQuestionError as question:
+            if not self.read:
+                raise
+            path = question.path
+            step = Step(verdict_on_unreadable(path, question, step_in(path), 0.0))
         if step.verdict.kinds and not self.read:
             kinds = " and ".join(kind.kind for kind in step.verdict.kinds)
             raise UsageError(f"{step.path}: holds no gradients, but {kinds}", hint="give `section`")
@@ -289,10 +297,3 @@ class Following:
         if self.log is not None:
             settled, logged = beside_log(settled, self.log)
         return Run(name, settled, conclusions_of(settled, logged), findings)
-
-
-def _name(places: Sequence[object]) -> str:
-    """What several dumps are called: the first of them."""
-    first = place_of(places[0])
-    label = "" if first is None else label_of(first)
-    return f"{label} and {len(places) - 1:,} more" if places[1:] else label

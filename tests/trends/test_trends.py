@@ -249,3 +249,27 @@ def test_a_trend_shows_itself(tmp_path: Path) -> None:
     assert trend.to_dict()["schema"] == "gradtool.trend/1"
     assert [row["verdict"] for row in trend.to_rows()] == ["pass", "fail"]
     assert plain(trend) == plain(gradtool.trend(tmp_path / "run"))
+
+
+def test_dumps_that_no_directory_holds_are_called_by_the_first_of_them(tmp_path: Path) -> None:
+    one = write_run(tmp_path / "one", {1: OK, 2: OK})
+    others = [write_step(tmp_path / f"step_{number}.safetensors", OK) for number in (7, 8)]
+    trend = gradtool.trend(one, *others)
+    assert [run.name for run in trend.runs] == [str(one), f"{others[0]} and 1 more"]
+    trend = gradtool.trend(one, others[0])
+    assert [run.name for run in trend.runs] == [str(one), str(others[0])]
+
+
+def test_where_ranks_part_the_step_is_shown_and_so_are_the_others(tmp_path: Path) -> None:
+    for step in (1, 2, 3):
+        for rank in (0, 1):
+            value = 9.0 if (step, rank) == (2, 1) else float(step)
+            write_step(tmp_path / f"step{step}_rank{rank}.safetensors", {"w": [value, 0.0]})
+    trend = gradtool.trend(tmp_path)
+    assert [step.total and step.total.norm for step in trend.steps] == [1.0, None, 3.0]
+    (finding,) = trend.steps[1].verdict.findings
+    assert finding.code == "GT001"
+    assert "copy of rank 1 differ" in finding.message
+    assert "'replica'" in finding.message
+    with pytest.raises(gradtool.RanksQuestionError):
+        gradtool.trend(tmp_path / "step2_rank*.safetensors")
