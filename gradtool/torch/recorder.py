@@ -142,6 +142,8 @@ class Recorder:
                 hint="by that `gradtool trend` knows it",
             )
         self._model = list(model) if isinstance(model, Iterator) else model
+        if not isinstance(self._model, torch.nn.Module):
+            named_gradients(self._model)  # refuses what is neither, before days of training
         self._every = positive("every", every)
         self._triggers = {name: TRIGGERS[name]() for name in _named(dump_on)}
         folder = f"{os.path.splitext(self.path)[0]}-dumps" if dumps is None else os.fsdecode(dumps)
@@ -284,6 +286,8 @@ def _flushed(writer: RecordWriter) -> None:
 
 
 def _named(dump_on: str) -> Sequence[str]:
+    if not isinstance(dump_on, str):
+        raise UsageError(f"`dump_on` must be a text, not {dump_on!r:.80}", hint='"" for nothing')
     names = [name for name in dump_on.split("|") if name]
     for name in names:
         if name not in TRIGGERS:

@@ -511,11 +511,15 @@ def test_a_damaged_store_is_no_healthy_run(tmp_path: Path, damage: str) -> None:
         ({"every": 0}, "every"),
         ({"most_dumps": 0}, "most_dumps"),
         ({"dump_on": "nonfinite|always"}, "'spike', not 'always'"),
+        ({"dump_on": None}, "a text, not None"),
+        ({"model": 5}, "not int"),
+        ({"model": [torch.zeros(2)]}, "not list of Tensor"),
     ],
 )
 def test_what_cannot_be_is_refused(tmp_path: Path, options: dict[str, Any], word: str) -> None:
     with pytest.raises(UsageError, match=word):
-        Recorder(pairs(w=[1.0]), tmp_path / "run.rows", **options)
+        Recorder(**{"model": pairs(w=[1.0]), "path": tmp_path / "run.rows", **options})
+    assert not [*tmp_path.iterdir()]
 
 
 def test_a_store_has_the_name_of_one(tmp_path: Path) -> None:
