@@ -72,7 +72,7 @@ def refuse_merged_names(checkpoint: Checkpoint, bare: BareNames) -> None:
 
 def _why_empty(checkpoint: Checkpoint) -> str:
     if not checkpoint.skipped and checkpoint.format == "torchscript":
-        return "is a TorchScript program without parameters: save the model's `state_dict`"
+        return "is a TorchScript program without parameters: save the model's weights"
     if not checkpoint.skipped:
         return "holds no tensor at all: an empty dump (were gradients kept in `main_grad`?)"
     if {item.reason for item in checkpoint.skipped} == {ABSENT}:

@@ -26,7 +26,7 @@ dt { font-weight: bold; } dd { margin: 0; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 caption { text-align: left; }
 th, td { border-bottom: 1px solid var(--line); padding: 0.15rem 0.6rem; text-align: left; }
-th { font-weight: normal; } thead th { font-weight: bold; }
+th { font-weight: normal; } thead th { font-weight: bold; white-space: nowrap; }
 .n { text-align: right; white-space: nowrap; }
 .alarming { color: var(--red); } .notable { color: var(--yellow); } .minor { opacity: 0.75; }
 svg { display: block; } rect { fill: currentColor; }

@@ -22,7 +22,7 @@ def archive_in(entries: Sequence[Entry]) -> str | None:
         return None
     names = [entry.name for entry in entries]
     if any(name.endswith(_OF_EXPORT) for name in names):
-        return "is a program of torch.export: save its `state_dict` by torch.save or safetensors"
+        return "is a program of torch.export: save its weights by torch.save or safetensors"
     packed = next((name for name in names if name.lower().endswith(_TENSOR_FILES)), None)
     if packed is not None:
         return f"is a zip archive that holds {packed!r:.80}: unpack it, and name what is in it"

@@ -91,7 +91,7 @@ NAMED = {
     "a zip of others": (zipped(a=b"1", b=b"2"), "is a zip archive of 2 entries"),
     "torch.export of before 2.8": (
         zipped(serialized_exported_program_dot_json=b"{}", version=b"1"),
-        "is a program of torch.export: save its `state_dict`",
+        "is a program of torch.export: save its weights",
     ),
     "joblib": (JOBLIB, "is a file of joblib, .* numpy.savez"),
     "joblib, compressed": (b"\x78\x9c" + bytes(40), "is compressed with zlib, as joblib does"),
