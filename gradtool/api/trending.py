@@ -197,11 +197,12 @@ class Following:
 
     def _newest(self, places: Sequence[object]) -> Sequence[object]:
         """Of dumps whose paths all tell of another step those that are asked for."""
-        steps = {place: step_in(label_of(at)) for place in places if (at := place_of(place))}
-        numbers = {step for step in steps.values() if step is not None}
+        numbered = [(step_in(label_of(at)), place) for place in places if (at := place_of(place))]
+        numbers = {step for step, _ in numbered if step is not None}
         if self.last is None or len(numbers) < len(places):
             return places
-        return sorted(places, key=lambda place: steps[place] or 0)[-self.last :]
+        newest = sorted(numbered, key=lambda pair: pair[0] or 0)[-self.last :]
+        return [place for _, place in newest]
 
     def _found(self, error: SeveralCheckpointsError, progress: Progress) -> Iterator[Step]:
         found = error.found if self.last is None else error.found[-self.last :]

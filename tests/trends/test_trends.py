@@ -50,6 +50,16 @@ def test_however_they_are_named_the_steps_are_the_same(tmp_path: Path, seed: int
     ]
 
 
+def test_a_list_of_paths_is_what_the_paths_are(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", {n: {"w": [float(n), 1.0]} for n in (1, 2, 3, 10)})
+    files = sorted(run.iterdir())
+    for last in (None, 2):
+        rows = gradtool.trend(files, last=last).to_rows()
+        assert [row["norm"] for row in rows] == [
+            row["norm"] for row in gradtool.trend(*files, last=last).to_rows()
+        ]
+
+
 def test_each_step_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run", dict.fromkeys((1, 2, 3), OK))
     store = tmp_path / "rows.sqlite"
